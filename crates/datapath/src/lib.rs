@@ -1,0 +1,1 @@
+//! The kernel program, its loader and the applier.

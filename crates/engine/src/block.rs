@@ -1,0 +1,60 @@
+//! The decision of one ruleset about one peer class, as a function of protocol and destination port.
+
+use ringfence_model::Protocol;
+
+use crate::CauseId;
+
+/// A piecewise constant function over `protocol << 16 | port` (24 bits): each breakpoint decides from its key up to
+/// the next one. Breakpoints are sorted, the first has key 0, neighbours differ: equal functions are equal values.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Block(Vec<Breakpoint>);
+
+/// From this key on, this is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Breakpoint {
+    /// First `protocol << 16 | port` it decides.
+    pub key: u32,
+    /// Let through or drop.
+    pub allow: bool,
+    /// Who decided.
+    pub cause: CauseId,
+}
+
+/// The key of a connection: protocol and destination port; protocols without ports have port 0.
+pub fn port_key(protocol: Protocol, port: u16) -> u32 {
+    let port = if protocol.has_ports() { port } else { 0 };
+    u32::from(protocol.0) << 16 | u32::from(port)
+}
+
+impl Block {
+    /// The same decision for everything.
+    pub fn constant(allow: bool, cause: CauseId) -> Self {
+        Self(vec![Breakpoint { key: 0, allow, cause }])
+    }
+
+    /// From breakpoints in ascending order of key, the first at 0; later ones of one key replace earlier ones and
+    /// repetitions are merged.
+    pub fn from_sorted(breakpoints: impl IntoIterator<Item = Breakpoint>) -> Self {
+        let mut merged: Vec<Breakpoint> = Vec::new();
+        for point in breakpoints {
+            if merged.last().is_some_and(|last| last.key == point.key) {
+                merged.pop();
+            }
+            if merged.last().is_none_or(|last| (last.allow, last.cause) != (point.allow, point.cause)) {
+                merged.push(point);
+            }
+        }
+        debug_assert!(merged.first().is_some_and(|first| first.key == 0), "a block decides from key 0 on");
+        Self(merged)
+    }
+
+    /// The decision at a key.
+    pub fn at(&self, key: u32) -> Breakpoint {
+        self.0[self.0.partition_point(|point| point.key <= key) - 1]
+    }
+
+    /// All breakpoints, ascending.
+    pub fn breakpoints(&self) -> &[Breakpoint] {
+        &self.0
+    }
+}

@@ -1,0 +1,10 @@
+//! Reference evaluator, planner and analysis of network policy.
+//!
+//! Pure: no I/O, total on well-typed input, deterministic.
+#![forbid(unsafe_code)]
+
+mod block;
+mod plan;
+
+pub use block::{Block, Breakpoint, port_key};
+pub use plan::{Cause, CauseId, ClassId, Delta, Endpoint, EntryKey, PeerClass, Plan, RulesetId};

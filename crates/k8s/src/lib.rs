@@ -1,0 +1,1 @@
+//! Kubernetes objects and YAML to and from the policy model.

@@ -1,0 +1,4 @@
+//! An embedded Kubernetes API and pods as network namespaces, on one machine.
+#![forbid(unsafe_code)]
+
+pub mod runtime;

@@ -1,0 +1,94 @@
+//! What the API server asks of whoever runs the pods: streams into them and their logs.
+
+use std::net::SocketAddr;
+
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{mpsc, oneshot};
+
+/// Runs commands in pods and reads their output. Implemented by the kubelet, called by the API server.
+pub trait PodRuntime: Send + Sync + 'static {
+    /// Starts a command in a container.
+    fn exec(&self, request: ExecRequest) -> BoxFuture<'static, Result<ExecSession, RuntimeError>>;
+    /// Opens the log of a container.
+    fn logs(&self, request: LogRequest) -> BoxFuture<'static, Result<Box<dyn AsyncRead + Send + Unpin>, RuntimeError>>;
+    /// Address of the API inside the lab's network, for what runs in pods and nodes.
+    fn api_address(&self) -> Option<SocketAddr> {
+        None
+    }
+}
+
+/// A container of a pod; `container` empty means the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerRef {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Name of the container, if the caller named one.
+    pub container: Option<String>,
+}
+
+/// A command to run in a container.
+#[derive(Clone, Debug)]
+pub struct ExecRequest {
+    /// Where.
+    pub target: ContainerRef,
+    /// Program and arguments.
+    pub command: Vec<String>,
+    /// Whether the caller will send input.
+    pub stdin: bool,
+    /// Whether to run on a terminal (then everything comes on standard output).
+    pub tty: bool,
+}
+
+/// A running command.
+pub struct ExecSession {
+    /// Its input, if asked for; closing it is end of file.
+    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Its output.
+    pub stdout: Box<dyn AsyncRead + Send + Unpin>,
+    /// Its error output; none on a terminal.
+    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Takes new terminal sizes (columns, rows), on a terminal.
+    pub resize: Option<mpsc::Sender<(u16, u16)>>,
+    /// Its exit code, once it has ended.
+    pub exit: oneshot::Receiver<i32>,
+}
+
+/// Which part of a log.
+#[derive(Clone, Debug)]
+pub struct LogRequest {
+    /// Whose.
+    pub target: ContainerRef,
+    /// Go on until the container ends.
+    pub follow: bool,
+    /// Only so many last lines.
+    pub tail_lines: Option<usize>,
+    /// The log of the container before its last restart.
+    pub previous: bool,
+}
+
+/// Why a stream could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeError {
+    /// No such pod or container on any node.
+    #[error("container {container} of pod {pod} not found")]
+    NotFound {
+        /// Pod as namespace/name.
+        pod: String,
+        /// Container asked for.
+        container: String,
+    },
+    /// The container is not running.
+    #[error("container {container} of pod {pod} is not running")]
+    NotRunning {
+        /// Pod as namespace/name.
+        pod: String,
+        /// Container asked for.
+        container: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}

@@ -1,0 +1,107 @@
+//! A snapshot of everything policy depends on, and the events that change it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::{Name, Namespace, Node, Pod, PodKey, Policy, PolicyId};
+
+/// One object of the world.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// A namespace.
+    Namespace(Namespace),
+    /// A node.
+    Node(Node),
+    /// A pod.
+    Pod(Pod),
+    /// A policy of any kind.
+    Policy(Policy),
+}
+
+/// What an object is called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ObjectKey {
+    /// A namespace.
+    Namespace(Name),
+    /// A node.
+    Node(Name),
+    /// A pod.
+    Pod(PodKey),
+    /// A policy.
+    Policy(PolicyId),
+}
+
+impl Object {
+    /// What the object is called.
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Self::Namespace(namespace) => ObjectKey::Namespace(Name::clone(&namespace.name)),
+            Self::Node(node) => ObjectKey::Node(Name::clone(&node.name)),
+            Self::Pod(pod) => ObjectKey::Pod(pod.key.clone()),
+            Self::Policy(policy) => ObjectKey::Policy(policy.id.clone()),
+        }
+    }
+}
+
+/// A typed snapshot of the cluster. It does not know where it came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct World {
+    /// Namespaces by name.
+    pub namespaces: BTreeMap<Name, Namespace>,
+    /// Nodes by name.
+    pub nodes: BTreeMap<Name, Node>,
+    /// Pods by namespace and name.
+    pub pods: BTreeMap<PodKey, Pod>,
+    /// Policies by kind, namespace and name.
+    pub policies: BTreeMap<PolicyId, Policy>,
+}
+
+impl World {
+    /// Adds or replaces an object.
+    pub fn apply(&mut self, object: Object) {
+        match object {
+            Object::Namespace(namespace) => drop(self.namespaces.insert(Name::clone(&namespace.name), namespace)),
+            Object::Node(node) => drop(self.nodes.insert(Name::clone(&node.name), node)),
+            Object::Pod(pod) => drop(self.pods.insert(pod.key.clone(), pod)),
+            Object::Policy(policy) => drop(self.policies.insert(policy.id.clone(), policy)),
+        }
+    }
+
+    /// Removes an object; one that is not there is no error.
+    pub fn delete(&mut self, key: &ObjectKey) {
+        match key {
+            ObjectKey::Namespace(name) => drop(self.namespaces.remove(name)),
+            ObjectKey::Node(name) => drop(self.nodes.remove(name)),
+            ObjectKey::Pod(key) => drop(self.pods.remove(key)),
+            ObjectKey::Policy(id) => drop(self.policies.remove(id)),
+        }
+    }
+
+    /// The endpoint that owns an address: of several, the one with the greatest [`Pod::claim`].
+    pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
+        let address = address.to_canonical();
+        self.pods
+            .values()
+            .filter(|pod| pod.is_endpoint() && pod.addresses.contains(&address))
+            .max_by(|a, b| a.claim().cmp(&b.claim()))
+    }
+
+    /// Every object, in an order that has no meaning.
+    pub fn objects(&self) -> impl Iterator<Item = Object> + '_ {
+        let namespaces = self.namespaces.values().cloned().map(Object::Namespace);
+        let nodes = self.nodes.values().cloned().map(Object::Node);
+        let pods = self.pods.values().cloned().map(Object::Pod);
+        let policies = self.policies.values().cloned().map(Object::Policy);
+        namespaces.chain(nodes).chain(pods).chain(policies)
+    }
+}
+
+impl FromIterator<Object> for World {
+    fn from_iter<I: IntoIterator<Item = Object>>(objects: I) -> Self {
+        let mut world = Self::default();
+        for object in objects {
+            world.apply(object);
+        }
+        world
+    }
+}
