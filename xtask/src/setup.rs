@@ -1,0 +1,133 @@
+//! What a build and a lab need of the machine, and its installation where there is apt.
+
+use anyhow::{Context as _, bail};
+use xshell::{Shell, cmd};
+
+/// Something the machine must have.
+struct Need {
+    /// What it is called when it is missing.
+    name: &'static str,
+    /// Whether it is there.
+    there: fn(&Shell) -> bool,
+    /// Debian packages that bring it, best first.
+    packages: &'static [&'static str],
+}
+
+/// Everything a build and a lab need. Debian's nginx is not among it: it would start a service, and the lab does
+/// without.
+const NEEDS: &[Need] = &[
+    Need {
+        name: "clang (14 or newer)",
+        there: has_clang,
+        packages: &["clang-19", "clang-18", "clang-17", "clang-16", "clang-15", "clang-14", "clang"],
+    },
+    Need { name: "gcc", there: |sh| has_program(sh, "cc"), packages: &["gcc"] },
+    Need { name: "make", there: |sh| has_program(sh, "make"), packages: &["make"] },
+    Need { name: "pkg-config", there: |sh| has_program(sh, "pkg-config"), packages: &["pkg-config"] },
+    Need {
+        name: "libelf and its headers",
+        there: |sh| has_library(sh, "libelf", "libelf.h"),
+        packages: &["libelf-dev"],
+    },
+    Need { name: "zlib and its headers", there: |sh| has_library(sh, "zlib", "zlib.h"), packages: &["zlib1g-dev"] },
+    Need { name: "nft", there: |sh| has_program(sh, "nft"), packages: &["nftables"] },
+    Need { name: "ip", there: |sh| has_program(sh, "ip"), packages: &["iproute2"] },
+    Need { name: "curl", there: |sh| has_program(sh, "curl"), packages: &["curl"] },
+    Need {
+        name: "certificates of the public authorities",
+        there: |sh| sh.path_exists("/etc/ssl/certs/ca-certificates.crt") || !has_program(sh, "apt-get"),
+        packages: &["ca-certificates"],
+    },
+];
+
+/// Installs what is missing, saying so; names it and stops where that is not possible.
+pub(crate) fn run(sh: &Shell) -> anyhow::Result<()> {
+    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.there)(sh)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names = missing.iter().map(|need| need.name).collect::<Vec<_>>().join(", ");
+    if !has_program(sh, "apt-get") {
+        bail!("this machine lacks {names}\nhint: install them with the package manager of this system, then try again");
+    }
+    install(sh, &missing, &names)?;
+    let still: Vec<&str> = missing.iter().filter(|need| !(need.there)(sh)).map(|need| need.name).collect();
+    if !still.is_empty() {
+        bail!("apt-get succeeded, but this machine still lacks {}", still.join(", "));
+    }
+    Ok(())
+}
+
+fn install(sh: &Shell, missing: &[&Need], names: &str) -> anyhow::Result<()> {
+    println!("This machine lacks {names}: installing with apt.");
+    let become_root = if is_root(sh) { "env" } else { "sudo" };
+    if !has_program(sh, become_root) {
+        bail!("installing {names} needs root\nhint: run this as root");
+    }
+    let env = "DEBIAN_FRONTEND=noninteractive";
+    cmd!(sh, "{become_root} {env} apt-get update -q").run().context("apt-get update failed")?;
+    let packages: Vec<&str> = missing.iter().map(|need| available(sh, need.packages)).collect();
+    let named = packages.join(" ");
+    cmd!(sh, "{become_root} {env} apt-get install -q -y --no-install-recommends {packages...}")
+        .run()
+        .with_context(|| format!("apt could not install {named}"))
+}
+
+/// The first package apt knows; the last if it knows none, so that apt itself says what is wrong.
+fn available<'a>(sh: &Shell, packages: &'a [&'a str]) -> &'a str {
+    let known = |name: &&&str| {
+        let name = **name;
+        cmd!(sh, "apt-cache show --no-all-versions {name}").quiet().ignore_stderr().ignore_stdout().run().is_ok()
+    };
+    packages.iter().find(known).or_else(|| packages.last()).copied().unwrap_or_default()
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root(sh: &Shell) -> bool {
+    cmd!(sh, "id -u").quiet().read().is_ok_and(|uid| uid == "0")
+}
+
+/// Whether a program is found.
+pub(crate) fn has_program(sh: &Shell, name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);
+    std::env::split_paths(&path).chain(system).any(|folder| sh.path_exists(folder.join(name)))
+}
+
+/// The newest program of LLVM that is here: `clang-19` before `clang-18`, and so on, then the plain name.
+pub(crate) fn newest_llvm(sh: &Shell, tool: &str) -> Option<String> {
+    let numbered = (14..40).rev().map(|version| format!("{tool}-{version}"));
+    numbered.chain([tool.to_owned()]).find(|name| has_program(sh, name))
+}
+
+fn has_clang(sh: &Shell) -> bool {
+    let Some(clang) = newest_llvm(sh, "clang") else { return false };
+    let Ok(version) = cmd!(sh, "{clang} -dumpversion").quiet().read() else { return false };
+    version.split('.').next().and_then(|major| major.parse::<u32>().ok()).is_some_and(|major| major >= 14)
+}
+
+fn has_library(sh: &Shell, name: &str, header: &str) -> bool {
+    cmd!(sh, "pkg-config --exists {name}").quiet().ignore_stderr().run().is_ok()
+        || ["/usr/include", "/usr/local/include"].iter().any(|folder| sh.path_exists(format!("{folder}/{header}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_or_not() {
+        let sh = Shell::new().unwrap();
+        assert!(has_program(&sh, "sh"));
+        assert!(!has_program(&sh, "no-such-program-anywhere"));
+        assert_eq!(newest_llvm(&sh, "no-such-tool"), None);
+    }
+
+    #[test]
+    fn every_need_names_a_package() {
+        for need in NEEDS {
+            assert!(!need.packages.is_empty(), "{} cannot be installed", need.name);
+            assert!(!need.packages.contains(&"nginx"), "nginx would start a service");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Who may know whom.
+
+use std::collections::BTreeMap;
+
+use cargo_metadata::MetadataCommand;
+use xshell::Shell;
+
+use super::Finding;
+
+/// The table: crate, and which of ours it may know. Dependencies point up only.
+const TABLE: &[(&str, &[&str])] = &[
+    ("ringfence-model", &[]),
+    ("ringfence-engine", &["ringfence-model"]),
+    ("ringfence-k8s", &["ringfence-model"]),
+    ("ringfence-datapath", &["ringfence-model", "ringfence-engine"]),
+    ("ringfence-netns", &[]),
+    (
+        "ringfence-agent",
+        &["ringfence-model", "ringfence-engine", "ringfence-k8s", "ringfence-datapath", "ringfence-netns"],
+    ),
+    ("ringfence-lab", &["ringfence-agent", "ringfence-netns", "ringfence-k8s"]),
+    ("ringfence", ALL),
+    ("ringfence-bench", ALL),
+    ("xtask", &[]),
+];
+
+const ALL: &[&str] = &[
+    "ringfence-model",
+    "ringfence-engine",
+    "ringfence-k8s",
+    "ringfence-datapath",
+    "ringfence-netns",
+    "ringfence-agent",
+    "ringfence-lab",
+];
+
+/// Crates that do no I/O.
+const PURE: &[&str] = &["ringfence-model", "ringfence-engine"];
+
+/// Beginnings of the names of foreign crates that a pure crate may not name.
+const IMPURE: &[&str] = &["tokio", "kube", "k8s-openapi", "libbpf", "nix", "netlink", "hyper", "axum", "futures"];
+
+/// Foreign crates that only some of ours may name, by the beginning of their names.
+const RESERVED: &[(&str, &[&str])] = &[("libbpf", &["ringfence-datapath"])];
+
+/// A package of the workspace, as far as the rules look at it.
+pub(crate) struct Package {
+    /// Its name.
+    pub(crate) name: String,
+    /// Names of its dependencies of every kind, those of tests too.
+    pub(crate) dependencies: Vec<String>,
+}
+
+/// What cargo says of the workspace.
+pub(crate) struct Workspace {
+    /// Its packages.
+    pub(crate) packages: Vec<Package>,
+    /// First file of each library, program, test and so on (from the root of the repository) → name of its package.
+    pub(crate) roots: BTreeMap<String, String>,
+}
+
+impl Workspace {
+    /// Asks cargo.
+    pub(crate) fn read(sh: &Shell) -> anyhow::Result<Self> {
+        let metadata = MetadataCommand::new().current_dir(sh.current_dir()).no_deps().exec()?;
+        let mut roots = BTreeMap::new();
+        for package in &metadata.packages {
+            for target in &package.targets {
+                let path = target.src_path.strip_prefix(&metadata.workspace_root)?;
+                roots.insert(path.to_string(), package.name.to_string());
+            }
+        }
+        let packages = metadata.packages.into_iter().map(|package| Package {
+            name: package.name.to_string(),
+            dependencies: package.dependencies.into_iter().map(|dependency| dependency.name).collect(),
+        });
+        Ok(Self { packages: packages.collect(), roots })
+    }
+}
+
+/// Findings: a dependency against the table.
+pub(crate) fn check(packages: &[Package]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for package in packages {
+        let mut find = |message: String| findings.push(Finding::new(&package.name, None, message));
+        let Some((_, may)) = TABLE.iter().find(|(name, _)| *name == package.name) else {
+            find("this crate is not in the table of dependencies (xtask/src/tidy/dependencies.rs)".to_owned());
+            continue;
+        };
+        for dependency in &package.dependencies {
+            let dependency = dependency.as_str();
+            let ours = packages.iter().any(|package| package.name == dependency);
+            if ours && dependency != package.name && !may.contains(&dependency) {
+                find(format!("may not depend on {dependency}: dependencies point up the table only"));
+            }
+            if PURE.contains(&package.name.as_str()) && IMPURE.iter().any(|begin| dependency.starts_with(begin)) {
+                find(format!("is pure and may not name {dependency}"));
+            }
+            let reserved = RESERVED.iter().find(|(begin, _)| dependency.starts_with(begin));
+            if let Some((_, owners)) = reserved.filter(|(_, owners)| !owners.contains(&package.name.as_str())) {
+                find(format!("may not depend on {dependency}: only {} may", owners.join(", ")));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn findings(packages: &[(&str, &[&str])]) -> Vec<String> {
+        let package = |(name, dependencies): &(&str, &[&str])| Package {
+            name: (*name).to_owned(),
+            dependencies: dependencies.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let packages: Vec<Package> = packages.iter().map(package).collect();
+        check(&packages).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn upwards_is_allowed() {
+        let packages: &[(&str, &[&str])] = &[
+            ("ringfence-model", &["ipnet"]),
+            ("ringfence-engine", &["ringfence-model", "blake3", "ringfence-engine"]),
+        ];
+        assert_eq!(findings(packages), [""; 0]);
+    }
+
+    #[test]
+    fn downwards_is_not() {
+        let packages: &[(&str, &[&str])] = &[("ringfence-model", &["ringfence-engine"]), ("ringfence-engine", &[])];
+        assert_eq!(findings(packages).len(), 1);
+        assert!(findings(packages)[0].contains("may not depend on ringfence-engine"));
+    }
+
+    #[test]
+    fn pure_crates_do_no_io() {
+        for impure in ["tokio", "tokio-util", "kube", "kube-client", "libbpf-rs"] {
+            assert!(!findings(&[("ringfence-model", &[impure])]).is_empty(), "{impure}");
+            assert!(!findings(&[("ringfence-engine", &[impure])]).is_empty(), "{impure}");
+        }
+    }
+
+    #[test]
+    fn only_the_datapath_talks_bpf() {
+        assert_eq!(findings(&[("ringfence-datapath", &["libbpf-rs"])]), [""; 0]);
+        assert_eq!(findings(&[("ringfence-agent", &["libbpf-rs"])]).len(), 1);
+    }
+
+    #[test]
+    fn a_new_crate_needs_a_line_in_the_table() {
+        assert!(findings(&[("ringfence-new", &[])])[0].contains("not in the table"));
+    }
+}
