@@ -1,1 +1,25 @@
-//! Network namespaces, links and routes.
+//! Network namespaces, links, addresses and routes, by synchronous netlink.
+//!
+//! ```text
+//! Namespace ──run(closure)──► a thread of its own inside the namespace
+//!     │      ──spawn(command)► a process inside the namespace
+//!     │      ──set_sysctl────► /proc/sys/net as the namespace sees it
+//!     └──────netlink()───────► Netlink: links, addresses, routes of that namespace, usable from any thread
+//! ```
+//!
+//! Nothing here changes the namespace of a calling thread: entering happens on threads made for it.
+#![forbid(unsafe_code)]
+
+mod address;
+mod error;
+mod link;
+mod namespace;
+mod netlink;
+mod route;
+mod sysctl;
+
+pub use error::{Error, Result};
+pub use link::{Link, VethEnd};
+pub use namespace::{Namespace, RUN_DIR};
+pub use netlink::Netlink;
+pub use route::Route;

@@ -1,0 +1,167 @@
+//! Links: veth pairs across namespaces, bridges, up, found, deleted.
+
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+
+use crate::{Error, Namespace, Netlink, Result};
+
+/// A link as the kernel tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index, unique in its namespace.
+    pub index: u32,
+    /// Interface name.
+    pub name: String,
+    /// Hardware address; empty where there is none.
+    pub hardware_address: Vec<u8>,
+    /// Whether it is administratively up.
+    pub up: bool,
+    /// Index of the bridge it belongs to, if any.
+    pub controller: Option<u32>,
+    /// Index of the other end of a veth pair, in the other end's namespace.
+    pub peer: Option<u32>,
+    /// Largest packet it carries, in bytes.
+    pub mtu: u32,
+}
+
+/// One end of a veth pair: its name and the namespace it lives in.
+#[derive(Clone, Copy, Debug)]
+pub struct VethEnd<'a> {
+    /// Interface name, at most 15 bytes.
+    pub name: &'a str,
+    /// Its namespace.
+    pub namespace: &'a Namespace,
+}
+
+impl Netlink {
+    /// Makes a veth pair, each end in its namespace from the start: neither ever shows up in the namespace of this
+    /// connection or of the caller.
+    pub fn add_veth(&mut self, here: VethEnd<'_>, there: VethEnd<'_>, mtu: Option<u32>) -> Result<()> {
+        let mut message = end_message(here, mtu);
+        message.attributes.push(LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(end_message(there, mtu)))),
+        ]));
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(|cause| Error::new("create veth pair", format!("{}–{}", here.name, there.name), cause))
+    }
+
+    /// Makes a bridge.
+    pub fn add_bridge(&mut self, name: &str) -> Result<()> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(name.to_owned()),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]),
+        ];
+        self.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(|cause| Error::new("create bridge", name, cause))
+    }
+
+    /// All links, by index.
+    pub fn links(&mut self) -> Result<Vec<Link>> {
+        let answers = self
+            .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
+            .map_err(|cause| Error::new("list", "links", cause))?;
+        let mut links: Vec<Link> = answers.into_iter().filter_map(link).collect();
+        links.sort_by_key(|link| link.index);
+        Ok(links)
+    }
+
+    /// The link of that name, if there is one.
+    pub fn find_link(&mut self, name: &str) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        let answer =
+            self.get(RouteNetlinkMessage::GetLink(message)).map_err(|cause| Error::new("find link", name, cause));
+        match answer {
+            Ok(answer) => Ok(answer.and_then(link)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Index of the link of that name.
+    pub fn link_index(&mut self, name: &str) -> Result<u32> {
+        let absent = || Error::new("find link", name, std::io::Error::from(std::io::ErrorKind::NotFound));
+        self.find_link(name)?.map(|link| link.index).ok_or_else(absent)
+    }
+
+    /// Sets a link up.
+    pub fn set_up(&mut self, name: &str) -> Result<()> {
+        let mut message = self.existing(name)?;
+        message.header.flags = LinkFlags::Up;
+        message.header.change_mask = LinkFlags::Up;
+        self.change(RouteNetlinkMessage::SetLink(message), 0).map_err(|cause| Error::new("set up link", name, cause))
+    }
+
+    /// Sets a link down.
+    pub fn set_down(&mut self, name: &str) -> Result<()> {
+        let mut message = self.existing(name)?;
+        message.header.change_mask = LinkFlags::Up;
+        self.change(RouteNetlinkMessage::SetLink(message), 0).map_err(|cause| Error::new("set down link", name, cause))
+    }
+
+    /// Makes a link a port of a bridge.
+    pub fn set_controller(&mut self, name: &str, bridge: &str) -> Result<()> {
+        let bridge_index = self.link_index(bridge)?;
+        let mut message = self.existing(name)?;
+        message.attributes.push(LinkAttribute::Controller(bridge_index));
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(|cause| Error::new("attach to bridge link", name, cause))
+    }
+
+    /// Deletes a link, and with a veth its other end. One that does not exist is no error.
+    pub fn delete_link(&mut self, name: &str) -> Result<()> {
+        let Some(found) = self.find_link(name)? else { return Ok(()) };
+        let mut message = LinkMessage::default();
+        message.header.index = found.index;
+        let deleted = self
+            .change(RouteNetlinkMessage::DelLink(message), 0)
+            .map_err(|cause| Error::new("delete link", name, cause));
+        match deleted {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other,
+        }
+    }
+
+    fn existing(&mut self, name: &str) -> Result<LinkMessage> {
+        let mut message = LinkMessage::default();
+        message.header.index = self.link_index(name)?;
+        Ok(message)
+    }
+}
+
+fn end_message(end: VethEnd<'_>, mtu: Option<u32>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes =
+        vec![LinkAttribute::IfName(end.name.to_owned()), LinkAttribute::NetNsFd(end.namespace.as_fd().as_raw_fd())];
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    message
+}
+
+fn link(message: RouteNetlinkMessage) -> Option<Link> {
+    let RouteNetlinkMessage::NewLink(message) = message else { return None };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        hardware_address: Vec::new(),
+        up: message.header.flags.contains(LinkFlags::Up),
+        controller: None,
+        peer: None,
+        mtu: 0,
+    };
+    for attribute in message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Address(address) => link.hardware_address = address,
+            LinkAttribute::Controller(index) => link.controller = Some(index),
+            LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            _ => {}
+        }
+    }
+    Some(link)
+}

@@ -1,0 +1,172 @@
+//! Named network namespaces: made, found, entered by threads and processes of their own, deleted.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, setns, unshare};
+
+use crate::{Error, Netlink, Result};
+
+/// Where namespaces have their names, as `ip netns` has them.
+pub const RUN_DIR: &str = "/run/netns";
+
+/// A network namespace held open. Dropping it closes the handle; a named namespace stays until it is deleted.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+    file: File,
+}
+
+impl Namespace {
+    /// Makes a new namespace under a name that must be free. Its loopback link is down.
+    pub fn create(name: &str) -> Result<Self> {
+        let fail = |cause: io::Error| Error::new("create network namespace", name, cause);
+        let path = named_path(name).map_err(fail)?;
+        fs::create_dir_all(RUN_DIR).map_err(fail)?;
+        File::options().write(true).create_new(true).open(&path).map_err(fail)?;
+        let bound = on_thread("netns-create", || -> io::Result<()> {
+            unshare(CloneFlags::CLONE_NEWNET)?;
+            mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+            Ok(())
+        });
+        bound.flatten().and_then(|()| File::open(&path)).map(|file| Self { name: name.to_owned(), file }).map_err(
+            |cause| {
+                // The name alone is of no use: leave nothing behind. What fails here was never mounted.
+                let _ = fs::remove_file(&path);
+                fail(cause)
+            },
+        )
+    }
+
+    /// Opens the namespace of that name.
+    pub fn open(name: &str) -> Result<Self> {
+        let fail = |cause: io::Error| Error::new("open network namespace", name, cause);
+        let path = named_path(name).map_err(fail)?;
+        let file = File::open(&path).map_err(fail)?;
+        if !is_namespace(&file) {
+            let cause = io::Error::new(io::ErrorKind::InvalidData, "the file is no namespace (left by a crash?)");
+            return Err(fail(cause));
+        }
+        Ok(Self { name: name.to_owned(), file })
+    }
+
+    /// Opens a namespace by the path of its file, such as `/proc/PID/ns/net`.
+    pub fn open_path(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let file = File::open(path).map_err(|cause| Error::new("open network namespace", &name, cause))?;
+        Ok(Self { name, file })
+    }
+
+    /// The namespace of the calling thread.
+    pub fn current() -> Result<Self> {
+        Self::open_path(Path::new("/proc/thread-self/ns/net"))
+    }
+
+    /// Takes away the name. The namespace itself goes when nothing (process, socket, handle) is in it any more.
+    /// A name that does not exist is no error: deleting is idempotent.
+    pub fn delete(name: &str) -> Result<()> {
+        let fail = |cause: io::Error| Error::new("delete network namespace", name, cause);
+        let path = named_path(name).map_err(fail)?;
+        match umount2(&path, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
+            Err(cause) => return Err(fail(cause.into())),
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(()),
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(cause) => Err(fail(cause)),
+        }
+    }
+
+    /// Names of all named namespaces that begin with `prefix`, sorted.
+    pub fn list(prefix: &str) -> Result<Vec<String>> {
+        let fail = |cause| Error::new("list network namespaces in", RUN_DIR, cause);
+        let entries = match fs::read_dir(RUN_DIR) {
+            Ok(entries) => entries,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(cause) => return Err(fail(cause)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(fail)?.file_name().to_string_lossy().into_owned();
+            if name.starts_with(prefix) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// The name it was made or opened by.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Path of a named namespace's file.
+    pub fn path(&self) -> PathBuf {
+        Path::new(RUN_DIR).join(&self.name)
+    }
+
+    /// What tells this namespace from all others alive: the inode number of its file (`net:[NUMBER]`).
+    pub fn inode(&self) -> Result<u64> {
+        let metadata = self.file.metadata().map_err(|cause| Error::new("identify namespace", &self.name, cause))?;
+        Ok(metadata.ino())
+    }
+
+    /// Runs a closure inside the namespace, on a thread of its own, and gives back what it returns. Sockets opened
+    /// inside belong to the namespace for good, wherever they are used afterwards.
+    pub fn run<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T> {
+        on_thread("netns-run", || {
+            setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+            Ok::<T, io::Error>(closure())
+        })
+        .flatten()
+        .map_err(|cause| Error::new("enter network namespace", &self.name, cause))
+    }
+
+    /// Starts a process inside the namespace.
+    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        self.run(|| command.spawn())?.map_err(|cause| Error::new("start program", program, cause))
+    }
+
+    /// Opens a netlink connection to the namespace, usable from any thread.
+    pub fn netlink(&self) -> Result<Netlink> {
+        self.run(Netlink::open)?
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Runs a closure on a thread of its own and waits; a panic there is an error here.
+fn on_thread<T: Send>(name: &str, closure: impl FnOnce() -> T + Send) -> io::Result<T> {
+    thread::scope(|scope| {
+        let handle = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, closure)?;
+        handle.join().map_err(|_panic| io::Error::other("the thread inside the namespace panicked"))
+    })
+}
+
+/// Path of a name, which must be a plain file name.
+fn named_path(name: &str) -> io::Result<PathBuf> {
+    if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not usable as a file name"));
+    }
+    Ok(Path::new(RUN_DIR).join(name))
+}
+
+/// Whether an open file is a namespace: only those live on the kernel's nsfs, which `/proc/self/ns` shows too.
+fn is_namespace(file: &File) -> bool {
+    let device = |metadata: io::Result<fs::Metadata>| metadata.map(|metadata| metadata.dev()).ok();
+    let known = device(fs::metadata("/proc/thread-self/ns/net"));
+    known.is_some() && known == device(file.metadata())
+}

@@ -1,0 +1,142 @@
+//! Routes of the main table, and the lookup from a pod's address to its link.
+
+use std::io;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use crate::{Error, Netlink, Result};
+
+/// A unicast route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to; a prefix of length 0 is the default route.
+    pub destination: IpNet,
+    /// Next hop; none means directly on the link.
+    pub gateway: Option<IpAddr>,
+    /// Name of the link it leaves by; none lets the kernel find it by the gateway.
+    pub link: Option<String>,
+    /// Address the node's own packets along this route carry as source.
+    pub source: Option<IpAddr>,
+}
+
+impl Route {
+    /// A route directly over a link.
+    pub fn direct(destination: IpNet, link: &str) -> Self {
+        Self { destination, gateway: None, link: Some(link.to_owned()), source: None }
+    }
+
+    /// A route over a gateway, found by the kernel.
+    pub fn via(destination: IpNet, gateway: IpAddr) -> Self {
+        Self { destination, gateway: Some(gateway), link: None, source: None }
+    }
+
+    /// The same, with a source address for the node's own packets.
+    #[must_use]
+    pub fn from_source(mut self, source: IpAddr) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// The same, over this link even where no address makes the gateway look reachable.
+    #[must_use]
+    pub fn on_link(mut self, link: &str) -> Self {
+        self.link = Some(link.to_owned());
+        self
+    }
+}
+
+impl Netlink {
+    /// Sets a route, in place of one to the same destination.
+    pub fn set_route(&mut self, route: &Route) -> Result<()> {
+        let message = self.route_message(route)?;
+        self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map_err(|cause| Error::new("set route to", route.destination.to_string(), cause))
+    }
+
+    /// Deletes a route. One that is not there is no error.
+    pub fn delete_route(&mut self, route: &Route) -> Result<()> {
+        let message = self.route_message(route)?;
+        let deleted = self
+            .change(RouteNetlinkMessage::DelRoute(message), 0)
+            .map_err(|cause| Error::new("delete route to", route.destination.to_string(), cause));
+        match deleted {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Index of the link by which exactly this address is reached: that of its host route (/32 or /128). None if only
+    /// a wider route, a local address or nothing matches.
+    pub fn route_ifindex(&mut self, address: IpAddr) -> Result<Option<u32>> {
+        let host = IpNet::from(address);
+        let mut message = RouteMessage::default();
+        message.header.address_family = family(address);
+        message.header.destination_prefix_length = host.prefix_len();
+        // The matching entry itself rather than the cloned result, which is always a host route.
+        message.header.flags = RouteFlags::FibMatch;
+        message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(address))];
+        match self.get(RouteNetlinkMessage::GetRoute(message)) {
+            Ok(Some(RouteNetlinkMessage::NewRoute(found))) => Ok(host_route_link(&found, host.prefix_len())),
+            Ok(_) => Ok(None),
+            Err(cause) if is_unreachable(&cause) => Ok(None),
+            Err(cause) => Err(Error::new("look up route to", address.to_string(), cause)),
+        }
+    }
+
+    fn route_message(&mut self, route: &Route) -> Result<RouteMessage> {
+        let destination = route.destination.trunc();
+        let mut message = RouteMessage::default();
+        message.header = RouteHeader {
+            address_family: family(destination.addr()),
+            destination_prefix_length: destination.prefix_len(),
+            table: RouteHeader::RT_TABLE_MAIN,
+            protocol: RouteProtocol::Static,
+            scope: if route.gateway.is_some() || destination.addr().is_ipv6() {
+                RouteScope::Universe
+            } else {
+                RouteScope::Link
+            },
+            kind: RouteType::Unicast,
+            ..RouteHeader::default()
+        };
+        if destination.prefix_len() > 0 {
+            message.attributes.push(RouteAttribute::Destination(destination.addr().into()));
+        }
+        message.attributes.extend(route.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
+        message.attributes.extend(route.source.map(|source| RouteAttribute::PrefSource(source.into())));
+        if let Some(link) = &route.link {
+            message.attributes.push(RouteAttribute::Oif(self.link_index(link)?));
+            if route.gateway.is_some() {
+                message.header.flags |= RouteFlags::Onlink;
+            }
+        }
+        Ok(message)
+    }
+}
+
+fn host_route_link(found: &RouteMessage, host_length: u8) -> Option<u32> {
+    if found.header.destination_prefix_length != host_length || found.header.kind != RouteType::Unicast {
+        return None;
+    }
+    found.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+fn is_unreachable(cause: &io::Error) -> bool {
+    matches!(
+        cause.raw_os_error(),
+        Some(nix::libc::ENETUNREACH | nix::libc::EHOSTUNREACH | nix::libc::ESRCH | nix::libc::EINVAL)
+    )
+}
+
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}

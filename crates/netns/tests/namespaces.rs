@@ -1,0 +1,231 @@
+//! Namespaces, links, addresses and routes on a real kernel, in namespaces the tests make for themselves.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step fails the test, a skipped test says so")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use ringfence_netns::{Namespace, Route, VethEnd};
+
+/// A namespace that goes with the test.
+struct Scratch(Namespace);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        let name = format!("rf-netns-test-{}-{name}", std::process::id());
+        Self(Namespace::create(&name).unwrap())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        Namespace::delete(self.0.name()).unwrap();
+    }
+}
+
+/// Whether the test can run; in CI it must.
+fn root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(root || std::env::var_os("CI").is_none(), "CI must run this as root");
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
+}
+
+/// Two namespaces joined by a veth pair with addresses of both families at each end.
+fn joined(name: &str) -> (Scratch, Scratch) {
+    let (left, right) = (Scratch::new(&format!("{name}-l")), Scratch::new(&format!("{name}-r")));
+    let mut netlink = left.0.netlink().unwrap();
+    netlink
+        .add_veth(
+            VethEnd { name: "left0", namespace: &left.0 },
+            VethEnd { name: "right0", namespace: &right.0 },
+            Some(1400),
+        )
+        .unwrap();
+    for (side, link, addresses) in
+        [(&left, "left0", ["10.9.0.1/24", "fd99::1/64"]), (&right, "right0", ["10.9.0.2/24", "fd99::2/64"])]
+    {
+        let mut netlink = side.0.netlink().unwrap();
+        for address in addresses {
+            netlink.add_address(link, address.parse().unwrap()).unwrap();
+        }
+        netlink.set_up("lo").unwrap();
+        netlink.set_up(link).unwrap();
+    }
+    (left, right)
+}
+
+/// What a listener in `server` at `address` hears from a connection made in `client`.
+fn transfer(server: &Namespace, client: &Namespace, address: &str) -> String {
+    let listener = server.run(|| TcpListener::bind(address)).unwrap().unwrap();
+    let target = listener.local_addr().unwrap();
+    let mut sent = client.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5))).unwrap().unwrap();
+    sent.write_all(b"hello").unwrap();
+    drop(sent);
+    let mut heard = String::new();
+    listener.accept().unwrap().0.read_to_string(&mut heard).unwrap();
+    heard
+}
+
+#[test]
+fn a_veth_pair_carries_both_families_at_once() {
+    if !root() {
+        return;
+    }
+    let (left, right) = joined("veth");
+    assert_eq!(transfer(&right.0, &left.0, "10.9.0.2:0"), "hello");
+    assert_eq!(transfer(&left.0, &right.0, "[fd99::1]:0"), "hello");
+    let link = right.0.netlink().unwrap().find_link("right0").unwrap().unwrap();
+    assert!(link.up && link.mtu == 1400, "{link:?}");
+    assert_eq!(link.peer, Some(left.0.netlink().unwrap().link_index("left0").unwrap()));
+}
+
+#[test]
+fn links_never_show_up_in_the_callers_namespace() {
+    if !root() {
+        return;
+    }
+    let before = Namespace::current().unwrap().netlink().unwrap().links().unwrap();
+    let (left, _right) = joined("clean");
+    let after = Namespace::current().unwrap().netlink().unwrap().links().unwrap();
+    assert_eq!(before, after);
+    let mut netlink = left.0.netlink().unwrap();
+    netlink.delete_link("left0").unwrap();
+    netlink.delete_link("left0").unwrap();
+    assert_eq!(netlink.find_link("left0").unwrap(), None);
+}
+
+#[test]
+fn host_routes_lead_to_their_link_and_wider_ones_do_not() {
+    if !root() {
+        return;
+    }
+    let (left, _right) = joined("route");
+    let mut netlink = left.0.netlink().unwrap();
+    let index = netlink.link_index("left0").unwrap();
+    for (pod, gateway) in [("10.77.0.5", "10.9.0.2"), ("fd77::5", "fd99::2")] {
+        let pod: IpAddr = pod.parse().unwrap();
+        assert_eq!(netlink.route_ifindex(pod).unwrap(), None, "no route yet");
+        let wide = if pod.is_ipv4() { "10.77.0.0/24" } else { "fd77::/64" };
+        netlink.set_route(&Route::via(wide.parse().unwrap(), gateway.parse().unwrap())).unwrap();
+        assert_eq!(netlink.route_ifindex(pod).unwrap(), None, "only a wider route");
+        let route = Route::direct(pod.into(), "left0");
+        netlink.set_route(&route).unwrap();
+        netlink.set_route(&route).unwrap();
+        assert_eq!(netlink.route_ifindex(pod).unwrap(), Some(index));
+        netlink.delete_route(&route).unwrap();
+        netlink.delete_route(&route).unwrap();
+        assert_eq!(netlink.route_ifindex(pod).unwrap(), None);
+    }
+    assert_eq!(netlink.route_ifindex("10.9.0.1".parse().unwrap()).unwrap(), None, "a local address has no host route");
+}
+
+#[test]
+fn a_gateway_without_a_common_subnet_works_on_link() {
+    if !root() {
+        return;
+    }
+    let (node, pod) = (Scratch::new("gw-node"), Scratch::new("gw-pod"));
+    let mut netlink = node.0.netlink().unwrap();
+    netlink
+        .add_veth(VethEnd { name: "pod0", namespace: &node.0 }, VethEnd { name: "eth0", namespace: &pod.0 }, None)
+        .unwrap();
+    for address in ["10.9.9.1/32", "169.254.1.1/32"] {
+        netlink.add_address("lo", address.parse().unwrap()).unwrap();
+    }
+    netlink.add_address("pod0", "fe80::1/64".parse().unwrap()).unwrap();
+    netlink.add_address("lo", "fd99::9/128".parse().unwrap()).unwrap();
+    netlink.set_up("lo").unwrap();
+    netlink.set_up("pod0").unwrap();
+    let mut inside = pod.0.netlink().unwrap();
+    inside.set_up("lo").unwrap();
+    inside.set_up("eth0").unwrap();
+    for (address, gateway, everywhere) in [("10.77.0.7", "169.254.1.1", "0.0.0.0/0"), ("fd77::7", "fe80::1", "::/0")] {
+        let address: IpAddr = address.parse().unwrap();
+        inside.add_address("eth0", address.into()).unwrap();
+        inside.set_route(&Route::via(everywhere.parse().unwrap(), gateway.parse().unwrap()).on_link("eth0")).unwrap();
+        netlink.set_route(&Route::direct(address.into(), "pod0")).unwrap();
+    }
+    assert_eq!(transfer(&node.0, &pod.0, "10.9.9.1:0"), "hello");
+    assert_eq!(transfer(&node.0, &pod.0, "[fd99::9]:0"), "hello");
+    assert_eq!(transfer(&pod.0, &node.0, "10.77.0.7:0"), "hello");
+}
+
+#[test]
+fn bridges_join_their_ports() {
+    if !root() {
+        return;
+    }
+    let fabric = Scratch::new("br-f");
+    let ends = [Scratch::new("br-a"), Scratch::new("br-b")];
+    let mut netlink = fabric.0.netlink().unwrap();
+    netlink.add_bridge("br0").unwrap();
+    netlink.set_up("br0").unwrap();
+    for (number, end) in ends.iter().enumerate() {
+        let port = format!("port{number}");
+        netlink
+            .add_veth(VethEnd { name: &port, namespace: &fabric.0 }, VethEnd { name: "eth0", namespace: &end.0 }, None)
+            .unwrap();
+        netlink.set_controller(&port, "br0").unwrap();
+        netlink.set_up(&port).unwrap();
+        let mut inside = end.0.netlink().unwrap();
+        inside.add_address("eth0", format!("10.9.0.{}/24", number + 1).parse().unwrap()).unwrap();
+        inside.set_up("eth0").unwrap();
+    }
+    assert_eq!(transfer(&ends[0].0, &ends[1].0, "10.9.0.1:0"), "hello");
+}
+
+#[test]
+fn settings_and_processes_belong_to_the_namespace() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new("sysctl");
+    let outside = std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap();
+    scratch.0.set_sysctls(&[("net/ipv4/ip_default_ttl", "77"), ("net/ipv4/ip_forward", "1")]).unwrap();
+    assert_eq!(scratch.0.sysctl("net/ipv4/ip_default_ttl").unwrap(), "77");
+    assert_eq!(std::fs::read_to_string("/proc/sys/net/ipv4/ip_default_ttl").unwrap(), outside);
+    let child =
+        scratch.0.spawn(Command::new("cat").arg("/proc/sys/net/ipv4/ip_default_ttl").stdout(Stdio::piped())).unwrap();
+    assert_eq!(child.wait_with_output().unwrap().stdout, b"77\n");
+    let error = scratch.0.set_sysctl("net/ipv4/no_such_setting", "1").unwrap_err();
+    assert!(error.to_string().starts_with("cannot write setting net/ipv4/no_such_setting=1 in rf-netns-test-"));
+}
+
+#[test]
+fn names_are_listed_reopened_and_deleted() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new("names");
+    let name = scratch.0.name().to_owned();
+    assert_eq!(Namespace::list(&name).unwrap(), std::slice::from_ref(&name));
+    assert_eq!(Namespace::open(&name).unwrap().inode().unwrap(), scratch.0.inode().unwrap());
+    assert_ne!(Namespace::current().unwrap().inode().unwrap(), scratch.0.inode().unwrap());
+    assert!(Namespace::create(&name).unwrap_err().is_already_there());
+    Namespace::delete(&name).unwrap();
+    Namespace::delete(&name).unwrap();
+    assert!(Namespace::open(&name).unwrap_err().is_not_found());
+    for bad in ["", "..", "a/b"] {
+        assert!(Namespace::create(bad).is_err(), "{bad:?} is no name");
+    }
+}
+
+#[test]
+fn errors_name_operation_object_cause_and_hint() {
+    if !root() {
+        return;
+    }
+    let scratch = Scratch::new("errors");
+    let mut netlink = scratch.0.netlink().unwrap();
+    let error = netlink.set_up("nowhere0").unwrap_err();
+    assert!(error.is_not_found());
+    assert!(error.to_string().starts_with("cannot find link nowhere0: "), "{error}");
+    let error =
+        netlink.set_route(&Route::via("10.1.0.0/16".parse().unwrap(), "10.2.0.1".parse().unwrap())).unwrap_err();
+    assert!(error.to_string().contains("hint: the gateway must be reachable"), "{error}");
+}
