@@ -4,7 +4,9 @@
 #![forbid(unsafe_code)]
 
 mod block;
+mod decide;
 mod plan;
+pub mod reference;
 
 pub use block::{Block, Breakpoint, port_key};
 pub use plan::{Cause, CauseId, ClassId, Delta, Endpoint, EntryKey, PeerClass, Plan, RulesetId};

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ringfence_model::{PodKey, Reason};
+use ringfence_model::{Direction, Name, PodKey, Reason};
 
 use crate::Block;
 
@@ -27,6 +27,8 @@ pub struct CauseId(pub u64);
 impl RulesetId {
     /// No policy applies.
     pub const NONE: Self = Self(0);
+    /// Two different contents have one hash: never has entries, so everything is denied.
+    pub const CONFLICT: Self = Self(1);
 }
 
 impl ClassId {
@@ -34,6 +36,8 @@ impl ClassId {
     pub const UNKNOWN: Self = Self(0);
     /// A pod that differs in nothing any ruleset of this node looks at, but that it is a pod.
     pub const ANY_POD: Self = Self(1);
+    /// Two different contents have one hash: never has entries, so everything is denied.
+    pub const CONFLICT: Self = Self(2);
 }
 
 impl CauseId {
@@ -50,11 +54,23 @@ pub struct Endpoint {
     /// The pod.
     pub pod: PodKey,
     /// Unique id of the pod.
-    pub uid: ringfence_model::Name,
+    pub uid: Name,
+    /// The node it runs on, which may always talk to it. In the plan of a node: that node.
+    pub node: Option<Name>,
     /// Rules for connections into the pod.
     pub ingress: RulesetId,
     /// Rules for connections out of the pod.
     pub egress: RulesetId,
+}
+
+impl Endpoint {
+    /// The rules of one direction.
+    pub fn ruleset(&self, direction: Direction) -> RulesetId {
+        match direction {
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
+        }
+    }
 }
 
 /// Which class the addresses of a prefix are in, and which entry decides where that class has none of its own.
@@ -62,8 +78,13 @@ pub struct Endpoint {
 pub struct PeerClass {
     /// The class.
     pub class: ClassId,
-    /// [`ClassId::ANY_POD`] for pods, else [`ClassId::UNKNOWN`].
+    /// [`ClassId::ANY_POD`] for pods of known namespaces, else [`ClassId::UNKNOWN`].
     pub fallback: ClassId,
+}
+
+impl PeerClass {
+    /// What an address outside of every prefix is in.
+    pub const UNKNOWN: Self = Self { class: ClassId::UNKNOWN, fallback: ClassId::UNKNOWN };
 }
 
 /// What a ruleset decides about a class.

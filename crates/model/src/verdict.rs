@@ -36,6 +36,8 @@ pub enum Reason {
     },
     /// No policy has an opinion.
     Default,
+    /// There are policies, but what they decide is not there to look up: denied, for nothing fails open.
+    Undecided,
 }
 
 /// A rule of a policy.
@@ -100,6 +102,7 @@ impl fmt::Display for Reason {
                 Ok(())
             }
             Self::Default => f.write_str("no policy"),
+            Self::Undecided => f.write_str("policy not ready"),
         }
     }
 }

@@ -1,0 +1,184 @@
+//! The reference evaluator: what verdicts mean, written to be read.
+//!
+//! Nothing is compiled, indexed or remembered: every question walks every policy. It shares only the model with the
+//! planner, so that the two can be held against each other. The order of evaluation is that of the upstream APIs:
+//! Admin tier, then NetworkPolicy, then Baseline tier, then accept; egress at the source and ingress at the
+//! destination are judged apart and both have to say yes.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ringfence_model::{
+    Action, Connection, Decision, Direction, NamespaceSelection, Origin, Peer, Peers, Pod, PodSelection, Policy,
+    PolicyId, PortMatch, Ports, Reason, Rule, RuleRef, Tier, Verdict, World,
+};
+
+/// What both ends say of a connection.
+pub fn decide(world: &World, connection: &Connection) -> Decision {
+    Decision {
+        egress: judge(world, connection, Direction::Egress),
+        ingress: judge(world, connection, Direction::Ingress),
+    }
+}
+
+/// What the end that `direction` looks from says.
+pub fn judge(world: &World, connection: &Connection, direction: Direction) -> Verdict {
+    let (own, other) = match direction {
+        Direction::Egress => (connection.source, connection.destination),
+        Direction::Ingress => (connection.destination, connection.source),
+    };
+    let Some(subject) = world.owner(own) else { return Verdict::allow(Reason::NotAPod) };
+    if let Some(reason) = bypass(connection, subject, direction) {
+        return Verdict::allow(reason);
+    }
+    let question = Question { world, connection, direction, subject, address: other, peer: world.owner(other) };
+    question
+        .tier(Tier::Admin)
+        .or_else(|| question.network_policy())
+        .or_else(|| question.tier(Tier::Baseline))
+        .map_or_else(|| Verdict::allow(Reason::Default), |verdict| verdict)
+}
+
+/// Why policy is not asked, if it is not.
+fn bypass(connection: &Connection, subject: &Pod, direction: Direction) -> Option<Reason> {
+    if connection.is_neighbour_discovery() {
+        return Some(Reason::NeighbourDiscovery);
+    }
+    let own = connection.source.to_canonical() == connection.destination.to_canonical();
+    if own && !connection.translated {
+        return Some(Reason::OwnAddress);
+    }
+    match &connection.origin {
+        Origin::Node(node) if direction == Direction::Ingress && subject.node.as_ref() == Some(node) => {
+            Some(Reason::LocalNode)
+        }
+        Origin::Node(_) | Origin::Elsewhere => None,
+    }
+}
+
+/// One end of one connection.
+struct Question<'a> {
+    world: &'a World,
+    connection: &'a Connection,
+    direction: Direction,
+    subject: &'a Pod,
+    /// The address at the other end, and the pod that owns it.
+    address: IpAddr,
+    peer: Option<&'a Pod>,
+}
+
+impl Question<'_> {
+    /// The policies of a tier that select the subject, in the order of evaluation.
+    fn policies(&self, tier: Tier) -> Vec<&Policy> {
+        let selects = |policy: &&Policy| policy.tier == tier && self.selected(&policy.subject, self.subject);
+        let mut policies: Vec<_> = self.world.policies.values().filter(selects).collect();
+        policies.sort_by(|a, b| a.rank().cmp(&b.rank()));
+        policies
+    }
+
+    /// A cluster-wide tier: the first rule that matches decides; `Pass`, or no such rule, leaves the tier.
+    fn tier(&self, tier: Tier) -> Option<Verdict> {
+        for policy in self.policies(tier) {
+            for (index, rule) in policy.rules(self.direction).unwrap_or_default().iter().enumerate() {
+                let by = || Reason::Rule(self.reference(policy, index, rule));
+                if rule.unknown().is_some() {
+                    match rule.action {
+                        Action::Accept => continue,
+                        Action::Deny | Action::Pass | Action::Unknown(_) => return Some(Verdict::deny(by())),
+                    }
+                }
+                if self.matches(rule) {
+                    return match rule.action {
+                        Action::Accept => Some(Verdict::allow(by())),
+                        Action::Deny | Action::Unknown(_) => Some(Verdict::deny(by())),
+                        Action::Pass => None,
+                    };
+                }
+            }
+        }
+        None
+    }
+
+    /// NetworkPolicy: the policies that govern the direction isolate the subject, and any of their rules can accept.
+    fn network_policy(&self) -> Option<Verdict> {
+        let mut isolating = self.policies(Tier::NetworkPolicy);
+        isolating.retain(|policy| policy.rules(self.direction).is_some());
+        if isolating.is_empty() {
+            return None;
+        }
+        for policy in &isolating {
+            for (index, rule) in policy.rules(self.direction).unwrap_or_default().iter().enumerate() {
+                if rule.action == Action::Accept && rule.unknown().is_none() && self.matches(rule) {
+                    return Some(Verdict::allow(Reason::Rule(self.reference(policy, index, rule))));
+                }
+            }
+        }
+        let mut policies: Vec<PolicyId> = isolating.iter().map(|policy| policy.id.clone()).collect();
+        policies.sort();
+        Some(Verdict::deny(Reason::Isolated { direction: self.direction, policies: Arc::from(policies) }))
+    }
+
+    fn reference(&self, policy: &Policy, index: usize, rule: &Rule) -> RuleRef {
+        RuleRef { policy: policy.id.clone(), direction: self.direction, index, name: rule.name.clone() }
+    }
+
+    /// Some peer and some port of the rule match.
+    ///
+    /// A named port needs a destination pod that the rule knows as a pod: on egress it never goes together with a
+    /// block (semantics: an `ipBlock` speaks of addresses, which declare no ports).
+    fn matches(&self, rule: &Rule) -> bool {
+        match &rule.peers {
+            Peers::Any => self.port_matches(&rule.ports, true),
+            Peers::List(peers) => peers.iter().any(|peer| match peer {
+                Peer::Pods(selection) => {
+                    self.peer.is_some_and(|pod| self.selected(selection, pod)) && self.port_matches(&rule.ports, true)
+                }
+                Peer::Block(block) => {
+                    block.contains(self.address) && self.port_matches(&rule.ports, self.direction == Direction::Ingress)
+                }
+                Peer::Unknown(_) => false,
+            }),
+        }
+    }
+
+    fn port_matches(&self, ports: &Ports, names: bool) -> bool {
+        let Connection { protocol, port, .. } = *self.connection;
+        match ports {
+            Ports::Any => true,
+            Ports::List(ports) => {
+                protocol.has_ports()
+                    && ports.iter().any(|alternative| match alternative {
+                        PortMatch::Range(range) => range.contains(protocol, port),
+                        PortMatch::Named { protocol: wanted, name } => {
+                            names
+                                && wanted.is_none_or(|wanted| wanted == protocol)
+                                && self.destination().is_some_and(|pod| {
+                                    pod.ports
+                                        .iter()
+                                        .any(|p| p.name == *name && p.protocol == protocol && p.port == port)
+                                })
+                        }
+                        PortMatch::Unknown(_) => false,
+                    })
+            }
+        }
+    }
+
+    /// The pod whose ports the rules name.
+    fn destination(&self) -> Option<&Pod> {
+        match self.direction {
+            Direction::Ingress => Some(self.subject),
+            Direction::Egress => self.peer,
+        }
+    }
+
+    fn selected(&self, selection: &PodSelection, pod: &Pod) -> bool {
+        let namespace = match &selection.namespaces {
+            NamespaceSelection::Named(name) => pod.key.namespace == *name,
+            NamespaceSelection::Matching(selector) => {
+                self.world.namespaces.get(&pod.key.namespace).is_some_and(|object| selector.matches(&object.labels))
+            }
+        };
+        namespace && selection.pods.matches(&pod.labels)
+    }
+}
