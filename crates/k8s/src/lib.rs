@@ -1,1 +1,15 @@
-//! Kubernetes objects and YAML to and from the policy model.
+//! Kubernetes objects, from a live API or from files, to the words of `ringfence-model`; and what is wrong with them.
+//!
+//! Everything here works on JSON values rather than on generated types: those drop fields they do not know, and a
+//! policy whose unknown field was dropped would allow more than its author meant.
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod convert;
+mod diagnostic;
+mod json;
+mod path;
+pub mod validate;
+
+pub use diagnostic::{Diagnostic, Location, Severity};
+pub use path::{FieldPath, Path, Segment};

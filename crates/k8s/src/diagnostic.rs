@@ -1,0 +1,107 @@
+//! What there is to say about an object: which one, where, why, and what to do.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::path::FieldPath;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Severity {
+    /// Legal, but perhaps not what was meant; or something left aside.
+    Warning,
+    /// Not understood, or refused by an API server.
+    Error,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+/// A place in a file.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Location {
+    /// The file as it was named; `-` for the standard input.
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// One thing to say about one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where, if the object comes from a file.
+    pub location: Option<Location>,
+    /// The object: `NetworkPolicy shop/allow-web`. None where no object could be read.
+    pub object: Option<String>,
+    /// The field; empty for the whole object.
+    pub path: FieldPath,
+    /// What is the matter, and what follows from it.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    /// A diagnostic that says only this.
+    pub fn new(severity: Severity, message: impl Into<String>) -> Self {
+        Self { severity, location: None, object: None, path: FieldPath::default(), message: message.into(), hint: None }
+    }
+
+    /// Names the object.
+    #[must_use]
+    pub fn object(mut self, object: impl Into<String>) -> Self {
+        self.object = Some(object.into());
+        self
+    }
+
+    /// Names the field.
+    #[must_use]
+    pub fn path(mut self, path: FieldPath) -> Self {
+        self.path = path;
+        self
+    }
+
+    /// Says what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// One line: `file:line:column: error: NetworkPolicy shop/allow: spec.ingress[0]: message (hint: …)`.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(location) = &self.location {
+            write!(f, "{location}: ")?;
+        }
+        write!(f, "{}: ", self.severity)?;
+        if let Some(object) = &self.object {
+            write!(f, "{object}: ")?;
+        }
+        if !self.path.is_root() {
+            write!(f, "{}: ", self.path)?;
+        }
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " (hint: {hint})"),
+            None => Ok(()),
+        }
+    }
+}
