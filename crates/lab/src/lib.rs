@@ -1,4 +1,5 @@
 //! An embedded Kubernetes API and pods as network namespaces, on one machine.
 #![forbid(unsafe_code)]
 
+pub mod demo;
 pub mod runtime;

@@ -1,0 +1,225 @@
+//! What a person types on the tour, as values.
+
+use std::collections::HashMap;
+
+/// Seconds after which the tour gives a packet up.
+pub(super) const PATIENCE: &str = "2";
+
+/// A command of the tour.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Request {
+    /// `kubectl create namespace`.
+    CreateNamespace(&'static str),
+    /// `kubectl create deployment nginx --image=nginx`.
+    CreateDeployment(&'static str),
+    /// `kubectl expose deployment nginx --port=80`.
+    Expose(&'static str),
+    /// `kubectl run NAME --image=nginx`.
+    Run(Pod),
+    /// `kubectl get nodes`.
+    GetNodes,
+    /// `kubectl get pods`.
+    GetPods(Listing),
+    /// `curl` from a pod to somewhere.
+    Curl {
+        /// Where it runs.
+        from: Pod,
+        /// What it asks.
+        to: Target,
+    },
+    /// `kubectl apply -f`.
+    Apply(&'static Manifest),
+    /// `kubectl delete -f`.
+    Delete(&'static Manifest),
+    /// `kubectl label namespaces`.
+    LabelNamespace {
+        /// Which.
+        namespace: &'static str,
+        /// Key and value.
+        label: (&'static str, &'static str),
+    },
+    /// `kubectl label pod`.
+    LabelPod {
+        /// Which.
+        pod: Pod,
+        /// Key and value.
+        label: (&'static str, &'static str),
+    },
+}
+
+/// A pod of the tour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Pod {
+    /// The one of the deployment `nginx` in this namespace; its name is the cluster's choice.
+    Nginx(&'static str),
+    /// One of its own: namespace and name.
+    Named(&'static str, &'static str),
+}
+
+impl Pod {
+    /// The namespace it is in.
+    pub(super) fn namespace(self) -> &'static str {
+        match self {
+            Self::Nginx(namespace) | Self::Named(namespace, _) => namespace,
+        }
+    }
+}
+
+/// Where a connection goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The address of a pod.
+    Pod(Pod),
+    /// A name the cluster's DNS knows.
+    Host(&'static str),
+}
+
+/// Which pods, and what of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// Namespace; none for all.
+    pub(super) namespace: Option<&'static str>,
+    /// With addresses and nodes.
+    pub(super) wide: bool,
+    /// With labels.
+    pub(super) labels: bool,
+}
+
+/// A file the tour applies.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Manifest {
+    /// Its name.
+    pub(super) file: &'static str,
+    /// What is in it.
+    pub(super) text: &'static str,
+}
+
+/// Name and address of the pods as the cluster has chosen them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names(pub(super) HashMap<Pod, (String, String)>);
+
+impl Names {
+    /// The name of a pod, or what stands for it as long as it has none.
+    pub(super) fn name(&self, pod: Pod) -> &str {
+        match (self.0.get(&pod), pod) {
+            (Some((name, _)), _) => name,
+            (None, Pod::Named(_, name)) => name,
+            (None, Pod::Nginx(_)) => "POD",
+        }
+    }
+
+    /// What to ask `curl` for.
+    pub(super) fn url(&self, target: Target) -> String {
+        match target {
+            Target::Host(host) => format!("http://{host}/"),
+            Target::Pod(pod) => match self.0.get(&pod).map(|(_, address)| address.as_str()) {
+                Some(v6) if v6.contains(':') => format!("http://[{v6}]/"),
+                Some(address) => format!("http://{address}/"),
+                None => "http://POD_IP/".to_owned(),
+            },
+        }
+    }
+}
+
+impl Request {
+    /// The pods whose names and addresses must be known to make it.
+    pub(super) fn pods(&self) -> Vec<Pod> {
+        match self {
+            Self::Curl { from, to: Target::Pod(to) } => vec![*from, *to],
+            Self::Curl { from: pod, to: Target::Host(_) } | Self::LabelPod { pod, .. } => vec![*pod],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it changes nothing, and may be made again until what is expected is seen.
+    pub(super) fn looks_only(&self) -> bool {
+        matches!(self, Self::GetNodes | Self::GetPods(_) | Self::Curl { .. })
+    }
+
+    /// The command to run in the pod.
+    pub(super) fn curl(to: Target, names: &Names) -> Vec<String> {
+        ["curl", "-sSi", "--max-time", PATIENCE, &names.url(to)].map(str::to_owned).to_vec()
+    }
+
+    /// The arguments of kubectl that make it.
+    pub(super) fn kubectl(&self, names: &Names) -> Vec<String> {
+        let pair = |(key, value): &(&str, &str)| format!("{key}={value}");
+        let words: Vec<&str> = match self {
+            Self::CreateNamespace(name) => vec!["create", "namespace", name],
+            Self::CreateDeployment(namespace) => {
+                vec!["create", "deployment", "nginx", "--image=nginx", "-n", namespace]
+            }
+            Self::Expose(namespace) => vec!["expose", "deployment", "nginx", "--port=80", "-n", namespace],
+            Self::Run(pod) => vec!["run", names.name(*pod), "--image=nginx", "-n", pod.namespace()],
+            Self::GetNodes => vec!["get", "nodes"],
+            Self::GetPods(listing) => return listing.kubectl(),
+            Self::Curl { from, to } => {
+                let mut words = ["-n", from.namespace(), "exec", names.name(*from), "--"].map(str::to_owned).to_vec();
+                words.extend(Self::curl(*to, names));
+                return words;
+            }
+            Self::Apply(manifest) => vec!["apply", "-f", manifest.file],
+            Self::Delete(manifest) => vec!["delete", "-f", manifest.file],
+            Self::LabelNamespace { namespace, label } => {
+                return ["label", "namespaces", namespace]
+                    .map(str::to_owned)
+                    .into_iter()
+                    .chain([pair(label)])
+                    .collect();
+            }
+            Self::LabelPod { pod, label } => {
+                let words = ["label", "-n", pod.namespace(), "pod", names.name(*pod)];
+                return words.map(str::to_owned).into_iter().chain([pair(label)]).collect();
+            }
+        };
+        words.into_iter().map(str::to_owned).collect()
+    }
+}
+
+impl Listing {
+    fn kubectl(self) -> Vec<String> {
+        let mut words = vec!["get", "pods"];
+        match self.namespace {
+            Some(namespace) => words.extend(["-n", namespace]),
+            None => words.push("-A"),
+        }
+        if self.wide {
+            words.extend(["-o", "wide"]);
+        }
+        if self.labels {
+            words.push("--show-labels");
+        }
+        words.into_iter().map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_those_of_the_walkthrough() {
+        let (a, b) = (Pod::Nginx("namespace-a"), Pod::Nginx("namespace-b"));
+        let mut names = Names::default();
+        names.0.insert(a, ("nginx-1".to_owned(), "10.0.0.1".to_owned()));
+        names.0.insert(b, ("nginx-2".to_owned(), "fd00::2".to_owned()));
+        let check = |request: Request, command: &str| assert_eq!(request.kubectl(&names).join(" "), command);
+        check(Request::CreateNamespace("namespace-a"), "create namespace namespace-a");
+        check(Request::CreateDeployment("namespace-a"), "create deployment nginx --image=nginx -n namespace-a");
+        check(Request::Expose("namespace-a"), "expose deployment nginx --port=80 -n namespace-a");
+        let wide = Listing { namespace: None, wide: true, labels: false };
+        check(Request::GetPods(wide), "get pods -A -o wide");
+        let labels = Listing { namespace: Some("namespace-b"), wide: false, labels: true };
+        check(Request::GetPods(labels), "get pods -n namespace-b --show-labels");
+        let curl = |to| Request::Curl { from: a, to };
+        check(curl(Target::Pod(b)), "-n namespace-a exec nginx-1 -- curl -sSi --max-time 2 http://[fd00::2]/");
+        check(
+            curl(Target::Host("nginx.namespace-b")),
+            "-n namespace-a exec nginx-1 -- curl -sSi --max-time 2 http://nginx.namespace-b/",
+        );
+        let label = Request::LabelPod { pod: b, label: ("environment", "QA") };
+        check(label, "label -n namespace-b pod nginx-2 environment=QA");
+        let label = Request::LabelNamespace { namespace: "namespace-a", label: ("ns", "namespacea") };
+        check(label, "label namespaces namespace-a ns=namespacea");
+    }
+}
