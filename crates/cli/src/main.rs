@@ -1,3 +1,25 @@
-//! The `ringfence` command.
+//! The `ringfence` command: agent, lab and tooling in one binary.
+#![forbid(unsafe_code)]
 
-fn main() {}
+mod args;
+mod exit;
+mod observe;
+mod output;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse_from(args::argv(std::env::args_os()));
+    exit::finish(run(args))
+}
+
+fn run(args: args::Args) -> anyhow::Result<exit::Code> {
+    match args.command {
+        args::Command::Status(args) => status::run(&args),
+        args::Command::Observe(args) => observe::run(&args),
+        args::Command::Version => output::line(&format!("ringfence {}", env!("CARGO_PKG_VERSION"))),
+    }
+}

@@ -1,0 +1,292 @@
+//! What the agent says and is asked on its socket: JSON, versioned by `apiVersion` and `kind`.
+//!
+//! Fields are only ever added within one version; readers ignore those they do not know.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// `apiVersion` of everything here.
+pub const VERSION: &str = "ringfence/v1";
+
+/// What `GET /v1/status` answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// [`VERSION`].
+    pub api_version: String,
+    /// `AgentStatus`.
+    pub kind: String,
+    /// The node whose pods are guarded.
+    pub node: String,
+    /// Version of the agent.
+    pub version: String,
+    /// Whether every watch has been listed once and what follows from it is in the kernel.
+    pub ready: bool,
+    /// What needs somebody's attention, most urgent first, as sentences.
+    pub warnings: Vec<String>,
+    /// The watches, by kind.
+    pub watches: Vec<Watch>,
+    /// What the kernel holds.
+    pub enforcement: Enforcement,
+    /// Every policy of the cluster, by namespace and name.
+    pub policies: Vec<Policy>,
+    /// Addresses of local pods that are in the kernel.
+    pub endpoints: Vec<Endpoint>,
+    /// What could not be understood, or is in doubt, per object.
+    pub diagnostics: Vec<ObjectDiagnostic>,
+}
+
+/// One watched kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Watch {
+    /// What is watched.
+    pub kind: String,
+    /// Whether its objects were listed at least once.
+    pub synced: bool,
+    /// Whether the API answers now. What is in the kernel stands while it does not.
+    pub connected: bool,
+    /// Objects known.
+    pub objects: usize,
+    /// Why the API does not answer.
+    pub error: Option<String>,
+}
+
+/// What the kernel holds and how it got there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Enforcement {
+    /// Whether the maps were taken over from an agent before this one.
+    pub adopted: bool,
+    /// `cut` or `drain`: what happens to open connections that a change denies.
+    pub connections: String,
+    /// Where links and maps are pinned.
+    pub pin_dir: String,
+    /// Why the newest state is not in the kernel; the one before it is.
+    pub error: Option<String>,
+    /// Ranges of this node's pods: addresses inside are closed until they belong to an endpoint.
+    pub gates: Vec<String>,
+    /// Prefixes with a peer class.
+    pub peers: usize,
+    /// Different peer classes.
+    pub classes: usize,
+    /// Different rulesets, of both directions.
+    pub rulesets: usize,
+    /// What the running kernel can do.
+    pub features: Vec<Feature>,
+    /// Room in the maps.
+    pub maps: Vec<MapUse>,
+    /// Whether pods on a bridge pass the hook; none if no pod of this node is on a bridge.
+    pub bridge: Option<Bridge>,
+}
+
+/// A feature of the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Feature {
+    /// What it is called.
+    pub name: String,
+    /// Whether it is there.
+    pub available: bool,
+    /// What it is for, or why it is missing.
+    pub detail: String,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MapUse {
+    /// Name of the map.
+    pub name: String,
+    /// Entries in it.
+    pub used: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+}
+
+/// Whether the kernel shows bridged packets to netfilter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bridge {
+    /// `net.bridge.bridge-nf-call-iptables` is 1.
+    pub ipv4: bool,
+    /// `net.bridge.bridge-nf-call-ip6tables` is 1.
+    pub ipv6: bool,
+}
+
+/// A policy and how far it is enforced on this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// `NetworkPolicy`, …
+    pub kind: String,
+    /// Its namespace; none for cluster-wide kinds.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Unique id of the object.
+    pub uid: String,
+    /// Newest generation seen.
+    pub generation: i64,
+    /// Generation in the kernel.
+    pub enforced_generation: Option<i64>,
+    /// `ingress`, `egress`: the directions it governs.
+    pub directions: Vec<String>,
+    /// Pods of this node it selects.
+    pub selected_pods: usize,
+}
+
+/// An address of a local pod in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The address.
+    pub address: IpAddr,
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// Unique id of the pod.
+    pub uid: String,
+    /// Index of its interface on the host's side; none if not known: then its source address is not checked.
+    pub interface: Option<u32>,
+    /// Id of its ruleset for connections into it; none if no policy isolates it.
+    pub ingress: Option<String>,
+    /// Id of its ruleset for connections out of it; none if no policy isolates it.
+    pub egress: Option<String>,
+}
+
+/// Something that was not understood or is in doubt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectDiagnostic {
+    /// Kind, namespace and name of the object.
+    pub object: String,
+    /// What is wrong, and what follows.
+    pub message: String,
+}
+
+/// Body of `POST /v1/endpoint/wait`: asks to answer when the policy of a pod is in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitRequest {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Unique id of the pod: an earlier pod of the same name does not count.
+    pub uid: String,
+    /// Its addresses, which the API need not know yet. None: those the API knows.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// After how many milliseconds to give up.
+    #[serde(default = "default_timeout", alias = "timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+fn default_timeout() -> u64 {
+    10_000
+}
+
+/// Answer to a [`WaitRequest`] that was fulfilled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitReply {
+    /// [`VERSION`].
+    pub api_version: String,
+    /// `EndpointReady`.
+    pub kind: String,
+    /// The addresses that are in the kernel; none for a pod on the host network.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Answer to a request that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// [`VERSION`].
+    pub api_version: String,
+    /// `Failure`.
+    pub kind: String,
+    /// What went wrong.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with a message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { api_version: VERSION.into(), kind: "Failure".into(), message: message.into() }
+    }
+}
+
+/// One line of `GET /v1/flows`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Flow {
+    /// [`VERSION`].
+    pub api_version: String,
+    /// `Flow`, or `FlowsLost` if the reader was too slow: then only `lost` counts.
+    pub kind: String,
+    /// When it was read, RFC 3339.
+    pub time: String,
+    /// `allowed`, `denied`, or `cut` for a connection that was open and is denied now.
+    pub verdict: String,
+    /// Which end decided: `ingress` at the destination, `egress` at the source; none if neither was asked.
+    pub direction: Option<String>,
+    /// `TCP`, `UDP`, …
+    pub protocol: String,
+    /// Who opened it.
+    pub source: Peer,
+    /// Who was called.
+    pub destination: Peer,
+    /// Why, as a word: `rule`, `isolated`, `no-policy`, `endpoint-not-ready`, `spoofed-source`, `unparseable`, …
+    pub reason: String,
+    /// Why, as a sentence.
+    pub message: String,
+    /// The policies that decided: the one of the rule, or all that isolate the pod.
+    pub policies: Vec<String>,
+    /// Position of the rule in the policy's list, from 0.
+    pub rule: Option<usize>,
+    /// What would allow it.
+    pub hint: Option<String>,
+    /// Like ones since the last report of this, which were only counted.
+    pub repeated: u64,
+    /// How many records were lost before this one.
+    pub lost: u64,
+}
+
+/// One end of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// Its address.
+    pub address: Option<IpAddr>,
+    /// Its port, for protocols that have them.
+    pub port: Option<u16>,
+    /// Namespace of the pod that has the address.
+    pub namespace: Option<String>,
+    /// Name of the pod that has the address.
+    pub pod: Option<String>,
+    /// The node that has the address.
+    pub node: Option<String>,
+}
+
+/// As people write it: the pod or node if known, the address, the port.
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, port, namespace, pod, node } = self;
+        match (namespace, pod, node) {
+            (Some(namespace), Some(pod), _) => write!(f, "{namespace}/{pod} ")?,
+            (_, _, Some(node)) => write!(f, "node/{node} ")?,
+            _ => {}
+        }
+        match (address, port) {
+            (Some(IpAddr::V6(address)), Some(port)) => write!(f, "[{address}]:{port}"),
+            (Some(address), Some(port)) => write!(f, "{address}:{port}"),
+            (Some(address), None) => write!(f, "{address}"),
+            (None, _) => f.write_str("unknown"),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The grammar of the command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{observe, status};
+
+/// Shown below every help text.
+const EXIT_CODES: &str = "Exit codes: 0 fine; 1 a negative answer; 2 wrong usage or unreadable input; \
+                          3 undecidable; 4 cluster or agent unreachable";
+
+/// Network policy for Kubernetes: enforced in the kernel, explained, with a lab.
+#[derive(Debug, Parser)]
+#[command(name = "ringfence", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// What the agent of this node knows and enforces
+    #[command(after_help = EXIT_CODES)]
+    Status(status::Args),
+    /// Follow the connections of this node's pods
+    #[command(after_help = EXIT_CODES)]
+    Observe(observe::Args),
+    /// Print the version
+    Version,
+}
+
+/// How to reach the agent of this node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Socket {
+    /// Socket of the agent
+    #[arg(long, value_name = "FILE", default_value = ringfence_agent::client::SOCKET, env = "RINGFENCE_SOCKET")]
+    pub(crate) socket: PathBuf,
+}
+
+/// Machine-readable forms of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// A table with everything in it
+    Wide,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
+/// The arguments, with the name a kubectl plugin is called by where we are called as one.
+pub(crate) fn argv(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<_> = args.into_iter().collect();
+    if let Some(name) = args.first().and_then(plugin_name) {
+        args[0] = name.into();
+    }
+    args
+}
+
+/// `kubectl-ringfence` is called by kubectl as `kubectl ringfence`.
+fn plugin_name(program: &OsString) -> Option<String> {
+    let name = PathBuf::from(program).file_name()?.to_str()?.to_owned();
+    name.strip_prefix("kubectl-").map(|plugin| format!("kubectl {plugin}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_kubectl_plugin_is_called_as_one() {
+        let usage = |program: &str| {
+            let args = argv([program, "--help"].map(OsString::from));
+            Args::try_parse_from(args).unwrap_err().to_string()
+        };
+        assert!(usage("/usr/bin/kubectl-ringfence").contains("Usage: kubectl ringfence <COMMAND>"));
+        assert!(usage("/usr/bin/ringfence").contains("Usage: ringfence <COMMAND>"));
+        assert!(usage("ringfence").contains("4 cluster or agent unreachable"));
+    }
+}

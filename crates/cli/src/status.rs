@@ -1,0 +1,131 @@
+//! `ringfence status`.
+
+use ringfence_agent::api::Status;
+use ringfence_agent::client::Client;
+
+use crate::args::{Format, Socket};
+use crate::exit::Code;
+use crate::output::{self, or_none, table};
+
+/// `ringfence status`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    socket: Socket,
+    /// Form of the output
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+/// Prints the status; negative if the agent is not ready.
+pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let status = runtime.block_on(Client::new(&args.socket.socket).status())?;
+    match args.output {
+        None => output::text(&brief(&status).join("\n"))?,
+        Some(Format::Wide) => output::text(&[brief(&status), wide(&status)].concat().join("\n"))?,
+        Some(Format::Json) => output::json(&status)?,
+        Some(Format::Yaml) => output::yaml(&status)?,
+    }
+    Ok(if status.ready { Code::Ok } else { Code::Negative })
+}
+
+fn yes(fact: bool) -> String {
+    if fact { "yes" } else { "no" }.into()
+}
+
+/// Blocks of lines that have an empty line between them.
+fn brief(status: &Status) -> Vec<String> {
+    let enforcement = &status.enforcement;
+    let heading = ["NODE", "READY", "VERSION", "ENDPOINTS", "POLICIES", "RULESETS", "CLASSES", "CONNECTIONS"];
+    let row = [
+        status.node.clone(),
+        yes(status.ready),
+        status.version.clone(),
+        status.endpoints.len().to_string(),
+        status.policies.len().to_string(),
+        enforcement.rulesets.to_string(),
+        enforcement.classes.to_string(),
+        enforcement.connections.clone(),
+    ];
+    let mut blocks = vec![table(heading, &[row])];
+    let mut warnings: Vec<_> = status.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    if !status.diagnostics.is_empty() {
+        warnings.push(format!("warning: {} remarks about objects; see -o wide\n", status.diagnostics.len()));
+    }
+    if !warnings.is_empty() {
+        blocks.push(warnings.concat());
+    }
+    if !status.policies.is_empty() {
+        blocks.push(policies(status));
+    }
+    blocks
+}
+
+fn policies(status: &Status) -> String {
+    let row = |policy: &ringfence_agent::api::Policy| {
+        let current = policy.enforced_generation == Some(policy.generation);
+        [
+            or_none(policy.namespace.as_ref()),
+            policy.name.clone(),
+            policy.directions.join(","),
+            policy.selected_pods.to_string(),
+            policy.generation.to_string(),
+            if current { "yes".into() } else { format!("no ({})", or_none(policy.enforced_generation)) },
+        ]
+    };
+    let rows: Vec<_> = status.policies.iter().map(row).collect();
+    table(["NAMESPACE", "POLICY", "DIRECTIONS", "LOCAL PODS", "GENERATION", "ENFORCED"], &rows)
+}
+
+fn wide(status: &Status) -> Vec<String> {
+    let enforcement = &status.enforcement;
+    let mut sections = vec![endpoints(status)];
+    let rows: Vec<_> = status
+        .watches
+        .iter()
+        .map(|watch| {
+            let (synced, connected) = (yes(watch.synced), yes(watch.connected));
+            [watch.kind.clone(), synced, connected, watch.objects.to_string(), or_none(watch.error.as_ref())]
+        })
+        .collect();
+    sections.push(table(["WATCH", "SYNCED", "CONNECTED", "OBJECTS", "ERROR"], &rows));
+    let rows: Vec<_> =
+        enforcement.maps.iter().map(|map| [map.name.clone(), map.used.to_string(), map.capacity.to_string()]).collect();
+    sections.push(table(["MAP", "USED", "CAPACITY"], &rows));
+    let rows: Vec<_> = enforcement
+        .features
+        .iter()
+        .map(|feature| [feature.name.clone(), yes(feature.available), feature.detail.clone()])
+        .collect();
+    sections.push(table(["KERNEL FEATURE", "THERE", "DETAIL"], &rows));
+    if !status.diagnostics.is_empty() {
+        let rows: Vec<_> =
+            status.diagnostics.iter().map(|remark| [remark.object.clone(), remark.message.clone()]).collect();
+        sections.push(table(["OBJECT", "REMARK"], &rows));
+    }
+    let bridge = enforcement.bridge.map(|bridge| yes(bridge.ipv4 && bridge.ipv6));
+    let rows = [
+        ["adopted from an earlier agent".to_owned(), yes(enforcement.adopted)],
+        ["pinned in".to_owned(), enforcement.pin_dir.clone()],
+        ["closed until known".to_owned(), enforcement.gates.join(",")],
+        ["bridged packets filtered".to_owned(), or_none(bridge)],
+    ];
+    sections.push(table(["ENFORCEMENT", ""], &rows));
+    sections
+}
+
+fn endpoints(status: &Status) -> String {
+    let row = |endpoint: &ringfence_agent::api::Endpoint| {
+        [
+            endpoint.namespace.clone(),
+            endpoint.pod.clone(),
+            endpoint.address.to_string(),
+            endpoint.interface.map_or_else(|| "<unknown>".into(), |index| index.to_string()),
+            or_none(endpoint.ingress.as_ref()),
+            or_none(endpoint.egress.as_ref()),
+        ]
+    };
+    let rows: Vec<_> = status.endpoints.iter().map(row).collect();
+    table(["NAMESPACE", "POD", "ADDRESS", "INTERFACE", "INGRESS", "EGRESS"], &rows)
+}
