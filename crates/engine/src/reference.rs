@@ -36,7 +36,7 @@ pub fn judge(world: &World, connection: &Connection, direction: Direction) -> Ve
         .tier(Tier::Admin)
         .or_else(|| question.network_policy())
         .or_else(|| question.tier(Tier::Baseline))
-        .map_or_else(|| Verdict::allow(Reason::Default), |verdict| verdict)
+        .unwrap_or_else(|| Verdict::allow(Reason::Default))
 }
 
 /// Why policy is not asked, if it is not.

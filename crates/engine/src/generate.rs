@@ -1,0 +1,272 @@
+//! Random clusters, connections and events, for tests: small, dense, and with every corner the model has.
+//!
+//! Names, labels, ports and addresses come from small pools, so that selectors select, blocks cover and addresses
+//! collide. Everything follows from a seed.
+
+mod policies;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use ringfence_model::{
+    Connection, ContainerPort, Labels, Name, Namespace, Node, Object, ObjectKey, Origin, Pod, PodKey, PodPhase,
+    Protocol, World,
+};
+
+/// A seeded source of choices (SplitMix64).
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// The same seed makes the same choices.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// 64 random bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.bits() >> 33).unwrap_or_default() % bound
+    }
+
+    /// True so many times of a hundred.
+    pub fn percent(&mut self, chance: usize) -> bool {
+        self.below(100) < chance
+    }
+
+    /// One of a list that is not empty.
+    pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
+        &list[self.below(list.len())]
+    }
+
+    /// Puts a list into a random order.
+    pub fn shuffle<T>(&mut self, list: &mut [T]) {
+        for i in (1..list.len()).rev() {
+            list.swap(i, self.below(i + 1));
+        }
+    }
+}
+
+/// How big and how varied clusters are.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// At most so many namespaces.
+    pub namespaces: usize,
+    /// At most so many pods.
+    pub pods: usize,
+    /// At most so many policies.
+    pub policies: usize,
+    /// So many nodes, named `node0` and so on.
+    pub nodes: usize,
+    /// Also cluster-wide policies.
+    pub tiers: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { namespaces: 3, pods: 16, policies: 12, nodes: 3, tiers: true }
+    }
+}
+
+/// A change of the world.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An object is added or replaced.
+    Apply(Object),
+    /// An object is removed.
+    Delete(ObjectKey),
+}
+
+impl Event {
+    /// Carries it out.
+    pub fn happen(&self, world: &mut World) {
+        match self {
+            Self::Apply(object) => world.apply(object.clone()),
+            Self::Delete(key) => world.delete(key),
+        }
+    }
+}
+
+impl Settings {
+    /// A random cluster.
+    pub fn world(&self, rng: &mut Rng) -> World {
+        let mut world = World::default();
+        for number in 0..self.nodes {
+            world.apply(Object::Node(node(number)));
+        }
+        for number in 0..self.namespaces {
+            // The last is a name that pods and policies use, but whose object is often unknown.
+            if number + 1 < self.namespaces || rng.percent(50) {
+                world.apply(Object::Namespace(namespace(rng, number)));
+            }
+        }
+        for _ in 0..=self.pods / 2 + rng.below(self.pods) {
+            world.apply(Object::Pod(self.pod(rng)));
+        }
+        for _ in 0..=self.policies / 2 + rng.below(self.policies) {
+            world.apply(Object::Policy(self.policy(rng)));
+        }
+        world
+    }
+
+    /// A random change of a cluster.
+    pub fn event(&self, rng: &mut Rng, world: &World) -> Event {
+        let mut keys: Vec<ObjectKey> = world.objects().map(|object| object.key()).collect();
+        keys.retain(|key| !matches!(key, ObjectKey::Node(_)) || rng.percent(10));
+        match rng.below(10) {
+            0..=3 => Event::Apply(Object::Pod(self.pod(rng))),
+            4..=6 => Event::Apply(Object::Policy(self.policy(rng))),
+            7 => {
+                let number = rng.below(self.namespaces);
+                Event::Apply(Object::Namespace(namespace(rng, number)))
+            }
+            8 if rng.percent(10) => Event::Apply(Object::Node(node(rng.below(self.nodes)))),
+            _ if keys.is_empty() => Event::Apply(Object::Pod(self.pod(rng))),
+            _ => Event::Delete(rng.pick(&keys).clone()),
+        }
+    }
+
+    /// A random pod.
+    pub fn pod(&self, rng: &mut Rng) -> Pod {
+        let node = rng.below(self.nodes);
+        let net = u8::try_from(node).unwrap_or_default();
+        let v4 = IpAddr::from([10, 0, net, small(rng, 12)]);
+        let v6 = IpAddr::from([0xfd00, 0, 0, net.into(), 0, 0, 0, 1 + u16::from(small(rng, 12))]);
+        let mut addresses = match rng.below(8) {
+            0 => vec![],
+            1 => vec![v6],
+            2 | 3 => vec![v4, v6],
+            4 => vec![v6, v4],
+            _ => vec![v4],
+        };
+        let host_network = rng.percent(8);
+        if host_network {
+            addresses = node_addresses(node);
+        }
+        Pod {
+            key: PodKey {
+                namespace: name("n", rng.below(self.namespaces)),
+                name: name("pod", rng.below(self.pods * 2)),
+            },
+            uid: format!("uid-{:016x}", rng.bits()).into(),
+            labels: labels(rng),
+            node: rng.percent(95).then(|| name("node", node)),
+            addresses,
+            host_network,
+            phase: *rng.pick(&[
+                PodPhase::Running,
+                PodPhase::Running,
+                PodPhase::Running,
+                PodPhase::Running,
+                PodPhase::Pending,
+                PodPhase::Unknown,
+                PodPhase::Succeeded,
+                PodPhase::Failed,
+            ]),
+            created: i64::try_from(rng.below(4)).unwrap_or_default(),
+            ports: (0..rng.below(4)).map(|_| container_port(rng)).collect(),
+        }
+    }
+
+    /// A random connection, with pods of the world at most of the ends.
+    pub fn connection(&self, rng: &mut Rng, world: &World) -> Connection {
+        let v6 = rng.percent(30);
+        let source = self.address(rng, world, v6);
+        let destination = if rng.percent(5) { source } else { self.address(rng, world, v6) };
+        let protocol = match rng.below(12) {
+            0..=5 => Protocol::TCP,
+            6 | 7 => Protocol::UDP,
+            8 => Protocol::SCTP,
+            9 => Protocol::ICMP,
+            10 => Protocol::ICMPV6,
+            _ => Protocol(47),
+        };
+        let port = match protocol {
+            Protocol::ICMP => 8,
+            Protocol::ICMPV6 => *rng.pick(&[128, 132, 133, 135, 137, 138]),
+            _ if protocol.has_ports() => port(rng),
+            _ => 0,
+        };
+        Connection {
+            source,
+            destination,
+            protocol,
+            port,
+            origin: if rng.percent(15) { Origin::Node(name("node", rng.below(self.nodes))) } else { Origin::Elsewhere },
+            translated: rng.percent(20),
+        }
+    }
+
+    fn address(&self, rng: &mut Rng, world: &World, v6: bool) -> IpAddr {
+        let all = world.pods.values().flat_map(|pod| pod.addresses.iter().copied());
+        let pods: Vec<_> = all.filter(|address| address.is_ipv6() == v6).collect();
+        let address = match rng.below(10) {
+            0..=6 if !pods.is_empty() => *rng.pick(&pods),
+            7 => node_addresses(rng.below(self.nodes))[usize::from(v6)],
+            8 => {
+                let net = policies::net(rng, v6);
+                if rng.percent(50) { net.network() } else { net.broadcast() }
+            }
+            _ if v6 => IpAddr::from([0xfd00, 0, 0, small(rng, 4).into(), 0, 0, 0, small(rng, 16).into()]),
+            _ => IpAddr::from([10, small(rng, 2), small(rng, 4), small(rng, 16)]),
+        };
+        match address {
+            IpAddr::V4(v4) if rng.percent(5) => IpAddr::V6(v4.to_ipv6_mapped()),
+            _ => address,
+        }
+    }
+}
+
+fn small(rng: &mut Rng, bound: usize) -> u8 {
+    u8::try_from(rng.below(bound)).unwrap_or_default()
+}
+
+fn name(prefix: &str, number: usize) -> Name {
+    format!("{prefix}{number}").into()
+}
+
+fn node_addresses(number: usize) -> Vec<IpAddr> {
+    let number = u8::try_from(number).unwrap_or_default();
+    vec![Ipv4Addr::new(192, 168, 0, number).into(), Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, number.into()).into()]
+}
+
+fn node(number: usize) -> Node {
+    let nets = [format!("10.0.{number}.0/24"), format!("fd00:0:0:{number}::/64")];
+    Node {
+        name: name("node", number),
+        labels: Labels::default(),
+        addresses: node_addresses(number),
+        pod_cidrs: nets.iter().filter_map(|net| net.parse::<IpNet>().ok()).collect(),
+    }
+}
+
+fn namespace(rng: &mut Rng, number: usize) -> Namespace {
+    let mut labels = labels(rng);
+    let name = name("n", number);
+    labels.insert("kubernetes.io/metadata.name", Name::clone(&name));
+    Namespace { name, labels }
+}
+
+fn labels(rng: &mut Rng) -> Labels {
+    (0..rng.below(3)).map(|_| (name("k", rng.below(3)), name("v", rng.below(2)))).collect()
+}
+
+fn port(rng: &mut Rng) -> u16 {
+    *rng.pick(&[1, 79, 80, 80, 81, 82, 443, 8080, 65535])
+}
+
+fn protocol(rng: &mut Rng) -> Protocol {
+    *rng.pick(&[Protocol::TCP, Protocol::TCP, Protocol::TCP, Protocol::UDP, Protocol::SCTP])
+}
+
+fn container_port(rng: &mut Rng) -> ContainerPort {
+    ContainerPort { name: name("p", rng.below(3)), protocol: protocol(rng), port: port(rng) }
+}

@@ -1,0 +1,188 @@
+//! The planner: from a world that changes object by object to plans, and from plan to plan by deltas.
+//!
+//! What a peer is to the policies of this node is a set of **atoms**: the pod selections, the `ipBlock`s and the
+//! (name, protocol, port) triples that the rulesets in use on this node ask for. Peers with equal sets are one
+//! **class**. What a local pod is subject to in one direction is a **ruleset**: the policies that select it, in order
+//! of evaluation. For a ruleset and a class the decision depends on protocol and port only and is flattened into a
+//! [`Block`]. All three have ids that are hashes of their content, so that the plan is a function of the world: the
+//! order of events cannot show.
+//!
+//! The work of an event is proportional to what it touches:
+//! * Pods that differ in nothing policy can see (namespace, labels, named ports) share an *identity*; selectors are
+//!   matched once an identity.
+//! * `apply` and `delete` update the indexes and mark identities, addresses and namespaces; `commit` recomputes what
+//!   is marked: policies → rulesets → atoms in use → classes of identities → classes of addresses → entries.
+//! * "Every pod of every known namespace" is no atom but a flag of the class: it is what tells the two fallback
+//!   entries of each ruleset apart, so that the many peers that differ in nothing else need no entries of their own.
+//! * Entries are stored only where the decision differs from that of the fallback.
+//! * Blocks are closed under longest match ([`prefixes`]): every prefix in use carries all blocks that cover it.
+//!
+//! A commit that takes atoms out of use comes in two deltas. In the first, classes tell apart what the old *and* the
+//! new rulesets ask for; entries for both are there before peers move, and endpoints flip when everything is in
+//! place. In the second, classes shrink to what the new rulesets ask for. So no write of either changes a verdict but
+//! the one that flips an endpoint (or that moves the very peer that changed).
+
+mod atoms;
+mod classes;
+mod commit;
+mod digest;
+mod flatten;
+mod peers;
+mod pods;
+mod policy;
+mod prefixes;
+mod rulesets;
+mod slab;
+mod strings;
+mod subjects;
+mod sweep;
+mod world;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use ringfence_model::{Name, PolicyId};
+
+use crate::{Block, Cause, CauseId, ClassId, Endpoint, EntryKey, Plan, RulesetId};
+use atoms::Atoms;
+use classes::Classes;
+use pods::Pods;
+use policy::Policy;
+use prefixes::Prefixes;
+use rulesets::Ruleset;
+use slab::Slab;
+use strings::{Pairs, Strings, Sym};
+
+/// Whose pods are enforced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of this node.
+    Node(Name),
+    /// All: the cluster as one node.
+    Cluster,
+}
+
+/// Compiles the world into plans, incrementally.
+#[derive(Debug)]
+pub struct Planner {
+    scope: Scope,
+    strings: Strings,
+    namespaces: HashMap<Sym, Namespace>,
+    /// Ranges of pods, by node in scope.
+    nodes: BTreeMap<Name, Vec<IpNet>>,
+    pods: Pods,
+    policies: Policies,
+    /// Identities with pods in scope.
+    locals: HashSet<u32>,
+    atoms: Atoms,
+    prefixes: Prefixes,
+    classes: Classes,
+    rulesets: Rulesets,
+    /// One copy of equal decisions.
+    blocks: HashSet<Arc<Block>>,
+    published: Published,
+    dirty: Dirty,
+    /// How much there was to keep at the last sweep.
+    swept: usize,
+}
+
+/// What is known of a namespace.
+#[derive(Debug, Default)]
+struct Namespace {
+    /// None: its object is not known.
+    labels: Option<Pairs>,
+    identities: HashSet<u32>,
+    /// Policies whose subject is this namespace, by number.
+    policies: Vec<u32>,
+    /// Atoms in use that select pods here.
+    candidates: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Policies {
+    slab: Slab<Arc<Policy>>,
+    by_id: HashMap<PolicyId, u32>,
+    /// Those whose subject is not one namespace.
+    wide: Vec<u32>,
+}
+
+#[derive(Debug, Default)]
+struct Rulesets {
+    slab: Slab<Ruleset>,
+    by_id: HashMap<RulesetId, u32>,
+    /// What decisions name, and how many rulesets do.
+    causes: HashMap<CauseId, (Cause, u32)>,
+}
+
+/// What the deltas so far add up to, as far as it is not kept elsewhere.
+#[derive(Debug, Default)]
+struct Published {
+    endpoints: BTreeMap<IpAddr, Endpoint>,
+    /// Numbers of classes.
+    peers: HashMap<IpNet, u32>,
+    gates: Vec<IpNet>,
+}
+
+/// What has to be looked at by the next commit.
+#[derive(Debug, Default)]
+struct Dirty {
+    namespaces: HashSet<Sym>,
+    /// Their class may differ.
+    identities: HashSet<u32>,
+    /// Their rulesets may differ; whether the policies that select them have to be found anew.
+    subjects: HashMap<u32, bool>,
+    addresses: HashSet<IpAddr>,
+    nets: HashSet<IpNet>,
+    gates: bool,
+}
+
+impl Planner {
+    /// A planner of an empty world.
+    pub fn new(scope: Scope) -> Self {
+        Self {
+            scope,
+            strings: Strings::default(),
+            namespaces: HashMap::new(),
+            nodes: BTreeMap::new(),
+            pods: Pods::default(),
+            policies: Policies::default(),
+            locals: HashSet::new(),
+            atoms: Atoms::default(),
+            prefixes: Prefixes::default(),
+            classes: Classes::default(),
+            rulesets: Rulesets::default(),
+            blocks: HashSet::new(),
+            published: Published::default(),
+            dirty: Dirty::default(),
+            swept: 0,
+        }
+    }
+
+    /// Whose pods are enforced.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The whole plan as of the last [`Planner::commit`]: what all deltas so far add up to.
+    pub fn plan(&self) -> Plan {
+        let mut entries = HashMap::new();
+        for (_, ruleset) in self.rulesets.slab.iter() {
+            let mut put = |class, block: &Arc<Block>| {
+                entries.insert(EntryKey { ruleset: ruleset.id, class }, Arc::clone(block));
+            };
+            put(ClassId::UNKNOWN, &ruleset.fallback[0]);
+            put(ClassId::ANY_POD, &ruleset.fallback[1]);
+            ruleset.entries.iter().for_each(|(class, block)| put(self.classes[*class].id, block));
+        }
+        let peers = self.published.peers.iter();
+        Plan {
+            endpoints: self.published.endpoints.clone(),
+            peers: peers.map(|(net, class)| (*net, self.classes[*class].peer())).collect(),
+            entries,
+            causes: self.rulesets.causes.iter().map(|(id, (cause, _))| (*id, cause.clone())).collect(),
+            gates: self.published.gates.clone(),
+        }
+    }
+}

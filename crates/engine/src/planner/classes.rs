@@ -1,0 +1,153 @@
+//! Peer classes: interned sets of atoms.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::atoms::Atoms;
+use super::digest::Content;
+use super::slab::Slab;
+use crate::{ClassId, PeerClass};
+
+/// Number of the class of nothing.
+pub(super) const EMPTY: u32 = 0;
+
+/// What a peer satisfies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Satisfied {
+    /// It is a pod of a known namespace, and some ruleset in use speaks of all of them.
+    pub(super) universal: bool,
+    /// Numbers of atoms, ascending.
+    pub(super) atoms: Vec<u32>,
+}
+
+/// A set of atoms.
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) id: ClassId,
+    pub(super) content: Arc<Satisfied>,
+    /// How many entries of `peers` are in it.
+    pub(super) peers: u32,
+}
+
+impl Class {
+    pub(super) fn fallback(&self) -> ClassId {
+        match self.id {
+            ClassId::CONFLICT => ClassId::CONFLICT,
+            _ if self.content.universal => ClassId::ANY_POD,
+            _ => ClassId::UNKNOWN,
+        }
+    }
+
+    pub(super) fn peer(&self) -> PeerClass {
+        PeerClass { class: self.id, fallback: self.fallback() }
+    }
+}
+
+/// All classes, those without peers included until the next sweep.
+#[derive(Debug)]
+pub(super) struct Classes {
+    slab: Slab<Class>,
+    by_content: HashMap<Arc<Satisfied>, u32>,
+    by_id: HashMap<ClassId, u32>,
+    joined: HashMap<(u32, u32), u32>,
+}
+
+impl Default for Classes {
+    fn default() -> Self {
+        let mut classes =
+            Self { slab: Slab::default(), by_content: HashMap::new(), by_id: HashMap::new(), joined: HashMap::new() };
+        let empty = classes.add(ClassId::UNKNOWN, Satisfied::default());
+        debug_assert_eq!(empty, EMPTY, "the class of nothing comes first");
+        classes.add(ClassId::ANY_POD, Satisfied { universal: true, atoms: Vec::new() });
+        classes
+    }
+}
+
+impl std::ops::Index<u32> for Classes {
+    type Output = Class;
+
+    fn index(&self, index: u32) -> &Class {
+        &self.slab[index]
+    }
+}
+
+impl Classes {
+    fn add(&mut self, id: ClassId, content: Satisfied) -> u32 {
+        let content = Arc::new(content);
+        let index = self.slab.insert(Class { id, content: Arc::clone(&content), peers: 0 });
+        self.by_content.insert(content, index);
+        if id != ClassId::CONFLICT {
+            self.by_id.insert(id, index);
+        }
+        index
+    }
+
+    /// The class of a set.
+    pub(super) fn intern(&mut self, content: Satisfied, atoms: &Atoms) -> u32 {
+        if let Some(index) = self.by_content.get(&content) {
+            return *index;
+        }
+        let mut digests: Vec<_> = content.atoms.iter().map(|atom| atoms[*atom].digest).collect();
+        digests.sort_unstable();
+        let mut hashed = Content::new("class");
+        hashed.number(u8::from(content.universal));
+        for digest in &digests {
+            hashed.bytes(digest);
+        }
+        let id = ClassId(hashed.id());
+        let id = if self.by_id.contains_key(&id) { ClassId::CONFLICT } else { id };
+        self.add(id, content)
+    }
+
+    /// The class of the union of two.
+    pub(super) fn join(&mut self, a: u32, b: u32, atoms: &Atoms) -> u32 {
+        if a == EMPTY || b == EMPTY {
+            return a.max(b);
+        }
+        if let Some(index) = self.joined.get(&(a, b)) {
+            return *index;
+        }
+        let (left, right) = (&self.slab[a].content, &self.slab[b].content);
+        let mut union: Vec<_> = left.atoms.iter().chain(&right.atoms).copied().collect();
+        union.sort_unstable();
+        union.dedup();
+        let index = self.intern(Satisfied { universal: left.universal || right.universal, atoms: union }, atoms);
+        self.joined.insert((a, b), index);
+        index
+    }
+
+    /// One peer more in it.
+    pub(super) fn enter(&mut self, index: u32) {
+        self.slab[index].peers += 1;
+    }
+
+    /// One peer less in it.
+    pub(super) fn leave(&mut self, index: u32) {
+        self.slab[index].peers -= 1;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slab.len() + self.joined.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Class> {
+        self.slab.iter().map(|(_, class)| class)
+    }
+
+    /// Forgets classes without peers, but for those in `live` and the constants.
+    pub(super) fn retain(&mut self, live: &HashSet<u32>) {
+        let keep = |slab: &Slab<Class>, index: u32| {
+            index <= EMPTY + 1 || live.contains(&index) || slab.get(index).is_some_and(|class| class.peers > 0)
+        };
+        let slab = &mut self.slab;
+        self.joined.retain(|(a, b), union| keep(slab, *a) && keep(slab, *b) && keep(slab, *union));
+        self.by_id.retain(|_, index| keep(slab, *index));
+        self.by_content.retain(|_, index| {
+            let keep = keep(slab, *index);
+            if !keep {
+                slab.remove(*index);
+            }
+            keep
+        });
+    }
+}

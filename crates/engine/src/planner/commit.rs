@@ -1,0 +1,171 @@
+//! Commit: from what is marked to deltas.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use ringfence_model::{Name, PodKey};
+
+use super::Planner;
+use super::atoms::AtomKey;
+use crate::{ClassId, Delta, Endpoint, EntryKey, RulesetId};
+
+impl Planner {
+    /// Computes what the events since the last commit change: no, one or two deltas, to be carried out in order.
+    ///
+    /// After each write of each of them every endpoint gives the verdicts of the plan before or of the plan after.
+    pub fn commit(&mut self) -> Vec<Delta> {
+        let (mut first, mut second) = (Delta::default(), Delta::default());
+        self.refresh_namespaces();
+        let mut moved = self.dirty.addresses.clone();
+        let turnover = self.refresh_subjects(&mut first, &mut moved);
+        self.settle(&mut first, &turnover.fresh);
+        self.refresh_gates(&mut first);
+        self.refresh_endpoints(&moved, &mut first);
+        self.retire(&turnover.retired, &mut first);
+        self.settle(&mut second, &[]);
+        self.sweep_if_due();
+        let deltas = [first, second].into_iter().filter(|delta| !delta.is_empty());
+        deltas.map(sorted).collect()
+    }
+
+    /// Finds the atoms that select pods in namespaces whose labels changed.
+    fn refresh_namespaces(&mut self) {
+        for sym in std::mem::take(&mut self.dirty.namespaces) {
+            let Some(namespace) = self.namespaces.get_mut(&sym) else { continue };
+            let admits = |atom: &super::atoms::Atom| match &atom.key {
+                AtomKey::Pods(selection) => {
+                    !atom.rulesets.is_empty() && selection.admits(sym, namespace.labels.as_deref())
+                }
+                AtomKey::Block(_) | AtomKey::Port(_) => false,
+            };
+            namespace.candidates =
+                self.atoms.iter().filter(|(_, atom)| admits(atom)).map(|(number, _)| number).collect();
+            self.dirty.identities.extend(&namespace.identities);
+            let subjects = namespace.identities.iter().filter(|identity| self.locals.contains(identity));
+            self.dirty.subjects.extend(subjects.map(|identity| (*identity, true)));
+        }
+    }
+
+    /// The ranges of the pods in scope.
+    fn refresh_gates(&mut self, delta: &mut Delta) {
+        if !std::mem::take(&mut self.dirty.gates) {
+            return;
+        }
+        let mut gates: Vec<IpNet> = self.nodes.values().flatten().map(IpNet::trunc).collect();
+        gates.sort_unstable();
+        gates.dedup();
+        if gates != self.published.gates {
+            self.published.gates.clone_from(&gates);
+            delta.gates = Some(gates);
+        }
+    }
+
+    /// Points addresses to their rulesets.
+    fn refresh_endpoints(&mut self, moved: &HashSet<IpAddr>, delta: &mut Delta) {
+        for address in moved {
+            let endpoint = self.endpoint(*address);
+            let published = &mut self.published.endpoints;
+            match endpoint {
+                Some(endpoint) if published.get(address) != Some(&endpoint) => {
+                    published.insert(*address, endpoint.clone());
+                    delta.put_endpoints.push((*address, endpoint));
+                }
+                Some(_) => {}
+                None => {
+                    if published.remove(address).is_some() {
+                        delta.delete_endpoints.push(*address);
+                    }
+                }
+            }
+        }
+    }
+
+    fn endpoint(&self, address: IpAddr) -> Option<Endpoint> {
+        let pod = self.pods.owner(address).filter(|pod| pod.local)?;
+        let rules = self.pods.identities[pod.identity].rules.as_ref();
+        let [ingress, egress] = rules.map_or([RulesetId::NONE; 2], |rules| rules.applied.map(super::pods::Applied::id));
+        let name = |sym| Name::clone(self.strings.name(sym));
+        Some(Endpoint {
+            pod: PodKey { namespace: name(pod.namespace), name: Name::clone(&pod.name) },
+            uid: Name::clone(&pod.uid),
+            node: pod.node.map(name),
+            ingress,
+            egress,
+        })
+    }
+
+    /// Moves marked peers to their classes and computes the entries that makes necessary or superfluous.
+    fn settle(&mut self, delta: &mut Delta, fresh: &[u32]) {
+        let (born, dead) = self.move_peers(delta);
+        for class in dead {
+            let content = Arc::clone(&self.classes[class].content);
+            for atom in &content.atoms {
+                self.atoms[*atom].classes.remove(&class);
+            }
+            for number in self.atoms.rulesets(&content.atoms) {
+                let ruleset = &mut self.rulesets.slab[number];
+                if ruleset.entries.remove(&class).is_some() {
+                    let class = self.classes[class].id;
+                    delta.delete_entries.push(EntryKey { ruleset: ruleset.id, class });
+                }
+            }
+        }
+        let new: HashSet<u32> = fresh.iter().copied().collect();
+        for class in born {
+            let content = Arc::clone(&self.classes[class].content);
+            for atom in &content.atoms {
+                self.atoms[*atom].classes.insert(class);
+            }
+            for number in self.atoms.rulesets(&content.atoms) {
+                if !new.contains(&number) {
+                    self.put_entry(number, class, delta);
+                }
+            }
+        }
+        for number in fresh {
+            let ruleset = &self.rulesets.slab[*number];
+            for (class, block) in [ClassId::UNKNOWN, ClassId::ANY_POD].into_iter().zip(&ruleset.fallback) {
+                delta.put_entries.push((EntryKey { ruleset: ruleset.id, class }, Arc::clone(block)));
+            }
+            for class in self.atoms.classes(ruleset.atoms(), &ruleset.wanted) {
+                self.put_entry(*number, class, delta);
+            }
+        }
+    }
+
+    /// Stores what a ruleset decides about a class, if that is not what it decides about the fallback.
+    fn put_entry(&mut self, number: u32, class: u32, delta: &mut Delta) {
+        let (ruleset, known) = (&self.rulesets.slab[number], &self.classes[class]);
+        if known.id == ClassId::CONFLICT {
+            return;
+        }
+        let block = ruleset.decide(&known.content, &self.atoms);
+        if block == *ruleset.fallback[usize::from(known.content.universal)] {
+            return;
+        }
+        let block = if let Some(shared) = self.blocks.get(&block) {
+            Arc::clone(shared)
+        } else {
+            let block = Arc::new(block);
+            self.blocks.insert(Arc::clone(&block));
+            block
+        };
+        delta.put_entries.push((EntryKey { ruleset: ruleset.id, class: known.id }, Arc::clone(&block)));
+        self.rulesets.slab[number].entries.insert(class, block);
+    }
+}
+
+/// The order within a field means nothing; a fixed one makes deltas comparable.
+fn sorted(mut delta: Delta) -> Delta {
+    delta.put_causes.sort_unstable_by_key(|(id, _)| *id);
+    delta.put_entries.sort_unstable_by_key(|(key, _)| *key);
+    delta.put_peers.sort_unstable_by_key(|(net, _)| *net);
+    delta.put_endpoints.sort_unstable_by_key(|(address, _)| *address);
+    delta.delete_endpoints.sort_unstable();
+    delta.delete_peers.sort_unstable();
+    delta.delete_entries.sort_unstable();
+    delta.delete_causes.sort_unstable();
+    delta
+}

@@ -1,0 +1,248 @@
+//! Pods, grouped by what policy can see of them, and who owns which address.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ringfence_model::Name;
+
+use super::classes::EMPTY;
+use super::policy::Policy;
+use super::slab::Slab;
+use super::strings::{NamedPort, Pairs, Sym};
+use crate::RulesetId;
+
+/// A pod that policies select.
+#[derive(Debug)]
+pub(super) struct Pod {
+    pub(super) namespace: Sym,
+    pub(super) name: Name,
+    pub(super) uid: Name,
+    pub(super) node: Option<Sym>,
+    pub(super) created: i64,
+    pub(super) addresses: Box<[IpAddr]>,
+    pub(super) identity: u32,
+    /// Whether policy is enforced on it here.
+    pub(super) local: bool,
+    /// Where it is in the list of its identity.
+    position: u32,
+}
+
+impl Pod {
+    fn claim(&self) -> (i64, &Name) {
+        (self.created, &self.uid)
+    }
+}
+
+/// What policy can see of a pod.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct Visible {
+    pub(super) namespace: Sym,
+    pub(super) labels: Pairs,
+    /// Sorted.
+    pub(super) ports: Box<[NamedPort]>,
+}
+
+/// All pods of which policy sees the same.
+#[derive(Debug)]
+pub(super) struct Identity {
+    pub(super) visible: Arc<Visible>,
+    pub(super) pods: Vec<u32>,
+    /// How many of them policy is enforced on here.
+    pub(super) local: u32,
+    /// The class of what they satisfy as pods, blocks aside.
+    pub(super) class: u32,
+    /// What is enforced on those that are local.
+    pub(super) rules: Option<Box<Enforced>>,
+}
+
+/// What is enforced on a pod.
+#[derive(Debug, Default)]
+pub(super) struct Enforced {
+    /// All policies that select it, in the order of evaluation.
+    pub(super) policies: Vec<Arc<Policy>>,
+    /// Rulesets for ingress and egress.
+    pub(super) applied: [Applied; 2],
+}
+
+/// The ruleset of one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Applied {
+    /// No policy governs the direction.
+    #[default]
+    Nothing,
+    /// Ids collide: everything is denied.
+    Conflict,
+    /// This one.
+    Ruleset(u32, RulesetId),
+}
+
+impl Applied {
+    pub(super) fn id(self) -> RulesetId {
+        match self {
+            Self::Nothing => RulesetId::NONE,
+            Self::Conflict => RulesetId::CONFLICT,
+            Self::Ruleset(_, id) => id,
+        }
+    }
+}
+
+/// All pods that policies select.
+#[derive(Debug, Default)]
+pub(super) struct Pods {
+    slab: Slab<Pod>,
+    by_key: HashMap<(Sym, Name), u32>,
+    pub(super) identities: Slab<Identity>,
+    by_visible: HashMap<Arc<Visible>, u32>,
+    /// The owner of each address.
+    owners: BTreeMap<IpAddr, u32>,
+    /// Everybody who claims an address that several do.
+    contested: HashMap<IpAddr, Vec<u32>>,
+}
+
+impl std::ops::Index<u32> for Pods {
+    type Output = Pod;
+
+    fn index(&self, index: u32) -> &Pod {
+        &self.slab[index]
+    }
+}
+
+/// What the world says of a pod.
+pub(super) struct Facts {
+    pub(super) visible: Visible,
+    pub(super) name: Name,
+    pub(super) uid: Name,
+    pub(super) node: Option<Sym>,
+    pub(super) created: i64,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) local: bool,
+}
+
+impl Pods {
+    pub(super) fn find(&self, namespace: Sym, name: &Name) -> Option<u32> {
+        self.by_key.get(&(namespace, Name::clone(name))).copied()
+    }
+
+    /// Whether the pod is as these facts say.
+    pub(super) fn is(&self, index: u32, facts: &Facts) -> bool {
+        let pod = &self.slab[index];
+        *self.identities[pod.identity].visible == facts.visible
+            && pod.uid == facts.uid
+            && pod.node == facts.node
+            && pod.created == facts.created
+            && *pod.addresses == *facts.addresses
+    }
+
+    /// Adds a pod that is not there; returns its identity, and whether that is new.
+    pub(super) fn insert(&mut self, facts: Facts) -> (u32, bool) {
+        let Facts { visible, name, uid, node, created, addresses, local } = facts;
+        let namespace = visible.namespace;
+        let (identity, fresh) = match self.by_visible.get(&visible) {
+            Some(identity) => (*identity, false),
+            None => (self.add_identity(visible), true),
+        };
+        let Identity { pods, local: locals, .. } = &mut self.identities[identity];
+        let position = u32::try_from(pods.len()).unwrap_or(u32::MAX);
+        *locals += u32::from(local);
+        let by_name = Name::clone(&name);
+        let addresses = Box::from(addresses);
+        let index = self.slab.insert(Pod { namespace, name, uid, node, created, addresses, identity, local, position });
+        self.identities[identity].pods.push(index);
+        self.by_key.insert((namespace, by_name), index);
+        for slot in 0..self.slab[index].addresses.len() {
+            self.claim(self.slab[index].addresses[slot], index);
+        }
+        (identity, fresh)
+    }
+
+    fn add_identity(&mut self, visible: Visible) -> u32 {
+        let visible = Arc::new(visible);
+        let identity =
+            Identity { visible: Arc::clone(&visible), pods: Vec::new(), local: 0, class: EMPTY, rules: None };
+        let index = self.identities.insert(identity);
+        self.by_visible.insert(visible, index);
+        index
+    }
+
+    /// Removes a pod. Its identity stays, even if nobody has it any more.
+    pub(super) fn remove(&mut self, index: u32) -> Option<Pod> {
+        let pod = self.slab.remove(index)?;
+        self.by_key.remove(&(pod.namespace, Name::clone(&pod.name)));
+        let identity = &mut self.identities[pod.identity];
+        identity.local -= u32::from(pod.local);
+        identity.pods.swap_remove(pod.position as usize);
+        if let Some(moved) = identity.pods.get(pod.position as usize) {
+            self.slab[*moved].position = pod.position;
+        }
+        for address in &pod.addresses {
+            self.disclaim(*address, index);
+        }
+        Some(pod)
+    }
+
+    /// Forgets an identity that nobody has.
+    pub(super) fn remove_identity(&mut self, index: u32) -> Option<Identity> {
+        let identity = self.identities.remove(index)?;
+        self.by_visible.remove(&identity.visible);
+        Some(identity)
+    }
+
+    fn claim(&mut self, address: IpAddr, index: u32) {
+        let Some(owner) = self.owners.insert(address, index) else { return };
+        self.contested.entry(address).or_insert_with(|| vec![owner]).push(index);
+        self.settle(address);
+    }
+
+    fn disclaim(&mut self, address: IpAddr, index: u32) {
+        match self.contested.get_mut(&address) {
+            Some(claimants) => {
+                claimants.retain(|claimant| *claimant != index);
+                self.settle(address);
+            }
+            None => drop(self.owners.remove(&address)),
+        }
+    }
+
+    /// Gives a contested address to who has the greatest claim.
+    fn settle(&mut self, address: IpAddr) {
+        let Some(claimants) = self.contested.get(&address) else { return };
+        let by_claim = |a: &u32, b: &u32| self.slab.get(*a).map(Pod::claim).cmp(&self.slab.get(*b).map(Pod::claim));
+        let single = claimants.len() < 2;
+        match claimants.iter().copied().max_by(by_claim) {
+            Some(owner) => drop(self.owners.insert(address, owner)),
+            None => drop(self.owners.remove(&address)),
+        }
+        if single {
+            self.contested.remove(&address);
+        }
+    }
+
+    pub(super) fn owner(&self, address: IpAddr) -> Option<&Pod> {
+        self.owners.get(&address).map(|index| &self.slab[*index])
+    }
+
+    /// All owned addresses from the first to the last.
+    pub(super) fn owned(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
+        self.owners.range(first..=last).map(|(address, _)| *address)
+    }
+
+    /// All addresses of the pods of an identity.
+    pub(super) fn addresses(&self, identity: u32) -> impl Iterator<Item = IpAddr> {
+        self.identities[identity].pods.iter().flat_map(|index| self.slab[*index].addresses.iter().copied())
+    }
+
+    /// All keys, in an order that has no meaning.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &(Sym, Name)> {
+        self.by_key.keys()
+    }
+
+    pub(super) fn symbols(&self) -> HashSet<Sym> {
+        let identities = self.identities.iter().flat_map(|(_, identity)| {
+            let Visible { namespace, labels, ports } = &*identity.visible;
+            let labels = labels.iter().flat_map(|(key, value)| [*key, *value]);
+            labels.chain(ports.iter().map(|port| port.name)).chain([*namespace])
+        });
+        identities.chain(self.slab.iter().filter_map(|(_, pod)| pod.node)).collect()
+    }
+}

@@ -1,0 +1,212 @@
+//! Policies as the planner keeps them: interned, resolved as far as possible, hashed.
+
+use std::sync::Arc;
+
+use ringfence_model::{
+    self as model, Direction, IpBlock, Name, PolicyId, PortMatch, PortRange, Protocol, RuleRef, Tier,
+};
+
+use super::digest::{Content, Digest};
+use super::strings::{Selection, Strings, Sym};
+use crate::{CauseId, port_key};
+
+/// A policy.
+#[derive(Debug)]
+pub(super) struct Policy {
+    pub(super) id: PolicyId,
+    pub(super) tier: Tier,
+    priority: u32,
+    pub(super) subject: Selection,
+    /// Of everything in it.
+    pub(super) digest: Digest,
+    ingress: Option<Box<[Rule]>>,
+    egress: Option<Box<[Rule]>>,
+}
+
+/// A rule that can match something.
+#[derive(Debug)]
+pub(super) struct Rule {
+    /// Its position in the policy's list.
+    index: u32,
+    name: Option<Name>,
+    pub(super) cause: CauseId,
+    pub(super) action: Action,
+    pub(super) peers: Peers,
+    pub(super) ports: Ports,
+}
+
+/// What a matching rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Accept,
+    Deny,
+    Pass,
+}
+
+/// The other end.
+#[derive(Debug)]
+pub(super) enum Peers {
+    Any,
+    List(Box<[Peer]>),
+}
+
+/// One alternative of the other end.
+#[derive(Debug)]
+pub(super) enum Peer {
+    /// Every pod of every known namespace.
+    AnyPod,
+    Pods(Arc<Selection>),
+    Block(Arc<IpBlock>),
+}
+
+/// Destination ports.
+#[derive(Debug)]
+pub(super) enum Ports {
+    Any,
+    List {
+        /// First and last key of [`port_key`].
+        ranges: Box<[(u32, u32)]>,
+        /// Names, and the protocol that is wanted.
+        names: Box<[(Sym, Option<Protocol>)]>,
+    },
+}
+
+impl Policy {
+    /// `digest`: the hash of the whole policy.
+    pub(super) fn new(strings: &mut Strings, policy: &model::Policy, digest: Digest) -> Self {
+        // Objects of one namespace come with a string each; keep one.
+        let namespace = policy.id.namespace.as_ref().map(|name| {
+            let sym = strings.intern(name);
+            Name::clone(strings.name(sym))
+        });
+        let id = PolicyId { kind: policy.id.kind, namespace, name: Name::clone(&policy.id.name) };
+        let ingress = rules(strings, policy, Direction::Ingress);
+        let egress = rules(strings, policy, Direction::Egress);
+        let subject = strings.selection(&policy.subject);
+        Self { id, tier: policy.tier, priority: policy.priority, subject, digest, ingress, egress }
+    }
+
+    /// The order of evaluation ([`model::Policy::rank`]).
+    pub(super) fn rank(&self) -> (Tier, u32, &Name, &PolicyId) {
+        (self.tier, self.priority, &self.id.name, &self.id)
+    }
+
+    /// The rules of a direction, if the policy governs it.
+    pub(super) fn rules(&self, direction: Direction) -> Option<&[Rule]> {
+        match direction {
+            Direction::Ingress => self.ingress.as_deref(),
+            Direction::Egress => self.egress.as_deref(),
+        }
+    }
+
+    /// What verdicts of a rule refer to.
+    pub(super) fn reference(&self, direction: Direction, rule: &Rule) -> RuleRef {
+        RuleRef { policy: self.id.clone(), direction, index: rule.index as usize, name: rule.name.clone() }
+    }
+
+    pub(super) fn symbols(&self) -> impl Iterator<Item = Sym> {
+        let rules = self.ingress.iter().chain(&self.egress).flatten();
+        self.subject.symbols().chain(rules.flat_map(Rule::symbols))
+    }
+}
+
+impl Rule {
+    fn new(strings: &mut Strings, policy: &model::Policy, direction: Direction, index: usize) -> Option<Self> {
+        let rule = &policy.rules(direction)?[index];
+        let (action, known) = effect(policy.tier, rule)?;
+        Some(Self {
+            index: u32::try_from(index).ok()?,
+            name: rule.name.clone(),
+            cause: cause(policy, direction, index, rule),
+            action,
+            peers: if known { Peers::new(strings, &rule.peers) } else { Peers::Any },
+            ports: if known { Ports::new(strings, &rule.ports) } else { Ports::Any },
+        })
+    }
+
+    fn symbols(&self) -> impl Iterator<Item = Sym> {
+        let peers = match &self.peers {
+            Peers::Any => &[][..],
+            Peers::List(peers) => peers,
+        };
+        let selections = peers.iter().filter_map(|peer| match peer {
+            Peer::Pods(selection) => Some(selection),
+            Peer::AnyPod | Peer::Block(_) => None,
+        });
+        selections.flat_map(|selection| selection.symbols()).chain(self.ports.names().iter().map(|(name, _)| *name))
+    }
+}
+
+fn rules(strings: &mut Strings, policy: &model::Policy, direction: Direction) -> Option<Box<[Rule]>> {
+    let count = policy.rules(direction)?.len();
+    let rules: Box<[_]> = (0..count).filter_map(|index| Rule::new(strings, policy, direction, index)).collect();
+    // Without rules, only a NetworkPolicy has an opinion: it isolates.
+    (policy.tier == Tier::NetworkPolicy || !rules.is_empty()).then_some(rules)
+}
+
+/// What a rule does, and whether its peers and ports count; none: it never matches.
+fn effect(tier: Tier, rule: &model::Rule) -> Option<(Action, bool)> {
+    let known = rule.unknown().is_none();
+    match &rule.action {
+        model::Action::Accept => known.then_some((Action::Accept, true)),
+        _ if tier == Tier::NetworkPolicy => None,
+        model::Action::Deny | model::Action::Pass | model::Action::Unknown(_) if !known => Some((Action::Deny, false)),
+        model::Action::Deny | model::Action::Unknown(_) => Some((Action::Deny, true)),
+        model::Action::Pass => Some((Action::Pass, true)),
+    }
+}
+
+fn cause(policy: &model::Policy, direction: Direction, index: usize, rule: &model::Rule) -> CauseId {
+    let mut content = Content::new("rule");
+    content.policy_id(&policy.id);
+    content.text(&policy.uid);
+    content.number(policy.generation);
+    content.number(direction as u8);
+    content.length(index);
+    content.optional(rule.name.as_ref());
+    CauseId(content.id())
+}
+
+impl Peers {
+    fn new(strings: &mut Strings, peers: &model::Peers) -> Self {
+        let model::Peers::List(peers) = peers else { return Self::Any };
+        let peers = peers.iter().filter_map(|peer| match peer {
+            model::Peer::Pods(selection) => {
+                let selection = strings.selection(selection);
+                Some(if selection.is_universal() { Peer::AnyPod } else { Peer::Pods(Arc::new(selection)) })
+            }
+            model::Peer::Block(block) => Some(Peer::Block(Arc::new(block.clone()))),
+            model::Peer::Unknown(_) => None,
+        });
+        Self::List(peers.collect())
+    }
+}
+
+impl Ports {
+    fn new(strings: &mut Strings, ports: &model::Ports) -> Self {
+        let model::Ports::List(ports) = ports else { return Self::Any };
+        let ranges = ports.iter().filter_map(|port| match port {
+            PortMatch::Range(range) => keys(*range),
+            PortMatch::Named { .. } | PortMatch::Unknown(_) => None,
+        });
+        let ranges = ranges.collect();
+        let names = ports.iter().filter_map(|port| match port {
+            PortMatch::Named { protocol, name } => Some((strings.intern(name), *protocol)),
+            PortMatch::Range(_) | PortMatch::Unknown(_) => None,
+        });
+        Self::List { ranges, names: names.collect() }
+    }
+
+    pub(super) fn names(&self) -> &[(Sym, Option<Protocol>)] {
+        match self {
+            Self::Any => &[],
+            Self::List { names, .. } => names,
+        }
+    }
+}
+
+/// The keys of a range; ports of protocols that have none match nothing.
+pub(super) fn keys(range: PortRange) -> Option<(u32, u32)> {
+    let PortRange { protocol, first, last } = range;
+    (protocol.has_ports() && first <= last).then(|| (port_key(protocol, first), port_key(protocol, last)))
+}

@@ -1,0 +1,127 @@
+//! Longest-match closure of blocks.
+//!
+//! The kernel looks up the longest prefix only, so each prefix that a block in use mentions (its `cidr` and every
+//! `except`) is an entry that carries all blocks its addresses are in.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use ringfence_model::IpBlock;
+
+/// A prefix some block mentions.
+#[derive(Debug, Default)]
+struct Prefix {
+    /// How many blocks mention it.
+    mentions: u32,
+    /// Atoms of the blocks that hold the addresses for which this prefix is the longest match, ascending.
+    blocks: Vec<u32>,
+}
+
+/// All prefixes of blocks in use.
+#[derive(Debug, Default)]
+pub(super) struct Prefixes {
+    nets: BTreeMap<IpNet, Prefix>,
+    /// How many prefixes have a length, IPv4 and IPv6.
+    lengths: [BTreeMap<u8, u32>; 2],
+}
+
+impl Prefixes {
+    /// A block comes into use. Returns the prefixes that changed.
+    pub(super) fn add(&mut self, atom: u32, block: &IpBlock) -> Vec<IpNet> {
+        if is_void(block) {
+            return Vec::new();
+        }
+        for net in mentioned(block) {
+            if !self.nets.contains_key(&net) {
+                let blocks = self.parent(net).to_vec();
+                self.nets.insert(net, Prefix { mentions: 0, blocks });
+                *self.lengths[family(net)].entry(net.prefix_len()).or_default() += 1;
+            }
+            self.nets.entry(net).or_default().mentions += 1;
+        }
+        let mut changed: Vec<_> = mentioned(block).collect();
+        for (net, prefix) in inside_mut(&mut self.nets, block.cidr()) {
+            if !block.except().iter().any(|except| except.contains(net))
+                && let Err(position) = prefix.blocks.binary_search(&atom)
+            {
+                prefix.blocks.insert(position, atom);
+                changed.push(*net);
+            }
+        }
+        changed
+    }
+
+    /// A block is not used any more. Returns the prefixes that changed.
+    pub(super) fn remove(&mut self, atom: u32, block: &IpBlock) -> Vec<IpNet> {
+        if is_void(block) {
+            return Vec::new();
+        }
+        let mut changed: Vec<_> = mentioned(block).collect();
+        for (net, prefix) in inside_mut(&mut self.nets, block.cidr()) {
+            if let Ok(position) = prefix.blocks.binary_search(&atom) {
+                prefix.blocks.remove(position);
+                changed.push(*net);
+            }
+        }
+        for net in mentioned(block) {
+            let Some(prefix) = self.nets.get_mut(&net) else { continue };
+            prefix.mentions -= 1;
+            if prefix.mentions == 0 {
+                self.nets.remove(&net);
+                let lengths = &mut self.lengths[family(net)];
+                if let Some(count) = lengths.get_mut(&net.prefix_len()) {
+                    *count -= 1;
+                    if *count == 0 {
+                        lengths.remove(&net.prefix_len());
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    /// The blocks of exactly this prefix, if it is one.
+    pub(super) fn get(&self, net: IpNet) -> Option<&[u32]> {
+        self.nets.get(&net).map(|prefix| &*prefix.blocks)
+    }
+
+    /// The blocks an address is in.
+    pub(super) fn blocks(&self, address: IpAddr) -> &[u32] {
+        self.longest(IpNet::from(address), true)
+    }
+
+    /// The blocks of the longest prefix around a prefix.
+    fn parent(&self, net: IpNet) -> &[u32] {
+        self.longest(net, false)
+    }
+
+    fn longest(&self, net: IpNet, itself: bool) -> &[u32] {
+        let lengths = self.lengths[family(net)].keys().rev();
+        lengths
+            .filter(|length| **length < net.prefix_len() || (itself && **length == net.prefix_len()))
+            .filter_map(|length| IpNet::new(net.addr(), *length).ok())
+            .find_map(|wider| self.get(wider.trunc()))
+            .unwrap_or_default()
+    }
+}
+
+fn family(net: IpNet) -> usize {
+    usize::from(net.addr().is_ipv6())
+}
+
+/// Whether its exceptions leave nothing of a block.
+fn is_void(block: &IpBlock) -> bool {
+    block.except().iter().any(|except| except.contains(&block.cidr()))
+}
+
+/// The prefixes that tell the addresses of a block from others.
+fn mentioned(block: &IpBlock) -> impl Iterator<Item = IpNet> + '_ {
+    let cidr = block.cidr();
+    std::iter::once(cidr).chain(block.except().iter().copied().filter(move |except| cidr.contains(except)))
+}
+
+/// The prefixes inside `cidr`, itself included: they are neighbours in the order of `IpNet`.
+fn inside_mut(nets: &mut BTreeMap<IpNet, Prefix>, cidr: IpNet) -> impl Iterator<Item = (&IpNet, &mut Prefix)> {
+    nets.range_mut(cidr..).take_while(move |(net, _)| cidr.contains(*net))
+}

@@ -1,0 +1,206 @@
+//! Events: objects come, change and go.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use ringfence_model::{self as model, Name, Object, ObjectKey, PodKey, PolicyId};
+
+use super::digest::Content;
+use super::pods::{Facts, Visible};
+use super::policy::Policy;
+use super::strings::{NamedPort, Namespaces, Sym};
+use super::{Planner, Scope};
+
+impl Planner {
+    /// Adds or replaces an object. Takes effect with the next [`Planner::commit`].
+    pub fn apply(&mut self, object: Object) {
+        match object {
+            Object::Namespace(namespace) => self.apply_namespace(&namespace),
+            Object::Node(node) => self.apply_node(node),
+            Object::Pod(pod) => self.apply_pod(pod),
+            Object::Policy(policy) => self.apply_policy(&policy),
+        }
+    }
+
+    /// Removes an object; one that is not there is no error. Takes effect with the next [`Planner::commit`].
+    pub fn delete(&mut self, key: &ObjectKey) {
+        match key {
+            ObjectKey::Namespace(name) => self.delete_namespace(name),
+            ObjectKey::Node(name) => self.dirty.gates |= self.nodes.remove(name).is_some(),
+            ObjectKey::Pod(key) => self.delete_pod(key),
+            ObjectKey::Policy(id) => self.delete_policy(id),
+        }
+    }
+
+    /// Replaces the whole world.
+    pub fn reset(&mut self, objects: impl IntoIterator<Item = Object>) {
+        self.replace(|_| true, objects);
+    }
+
+    /// Replaces a part of the world: of the objects whose keys `covered` accepts, those among `objects` are there and
+    /// no others.
+    pub fn replace(&mut self, covered: impl Fn(&ObjectKey) -> bool, objects: impl IntoIterator<Item = Object>) {
+        let mut gone: HashSet<ObjectKey> = self.keys().filter(|key| covered(key)).collect();
+        for object in objects {
+            if !gone.is_empty() {
+                gone.remove(&object.key());
+            }
+            self.apply(object);
+        }
+        for key in &gone {
+            self.delete(key);
+        }
+    }
+
+    /// Keys of everything that is kept of the world.
+    fn keys(&self) -> impl Iterator<Item = ObjectKey> {
+        let name = |sym: Sym| Name::clone(self.strings.name(sym));
+        let namespaces = self.namespaces.iter().filter(|(_, namespace)| namespace.labels.is_some());
+        let namespaces = namespaces.map(move |(sym, _)| ObjectKey::Namespace(name(*sym)));
+        let nodes = self.nodes.keys().cloned().map(ObjectKey::Node);
+        let pods = self.pods.keys();
+        let pods = pods.map(move |(namespace, pod)| {
+            ObjectKey::Pod(PodKey { namespace: name(*namespace), name: Name::clone(pod) })
+        });
+        let policies = self.policies.by_id.keys().cloned().map(ObjectKey::Policy);
+        namespaces.chain(nodes).chain(pods).chain(policies)
+    }
+
+    fn apply_namespace(&mut self, namespace: &model::Namespace) {
+        let sym = self.strings.intern(&namespace.name);
+        let labels = self.strings.labels(&namespace.labels);
+        let known = self.namespaces.entry(sym).or_default();
+        if known.labels.as_ref() != Some(&labels) {
+            known.labels = Some(labels);
+            self.dirty.namespaces.insert(sym);
+        }
+    }
+
+    fn delete_namespace(&mut self, name: &Name) {
+        let Some(sym) = self.strings.get(name) else { return };
+        if let Some(namespace) = self.namespaces.get_mut(&sym)
+            && namespace.labels.take().is_some()
+        {
+            self.dirty.namespaces.insert(sym);
+        }
+    }
+
+    fn apply_node(&mut self, node: model::Node) {
+        let in_scope = match &self.scope {
+            Scope::Node(name) => *name == node.name,
+            Scope::Cluster => true,
+        };
+        if in_scope {
+            self.nodes.insert(node.name, node.pod_cidrs);
+            self.dirty.gates = true;
+        }
+    }
+
+    fn apply_pod(&mut self, pod: model::Pod) {
+        if !pod.is_endpoint() {
+            return self.delete_pod(&pod.key);
+        }
+        let facts = self.facts(pod);
+        let known = self.pods.find(facts.visible.namespace, &facts.name);
+        if let Some(index) = known {
+            if self.pods.is(index, &facts) {
+                return;
+            }
+            self.remove_pod(index);
+        }
+        self.dirty.addresses.extend(facts.addresses.iter().copied());
+        let (namespace, local) = (facts.visible.namespace, facts.local);
+        let (identity, fresh) = self.pods.insert(facts);
+        if fresh {
+            self.namespaces.entry(namespace).or_default().identities.insert(identity);
+            self.dirty.identities.insert(identity);
+        }
+        if local && self.locals.insert(identity) {
+            self.dirty.subjects.insert(identity, true);
+        }
+    }
+
+    fn facts(&mut self, pod: model::Pod) -> Facts {
+        let strings = &mut self.strings;
+        let ports = pod.ports.iter().map(|port| NamedPort {
+            name: strings.intern(&port.name),
+            protocol: port.protocol,
+            port: port.port,
+        });
+        let mut ports: Vec<_> = ports.collect();
+        ports.sort_unstable();
+        ports.dedup();
+        let mut addresses = pod.addresses;
+        addresses.sort_unstable();
+        addresses.dedup();
+        let local = match &self.scope {
+            Scope::Node(name) => pod.node.as_ref() == Some(name),
+            Scope::Cluster => true,
+        };
+        Facts {
+            visible: Visible {
+                namespace: strings.intern(&pod.key.namespace),
+                labels: strings.labels(&pod.labels),
+                ports: ports.into(),
+            },
+            name: pod.key.name,
+            uid: pod.uid,
+            node: pod.node.map(|node| strings.intern(&node)),
+            created: pod.created,
+            addresses,
+            local,
+        }
+    }
+
+    fn delete_pod(&mut self, key: &PodKey) {
+        let namespace = self.strings.get(&key.namespace);
+        if let Some(index) = namespace.and_then(|namespace| self.pods.find(namespace, &key.name)) {
+            self.remove_pod(index);
+        }
+    }
+
+    fn remove_pod(&mut self, index: u32) {
+        let Some(pod) = self.pods.remove(index) else { return };
+        self.dirty.addresses.extend(pod.addresses.iter().copied());
+        let identity = &self.pods.identities[pod.identity];
+        if pod.local && identity.local == 0 {
+            self.locals.remove(&pod.identity);
+            self.dirty.subjects.entry(pod.identity).or_insert(false);
+        }
+        if identity.pods.is_empty() {
+            self.dirty.identities.insert(pod.identity);
+        }
+    }
+
+    fn apply_policy(&mut self, policy: &model::Policy) {
+        let mut content = Content::new("policy");
+        content.policy(policy);
+        let digest = content.digest();
+        if let Some(number) = self.policies.by_id.get(&policy.id) {
+            if self.policies.slab[*number].digest == digest {
+                return;
+            }
+            self.delete_policy(&policy.id);
+        }
+        let policy = Arc::new(Policy::new(&mut self.strings, policy, digest));
+        let number = self.policies.slab.insert(Arc::clone(&policy));
+        self.policies.by_id.insert(policy.id.clone(), number);
+        self.policies_of(&policy).push(number);
+        self.select(&policy);
+    }
+
+    fn delete_policy(&mut self, id: &PolicyId) {
+        let Some(number) = self.policies.by_id.remove(id) else { return };
+        let Some(policy) = self.policies.slab.remove(number) else { return };
+        self.policies_of(&policy).retain(|other| *other != number);
+        self.deselect(&policy);
+    }
+
+    /// The list a policy is in, by its subject.
+    fn policies_of(&mut self, policy: &Policy) -> &mut Vec<u32> {
+        match &policy.subject.namespaces {
+            Namespaces::Named(name) => &mut self.namespaces.entry(*name).or_default().policies,
+            Namespaces::Matching(_) => &mut self.policies.wide,
+        }
+    }
+}
