@@ -5,6 +5,7 @@
 mod bench;
 mod demo;
 mod lint;
+mod marks;
 mod setup;
 mod test;
 mod tidy;
