@@ -10,6 +10,7 @@ mod diagnostic;
 mod json;
 mod path;
 pub mod validate;
+pub mod watch;
 
 pub use diagnostic::{Diagnostic, Location, Severity};
 pub use path::{FieldPath, Path, Segment};

@@ -47,6 +47,8 @@ pub struct Resource {
     pub plural: &'static str,
     /// Whether its objects are in namespaces.
     pub namespaced: bool,
+    /// Whether a server may lack the kind; then there are no objects of it.
+    pub optional: bool,
 }
 
 impl Kind {
@@ -55,7 +57,8 @@ impl Kind {
 
     /// Where the API has it.
     pub fn resource(self) -> Resource {
-        let core = |kind, plural, namespaced| Resource { group: "", version: "v1", kind, plural, namespaced };
+        let core =
+            |kind, plural, namespaced| Resource { group: "", version: "v1", kind, plural, namespaced, optional: false };
         match self {
             Self::Namespace => core("Namespace", "namespaces", false),
             Self::Node => core("Node", "nodes", false),
@@ -66,6 +69,7 @@ impl Kind {
                 kind: "NetworkPolicy",
                 plural: "networkpolicies",
                 namespaced: true,
+                optional: false,
             },
         }
     }
