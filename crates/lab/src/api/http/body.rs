@@ -1,0 +1,49 @@
+//! Bodies of requests.
+
+use axum::body::to_bytes;
+use axum::extract::Request;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use serde_json::Value;
+
+use crate::api::status::ApiError;
+
+/// As large as the API's own store would take, with room.
+const LIMIT: usize = 3 * 1024 * 1024;
+
+/// The media type of a body, without parameters.
+pub(super) fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+/// The bytes of a body.
+pub(super) async fn bytes(request: Request) -> Result<Bytes, ApiError> {
+    let read = to_bytes(request.into_body(), LIMIT).await;
+    read.map_err(|error| ApiError::bad_request(format!("the body of the request cannot be read: {error}")))
+}
+
+/// An object, in JSON or YAML; none for an empty body.
+pub(super) async fn object(request: Request) -> Result<Option<Value>, ApiError> {
+    let yaml = match media_type(request.headers()) {
+        "" | "application/json" | "*/*" => false,
+        "application/yaml" => true,
+        _ => return Err(ApiError::unsupported_media_type("application/json, application/yaml")),
+    };
+    let bytes = bytes(request).await?;
+    if bytes.is_empty() { Ok(None) } else { parse(&bytes, yaml).map(Some) }
+}
+
+/// Reads JSON, or YAML if it may be that.
+pub(super) fn parse(bytes: &[u8], yaml: bool) -> Result<Value, ApiError> {
+    let bad = |error: String| ApiError::bad_request(format!("the body of the request cannot be decoded: {error}"));
+    match serde_json::from_slice(bytes) {
+        Ok(value) => Ok(value),
+        Err(_) if yaml => {
+            let text = std::str::from_utf8(bytes).map_err(|error| bad(error.to_string()))?;
+            serde_saphyr::from_str(text).map_err(|error| bad(error.to_string()))
+        }
+        Err(error) => Err(bad(error.to_string())),
+    }
+}
