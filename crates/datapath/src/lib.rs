@@ -1,1 +1,32 @@
 //! The kernel program, its loader and the applier.
+//!
+//! One program at netfilter's POSTROUTING and LOCAL_IN hooks judges every packet of the node's pods; its maps hold
+//! the plan of this node. They are pinned, so that enforcement outlives the process, and adopted by the next one.
+
+mod abi;
+mod apply;
+mod config;
+mod conntrack;
+mod datapath;
+mod error;
+mod events;
+pub mod features;
+mod interfaces;
+mod kernel;
+mod links;
+mod object;
+mod pins;
+mod slices;
+mod state;
+mod statistics;
+mod table;
+mod trial;
+
+pub use config::{Config, Connections, Sizes};
+pub use datapath::Datapath;
+pub use error::{ApplyError, Error};
+pub use events::{Drop, Event, Events, Outcome};
+pub use features::{Features, Missing};
+pub use interfaces::{BridgeNetfilter, bridge_netfilter};
+pub use statistics::{Capacity, Counter, DropCounters, Flow};
+pub use trial::{Circumstances, Conntrack, Ground, Trial, Tried};

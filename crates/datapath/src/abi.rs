@@ -1,0 +1,226 @@
+//! Keys and values of the maps, as in `bpf/abi.h`.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use ipnet::IpNet;
+use ringfence_engine::{CauseId, EntryKey, PeerClass};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// `RINGFENCE_ABI`.
+pub(crate) const ABI: u64 = 1;
+
+macro_rules! mirror {
+    ($($(#[$meta:meta])* $name:ident ($size:literal) { $($field:ident: $type:ty),* $(,)? })*) => {$(
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub(crate) struct $name { $(pub(crate) $field: $type),* }
+        const _: () = assert!(size_of::<$name>() == $size, concat!("size of ", stringify!($name)));
+    )*};
+}
+
+mirror! {
+    /// An address in network order; IPv4 as IPv4-mapped IPv6.
+    Address(16) { bytes: [u8; 16] }
+    EndpointValue(40) { seal: u64, ingress: u64, egress: u64, interface: u32, bridge: u32, tail: u64 }
+    PeerValue(32) { seal: u64, class: u64, fallback: u64, tail: u64 }
+    PrefixKey(24) { length: u32, family: u32, address: [u8; 16] }
+    PrefixValue(16) { class: u64, fallback: u64 }
+    EntryKeyRaw(16) { ruleset: u64, class: u64 }
+    EntryValue(24) { seal: u64, start: u32, count: u32, tail: u64 }
+    InterfaceValue(32) { seal: u64, address: Address, tail: u64 }
+    BreakpointValue(16) { key: u32, allow: u32, cause: u64 }
+    FlowKey(40) {
+        source: Address, destination: Address, source_port: u16, destination_port: u16,
+        protocol: u8, family: u8, flags: u8, zero: u8,
+    }
+    FlowValue(80) {
+        seal: u64, epoch: [u64; 2], egress_cause: u64, ingress_cause: u64, packets: u64, bytes: u64,
+        first: u64, last: u64, interface: [u32; 2],
+    }
+    ConfigValue(24) { epoch: u64, netns: u64, flags: u32, zero: u32 }
+    CounterValue(16) { accepted: u64, dropped: u64 }
+    EventValue(72) {
+        time: u64, cause: u64, repeated: u64, source: Address, destination: Address,
+        source_port: u16, destination_port: u16, interface: u32,
+        protocol: u8, reason: u8, direction: u8, flags: u8, length: u32,
+    }
+    TrialValue(40) {
+        interface: u32, out_interface: u32, conntrack: u8, translated: u8, local_in: u8, flags: u8,
+        accepted: u8, reason: u8, direction: u8, egress_ground: u8, ingress_ground: u8, hit: u8, zero: [u8; 6],
+        egress_cause: u64, ingress_cause: u64,
+    }
+}
+
+/// Bits of `ConfigValue::flags`.
+pub(crate) mod flags {
+    pub(crate) const REPORT_ALLOWED: u32 = 1;
+    pub(crate) const DRAIN: u32 = 2;
+    pub(crate) const PREFIXES: u32 = 4;
+    pub(crate) const GATES: u32 = 8;
+}
+
+/// Bits of `EventValue::flags`.
+pub(crate) mod event_flags {
+    pub(crate) const ALLOWED: u8 = 1;
+    pub(crate) const CUT: u8 = 2;
+    pub(crate) const REPLY: u8 = 4;
+    pub(crate) const NODE: u8 = 8;
+    pub(crate) const TRANSLATED: u8 = 16;
+}
+
+/// Bits of `FlowKey::flags`.
+pub(crate) mod flow_flags {
+    pub(crate) const NODE: u8 = 1;
+    pub(crate) const TRANSLATED: u8 = 2;
+}
+
+/// Values of the reason fields and indices of `drops`.
+pub(crate) mod reason {
+    pub(crate) const POLICY: u8 = 1;
+    pub(crate) const SPOOFED: u8 = 2;
+    pub(crate) const NOT_READY: u8 = 3;
+    pub(crate) const UNPARSEABLE: u8 = 4;
+    pub(crate) const INCOMPLETE: u8 = 5;
+    pub(crate) const EVENTS_LOST: u8 = 6;
+    pub(crate) const CUT: u8 = 7;
+}
+
+/// Values of the direction fields.
+pub(crate) mod direction {
+    pub(crate) const INGRESS: u8 = 1;
+    pub(crate) const EGRESS: u8 = 2;
+}
+
+/// `rf_seal`.
+fn seal(first: u64, second: u64) -> u64 {
+    first ^ second.rotate_left(29)
+}
+
+impl Address {
+    fn seal(self) -> u64 {
+        let [first, second]: [u64; 2] = zerocopy::transmute!(self.bytes);
+        seal(first, second)
+    }
+
+    /// As an ordinary address.
+    pub(crate) fn ip(self) -> IpAddr {
+        Ipv6Addr::from(self.bytes).to_canonical()
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(address: IpAddr) -> Self {
+        let bytes = match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        Self { bytes }
+    }
+}
+
+impl EndpointValue {
+    pub(crate) fn new(address: Address, ingress: u64, egress: u64, interface: u32, bridge: u32) -> Self {
+        Self { seal: address.seal(), ingress, egress, interface, bridge, tail: address.seal() }
+    }
+}
+
+impl PeerValue {
+    pub(crate) fn new(address: Address, class: PeerClass) -> Self {
+        Self { seal: address.seal(), class: class.class.0, fallback: class.fallback.0, tail: address.seal() }
+    }
+}
+
+impl EntryValue {
+    pub(crate) fn new(key: EntryKeyRaw, start: u32, count: u32) -> Self {
+        let seal = seal(key.ruleset, key.class);
+        Self { seal, start, count, tail: seal }
+    }
+}
+
+impl InterfaceValue {
+    pub(crate) fn new(interface: u32, address: Address) -> Self {
+        let seal = seal(interface.into(), 0);
+        Self { seal, address, tail: seal }
+    }
+}
+
+impl From<EntryKey> for EntryKeyRaw {
+    fn from(key: EntryKey) -> Self {
+        Self { ruleset: key.ruleset.0, class: key.class.0 }
+    }
+}
+
+impl From<ringfence_engine::Breakpoint> for BreakpointValue {
+    fn from(point: ringfence_engine::Breakpoint) -> Self {
+        Self { key: point.key, allow: point.allow.into(), cause: point.cause.0 }
+    }
+}
+
+impl From<BreakpointValue> for ringfence_engine::Breakpoint {
+    fn from(point: BreakpointValue) -> Self {
+        Self { key: point.key, allow: point.allow != 0, cause: CauseId(point.cause) }
+    }
+}
+
+impl From<PeerClass> for PrefixValue {
+    fn from(class: PeerClass) -> Self {
+        Self { class: class.class.0, fallback: class.fallback.0 }
+    }
+}
+
+const FAMILY_BITS: u32 = 32;
+
+impl From<IpNet> for PrefixKey {
+    fn from(net: IpNet) -> Self {
+        let mut address = [0; 16];
+        let family = match net.trunc() {
+            IpNet::V4(net) => {
+                address[..4].copy_from_slice(&net.addr().octets());
+                4
+            }
+            IpNet::V6(net) => {
+                address = net.addr().octets();
+                6
+            }
+        };
+        Self { length: FAMILY_BITS + u32::from(net.prefix_len()), family, address }
+    }
+}
+
+impl PrefixKey {
+    /// As an ordinary prefix; none if it is not one.
+    pub(crate) fn net(self) -> Option<IpNet> {
+        let length = u8::try_from(self.length.checked_sub(FAMILY_BITS)?).ok()?;
+        let address = match self.family {
+            4 => IpAddr::from([self.address[0], self.address[1], self.address[2], self.address[3]]),
+            6 => IpAddr::from(self.address),
+            _ => return None,
+        };
+        IpNet::new(address, length).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_keys_keep_the_families_apart_and_come_back() {
+        for text in ["10.0.0.0/8", "0.0.0.0/0", "192.0.2.1/32", "::/0", "fd00::/64", "::ffff:0:0/96"] {
+            let net: IpNet = text.parse().unwrap();
+            assert_eq!(PrefixKey::from(net).net(), Some(net));
+        }
+        let v4 = PrefixKey::from("0.0.0.0/0".parse::<IpNet>().unwrap());
+        let v6 = PrefixKey::from("::/0".parse::<IpNet>().unwrap());
+        assert_ne!((v4.length, v4.family), (v6.length, v6.family));
+    }
+
+    #[test]
+    fn addresses_come_back() {
+        for text in ["10.0.0.1", "fd00::1", "::", "::1"] {
+            let address: IpAddr = text.parse().unwrap();
+            assert_eq!(Address::from(address).ip(), address);
+        }
+    }
+}

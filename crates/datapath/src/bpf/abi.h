@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What the program and user space agree on: keys and values of the maps. `src/abi.rs` mirrors it; both sides assert
+ * the sizes, and RINGFENCE_ABI rises when a meaning changes while the sizes stay.
+ */
+#ifndef RINGFENCE_ABI_H
+#define RINGFENCE_ABI_H
+
+#define RINGFENCE_ABI 1
+
+/* An address in network order; IPv4 as IPv4-mapped IPv6. */
+struct rf_address {
+	union {
+		__u8 bytes[16];
+		__be32 words[4];
+		__u64 halves[2];
+	};
+};
+
+/*
+ * Values of hash maps begin and end with the seal of their key: the kernel hands memory of a removed or replaced
+ * element to the next one at once, also while a reader still holds a pointer into it. See sealed reads in maps.h.
+ */
+struct rf_endpoint { /* endpoints: address of a local pod -> its policy */
+	__u64 seal;
+	__u64 ingress; /* ruleset; 0: no policy */
+	__u64 egress;
+	__u32 interface; /* on which its packets arrive; 0: unknown */
+	__u32 bridge; /* which that interface is a port of; 0: none */
+	__u64 tail;
+};
+
+struct rf_peer { /* peers: address -> class */
+	__u64 seal;
+	__u64 class;
+	__u64 fallback;
+	__u64 tail;
+};
+
+struct rf_prefix_key { /* prefixes, gates; length counts the family too */
+	__u32 length;
+	__u32 family; /* 4 or 6 */
+	__u8 address[16]; /* IPv4: the first four bytes */
+};
+
+struct rf_prefix { /* prefixes: the class of a range that is not one address */
+	__u64 class;
+	__u64 fallback;
+};
+
+struct rf_entry_key { /* entries: what a ruleset says of a class */
+	__u64 ruleset;
+	__u64 class;
+};
+
+struct rf_entry {
+	__u64 seal;
+	__u32 start; /* slice of breakpoints */
+	__u32 count;
+	__u64 tail;
+};
+
+struct rf_interface { /* interfaces: interface of a pod -> one of its addresses */
+	__u64 seal;
+	struct rf_address address;
+	__u64 tail;
+};
+
+struct rf_breakpoint { /* breakpoints: from this key on, until the next one of the slice */
+	__u32 key; /* protocol << 16 | destination port */
+	__u32 allow;
+	__u64 cause;
+};
+
+enum { RF_FLOW_NODE = 1, RF_FLOW_TRANSLATED = 2 };
+
+struct rf_flow_key { /* flows, seen from who opened the connection */
+	struct rf_address source;
+	struct rf_address destination;
+	__u16 source_port; /* ICMP echo: identifier */
+	__u16 destination_port;
+	__u8 protocol;
+	__u8 family;
+	__u8 flags;
+	__u8 zero;
+};
+
+struct rf_flow { /* an accepted connection; [0] and [1]: from and to who opened it */
+	__u64 seal;
+	__u64 epoch[2]; /* of the policy under which packets of that direction were let through */
+	__u64 egress_cause;
+	__u64 ingress_cause;
+	__u64 packets;
+	__u64 bytes;
+	__u64 first; /* CLOCK_MONOTONIC, ns */
+	__u64 last;
+	__u32 interface[2]; /* on which they arrived */
+};
+
+enum { RF_REPORT_ALLOWED = 1, RF_DRAIN = 2, RF_PREFIXES = 4, RF_GATES = 8 };
+
+struct rf_config {
+	__u64 epoch; /* rises with every change of policy */
+	__u64 netns; /* inode of the network namespace the links are in */
+	__u32 flags;
+	__u32 zero;
+};
+
+struct rf_counter { /* counters: cause -> what it decided */
+	__u64 accepted; /* connections */
+	__u64 dropped; /* packets */
+};
+
+/* Why a packet was dropped; index of drops. */
+enum rf_reason {
+	RF_PASSED = 0,
+	RF_POLICY = 1,
+	RF_SPOOFED = 2,
+	RF_NOT_READY = 3,
+	RF_UNPARSEABLE = 4,
+	RF_INCOMPLETE = 5,
+	RF_EVENTS_LOST = 6, /* no reason: events that did not fit into the ring buffer */
+	RF_CUT = 7, /* no reason: packets of established connections among RF_POLICY */
+	RF_REASONS = 8,
+};
+
+/* Why an end said what it said. */
+enum rf_ground {
+	RF_NOT_A_POD = 0,
+	RF_OWN_ADDRESS = 1,
+	RF_LOCAL_NODE = 2,
+	RF_NEIGHBOUR_DISCOVERY = 3,
+	RF_RELATED = 4,
+	RF_DECIDED = 5, /* the cause says more; cause 0: no policy */
+	RF_NOT_ASKED = 6,
+};
+
+enum { RF_NO_DIRECTION = 0, RF_INGRESS = 1, RF_EGRESS = 2 };
+
+enum { RF_EVENT_ALLOWED = 1, RF_EVENT_CUT = 2, RF_EVENT_REPLY = 4, RF_EVENT_NODE = 8, RF_EVENT_TRANSLATED = 16 };
+
+struct rf_event {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u64 cause;
+	__u64 repeated; /* like ones since the last report, not reported */
+	struct rf_address source; /* who opened the connection */
+	struct rf_address destination;
+	__u16 source_port;
+	__u16 destination_port;
+	__u32 interface;
+	__u8 protocol;
+	__u8 reason;
+	__u8 direction;
+	__u8 flags;
+	__u32 length; /* bytes from the IP header on */
+};
+
+struct rf_denial_key { /* denials: what was reported lately */
+	struct rf_address source;
+	struct rf_address destination;
+	__u16 destination_port;
+	__u8 protocol;
+	__u8 reason;
+	__u32 zero;
+};
+
+struct rf_denial {
+	__u64 reported; /* CLOCK_MONOTONIC, ns */
+	__u64 repeated;
+};
+
+enum { RF_TRIAL_FLOWS = 1 }; /* use and fill the flow table */
+
+struct rf_trial { /* trial: circumstances of a packet given to ringfence_trial, and what came of it */
+	__u32 interface;
+	__u32 out_interface;
+	__u8 conntrack; /* low bits of skb->_nfct, 0xff: none */
+	__u8 translated;
+	__u8 local_in;
+	__u8 flags;
+	__u8 accepted;
+	__u8 reason;
+	__u8 direction;
+	__u8 egress_ground;
+	__u8 ingress_ground;
+	__u8 hit; /* the flow table knew */
+	__u8 zero[6];
+	__u64 egress_cause;
+	__u64 ingress_cause;
+};
+
+#define RF_ASSERT_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), "size of " #type)
+RF_ASSERT_SIZE(rf_address, 16);
+RF_ASSERT_SIZE(rf_endpoint, 40);
+RF_ASSERT_SIZE(rf_peer, 32);
+RF_ASSERT_SIZE(rf_prefix_key, 24);
+RF_ASSERT_SIZE(rf_prefix, 16);
+RF_ASSERT_SIZE(rf_entry_key, 16);
+RF_ASSERT_SIZE(rf_entry, 24);
+RF_ASSERT_SIZE(rf_interface, 32);
+RF_ASSERT_SIZE(rf_breakpoint, 16);
+RF_ASSERT_SIZE(rf_flow_key, 40);
+RF_ASSERT_SIZE(rf_flow, 80);
+RF_ASSERT_SIZE(rf_config, 24);
+RF_ASSERT_SIZE(rf_counter, 16);
+RF_ASSERT_SIZE(rf_event, 72);
+RF_ASSERT_SIZE(rf_denial_key, 40);
+RF_ASSERT_SIZE(rf_denial, 16);
+RF_ASSERT_SIZE(rf_trial, 40);
+
+#endif

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * From packet and way to verdict, with the flow table in front of the judge. The table is a cache: what it has lost
+ * is judged again, in the direction conntrack says the connection was opened.
+ */
+#ifndef RINGFENCE_ENFORCE_H
+#define RINGFENCE_ENFORCE_H
+
+#include "tell.h"
+
+static __always_inline void rf_flow_key(const struct rf_packet *packet, const struct rf_way *way,
+					struct rf_flow_key *key)
+{
+	bool node = way->reply ? way->local_in : way->node;
+
+	key->source = way->reply ? packet->destination : packet->source;
+	key->destination = way->reply ? packet->source : packet->destination;
+	key->source_port = packet->source_port;
+	key->destination_port = packet->destination_port;
+	if (way->reply && rf_has_ports(packet->protocol)) {
+		key->source_port = packet->destination_port;
+		key->destination_port = packet->source_port;
+	}
+	key->protocol = packet->protocol;
+	key->family = packet->family;
+	key->flags = (node ? RF_FLOW_NODE : 0) | (way->translated ? RF_FLOW_TRANSLATED : 0);
+	key->zero = 0;
+}
+
+static __always_inline __u64 rf_flow_seal(const struct rf_flow_key *key)
+{
+	__u64 ports = (__u64)key->source_port << 32 | (__u64)key->destination_port << 16 |
+		      (__u64)key->protocol << 8 | key->flags;
+
+	return rf_seal(rf_address_seal(&key->source), rf_address_seal(&key->destination)) ^ ports << 8 ^ key->family;
+}
+
+static __always_inline void rf_flow_count(struct rf_flow *flow, const struct rf_packet *packet)
+{
+	__sync_fetch_and_add(&flow->packets, 1);
+	__sync_fetch_and_add(&flow->bytes, packet->length);
+	flow->last = bpf_ktime_get_ns();
+}
+
+/* Remembers that packets of this direction, arriving on this interface, were let through under this epoch. */
+static __always_inline void rf_flow_update(struct rf_flow *flow, const struct rf_packet *packet,
+					   const struct rf_way *way, __u64 epoch,
+					   const struct rf_judgement *judgement)
+{
+	flow->egress_cause = judgement->egress_cause;
+	flow->ingress_cause = judgement->ingress_cause;
+	if (way->reply) {
+		flow->interface[1] = way->in;
+		flow->epoch[1] = epoch;
+	} else {
+		flow->interface[0] = way->in;
+		flow->epoch[0] = epoch;
+	}
+	rf_flow_count(flow, packet);
+}
+
+static __noinline void rf_flow_create(const struct rf_flow_key *key, const struct rf_packet *packet,
+				      const struct rf_way *way, __u64 epoch, const struct rf_judgement *judgement)
+{
+	struct rf_flow flow = {
+		.seal = rf_flow_seal(key),
+		.epoch = { way->reply ? 0 : epoch, way->reply ? epoch : 0 },
+		.egress_cause = judgement->egress_cause,
+		.ingress_cause = judgement->ingress_cause,
+		.packets = 1,
+		.bytes = packet->length,
+		.first = bpf_ktime_get_ns(),
+		.interface = { way->reply ? 0 : way->in, way->reply ? way->in : 0 },
+	};
+
+	flow.last = flow.first;
+	bpf_map_update_elem(&flows, key, &flow, BPF_ANY);
+}
+
+static __always_inline bool rf_flow_knows(const struct rf_flow *flow, const struct rf_way *way, __u64 epoch)
+{
+	if (way->reply)
+		return READ_ONCE(flow->epoch[1]) == epoch && flow->interface[1] == way->in;
+	return READ_ONCE(flow->epoch[0]) == epoch && flow->interface[0] == way->in;
+}
+
+enum { RF_QUIET = 1, RF_NO_FLOWS = 2 };
+
+/* Returns whether the packet may pass. The epoch is read before anything it stands for. */
+static __always_inline bool rf_enforce(const struct rf_packet *packet, const struct rf_way *way, __u32 how,
+				       struct rf_judgement *judgement)
+{
+	struct rf_flow_key key = {};
+	struct rf_flow *flow = NULL;
+	struct rf_config *settings;
+	__u32 zero = 0, flags;
+	__u64 epoch;
+
+	if (rf_is_neighbour_discovery(packet)) {
+		judgement->egress_ground = RF_NEIGHBOUR_DISCOVERY;
+		judgement->ingress_ground = RF_NEIGHBOUR_DISCOVERY;
+		return true;
+	}
+	settings = bpf_map_lookup_elem(&config, &zero);
+	if (!settings)
+		return false;
+	epoch = READ_ONCE(settings->epoch);
+	flags = READ_ONCE(settings->flags);
+	if (!packet->unparseable && !way->related && !(how & RF_NO_FLOWS)) {
+		rf_flow_key(packet, way, &key);
+		flow = bpf_map_lookup_elem(&flows, &key);
+		if (flow && READ_ONCE(flow->seal) != rf_flow_seal(&key))
+			flow = NULL;
+		if (flow && rf_flow_knows(flow, way, epoch)) {
+			rf_flow_count(flow, packet);
+			judgement->lasting = 2;
+			return true;
+		}
+	}
+	rf_judge_steadily(packet, way, flags, judgement);
+	if (!judgement->accepted && judgement->reason == RF_POLICY && way->established && flags & RF_DRAIN)
+		judgement->accepted = true;
+	if (how & RF_QUIET)
+		return judgement->accepted;
+	if (!judgement->accepted) {
+		rf_tell_denied(packet, way, judgement);
+		return false;
+	}
+	if (!flow && !way->established && !way->related && judgement->lasting)
+		rf_tell_accepted(packet, way, judgement, flags);
+	if (!judgement->lasting || way->related || how & RF_NO_FLOWS)
+		return true;
+	if (flow)
+		rf_flow_update(flow, packet, way, epoch, judgement);
+	else
+		rf_flow_create(&key, packet, way, epoch, judgement);
+	return true;
+}
+
+#endif

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * The part of the kernel the program looks at. Structures carry only the fields used; the loader relocates their
+ * offsets to those of the running kernel (CO-RE), so no generated header of three megabytes is needed.
+ */
+#ifndef RINGFENCE_KERNEL_H
+#define RINGFENCE_KERNEL_H
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed char __s8;
+typedef short __s16;
+typedef int __s32;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u64 __be64;
+typedef __u16 __le16;
+typedef __u32 __le32;
+typedef __u64 __le64;
+typedef __u16 __sum16;
+typedef __u32 __wsum;
+typedef _Bool bool;
+
+#define true 1
+#define false 0
+#define NULL ((void *)0)
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+
+#define READ_ONCE(x) (*(volatile typeof(x) *)&(x))
+
+/* include/uapi/linux/bpf.h */
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_HASH = 5,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_RINGBUF = 27,
+};
+enum {
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+};
+#define BPF_F_NO_PREALLOC 1U
+
+/* include/uapi/linux/netfilter.h */
+enum { NF_DROP = 0, NF_ACCEPT = 1 };
+enum { NF_INET_LOCAL_IN = 1, NF_INET_POST_ROUTING = 4 };
+enum { NFPROTO_IPV4 = 2, NFPROTO_IPV6 = 10 };
+
+/* include/uapi/linux/netfilter/nf_conntrack_common.h: the low three bits of skb->_nfct */
+enum {
+	CT_ESTABLISHED = 0,
+	CT_RELATED = 1,
+	CT_NEW = 2,
+	CT_ESTABLISHED_REPLY = 3,
+	CT_RELATED_REPLY = 4,
+};
+#define CT_INFO_MASK 7UL
+
+#define LOOPBACK_IFINDEX 1
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct net_device {
+	int ifindex;
+};
+
+struct skb_ext {
+	__u8 offset[1]; /* in units of 8 bytes; 0: absent */
+};
+
+struct sk_buff {
+	unsigned int len;
+	int skb_iif;
+	struct net_device *dev;
+	unsigned long _nfct;
+	__u8 active_extensions;
+	struct skb_ext *extensions;
+};
+
+struct nf_hook_state {
+	__u8 hook;
+	__u8 pf;
+};
+
+union nf_inet_addr {
+	__u32 all[4];
+};
+
+struct nf_conntrack_tuple {
+	struct {
+		union nf_inet_addr u3;
+	} dst;
+};
+
+struct nf_conntrack_tuple_hash {
+	struct nf_conntrack_tuple tuple;
+};
+
+struct nf_conn {
+	struct nf_conntrack_tuple_hash tuplehash[2]; /* original direction, reply direction */
+};
+
+enum skb_ext_id {
+	SKB_EXT_BRIDGE_NF,
+};
+
+struct nf_bridge_info {
+	int physinif; /* since 6.9 */
+};
+
+struct nf_bridge_info___before_6_9 {
+	struct net_device *physindev;
+};
+
+#pragma clang attribute pop
+
+struct bpf_nf_ctx {
+	const struct nf_hook_state *state;
+	struct sk_buff *skb;
+};
+
+struct __sk_buff {
+	__u32 len;
+};
+
+struct bpf_dynptr {
+	__u64 __opaque[2];
+} __attribute__((aligned(8)));
+
+extern int bpf_dynptr_from_skb(struct __sk_buff *skb, __u64 flags, struct bpf_dynptr *ptr__uninit) __ksym;
+extern void *bpf_dynptr_slice(const struct bpf_dynptr *ptr, __u32 offset, void *buffer__opt,
+			      __u32 buffer__szk) __ksym;
+
+#endif

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* The maps, and reads of them that cannot mistake one element for another. Sizes are set by the loader. */
+#ifndef RINGFENCE_MAPS_H
+#define RINGFENCE_MAPS_H
+
+#include "kernel.h"
+#include "abi.h"
+
+#define RF_HASH(name, key_type, value_type)                                                                            \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_HASH);                                                                       \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                                  \
+		__uint(max_entries, 1024);                                                                             \
+		__type(key, key_type);                                                                                 \
+		__type(value, value_type);                                                                             \
+	} name SEC(".maps")
+
+#define RF_TRIE(name, value_type)                                                                                      \
+	struct {                                                                                                       \
+		__uint(type, BPF_MAP_TYPE_LPM_TRIE);                                                                   \
+		__uint(map_flags, BPF_F_NO_PREALLOC);                                                                  \
+		__uint(max_entries, 1024);                                                                             \
+		__type(key, struct rf_prefix_key);                                                                     \
+		__type(value, value_type);                                                                             \
+	} name SEC(".maps")
+
+#define RF_MAP(name, kind, entries, key_type, value_type)                                                              \
+	struct {                                                                                                       \
+		__uint(type, kind);                                                                                    \
+		__uint(max_entries, entries);                                                                          \
+		__type(key, key_type);                                                                                 \
+		__type(value, value_type);                                                                             \
+	} name SEC(".maps")
+
+RF_HASH(endpoints, struct rf_address, struct rf_endpoint);
+RF_HASH(peers, struct rf_address, struct rf_peer);
+RF_HASH(entries, struct rf_entry_key, struct rf_entry);
+RF_HASH(interfaces, __u32, struct rf_interface);
+RF_TRIE(prefixes, struct rf_prefix);
+RF_TRIE(gates, __u64);
+RF_MAP(breakpoints, BPF_MAP_TYPE_ARRAY, 1024, __u32, struct rf_breakpoint);
+RF_MAP(flows, BPF_MAP_TYPE_LRU_HASH, 1024, struct rf_flow_key, struct rf_flow);
+RF_MAP(denials, BPF_MAP_TYPE_LRU_HASH, 1024, struct rf_denial_key, struct rf_denial);
+RF_MAP(config, BPF_MAP_TYPE_ARRAY, 1, __u32, struct rf_config);
+RF_MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, RF_REASONS, __u32, __u64);
+RF_MAP(trial, BPF_MAP_TYPE_ARRAY, 1, __u32, struct rf_trial);
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, __u64);
+	__type(value, struct rf_counter);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} events SEC(".maps");
+
+/*
+ * Sealed reads. A reader may be held up between finding an element and reading it; by then the memory may hold
+ * another key's value. Both seals, the last one read first, must be those of the key asked for; else look again.
+ */
+#define RF_ATTEMPTS 4
+
+static __always_inline __u64 rf_seal(__u64 first, __u64 second)
+{
+	return first ^ (second << 29 | second >> 35);
+}
+
+static __always_inline __u64 rf_address_seal(const struct rf_address *address)
+{
+	return rf_seal(address->halves[0], address->halves[1]);
+}
+
+/*
+ * These return 1 if found, 0 if there is none, -1 if it would not hold still. Global functions: the verifier looks at
+ * them once, not once for every use.
+ */
+struct rf_policy { /* of an endpoint */
+	__u64 ingress;
+	__u64 egress;
+	__u32 interface;
+	__u32 bridge;
+};
+
+__noinline int rf_find_endpoint(const struct rf_address *address, struct rf_policy *found)
+{
+	__u64 seal;
+
+	if (!address || !found)
+		return -1;
+	seal = rf_address_seal(address);
+	for (int i = 0; i < RF_ATTEMPTS; i++) {
+		struct rf_endpoint *value = bpf_map_lookup_elem(&endpoints, address);
+		__u64 tail;
+
+		if (!value)
+			return 0;
+		tail = READ_ONCE(value->tail);
+		found->ingress = READ_ONCE(value->ingress);
+		found->egress = READ_ONCE(value->egress);
+		found->interface = READ_ONCE(value->interface);
+		found->bridge = READ_ONCE(value->bridge);
+		if (READ_ONCE(value->seal) == seal && tail == seal)
+			return 1;
+	}
+	return -1;
+}
+
+__noinline int rf_find_peer(const struct rf_address *address, struct rf_prefix *found)
+{
+	__u64 seal;
+
+	if (!address || !found)
+		return -1;
+	seal = rf_address_seal(address);
+	for (int i = 0; i < RF_ATTEMPTS; i++) {
+		struct rf_peer *value = bpf_map_lookup_elem(&peers, address);
+		__u64 tail;
+
+		if (!value)
+			return 0;
+		tail = READ_ONCE(value->tail);
+		found->class = READ_ONCE(value->class);
+		found->fallback = READ_ONCE(value->fallback);
+		if (READ_ONCE(value->seal) == seal && tail == seal)
+			return 1;
+	}
+	return -1;
+}
+
+struct rf_slice {
+	__u32 start;
+	__u32 count;
+};
+
+__noinline int rf_find_entry(__u64 ruleset, __u64 class, struct rf_slice *found)
+{
+	struct rf_entry_key key = { .ruleset = ruleset, .class = class };
+	__u64 seal = rf_seal(ruleset, class);
+
+	if (!found)
+		return -1;
+	for (int i = 0; i < RF_ATTEMPTS; i++) {
+		struct rf_entry *value = bpf_map_lookup_elem(&entries, &key);
+		__u64 tail;
+
+		if (!value)
+			return 0;
+		tail = READ_ONCE(value->tail);
+		found->start = READ_ONCE(value->start);
+		found->count = READ_ONCE(value->count);
+		if (READ_ONCE(value->seal) == seal && tail == seal)
+			return 1;
+	}
+	return -1;
+}
+
+__noinline int rf_find_owner(__u32 interface, struct rf_address *found)
+{
+	__u64 seal = rf_seal(interface, 0);
+
+	if (!found)
+		return -1;
+	for (int i = 0; i < RF_ATTEMPTS; i++) {
+		struct rf_interface *value = bpf_map_lookup_elem(&interfaces, &interface);
+		__u64 tail;
+
+		if (!value)
+			return 0;
+		tail = READ_ONCE(value->tail);
+		found->halves[0] = READ_ONCE(value->address.halves[0]);
+		found->halves[1] = READ_ONCE(value->address.halves[1]);
+		if (READ_ONCE(value->seal) == seal && tail == seal)
+			return 1;
+	}
+	return -1;
+}
+
+#endif

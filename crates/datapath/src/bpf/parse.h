@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * From bytes to struct rf_packet. Everything that hides the true destination or the ports makes a packet
+ * unparseable: later fragments, source routes, truncation, too many extension headers.
+ */
+#ifndef RINGFENCE_PARSE_H
+#define RINGFENCE_PARSE_H
+
+#include "packet.h"
+
+#define RF_IPV4_HEADER 20
+#define RF_IPV4_OPTIONS 40 /* bytes of options at most */
+#define RF_IPV6_HEADER 40
+#define RF_IPV6_EXTENSIONS 8 /* extension headers followed at most */
+
+struct rf_ipv4 {
+	__u8 version_length;
+	__u8 service;
+	__be16 length;
+	__be16 identification;
+	__be16 fragment;
+	__u8 ttl;
+	__u8 protocol;
+	__be16 checksum;
+	__be32 source;
+	__be32 destination;
+};
+
+struct rf_ipv6 {
+	__u8 version_class;
+	__u8 flow[3];
+	__be16 length;
+	__u8 next;
+	__u8 hops;
+	struct rf_address source;
+	struct rf_address destination;
+} __attribute__((packed));
+
+_Static_assert(sizeof(struct rf_ipv4) == RF_IPV4_HEADER, "IPv4 header");
+_Static_assert(sizeof(struct rf_ipv6) == RF_IPV6_HEADER, "IPv6 header");
+
+static __always_inline void rf_map_ipv4(struct rf_address *to, __be32 from)
+{
+	to->words[0] = 0;
+	to->words[1] = 0;
+	to->words[2] = bpf_htonl(0xffff);
+	to->words[3] = from;
+}
+
+/* Ports, or the type and identifier of ICMP. */
+static __always_inline bool rf_parse_transport(const struct bpf_dynptr *bytes, __u32 at, struct rf_packet *packet)
+{
+	__u8 buffer[4];
+	__u8 *start;
+
+	if (!rf_has_ports(packet->protocol) && packet->protocol != RF_ICMP && packet->protocol != RF_ICMPV6)
+		return true;
+	start = bpf_dynptr_slice(bytes, at, buffer, sizeof(buffer));
+	if (!start)
+		return false;
+	if (rf_has_ports(packet->protocol)) {
+		packet->source_port = start[0] << 8 | start[1];
+		packet->destination_port = start[2] << 8 | start[3];
+		return true;
+	}
+	packet->type = start[0];
+	if (packet->type == 8 || packet->type == 0 || packet->type == 128 || packet->type == 129) {
+		__u8 *identifier = bpf_dynptr_slice(bytes, at + 4, buffer, 2);
+
+		if (identifier)
+			packet->source_port = identifier[0] << 8 | identifier[1];
+	}
+	return true;
+}
+
+/* Whether the options are sound and none routes the packet by way of others (RFC 791: 131 and 137). */
+static __always_inline bool rf_check_options(const struct bpf_dynptr *bytes, __u32 end)
+{
+	__u32 at = RF_IPV4_HEADER;
+	__u8 buffer[2];
+
+	for (int i = 0; i < RF_IPV4_OPTIONS && at < end; i++) {
+		__u8 *option = bpf_dynptr_slice(bytes, at, buffer, 1);
+		__u8 kind, length;
+
+		if (!option)
+			return false;
+		kind = option[0];
+		if (kind == 0)
+			return true;
+		if (kind == 1) {
+			at += 1;
+			continue;
+		}
+		if (kind == 131 || kind == 137)
+			return false;
+		option = bpf_dynptr_slice(bytes, at, buffer, 2);
+		if (!option)
+			return false;
+		length = option[1];
+		if (length < 2 || at + length > end)
+			return false;
+		at += length;
+	}
+	return true;
+}
+
+/* Returns false if there is not even a header with addresses. */
+static __always_inline bool rf_parse_ipv4(const struct bpf_dynptr *bytes, struct rf_packet *packet)
+{
+	__u8 buffer[RF_IPV4_HEADER];
+	struct rf_ipv4 *ip = bpf_dynptr_slice(bytes, 0, buffer, sizeof(buffer));
+	__u32 length;
+	__be16 fragment;
+
+	if (!ip || ip->version_length >> 4 != 4)
+		return false;
+	packet->family = 4;
+	packet->protocol = ip->protocol;
+	rf_map_ipv4(&packet->source, ip->source);
+	rf_map_ipv4(&packet->destination, ip->destination);
+	length = (ip->version_length & 15) * 4;
+	fragment = ip->fragment & bpf_htons(0x1fff);
+	packet->unparseable = length < RF_IPV4_HEADER || fragment ||
+			      (length > RF_IPV4_HEADER && !rf_check_options(bytes, length)) ||
+			      !rf_parse_transport(bytes, length, packet);
+	return true;
+}
+
+/* Follows extension headers; returns the offset of the transport header, 0 if it cannot be reached. */
+static __always_inline __u32 rf_skip_extensions(const struct bpf_dynptr *bytes, struct rf_packet *packet)
+{
+	__u32 at = RF_IPV6_HEADER;
+	__u8 next = packet->protocol;
+	__u8 buffer[4];
+
+	for (int i = 0; i <= RF_IPV6_EXTENSIONS; i++) {
+		bool options = next == 0 || next == 60, routing = next == 43, fragment = next == 44, auth = next == 51;
+		__u8 *header;
+
+		if (!options && !routing && !fragment && !auth) {
+			packet->protocol = next;
+			return at;
+		}
+		header = bpf_dynptr_slice(bytes, at, buffer, sizeof(buffer));
+		if (!header)
+			return 0;
+		if (routing && header[3]) /* segments left: this is not its destination yet */
+			return 0;
+		if (fragment && (header[2] || header[3] & 0xf8)) /* not the first one */
+			return 0;
+		next = header[0];
+		at += fragment ? 8 : auth ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
+	}
+	return 0;
+}
+
+static __always_inline bool rf_parse_ipv6(const struct bpf_dynptr *bytes, struct rf_packet *packet)
+{
+	__u8 buffer[RF_IPV6_HEADER];
+	struct rf_ipv6 *ip = bpf_dynptr_slice(bytes, 0, buffer, sizeof(buffer));
+	__u32 at;
+
+	if (!ip || ip->version_class >> 4 != 6)
+		return false;
+	packet->family = 6;
+	packet->protocol = ip->next;
+	packet->source = ip->source;
+	packet->destination = ip->destination;
+	at = rf_skip_extensions(bytes, packet);
+	packet->unparseable = !at || !rf_parse_transport(bytes, at, packet);
+	return true;
+}
+
+#endif

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/* The netfilter attachment: POSTROUTING and LOCAL_IN, IPv4 and IPv6. */
+#include "kernel.h"
+#include "enforce.h"
+#include "parse.h"
+#include "way.h"
+
+char LICENSE[] SEC("license") = "GPL";
+
+/* In a frame of its own: the compiler would give the stack of the dynptr to others once it is done with it. */
+static __noinline bool rf_parse(struct bpf_nf_ctx *ctx, struct rf_packet *packet)
+{
+	struct bpf_dynptr bytes;
+
+	if (bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &bytes))
+		return false;
+	packet->length = ctx->skb->len;
+	return ctx->state->pf == NFPROTO_IPV4 ? rf_parse_ipv4(&bytes, packet) : rf_parse_ipv6(&bytes, packet);
+}
+
+SEC("netfilter")
+int ringfence(struct bpf_nf_ctx *ctx)
+{
+	struct rf_judgement judgement = {};
+	struct rf_packet packet = {};
+	struct rf_way way = {};
+
+	if (!rf_parse(ctx, &packet)) {
+		/* Not even addresses: the stack has checked the header before, so this is never a good packet. */
+		rf_count_drop(RF_UNPARSEABLE);
+		return NF_DROP;
+	}
+	rf_find_way(ctx->skb, ctx->state->hook, &packet, &way);
+	return rf_enforce(&packet, &way, 0, &judgement) ? NF_ACCEPT : NF_DROP;
+}
+
+/*
+ * The same with circumstances from the map `trial` instead of the kernel's, for BPF_PROG_TEST_RUN, which gives
+ * neither connection state nor interfaces. Leaves no trace but, if asked, in the flow table.
+ */
+SEC("netfilter")
+int ringfence_trial(struct bpf_nf_ctx *ctx)
+{
+	struct rf_judgement judgement = {};
+	struct rf_packet packet = {};
+	struct rf_way way = {};
+	struct rf_trial *asked;
+	__u32 zero = 0;
+
+	asked = bpf_map_lookup_elem(&trial, &zero);
+	if (!asked)
+		return NF_DROP;
+	if (!rf_parse(ctx, &packet)) {
+		asked->accepted = false;
+		asked->reason = RF_UNPARSEABLE;
+		return NF_DROP;
+	}
+	way.in = asked->interface;
+	way.out = asked->out_interface;
+	way.local_in = asked->local_in;
+	way.translated = asked->translated;
+	rf_set_origin(&way);
+	rf_set_state(&way, asked->conntrack);
+	asked->accepted = rf_enforce(&packet, &way, asked->flags & RF_TRIAL_FLOWS ? 0 : RF_QUIET | RF_NO_FLOWS,
+				     &judgement);
+	asked->reason = judgement.reason;
+	asked->direction = judgement.direction;
+	asked->egress_ground = judgement.egress_ground;
+	asked->ingress_ground = judgement.ingress_ground;
+	asked->egress_cause = judgement.egress_cause;
+	asked->ingress_cause = judgement.ingress_cause;
+	asked->hit = judgement.lasting == 2;
+	return asked->accepted ? NF_ACCEPT : NF_DROP;
+}

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* What socket buffer, hook and conntrack tell of the way of a packet. */
+#ifndef RINGFENCE_WAY_H
+#define RINGFENCE_WAY_H
+
+#include "packet.h"
+
+/*
+ * The bridge port a packet came in by, if the bridge handed it to netfilter: skb_iif is the bridge then. 0 if not.
+ */
+static __always_inline __u32 rf_bridge_port(const struct sk_buff *skb)
+{
+	struct nf_bridge_info *bridge;
+	struct skb_ext *extensions;
+	__u32 id = 0;
+	__u8 at = 0;
+
+	if (!bpf_core_field_exists(struct sk_buff, extensions) || !skb->active_extensions ||
+	    !bpf_core_enum_value_exists(enum skb_ext_id, SKB_EXT_BRIDGE_NF))
+		return 0;
+	id = bpf_core_enum_value(enum skb_ext_id, SKB_EXT_BRIDGE_NF);
+	if (!(skb->active_extensions & (1 << id)))
+		return 0;
+	extensions = BPF_CORE_READ(skb, extensions);
+	if (!extensions)
+		return 0;
+	bpf_probe_read_kernel(&at, sizeof(at), (const __u8 *)&extensions->offset + id);
+	bridge = (void *)extensions + at * 8;
+	if (bpf_core_field_exists(bridge->physinif))
+		return BPF_CORE_READ(bridge, physinif);
+	return BPF_CORE_READ((struct nf_bridge_info___before_6_9 *)bridge, physindev, ifindex);
+}
+
+/*
+ * Whether conntrack rewrote the destination of the connection: the one it was opened to is not where it went.
+ */
+static __always_inline bool rf_is_translated(const struct nf_conn *connection, const struct rf_address *destination,
+					     __u8 family)
+{
+	union nf_inet_addr opened = BPF_CORE_READ(connection, tuplehash[0].tuple.dst.u3);
+
+	if (family == 4)
+		return opened.all[0] != destination->words[3];
+	return opened.all[0] != destination->words[0] || opened.all[1] != destination->words[1] ||
+	       opened.all[2] != destination->words[2] || opened.all[3] != destination->words[3];
+}
+
+/* The state conntrack gave: the low bits of skb->_nfct. Without any, a packet is judged as the first of its flow. */
+static __always_inline void rf_set_state(struct rf_way *way, __u8 info)
+{
+	way->reply = info == CT_ESTABLISHED_REPLY;
+	way->established = info == CT_ESTABLISHED || info == CT_ESTABLISHED_REPLY;
+	way->related = info == CT_RELATED || info == CT_RELATED_REPLY;
+}
+
+/*
+ * skb_iif is 0 for what a socket or the stack of this node made, whatever its address; what a device received has
+ * the device's. Not `state->in`: it is null for bridged packets too. What comes back through the loopback device to a
+ * local socket was made here as well.
+ */
+static __always_inline void rf_set_origin(struct rf_way *way)
+{
+	way->node = way->in == 0 || (way->local_in && way->in == LOOPBACK_IFINDEX);
+}
+
+static __always_inline void rf_find_way(const struct sk_buff *skb, __u8 hook, const struct rf_packet *packet,
+					struct rf_way *way)
+{
+	unsigned long tracked = skb->_nfct;
+	__u32 port = 0;
+
+	way->local_in = hook == NF_INET_LOCAL_IN;
+	way->in = skb->skb_iif;
+	if (way->in)
+		port = rf_bridge_port(skb);
+	if (port)
+		way->in = port;
+	if (!way->local_in)
+		way->out = BPF_CORE_READ(skb, dev, ifindex);
+	rf_set_origin(way);
+	if (!(tracked & ~CT_INFO_MASK))
+		return;
+	rf_set_state(way, tracked & CT_INFO_MASK);
+	if (rf_same_address(&packet->source, &packet->destination))
+		way->translated = rf_is_translated((const struct nf_conn *)(tracked & ~CT_INFO_MASK),
+						   &packet->source, packet->family);
+}
+
+#endif

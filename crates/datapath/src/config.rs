@@ -1,0 +1,95 @@
+//! What the datapath can be told when it is opened.
+
+use std::path::PathBuf;
+
+/// Where and how to enforce.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Directory on a bpffs that keeps maps and links while no process has them open. It belongs to the datapath
+    /// alone. Where there is no bpffs one is mounted: at `/sys/fs/bpf` for directories below, else at the directory.
+    pub pin_dir: PathBuf,
+    /// Sizes of the kernel maps.
+    pub sizes: Sizes,
+    /// What becomes of established connections that a change of policy denies.
+    pub connections: Connections,
+    /// Whether the first packet of every connection that is let through is reported, not only denials.
+    pub report_allowed: bool,
+}
+
+impl Config {
+    /// The defaults, with pins below a directory.
+    pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
+        Self { pin_dir: pin_dir.into(), sizes: Sizes::default(), connections: Connections::Cut, report_allowed: false }
+    }
+}
+
+/// What becomes of established connections that a change of policy denies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connections {
+    /// Their next packet is dropped, in either direction.
+    #[default]
+    Cut,
+    /// They may end by themselves; only new ones are denied.
+    Drain,
+}
+
+/// How many elements the kernel maps hold. Elements of most take memory only when they are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Addresses of local pods.
+    pub endpoints: u32,
+    /// Addresses with a class: pods of the cluster that rules look at.
+    pub peers: u32,
+    /// Address ranges with a class.
+    pub prefixes: u32,
+    /// Pairs of ruleset and class.
+    pub entries: u32,
+    /// Breakpoints of port intervals, 16 bytes each, taken at once.
+    pub breakpoints: u32,
+    /// Causes with a counter.
+    pub causes: u32,
+    /// Ranges of this node's pods.
+    pub gates: u32,
+    /// Connections the flow table remembers, about 200 bytes each, taken at once. Others are judged at every packet.
+    pub flows: u32,
+    /// Denials remembered so as not to be reported again within a second.
+    pub denials: u32,
+    /// Bytes of the ring buffer of events; a power of two and a multiple of the page size.
+    pub events: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            endpoints: 4096,
+            peers: 1 << 18,
+            prefixes: 1 << 16,
+            entries: 1 << 19,
+            breakpoints: 1 << 19,
+            causes: 1 << 16,
+            gates: 64,
+            flows: 1 << 16,
+            denials: 1 << 13,
+            events: 1 << 20,
+        }
+    }
+}
+
+impl Sizes {
+    /// The size of the map of a name; none if it is fixed.
+    pub(crate) fn of(&self, map: &str) -> Option<u32> {
+        Some(match map {
+            "endpoints" | "interfaces" => self.endpoints,
+            "peers" => self.peers,
+            "prefixes" => self.prefixes,
+            "entries" => self.entries,
+            "breakpoints" => self.breakpoints,
+            "counters" => self.causes,
+            "gates" => self.gates,
+            "flows" => self.flows,
+            "denials" => self.denials,
+            "events" => self.events,
+            _ => return None,
+        })
+    }
+}

@@ -1,0 +1,248 @@
+//! The datapath of one node: opens, syncs, changes and removes what the kernel enforces.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use libbpf_rs::{MapCore as _, Object};
+use ringfence_engine::{CauseId, Delta, Plan};
+
+use crate::abi::{CounterValue, FlowKey, FlowValue, flags};
+use crate::apply::Maps;
+use crate::kernel::grace_period;
+use crate::object::{MAPS, PROGRAM, Version, load};
+use crate::pins::{Pins, network_namespace, stage};
+use crate::state::{Interface, State, is_address};
+use crate::table::{PerCpu, Table};
+use crate::{
+    ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Trial, conntrack,
+    features, interfaces, links,
+};
+
+/// What the kernel enforces in one network namespace.
+///
+/// Dropping it changes nothing: maps and links stay pinned, and the next [`Datapath::open`] adopts them.
+#[derive(Debug)]
+pub struct Datapath {
+    config: Config,
+    pins: Pins,
+    maps: Maps,
+    flows: Table<FlowKey, FlowValue>,
+    drops: PerCpu<u32, u64>,
+    state: State,
+    /// The whole plan has been synced, and every change since was carried out.
+    in_step: bool,
+    /// The program on new maps, to be attached once these are filled.
+    pending: Option<Object>,
+}
+
+impl Datapath {
+    /// Loads the program for the network namespace of the calling thread, or adopts what is pinned.
+    ///
+    /// What was enforced before is enforced until [`Self::sync`]. Where nothing was, everything passes until then.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if the kernel cannot, [`Error::Busy`] if another process has it open.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        let found = features::probe();
+        if !found.is_supported() {
+            return Err(Error::Unsupported(found.missing));
+        }
+        let pins = Pins::open(&config.pin_dir, Version::new(&config.sizes))?;
+        let namespace = network_namespace()?;
+        check_namespace(&pins, namespace)?;
+        conntrack::activate()?;
+        let fresh = !pins.maps().exists();
+        let loaded = if fresh {
+            let object = load(PROGRAM, &config.sizes, None)?;
+            pin_maps(&pins, &object)?;
+            Some(object)
+        } else if links::are_attached(&pins) {
+            None
+        } else {
+            Some(load(PROGRAM, &config.sizes, Some(&pins.maps()))?)
+        };
+        let mut datapath = Self {
+            maps: Maps::open(&pins.maps())?,
+            flows: Table::open(&pins.maps(), "flows")?,
+            drops: PerCpu::open(&pins.maps(), "drops")?,
+            config,
+            pins,
+            state: State::default(),
+            in_step: false,
+            pending: None,
+        };
+        datapath.configure(namespace)?;
+        datapath.attach(loaded)?;
+        Ok(datapath)
+    }
+
+    fn configure(&self, namespace: u64) -> Result<(), Error> {
+        let set = |flags: &mut u32, flag: u32, on: bool| *flags = if on { *flags | flag } else { *flags & !flag };
+        let changed = self.maps.configure(|config| {
+            config.netns = namespace;
+            set(&mut config.flags, flags::DRAIN, self.config.connections == Connections::Drain);
+            set(&mut config.flags, flags::REPORT_ALLOWED, self.config.report_allowed);
+        });
+        changed.map_err(|error| Error::Bpf {
+            what: "configure the BPF program".into(),
+            source: libbpf_rs::Error::from(std::io::Error::other(error.to_string())),
+        })
+    }
+
+    /// Attaches a program that was loaded; at once unless an old one enforces with other maps.
+    fn attach(&mut self, loaded: Option<Object>) -> Result<(), Error> {
+        let Some(object) = loaded else { return links::remove_others(&self.pins) };
+        if self.pins.other_links()?.1 {
+            return links::replace(&self.pins, &object);
+        }
+        self.pending = Some(object);
+        Ok(())
+    }
+
+    /// Makes the kernel enforce exactly this plan, whatever it enforces now. Only the difference is written, in an
+    /// order that keeps every pod on one whole policy at every instant.
+    ///
+    /// # Errors
+    /// [`ApplyError::NoCapacity`]: the policy of before stays, and the datapath is out of step.
+    pub fn sync(&mut self, plan: &Plan) -> Result<(), ApplyError> {
+        self.in_step = false;
+        self.state = self.maps.read()?;
+        // What a process before us freed a moment ago may still be read.
+        grace_period();
+        let delta = self.state.difference(plan);
+        // Also where nothing differs: whoever wrote it may have died before telling the flow table.
+        self.maps.apply(&mut self.state, &delta)?;
+        if let Some(object) = &self.pending {
+            links::replace(&self.pins, object)?;
+            self.pending = None;
+        }
+        self.in_step = true;
+        Ok(())
+    }
+
+    /// Carries out a change of the plan that was synced. It is enforced when this returns.
+    ///
+    /// # Errors
+    /// After any, [`Self::is_in_step`] is false and the whole plan has to be synced before the next change:
+    /// [`ApplyError::NoCapacity`] if it does not fit, and the policy of before stays.
+    pub fn apply(&mut self, delta: &Delta) -> Result<(), ApplyError> {
+        if !self.in_step {
+            return Err(ApplyError::OutOfStep);
+        }
+        if delta.is_empty() {
+            return Ok(());
+        }
+        self.in_step = false;
+        self.maps.apply(&mut self.state, delta)?;
+        self.in_step = true;
+        Ok(())
+    }
+
+    /// Whether the kernel enforces the plan of the last [`Self::sync`] with all changes since.
+    pub fn is_in_step(&self) -> bool {
+        self.in_step
+    }
+
+    /// Tells on which interface (by index) the packets of each local pod arrive: the node's end of its veth pair, be
+    /// that routed or a port of a bridge. Replaces what was told before; addresses that are not in it are not checked
+    /// for spoofing. To be told again when a pod comes: an endpoint that goes takes its interface along.
+    pub fn set_interfaces(&mut self, addresses: impl IntoIterator<Item = (IpAddr, u32)>) -> Result<(), ApplyError> {
+        let masters = interfaces::masters()?;
+        let interface = |index| Interface { index, bridge: masters.get(&index).copied().unwrap_or(0) };
+        let interfaces: HashMap<_, _> =
+            addresses.into_iter().map(|(address, index)| (address.to_canonical(), interface(index))).collect();
+        self.maps.set_interfaces(&mut self.state, interfaces)
+    }
+
+    /// A reader of the kernel's reports.
+    pub fn events(&self) -> Result<Events, Error> {
+        Events::open(&self.pins.maps())
+    }
+
+    /// How often each cause decided.
+    pub fn rule_counters(&self) -> Result<HashMap<CauseId, Counter>, ApplyError> {
+        let counter = |key: u64| Ok((CauseId(key), self.maps.counters.get(&key)?.into_iter().collect()));
+        self.maps.counters.keys().into_iter().map(counter).collect()
+    }
+
+    /// Packets dropped, by reason.
+    pub fn drop_counters(&self) -> Result<DropCounters, ApplyError> {
+        let mut sums = [0; 8];
+        for (code, sum) in (0u32..).zip(&mut sums) {
+            *sum = self.drops.get(&code)?.iter().sum::<u64>();
+        }
+        Ok(DropCounters::new(|code| sums.get(usize::from(code)).copied().unwrap_or(0)))
+    }
+
+    /// Accepted connections the flow table remembers, in no order.
+    pub fn flows(&self) -> Result<Vec<Flow>, ApplyError> {
+        Ok(self.flows.dump()?.into_iter().map(Flow::from).collect())
+    }
+
+    /// How full the maps of the policy are.
+    pub fn capacity(&self) -> Vec<Capacity> {
+        let state = &self.state;
+        let prefixes = state.peers.keys().filter(|net| !is_address(**net)).count();
+        let breakpoints = self.maps.breakpoints.capacity();
+        [
+            ("endpoints", state.endpoints.len(), self.maps.endpoints.capacity()),
+            ("peers", state.peers.len() - prefixes, self.maps.peers.capacity()),
+            ("prefixes", prefixes, self.maps.prefixes.capacity()),
+            ("entries", state.entries.len(), self.maps.entries.capacity()),
+            ("breakpoints", breakpoints - state.slices.available().min(breakpoints), breakpoints),
+            ("causes", state.causes.len(), self.maps.counters.capacity()),
+        ]
+        .map(|(map, used, size)| Capacity { map, used, size })
+        .into()
+    }
+
+    /// What this kernel can do.
+    pub fn features(&self) -> Features {
+        features::probe()
+    }
+
+    /// Names of the hooks and the priorities the program is attached at.
+    pub fn attachments(&self) -> Vec<(&'static str, i32)> {
+        links::priorities(&self.pins)
+    }
+
+    /// Loads the program beside the attached one, to ask it about packets.
+    pub fn trial(&self) -> Result<Trial, Error> {
+        Trial::load(&self.config.sizes, &self.pins.maps())
+    }
+
+    /// Ends enforcement and removes every trace of it. To be called in the network namespace it is for.
+    pub fn detach(self) -> Result<(), Error> {
+        let Self { pins, maps, flows, drops, .. } = self;
+        drop((maps, flows, drops));
+        pins.remove_all()?;
+        conntrack::release()
+    }
+}
+
+fn check_namespace(pins: &Pins, own: u64) -> Result<(), Error> {
+    let Some(maps) = pins.any_maps()? else { return Ok(()) };
+    let config = Table::<u32, crate::abi::ConfigValue>::open(&maps, "config")?;
+    let pinned = config.get(&0).ok().flatten().map_or(0, |config| config.netns);
+    if pinned == 0 || pinned == own {
+        return Ok(());
+    }
+    Err(Error::OtherNamespace { path: maps, pinned, own })
+}
+
+fn pin_maps(pins: &Pins, object: &Object) -> Result<(), Error> {
+    stage(&pins.maps(), |staging| {
+        let mut pinned = 0;
+        for map in object.maps().filter(|map| MAPS.iter().any(|name| map.name() == *name)) {
+            let path = staging.join(map.name());
+            let what = format!("pin a BPF map at {}", path.display());
+            let mut handle = libbpf_rs::MapHandle::try_from(&map).map_err(Error::bpf(what.clone()))?;
+            handle.pin(&path).map_err(Error::bpf(what))?;
+            pinned += 1;
+        }
+        debug_assert_eq!(pinned, MAPS.len(), "every map is in the object");
+        Ok(())
+    })
+}
+
+const _: () = assert!(size_of::<CounterValue>() == 16, "one counter a processor");

@@ -1,0 +1,109 @@
+//! What can go wrong between user space and the kernel.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::features::Missing;
+
+/// Opening, adopting or removing the datapath failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This kernel cannot run the program.
+    #[error("this kernel cannot enforce policy: {}", list(.0))]
+    Unsupported(Vec<Missing>),
+    /// Another process has the pin directory open.
+    #[error("{0} is in use by another process. hint: only one agent may run per node")]
+    Busy(PathBuf),
+    /// What is pinned enforces in another network namespace.
+    #[error(
+        "{path} holds the pins of another network namespace (inode {pinned}, this one is {own}). \
+         hint: use another pin directory, or remove that one if its node is gone"
+    )]
+    OtherNamespace {
+        /// The pin directory.
+        path: PathBuf,
+        /// Inode of the namespace the pins belong to.
+        pinned: u64,
+        /// Inode of the namespace of the calling thread.
+        own: u64,
+    },
+    /// A system call about a path failed.
+    #[error("cannot {what} {path}: {source}")]
+    Path {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The kernel refused something of BPF.
+    #[error("cannot {what}: {source}")]
+    Bpf {
+        /// What was tried, and on what.
+        what: String,
+        /// Why not.
+        source: libbpf_rs::Error,
+    },
+    /// Connection tracking could not be made sure of.
+    #[error("cannot keep connection tracking active: {0}. hint: the `nft` command is needed (apt install nftables)")]
+    Conntrack(String),
+    /// Asking the kernel for its links failed.
+    #[error("cannot {what} over netlink: {source}")]
+    Netlink {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn path(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Path { what, path, source }
+    }
+
+    pub(crate) fn bpf(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Self {
+        let what = what.into();
+        move |source| Self::Bpf { what, source }
+    }
+}
+
+/// A change of policy was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// It does not fit. Nothing was changed: the policy of before is enforced.
+    #[error(
+        "the policy does not fit into the kernel map `{map}`: {needed} more needed, {available} free. \
+         The policy of before stays in force. hint: raise the size of this map"
+    )]
+    NoCapacity {
+        /// The map.
+        map: &'static str,
+        /// How many more elements the change needs while it is carried out.
+        needed: usize,
+        /// How many are free.
+        available: usize,
+    },
+    /// An earlier change was not carried out, so this one has nothing to build on.
+    #[error("an earlier change was not carried out. hint: the whole plan has to be synced")]
+    OutOfStep,
+    /// The kernel refused an update it had room for.
+    #[error("cannot {what} of kernel map `{map}`: {source}")]
+    Kernel {
+        /// The map.
+        map: &'static str,
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: libbpf_rs::Error,
+    },
+    /// The program could not be replaced by the one the new maps belong to.
+    #[error(transparent)]
+    Attach(#[from] Error),
+}
+
+fn list(missing: &[Missing]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

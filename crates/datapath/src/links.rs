@@ -1,0 +1,112 @@
+//! The four netfilter links: two hooks, two families.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libbpf_rs::query::LinkTypeInfo;
+use libbpf_rs::{Link, NF_INET_LOCAL_IN, NF_INET_POST_ROUTING, NFPROTO_IPV4, NFPROTO_IPV6, NetfilterOpts, Object};
+
+use crate::Error;
+use crate::object::PROGRAM;
+use crate::pins::{Pins, stage};
+
+/// Name of the pin, family, hook.
+const HOOKS: [(&str, i32, i32); 4] = [
+    ("ipv4-postrouting", NFPROTO_IPV4, NF_INET_POST_ROUTING),
+    ("ipv6-postrouting", NFPROTO_IPV6, NF_INET_POST_ROUTING),
+    ("ipv4-local-in", NFPROTO_IPV4, NF_INET_LOCAL_IN),
+    ("ipv6-local-in", NFPROTO_IPV6, NF_INET_LOCAL_IN),
+];
+
+/// Just before source NAT (100). A link cannot be given another program and no two may share a priority, so an old
+/// and a new one take turns.
+const PRIORITIES: [i32; 2] = [95, 94];
+
+/// `BPF_F_NETFILTER_IP_DEFRAG`: only whole packets reach the program.
+const DEFRAGMENT: u32 = 1;
+
+/// How long a link that was closed may take to leave its priority.
+const LEAVING: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Whether all links of our version are there.
+pub(crate) fn are_attached(pins: &Pins) -> bool {
+    HOOKS.iter().all(|(name, ..)| pins.links().join(name).exists())
+}
+
+/// Attaches the program to all hooks beside what is there, and only then removes what was there before.
+pub(crate) fn replace(pins: &Pins, object: &Object) -> Result<(), Error> {
+    stage(&pins.links(), |staging| {
+        HOOKS.iter().try_for_each(|(name, family, hook)| attach(object, &staging.join(name), *family, *hook))
+    })?;
+    remove_others(pins)
+}
+
+/// Removes links of other versions, then maps only they used.
+pub(crate) fn remove_others(pins: &Pins) -> Result<(), Error> {
+    for path in pins.other_links()?.0 {
+        remove(&path)?;
+    }
+    pins.remove_other_maps()
+}
+
+/// Detaches and unpins the links of a directory.
+pub(crate) fn remove(directory: &Path) -> Result<(), Error> {
+    for path in entries(directory)? {
+        let link = Link::open(&path).map_err(Error::bpf(format!("open the link pinned at {}", path.display())))?;
+        // At once, where closing the last reference would do it some time later.
+        if let Err(error) = link.detach() {
+            tracing::debug!(%error, path = %path.display(), "the link goes when it is closed");
+        }
+        fs::remove_file(&path).map_err(Error::path("remove", &path))?;
+    }
+    fs::remove_dir(directory).map_err(Error::path("remove", directory))
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let entries = fs::read_dir(directory).map_err(Error::path("list", directory))?;
+    Ok(entries.flatten().map(|entry| entry.path()).collect())
+}
+
+fn attach(object: &Object, pin: &Path, family: i32, hook: i32) -> Result<(), Error> {
+    let program = object.progs_mut().find(|program| program.name() == PROGRAM).ok_or_else(|| Error::Bpf {
+        what: format!("find the BPF program `{PROGRAM}`"),
+        source: libbpf_rs::Error::from_raw_os_error(nix::libc::ENOENT),
+    })?;
+    let end = Instant::now() + LEAVING;
+    loop {
+        let mut refused = None;
+        for priority in PRIORITIES {
+            let options = NetfilterOpts {
+                protocol_family: family,
+                hooknum: hook,
+                priority,
+                flags: DEFRAGMENT,
+                ..NetfilterOpts::default()
+            };
+            match program.attach_netfilter_with_opts(options) {
+                Ok(mut link) => {
+                    return link.pin(pin).map_err(Error::bpf(format!("pin a link at {}", pin.display())));
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        match refused {
+            Some(error) if Instant::now() >= end => {
+                return Err(Error::bpf(format!("attach to netfilter (family {family}, hook {hook})"))(error));
+            }
+            _ => thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// The priorities of the links of our version, by hook; for those who want to know how it is attached.
+pub(crate) fn priorities(pins: &Pins) -> Vec<(&'static str, i32)> {
+    let priority = |path: PathBuf| match Link::open(path).ok()?.info().ok()?.info {
+        LinkTypeInfo::Netfilter(info) => Some(info.priority),
+        _ => None,
+    };
+    HOOKS.iter().filter_map(|(name, ..)| Some((*name, priority(pins.links().join(name))?))).collect()
+}

@@ -1,0 +1,114 @@
+//! The compiled kernel program: its maps' sizes, loading, and what identifies a version of it.
+
+use std::path::Path;
+
+use libbpf_rs::{Object, ObjectBuilder, OpenMapMut};
+
+use crate::abi::ABI;
+use crate::{Error, Sizes};
+
+/// The ELF object, aligned as its headers want it.
+#[repr(C, align(8))]
+struct Aligned<T: ?Sized>(T);
+
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/ringfence.bpf.o")));
+
+/// The program that is attached.
+pub(crate) const PROGRAM: &str = "ringfence";
+/// The program that is only ever run by hand.
+pub(crate) const TRIAL_PROGRAM: &str = "ringfence_trial";
+/// The map that only the latter uses.
+const TRIAL_MAP: &str = "trial";
+
+/// All maps that are pinned.
+pub(crate) const MAPS: [&str; 13] = [
+    "endpoints",
+    "peers",
+    "entries",
+    "interfaces",
+    "prefixes",
+    "gates",
+    "breakpoints",
+    "flows",
+    "denials",
+    "config",
+    "drops",
+    "counters",
+    "events",
+];
+
+/// What tells one version from another: maps of equal layout can be shared, programs of equal version are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) layout: u64,
+    pub(crate) program: u64,
+}
+
+impl Version {
+    pub(crate) fn new(sizes: &Sizes) -> Self {
+        let layout = MAPS.iter().fold(hash(HASH_START, &ABI.to_ne_bytes()), |state, name| {
+            let entries = sizes.of(name).unwrap_or_default();
+            hash(hash(state, name.as_bytes()), &entries.to_ne_bytes())
+        });
+        let layout = map_definitions().iter().fold(layout, |state, definition| hash(state, definition));
+        Self { layout, program: hash(layout, &OBJECT.0) }
+    }
+}
+
+/// Key size, value size, type and flags of every map.
+fn map_definitions() -> Vec<[u8; 16]> {
+    let Ok(object) = ObjectBuilder::default().open_memory(&OBJECT.0) else { return Vec::new() };
+    let mut definitions: Vec<_> = object
+        .maps()
+        .map(|map| {
+            let mut definition = [0; 16];
+            for (at, number) in
+                [map.key_size(), map.value_size(), map.map_type() as u32, map.map_flags()].into_iter().enumerate()
+            {
+                definition[at * 4..][..4].copy_from_slice(&number.to_ne_bytes());
+            }
+            definition
+        })
+        .collect();
+    definitions.sort_unstable();
+    definitions
+}
+
+/// Loads one of the programs, on the maps pinned in a directory if there is one, else on fresh ones.
+pub(crate) fn load(program: &str, sizes: &Sizes, maps: Option<&Path>) -> Result<Object, Error> {
+    let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::bpf("read the BPF object"))?;
+    for mut candidate in open.progs_mut() {
+        let wanted = candidate.name() == program;
+        candidate.set_autoload(wanted);
+    }
+    for mut map in open.maps_mut() {
+        prepare_map(&mut map, program, sizes, maps)?;
+    }
+    open.load().map_err(Error::bpf(format!("load the BPF program `{program}`")))
+}
+
+fn prepare_map(map: &mut OpenMapMut<'_>, program: &str, sizes: &Sizes, maps: Option<&Path>) -> Result<(), Error> {
+    let name = map.name().to_string_lossy().into_owned();
+    if name == TRIAL_MAP {
+        return map
+            .set_autocreate(program == TRIAL_PROGRAM)
+            .map_err(Error::bpf(format!("prepare the BPF map `{name}`")));
+    }
+    if let Some(directory) = maps.filter(|_| MAPS.contains(&name.as_str())) {
+        let path = directory.join(&name);
+        return map
+            .reuse_pinned_map(&path)
+            .map_err(Error::bpf(format!("reuse the BPF map pinned at {}", path.display())));
+    }
+    match sizes.of(&name) {
+        Some(entries) => map.set_max_entries(entries).map_err(Error::bpf(format!("size the BPF map `{name}`"))),
+        None => Ok(()),
+    }
+}
+
+const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a: tells versions of our own files apart, nothing more.
+fn hash(state: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(state, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}

@@ -1,0 +1,180 @@
+//! The pin directory: what keeps maps and links in the kernel while no process has them open.
+//!
+//! ```text
+//! <pin_dir>/maps-<layout>/<map>              maps of one layout
+//! <pin_dir>/links-<layout>-<program>/<hook>  links of one program on these maps
+//! ```
+//! A directory is filled under a name ending in `-new` and renamed once it is whole, so that a process may die at
+//! any instant: without `-new` it is whole, with it it counts for nothing.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use crate::Error;
+use crate::object::Version;
+
+const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
+/// bpffs allows no dots in names.
+const STAGING: &str = "-new";
+
+/// The pin directory, locked against other processes.
+#[derive(Debug)]
+pub(crate) struct Pins {
+    root: PathBuf,
+    version: Version,
+    lock: Flock<File>,
+}
+
+impl Pins {
+    /// Makes sure of the directory and of a bpffs below it, and locks it.
+    pub(crate) fn open(root: &Path, version: Version) -> Result<Self, Error> {
+        prepare(root)?;
+        let directory = File::open(root).map_err(Error::path("open", root))?;
+        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, _)| Error::Busy(root.to_path_buf()))?;
+        let pins = Self { root: root.to_path_buf(), version, lock };
+        for name in pins.names()?.iter().filter(|name| name.ends_with(STAGING)) {
+            pins.remove(name)?;
+        }
+        Ok(pins)
+    }
+
+    pub(crate) fn maps(&self) -> PathBuf {
+        self.root.join(format!("maps-{:016x}", self.version.layout))
+    }
+
+    pub(crate) fn links(&self) -> PathBuf {
+        self.root.join(format!("{}{:016x}", self.links_prefix(), self.version.program))
+    }
+
+    fn links_prefix(&self) -> String {
+        format!("links-{:016x}-", self.version.layout)
+    }
+
+    /// Link directories of other programs; and whether all of these share our maps.
+    pub(crate) fn other_links(&self) -> Result<(Vec<PathBuf>, bool), Error> {
+        let own = self.links();
+        let others: Vec<_> = self
+            .names()?
+            .iter()
+            .filter(|name| name.starts_with("links-"))
+            .map(|name| self.root.join(name))
+            .filter(|path| *path != own)
+            .collect();
+        let prefix = self.root.join(self.links_prefix());
+        let shared = others
+            .iter()
+            .all(|path| path.as_os_str().as_encoded_bytes().starts_with(prefix.as_os_str().as_encoded_bytes()));
+        Ok((others, shared))
+    }
+
+    /// Any directory with maps, ours first.
+    pub(crate) fn any_maps(&self) -> Result<Option<PathBuf>, Error> {
+        if self.maps().exists() {
+            return Ok(Some(self.maps()));
+        }
+        Ok(self.names()?.iter().find(|name| name.starts_with("maps-")).map(|name| self.root.join(name)))
+    }
+
+    /// Removes maps of other layouts.
+    pub(crate) fn remove_other_maps(&self) -> Result<(), Error> {
+        let own = self.maps();
+        for name in self.names()?.iter().filter(|name| name.starts_with("maps-")) {
+            if self.root.join(name) != own {
+                self.remove(name)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything, links first, and the directory; unmounts the bpffs if it is the directory itself.
+    pub(crate) fn remove_all(self) -> Result<(), Error> {
+        let mut names = self.names()?;
+        names.sort_unstable();
+        for name in names {
+            self.remove(&name)?;
+        }
+        drop(self.lock);
+        if is_mount_point(&self.root)? {
+            umount2(&self.root, MntFlags::MNT_DETACH).map_err(|e| Error::path("unmount", &self.root)(e.into()))?;
+        }
+        fs::remove_dir(&self.root).map_err(Error::path("remove", &self.root))
+    }
+
+    /// Our directories; the kernel puts files of its own into the root of a bpffs.
+    fn names(&self) -> Result<Vec<String>, Error> {
+        let entries = fs::read_dir(&self.root).map_err(Error::path("list", &self.root))?;
+        let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+        Ok(names.filter(|name| name.starts_with("maps-") || name.starts_with("links-")).collect())
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        let path = self.root.join(name);
+        if name.starts_with("links-") { crate::links::remove(&path) } else { remove_directory(&path) }
+    }
+}
+
+/// Fills a directory: `fill` is given a staging directory that becomes `target` once it returns.
+pub(crate) fn stage<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T, Error>) -> Result<T, Error> {
+    let mut name = target.as_os_str().to_owned();
+    name.push(STAGING);
+    let staging = PathBuf::from(name);
+    fs::create_dir(&staging).map_err(Error::path("create", &staging))?;
+    let result = fill(&staging);
+    if result.is_ok() {
+        fs::rename(&staging, target).map_err(Error::path("rename", &staging))?;
+    } else if let Err(error) = remove_directory(&staging) {
+        tracing::warn!(%error, "a half-filled pin directory is left behind");
+    }
+    result
+}
+
+/// Removes a directory and the pins in it.
+pub(crate) fn remove_directory(path: &Path) -> Result<(), Error> {
+    for entry in fs::read_dir(path).map_err(Error::path("list", path))?.flatten() {
+        fs::remove_file(entry.path()).map_err(Error::path("remove", entry.path()))?;
+    }
+    fs::remove_dir(path).map_err(Error::path("remove", path))
+}
+
+/// Creates the directory, on a bpffs.
+fn prepare(root: &Path) -> Result<(), Error> {
+    let system = Path::new(SYSTEM_BPFFS);
+    if root.starts_with(system) && !is_bpffs(system)? {
+        mount_bpffs(system)?;
+    }
+    fs::create_dir_all(root).map_err(Error::path("create", root))?;
+    if is_bpffs(root)? { Ok(()) } else { mount_bpffs(root) }
+}
+
+fn is_bpffs(path: &Path) -> Result<bool, Error> {
+    let found = statfs(path).map_err(|e| Error::path("stat the file system of", path)(e.into()))?;
+    Ok(found.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn mount_bpffs(path: &Path) -> Result<(), Error> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))
+        .map_err(|e| Error::path("mount a bpffs at", path)(e.into()))
+}
+
+/// Whether the directory itself, not one above it, is where a file system is mounted.
+fn is_mount_point(path: &Path) -> Result<bool, Error> {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(Error::path("stat", path));
+    let Some(parent) = path.parent() else { return Ok(true) };
+    Ok(device(path)? != device(parent)?)
+}
+
+/// The inode of the network namespace of the calling thread.
+pub(crate) fn network_namespace() -> Result<u64, Error> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    let file = File::open(path).map_err(Error::path("open", path))?;
+    let stat = nix::sys::stat::fstat(file.as_fd()).map_err(|e| Error::path("stat", path)(e.into()))?;
+    Ok(stat.st_ino)
+}

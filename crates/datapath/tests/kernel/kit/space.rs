@@ -1,0 +1,128 @@
+//! Network namespaces that go when they are dropped.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns};
+use ringfence_datapath::{Config, Datapath, Sizes};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A network namespace.
+pub(crate) struct Space {
+    pub(crate) name: String,
+}
+
+impl Space {
+    /// A fresh one with its loopback up.
+    pub(crate) fn new(role: &str) -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let space = Self { name: format!("rfdp-{}-{number}-{role}", std::process::id()) };
+        host(&["ip", "netns", "add", &space.name]);
+        space.run("ip link set lo up");
+        space
+    }
+
+    /// Runs a closure on a thread inside.
+    pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let path = Path::new("/run/netns").join(&self.name);
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                let namespace = File::open(path).unwrap();
+                setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs a command line inside; it has to succeed.
+    pub(crate) fn run(&self, line: &str) -> String {
+        let output = self.try_run(line);
+        assert!(
+            output.status.success(),
+            "{line:?} in {}: {}{}",
+            self.name,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Runs a shell command line inside.
+    pub(crate) fn try_run(&self, line: &str) -> Output {
+        self.enter(|| Command::new("sh").args(["-c", line]).output().unwrap())
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.name]).output();
+    }
+}
+
+/// Runs a command outside; it has to succeed.
+pub(crate) fn host(command: &[&str]) {
+    let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A pin directory that goes, with all that is pinned, when it is dropped.
+pub(crate) struct PinDir(pub(crate) PathBuf);
+
+impl PinDir {
+    pub(crate) fn new() -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self(std::env::temp_dir().join(format!("rfdp-{}-{number}", std::process::id())))
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        Config { sizes: small(), ..Config::new(&self.0) }
+    }
+}
+
+impl Drop for PinDir {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Sizes that let many tests run at once.
+pub(crate) fn small() -> Sizes {
+    Sizes {
+        endpoints: 256,
+        peers: 4096,
+        prefixes: 1024,
+        entries: 1 << 14,
+        breakpoints: 1 << 14,
+        causes: 4096,
+        gates: 16,
+        flows: 4096,
+        denials: 512,
+        events: 1 << 18,
+    }
+}
+
+/// A datapath in a namespace of its own, for tests that need no network.
+pub(crate) struct Bench {
+    pub(crate) space: Space,
+    pub(crate) pins: PinDir,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self { space: Space::new("bench"), pins: PinDir::new() }
+    }
+
+    pub(crate) fn open(&self) -> Datapath {
+        self.open_with(self.pins.config())
+    }
+
+    pub(crate) fn open_with(&self, config: Config) -> Datapath {
+        self.space.enter(|| Datapath::open(config)).unwrap()
+    }
+}

@@ -1,0 +1,199 @@
+//! Open, sync, apply and detach with plans made by hand, asked by test runs of the program.
+
+use crate::kit::packet::Packet;
+use crate::kit::plan::Hand;
+use crate::kit::space::{Bench, Space};
+use ringfence_datapath::{ApplyError, Circumstances, Conntrack, Datapath, Drop, Error, Ground, Trial};
+use ringfence_engine::{CauseId, Delta};
+use ringfence_model::{Direction, Protocol};
+
+const NEW: Circumstances = Circumstances {
+    interface: Some(1000),
+    out_interface: None,
+    conntrack: Conntrack::New,
+    translated: false,
+    local_in: false,
+    flows: false,
+};
+
+fn passes(trial: &Trial, packet: &Packet) -> bool {
+    trial.run(&packet.bytes(), &NEW, 1).unwrap().accepted
+}
+
+fn web() -> Hand {
+    Hand::default().endpoint("10.0.0.2", 7, 0).isolated(7, 70).peer("10.0.1.0/24", 9).allow(
+        7,
+        9,
+        &[(Protocol::TCP, 80)],
+        90,
+        70,
+    )
+}
+
+#[test]
+fn the_plan_decides() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let bench = Bench::new();
+    let mut datapath = bench.open();
+    datapath.sync(&web().plan).unwrap();
+    let trial = datapath.trial().unwrap();
+    let to = |source: &str, port| Packet::new(source, "10.0.0.2", Protocol::TCP, port);
+    assert!(passes(&trial, &to("10.0.1.5", 80)));
+    assert!(!passes(&trial, &to("10.0.1.5", 81)));
+    assert!(!passes(&trial, &to("10.0.2.5", 80)));
+    let said = trial.run(&to("10.0.2.5", 80).bytes(), &NEW, 1).unwrap();
+    assert_eq!(said.dropped, Some(Drop::Policy { cause: CauseId(70), cut: false }));
+    assert_eq!((said.egress, said.ingress), (Ground::NotAPod, Ground::Decided(CauseId(70))));
+    datapath.detach().unwrap();
+    assert!(!bench.pins.0.exists());
+}
+
+#[test]
+fn a_change_is_applied_and_adopted_by_the_next_process() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let bench = Bench::new();
+    let mut datapath = bench.open();
+    datapath.sync(&web().plan).unwrap();
+    let mut after = web();
+    let delta = {
+        let wider = Hand::default().allow_all(8, 9, 91).isolated(8, 71).endpoint("10.0.0.2", 8, 0).plan;
+        Delta {
+            put_causes: wider.causes.into_iter().collect(),
+            put_entries: wider.entries.into_iter().collect(),
+            put_endpoints: wider.endpoints.into_iter().collect(),
+            delete_entries: after.plan.entries.keys().copied().collect(),
+            delete_causes: vec![CauseId(70), CauseId(90)],
+            ..Delta::default()
+        }
+    };
+    datapath.apply(&delta).unwrap();
+    after.plan.apply(&delta);
+    let packet = Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81);
+    assert!(passes(&datapath.trial().unwrap(), &packet));
+    let attached = datapath.attachments();
+    assert_eq!(attached.len(), 4);
+    drop(datapath);
+
+    let mut adopted = bench.open();
+    assert_eq!(adopted.attachments(), attached, "the links are the same");
+    assert!(matches!(adopted.apply(&delta), Err(ApplyError::OutOfStep)));
+    assert!(passes(&adopted.trial().unwrap(), &packet), "before anything is synced");
+    adopted.sync(&after.plan).unwrap();
+    let used: Vec<_> = adopted.capacity().iter().map(|capacity| (capacity.map, capacity.used)).collect();
+    let expected = [("endpoints", 1), ("peers", 0), ("prefixes", 1), ("entries", 3), ("breakpoints", 2), ("causes", 2)];
+    assert_eq!(used, expected);
+    assert!(passes(&adopted.trial().unwrap(), &packet));
+    adopted.detach().unwrap();
+}
+
+#[test]
+fn what_does_not_fit_changes_nothing() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let bench = Bench::new();
+    let mut config = bench.pins.config();
+    config.sizes.endpoints = 2;
+    config.sizes.breakpoints = 8;
+    let mut datapath = bench.open_with(config);
+    datapath.sync(&web().plan).unwrap();
+    let crowd = web().endpoint("10.0.0.3", 7, 0).endpoint("10.0.0.4", 7, 0).isolated(9, 72);
+    let error = datapath.sync(&crowd.plan).unwrap_err();
+    assert!(matches!(error, ApplyError::NoCapacity { map: "endpoints", needed: 2, available: 1 }), "{error}");
+    let ports: Vec<_> = (0..9).map(|port| (Protocol::UDP, 2 * port)).collect();
+    let error = datapath.sync(&web().allow(9, 9, &ports, 93, 70).plan).unwrap_err();
+    assert!(matches!(error, ApplyError::NoCapacity { map: "breakpoints", needed: 19, available: 4 }), "{error}");
+    assert!(!datapath.is_in_step());
+    let trial = datapath.trial().unwrap();
+    assert!(passes(&trial, &Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80)));
+    assert!(!passes(&trial, &Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81)));
+    assert!(passes(&trial, &Packet::new("10.0.1.5", "10.0.0.3", Protocol::TCP, 81)), "no endpoint came");
+    datapath.sync(&web().plan).unwrap();
+    assert!(datapath.is_in_step());
+    datapath.detach().unwrap();
+}
+
+#[test]
+fn freed_breakpoints_are_used_again() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let bench = Bench::new();
+    let mut config = bench.pins.config();
+    config.sizes.breakpoints = 16;
+    let mut datapath = bench.open_with(config);
+    for round in 0..20 {
+        let plan = Hand::default().isolated(7, 70).endpoint("10.0.0.2", 7, 0).peer("10.0.1.5", 9).allow(
+            7,
+            9,
+            &[(Protocol::TCP, 80 + round), (Protocol::UDP, 80 + round)],
+            90,
+            70,
+        );
+        datapath.sync(&plan.plan).unwrap();
+        let trial = datapath.trial().unwrap();
+        assert!(passes(&trial, &Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80 + round)));
+        assert!(!passes(&trial, &Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 79 + round)));
+    }
+    datapath.detach().unwrap();
+}
+
+#[test]
+fn only_one_process_and_only_the_right_namespace() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let bench = Bench::new();
+    let datapath = bench.open();
+    let again = bench.space.enter(|| Datapath::open(bench.pins.config()));
+    assert!(matches!(again, Err(Error::Busy(_))), "{again:?}");
+    drop(datapath);
+    let elsewhere = Space::new("elsewhere");
+    let wrong = elsewhere.enter(|| Datapath::open(bench.pins.config()));
+    assert!(matches!(wrong, Err(Error::OtherNamespace { .. })), "{wrong:?}");
+    let datapath = bench.open();
+    bench.space.enter(|| datapath.detach()).unwrap();
+    assert!(!bench.space.run("nft list tables").contains("ringfence"));
+}
+
+#[test]
+fn gates_exemptions_and_replies() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let bench = Bench::new();
+    let mut datapath = bench.open();
+    let plan = web().gate("10.0.0.0/24").endpoint("fd00::2", 7, 7).endpoint("10.0.0.9", 7, 7);
+    datapath.sync(&plan.plan).unwrap();
+    let trial = datapath.trial().unwrap();
+    let run = |packet: &Packet, given: &Circumstances| trial.run(&packet.bytes(), given, 1).unwrap();
+    let node = Circumstances { interface: None, ..NEW };
+    let said = run(&Packet::new("10.9.9.9", "10.0.0.77", Protocol::UDP, 53), &NEW);
+    assert_eq!(said.dropped, Some(Drop::EndpointNotReady));
+    let said = run(&Packet::new("10.0.0.77", "10.9.9.9", Protocol::UDP, 53), &NEW);
+    assert_eq!(said.dropped, Some(Drop::EndpointNotReady));
+    assert!(run(&Packet::new("10.9.9.9", "10.0.0.77", Protocol::UDP, 53), &node).accepted);
+    assert_eq!(run(&Packet::new("10.9.9.9", "10.0.0.2", Protocol::TCP, 81), &node).ingress, Ground::LocalNode);
+    let advertisement = Packet::new("fd00::2", "fd00::3", Protocol::ICMPV6, 136);
+    assert_eq!(run(&advertisement, &NEW).egress, Ground::NeighbourDiscovery);
+    assert!(!run(&Packet::new("fd00::2", "fd00::3", Protocol::ICMPV6, 128), &NEW).accepted);
+    let itself = Packet::new("10.0.0.9", "10.0.0.9", Protocol::TCP, 81);
+    assert_eq!(run(&itself, &NEW).ingress, Ground::OwnAddress);
+    assert!(!run(&itself, &Circumstances { translated: true, ..NEW }).accepted);
+    // The answer of an accepted connection, and of one that never could have been.
+    let reply = Circumstances { conntrack: Conntrack::Reply, ..NEW };
+    assert!(run(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80).reply(), &reply).accepted);
+    let said = run(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81).reply(), &reply);
+    assert!(!said.accepted && said.direction == Some(Direction::Ingress));
+    let answered = Circumstances { local_in: true, ..reply };
+    assert!(run(&Packet::new("10.0.0.9", "10.9.9.9", Protocol::TCP, 81), &answered).accepted);
+    let error = Circumstances { conntrack: Conntrack::Related, ..NEW };
+    assert!(run(&Packet::new("10.1.1.1", "10.0.0.9", Protocol::ICMP, 3), &error).accepted);
+    assert!(!run(&Packet::new("10.1.1.1", "10.0.0.9", Protocol::ICMP, 5), &error).accepted, "redirect");
+    assert!(!run(&Packet::new("10.1.1.1", "10.0.0.9", Protocol::TCP, 80), &error).accepted);
+    datapath.detach().unwrap();
+}
