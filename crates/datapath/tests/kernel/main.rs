@@ -1,5 +1,6 @@
 //! Tests that load the program: by test runs, and with packets in network namespaces.
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
+mod differential;
 mod kit;
 mod maps;

@@ -18,6 +18,7 @@ impl Hand {
         let endpoint = Endpoint {
             pod: PodKey { namespace: "test".into(), name: address.into() },
             uid: address.into(),
+            node: None,
             ingress: RulesetId(ingress),
             egress: RulesetId(egress),
         };
