@@ -8,7 +8,9 @@ pub mod address;
 pub mod convert;
 mod diagnostic;
 mod json;
+pub mod manifest;
 mod path;
+pub mod strict;
 pub mod validate;
 pub mod watch;
 
