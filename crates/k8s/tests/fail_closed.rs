@@ -1,5 +1,4 @@
 //! What a policy allows that is not understood: never more than one that is.
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![expect(clippy::needless_pass_by_value, reason = "calls read better with a bare json!(…)")]
 
 use proptest::prelude::*;
