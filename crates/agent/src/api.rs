@@ -227,7 +227,7 @@ impl Failure {
 pub struct Flow {
     /// [`VERSION`].
     pub api_version: String,
-    /// `Flow`, or `FlowsLost` if the reader was too slow: then only `lost` counts.
+    /// `Flow`.
     pub kind: String,
     /// When it was read, RFC 3339.
     pub time: String,
@@ -253,8 +253,28 @@ pub struct Flow {
     pub hint: Option<String>,
     /// Like ones since the last report of this, which were only counted.
     pub repeated: u64,
-    /// How many records were lost before this one.
+}
+
+/// A line of `GET /v1/flows` that says that the reader was too slow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlowsLost {
+    /// [`VERSION`].
+    pub api_version: String,
+    /// `FlowsLost`.
+    pub kind: String,
+    /// How many flows are missing here.
     pub lost: u64,
+}
+
+/// A line of `GET /v1/flows`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum FlowLine {
+    /// What became of a connection.
+    Flow(Box<Flow>),
+    /// A gap.
+    Lost(FlowsLost),
 }
 
 /// One end of a flow.
@@ -262,7 +282,7 @@ pub struct Flow {
 #[serde(rename_all = "camelCase")]
 pub struct Peer {
     /// Its address.
-    pub address: Option<IpAddr>,
+    pub address: IpAddr,
     /// Its port, for protocols that have them.
     pub port: Option<u16>,
     /// Namespace of the pod that has the address.
@@ -283,10 +303,9 @@ impl fmt::Display for Peer {
             _ => {}
         }
         match (address, port) {
-            (Some(IpAddr::V6(address)), Some(port)) => write!(f, "[{address}]:{port}"),
-            (Some(address), Some(port)) => write!(f, "{address}:{port}"),
-            (Some(address), None) => write!(f, "{address}"),
-            (None, _) => f.write_str("unknown"),
+            (IpAddr::V6(address), Some(port)) => write!(f, "[{address}]:{port}"),
+            (address, Some(port)) => write!(f, "{address}:{port}"),
+            (address, None) => write!(f, "{address}"),
         }
     }
 }

@@ -74,7 +74,7 @@ impl Client {
     }
 
     /// What the kernel reports from now on, a line at a time.
-    pub async fn flows(&self) -> Result<impl Stream<Item = Result<api::Flow, ClientError>> + use<>, ClientError> {
+    pub async fn flows(&self) -> Result<impl Stream<Item = Result<api::FlowLine, ClientError>> + use<>, ClientError> {
         let body = self.send(Method::GET, "/v1/flows", Body::empty()).await?;
         let lines = futures::stream::unfold((body.into_data_stream(), Vec::new()), |(mut body, mut rest)| async move {
             loop {

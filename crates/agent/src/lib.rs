@@ -1,5 +1,29 @@
-//! The node agent: what it says on its socket, and how to ask it.
+//! The node agent: watches the cluster, plans, and keeps the kernel at the newest plan.
+//!
+//! ```text
+//! API ──watch──► Event ──┐                       ┌─► Enforcer ──► kernel
+//! links, routes ─► Scout ─┼─► Core (one thread) ──┤
+//! socket, TCP ─► Question ┘    index · planner    └─► answers: status, flows with names, metrics
+//! ```
+//!
+//! Invariants: nothing reaches the kernel before every kind was listed; one thread owns planner and kernel side and is
+//! told everything by messages; nothing waits for a clock; a stopped agent leaves enforcement standing.
 #![forbid(unsafe_code)]
 
 pub mod api;
+mod bridge;
 pub mod client;
+mod cni_cache;
+mod core;
+mod datapath;
+mod enforcer;
+pub mod flows;
+mod index;
+mod interfaces;
+mod metrics;
+mod run;
+mod server;
+mod watch;
+
+pub use enforcer::{Count, EnforceError, Enforcer, Facts};
+pub use run::{Config, Connections, cleanup, run};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{observe, status};
+use crate::{agent, observe, status};
 
 /// Shown below every help text.
 const EXIT_CODES: &str = "Exit codes: 0 fine; 1 a negative answer; 2 wrong usage or unreadable input; \
@@ -23,6 +23,9 @@ pub(crate) struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Enforce the cluster's policies on this node
+    #[command(after_help = EXIT_CODES)]
+    Agent(agent::Args),
     /// What the agent of this node knows and enforces
     #[command(after_help = EXIT_CODES)]
     Status(status::Args),

@@ -1,8 +1,10 @@
 //! The `ringfence` command: agent, lab and tooling in one binary.
 #![forbid(unsafe_code)]
 
+mod agent;
 mod args;
 mod exit;
+mod logging;
 mod observe;
 mod output;
 mod status;
@@ -18,6 +20,7 @@ fn main() -> ExitCode {
 
 fn run(args: args::Args) -> anyhow::Result<exit::Code> {
     match args.command {
+        args::Command::Agent(args) => agent::run(args),
         args::Command::Status(args) => status::run(&args),
         args::Command::Observe(args) => observe::run(&args),
         args::Command::Version => output::line(&format!("ringfence {}", env!("CARGO_PKG_VERSION"))),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use clap::ValueEnum;
 use futures::StreamExt as _;
-use ringfence_agent::api::Flow;
+use ringfence_agent::api::{Flow, FlowLine, FlowsLost};
 use ringfence_agent::client::Client;
 
 use crate::args::Socket;
@@ -37,7 +37,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
     runtime.block_on(async {
         let mut flows = std::pin::pin!(Client::new(&args.socket.socket).flows().await?);
         while let Some(flow) = flows.next().await {
-            let flow = flow?;
+            let flow = match flow? {
+                FlowLine::Flow(flow) => flow,
+                FlowLine::Lost(gap) => {
+                    tell_gap(&gap);
+                    continue;
+                }
+            };
             if args.denied && flow.verdict == "allowed" {
                 continue;
             }
@@ -50,14 +56,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
     })
 }
 
+#[expect(clippy::print_stderr, reason = "talk, not the result")]
+fn tell_gap(gap: &FlowsLost) {
+    eprintln!("warning: {} reports were lost here: more came than could be printed", gap.lost);
+}
+
 fn line(flow: &Flow) -> String {
     let Flow { time, verdict, source, destination, protocol, message, .. } = flow;
     let mut line = format!("{time} {verdict} {source} -> {destination} {protocol}: {message}");
     if flow.repeated > 0 {
         let _ = write!(line, " (and {} more)", flow.repeated);
-    }
-    if flow.lost > 0 {
-        let _ = write!(line, " ({} reports before this one were lost)", flow.lost);
     }
     if let Some(hint) = &flow.hint {
         let _ = write!(line, "\n  hint: {hint}");

@@ -101,12 +101,6 @@ impl Objects {
     }
 }
 
-impl Objects {
-    fn entries(&self, scope: &Scope) -> Vec<(Key, Object)> {
-        self.scan(scope).map(|(key, object)| (key.clone(), Arc::clone(object))).collect()
-    }
-}
-
 struct Inner {
     revision: u64,
     objects: Objects,
@@ -201,15 +195,10 @@ impl Store {
         Ok(inner.watchers.add(scope.clone(), backlog, revision))
     }
 
-    /// As [`Self::list`], with the keys.
-    pub(crate) fn entries(&self, scope: &Scope) -> Vec<(Key, Object)> {
-        self.inner.lock().objects.entries(scope)
-    }
-
     /// The objects of a scope, and every change to them after.
-    pub(crate) fn list_and_watch(&self, scope: &Scope) -> (Vec<(Key, Object)>, Watch) {
+    pub(crate) fn list_and_watch(&self, scope: &Scope) -> (Vec<Object>, Watch) {
         let mut inner = self.inner.lock();
-        let objects = inner.objects.entries(scope);
+        let objects = inner.objects.scan(scope).map(|(_, object)| Arc::clone(object)).collect();
         let revision = inner.revision;
         (objects, inner.watchers.add(scope.clone(), Vec::new(), revision))
     }

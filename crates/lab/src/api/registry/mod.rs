@@ -13,7 +13,7 @@ use serde_json::Value;
 pub(crate) use self::bind::set_condition;
 pub(crate) use self::delete::{DeleteOptions, FOREGROUND, ORPHAN, Propagation};
 pub(crate) use self::fields::FieldValidation;
-pub(crate) use self::meta::now;
+pub(crate) use self::meta::{now, now_micro, random_suffix};
 use super::kinds::{DefaultContext, Kind};
 use super::status::{ApiError, Cause};
 use crate::store::{Key, Object, Objects, Scope, Store};

@@ -1,0 +1,72 @@
+//! What network plugins wrote down about the pods they connected: libcni keeps the result of every `ADD` under
+//! `/var/lib/cni/results` (CNI specification, "cached result"). The only way to learn which port of a bridge is whose.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::SystemTime;
+
+use serde_json::Value;
+
+/// Where libcni keeps results, unless told otherwise.
+pub(crate) const RESULTS: &str = "/var/lib/cni/results";
+
+/// Names of the host-side interfaces by pod address, as far as the newest result about an address tells.
+pub(crate) fn read(dir: &Path) -> HashMap<IpAddr, Vec<String>> {
+    let mut newest: HashMap<IpAddr, (SystemTime, Vec<String>)> = HashMap::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Some((written, addresses, names)) = read_result(&entry) else { continue };
+        for address in addresses {
+            if newest.get(&address).is_none_or(|(before, _)| *before <= written) {
+                newest.insert(address, (written, names.clone()));
+            }
+        }
+    }
+    newest.into_iter().map(|(address, (_, names))| (address, names)).collect()
+}
+
+fn read_result(entry: &std::fs::DirEntry) -> Option<(SystemTime, Vec<IpAddr>, Vec<String>)> {
+    let written = entry.metadata().ok()?.modified().ok()?;
+    let cached: Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
+    let (addresses, names) = parse(&cached["result"])?;
+    Some((written, addresses, names))
+}
+
+/// The addresses in a result that belong to an interface inside a sandbox, and the names of all interfaces outside one.
+fn parse(result: &Value) -> Option<(Vec<IpAddr>, Vec<String>)> {
+    let interfaces = result["interfaces"].as_array()?;
+    let inside = |interface: &Value| interface["sandbox"].as_str().is_some_and(|path| !path.is_empty());
+    let address = |ip: &Value| -> Option<IpAddr> {
+        let index = usize::try_from(ip["interface"].as_u64()?).ok()?;
+        inside(interfaces.get(index)?).then_some(())?;
+        ip["address"].as_str()?.split('/').next()?.parse().ok()
+    };
+    let addresses = result["ips"].as_array()?.iter().filter_map(address).collect();
+    let outside = interfaces.iter().filter(|interface| !inside(interface));
+    let names = outside.filter_map(|interface| Some(interface["name"].as_str()?.to_owned())).collect();
+    Some((addresses, names))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bridge_and_pod_end_are_told_apart_and_damage_is_survived() {
+        let dir = std::env::temp_dir().join(format!("ringfence-cni-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let result = r#"{"kind": "cniCacheV1", "ifName": "eth0", "result": {"cniVersion": "1.0.0",
+            "interfaces": [{"name": "cni0"}, {"name": "veth1234"}, {"name": "eth0", "sandbox": "/var/run/netns/x"}],
+            "ips": [{"address": "10.244.0.7/24", "gateway": "10.244.0.1", "interface": 2},
+                    {"address": "fd00:10:244::7/64", "interface": 2}, {"address": "10.244.0.1/24", "interface": 0}]}}"#;
+        std::fs::write(dir.join("bridge-abc-eth0"), result).unwrap();
+        std::fs::write(dir.join("torn"), &result[..90]).unwrap();
+        std::fs::write(dir.join("odd"), r#"{"result": {"ips": [{"interface": 7}], "interfaces": []}}"#).unwrap();
+        let found = read(&dir);
+        std::fs::remove_dir_all(&dir).unwrap();
+        let names = vec!["cni0".to_owned(), "veth1234".to_owned()];
+        let expected = ["10.244.0.7", "fd00:10:244::7"].map(|address| (address.parse().unwrap(), names.clone()));
+        assert_eq!(found, HashMap::from(expected));
+        assert!(read(&dir).is_empty());
+    }
+}

@@ -1,0 +1,149 @@
+//! The thread that plans and applies: the only owner of the planner, of the kernel side and of what is known.
+//!
+//! It sleeps until a message comes, takes every other message that is ready, and carries the sum of them to the kernel
+//! in one step. Nothing waits for a clock, nothing is shared and locked; whoever wants to know something asks.
+
+mod naming;
+mod report;
+mod state;
+#[cfg(test)]
+mod tests;
+mod waiting;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use ringfence_k8s::watch::Event;
+use tokio::sync::oneshot;
+
+use crate::api;
+use crate::flows::{Named, Record};
+use crate::metrics::Gauges;
+
+pub(crate) use state::{Core, Setup};
+
+/// What the thread is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// Something happened in the cluster.
+    Event {
+        /// What.
+        event: Event,
+        /// When the watch delivered it.
+        received: Instant,
+    },
+    /// Host-side interfaces of all local addresses for which one is known.
+    Interfaces(BTreeMap<IpAddr, u32>),
+    /// Whether bridged packets pass the hook; none if no local pod is on a bridge.
+    Bridge(Option<api::Bridge>),
+    /// Somebody wants to know something.
+    Ask(Question),
+    /// The end: what is in the kernel stays there.
+    Stop,
+}
+
+/// What can be asked, and where the answer goes.
+#[derive(Debug)]
+pub(crate) enum Question {
+    Ready(oneshot::Sender<bool>),
+    Status(oneshot::Sender<api::Status>),
+    Plan(oneshot::Sender<serde_json::Value>),
+    Gauges(oneshot::Sender<Gauges>),
+    /// Answered when the pod's policy is in the kernel.
+    Wait(api::WaitRequest, oneshot::Sender<Vec<IpAddr>>),
+    /// Why a wait is not over.
+    WhyWaiting(api::WaitRequest, oneshot::Sender<String>),
+    /// Names for what the kernel reported.
+    Names(Vec<Record>, oneshot::Sender<Vec<Named>>),
+}
+
+/// The thread is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the agent is stopping")]
+pub(crate) struct Gone;
+
+/// How others reach the thread.
+#[derive(Clone, Debug)]
+pub(crate) struct Handle(mpsc::Sender<Message>);
+
+impl Handle {
+    /// A handle and what the thread reads from.
+    pub(crate) fn channel() -> (Self, Receiver<Message>) {
+        let (sender, receiver) = mpsc::channel();
+        (Self(sender), receiver)
+    }
+
+    /// Tells the thread something.
+    pub(crate) fn tell(&self, message: Message) -> Result<(), Gone> {
+        self.0.send(message).map_err(|mpsc::SendError(_)| Gone)
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Ask(question(reply)))?;
+        answer.await.map_err(|_closed| Gone)
+    }
+
+    /// Asks from a thread that may block.
+    pub(crate) fn ask_blocking<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Ask(question(reply)))?;
+        answer.blocking_recv().map_err(|_closed| Gone)
+    }
+}
+
+/// Most messages that go into one step, so that an endless stream of them cannot keep any from the kernel.
+const BATCH: usize = 4096;
+
+impl Core {
+    /// Works until told to stop or until nobody is left to tell it anything.
+    pub(crate) fn run(mut self, messages: &Receiver<Message>) {
+        loop {
+            let first = match self.retry_at() {
+                None => messages.recv().ok(),
+                Some(at) => match messages.recv_timeout(at.saturating_duration_since(Instant::now())) {
+                    Ok(message) => Some(message),
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.commit();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => None,
+                },
+            };
+            let Some(first) = first else { return };
+            if !self.step(first, messages) {
+                return;
+            }
+        }
+    }
+
+    /// Takes in one message and all that are ready behind it, then brings the kernel up to date. False at the end.
+    pub(crate) fn step(&mut self, first: Message, messages: &Receiver<Message>) -> bool {
+        let mut more = self.take(first);
+        for _ in 1..BATCH {
+            let Ok(message) = messages.try_recv() else { break };
+            more &= self.take(message);
+        }
+        self.commit();
+        more
+    }
+
+    fn take(&mut self, message: Message) -> bool {
+        match message {
+            Message::Event { event, received } => self.event(event, received),
+            Message::Interfaces(interfaces) => self.interfaces(interfaces),
+            Message::Bridge(bridge) => self.bridge(bridge),
+            Message::Ask(question) => self.answer(question),
+            Message::Stop => return false,
+        }
+        true
+    }
+}
+
+/// How long after the n-th failure in a row of the kernel to try again unasked.
+fn backoff(failures: u32) -> Duration {
+    Duration::from_millis(200) * 2_u32.pow(failures.min(8))
+}

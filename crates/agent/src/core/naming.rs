@@ -1,0 +1,142 @@
+//! Names for what the kernel reports: pods and nodes for addresses, policies and rules for causes, and a hint.
+
+use std::net::IpAddr;
+
+use ringfence_model::{Direction, PodKey, Protocol, Reason};
+
+use super::state::Core;
+use crate::api;
+use crate::flows::{Named, Outcome, Record, Why};
+
+/// What a record's cause stands for, in words.
+struct Account {
+    reason: &'static str,
+    message: String,
+    policies: Vec<String>,
+    rule: Option<usize>,
+    hint: Option<String>,
+}
+
+impl Core {
+    /// A record with names.
+    pub(super) fn name(&self, record: Record, time: &str) -> Named {
+        let Record { verdict, direction, protocol, source, destination, from_node, repeated, why } = record;
+        let (mut source, destination) = (self.peer(protocol, source), self.peer(protocol, destination));
+        if from_node {
+            source.node = Some(self.setup.node.to_string());
+        }
+        let account = self.account(&why);
+        let isolated = account.reason == "isolated" && verdict != Outcome::Allowed;
+        let allow = direction.filter(|_| isolated).map(|way| allow_hint(way, protocol, &source, &destination));
+        let flow = api::Flow {
+            api_version: api::VERSION.into(),
+            kind: "Flow".into(),
+            time: time.into(),
+            verdict: verdict.to_string(),
+            direction: direction.map(|direction| direction.to_string()),
+            protocol: protocol.to_string(),
+            source,
+            destination,
+            reason: account.reason.into(),
+            message: account.message,
+            policies: account.policies,
+            rule: account.rule,
+            hint: account.hint.or(allow),
+            repeated,
+        };
+        Named { outcome: verdict, flow }
+    }
+
+    fn peer(&self, protocol: Protocol, (address, port): (IpAddr, u16)) -> api::Peer {
+        let pod = self.pod_at(address);
+        let node = if pod.is_none() { self.index.node_at(address) } else { None };
+        api::Peer {
+            address,
+            port: protocol.has_ports().then_some(port),
+            namespace: pod.map(|pod| pod.namespace.to_string()),
+            pod: pod.map(|pod| pod.name.to_string()),
+            node: node.map(ToString::to_string),
+        }
+    }
+
+    fn pod_at(&self, address: IpAddr) -> Option<&PodKey> {
+        let held = self.held.endpoints.get(&address).map(|endpoint| &endpoint.pod);
+        held.or_else(|| self.index.claimants(address).last())
+    }
+
+    fn account(&self, why: &Why) -> Account {
+        let cause = match why {
+            Why::Program { reason, message } => {
+                let hint = program_hint(reason).map(Into::into);
+                return Account { reason, message: (*message).into(), policies: Vec::new(), rule: None, hint };
+            }
+            Why::Cause(id) => match self.held.causes.get(id).or_else(|| self.retired.get(id)) {
+                Some(cause) => cause.clone(),
+                None if id.0 == 0 => Reason::Default,
+                None => {
+                    let message = format!("decided by cause {:016x}, which is not in force any more", id.0);
+                    return Account { reason: "superseded", message, policies: Vec::new(), rule: None, hint: None };
+                }
+            },
+        };
+        let (reason, policies, rule) = match &cause {
+            Reason::Rule(rule) => ("rule", vec![rule.policy.to_string()], Some(rule.index)),
+            Reason::Isolated { policies, .. } => ("isolated", policies.iter().map(ToString::to_string).collect(), None),
+            Reason::Default => ("no-policy", Vec::new(), None),
+            Reason::Undecided => ("undecided", Vec::new(), None),
+            Reason::NotAPod => ("not-a-pod", Vec::new(), None),
+            Reason::OwnAddress => ("own-address", Vec::new(), None),
+            Reason::LocalNode => ("local-node", Vec::new(), None),
+            Reason::NeighbourDiscovery => ("neighbour-discovery", Vec::new(), None),
+        };
+        Account { reason, message: cause.to_string(), policies, rule, hint: None }
+    }
+}
+
+/// What would allow a connection that default deny stopped.
+fn allow_hint(direction: Direction, protocol: Protocol, source: &api::Peer, destination: &api::Peer) -> String {
+    let (subject, word, peer) = match direction {
+        Direction::Ingress => (destination, "from", source),
+        Direction::Egress => (source, "to", destination),
+    };
+    let who = match (&peer.namespace, &peer.pod, peer.address) {
+        (Some(namespace), Some(pod), _) => {
+            format!("a namespaceSelector for {namespace} and a podSelector for {pod}")
+        }
+        (_, _, address) => {
+            let length = if address.is_ipv4() { 32 } else { 128 };
+            format!("ipBlock {address}/{length}")
+        }
+    };
+    let what = match destination.port {
+        Some(port) => format!(", port {port}/{protocol}"),
+        None => String::new(),
+    };
+    let pod = match (&subject.namespace, &subject.pod) {
+        (Some(namespace), Some(pod)) => format!("{namespace}/{pod}"),
+        _ => "the pod".into(),
+    };
+    format!("an {direction} rule with {word} {who}{what} in a NetworkPolicy that selects {pod} would allow it")
+}
+
+/// What helps where no policy had a say.
+fn program_hint(reason: &str) -> Option<&'static str> {
+    match reason {
+        "endpoint-not-ready" => {
+            Some("the address is in this node's pod range but no known pod has it: wait, or delete what uses it")
+        }
+        "spoofed-source" => Some("the pod sends from an address that is not its own; check what runs in it"),
+        "no-capacity" => Some("a kernel map is full; raise its size and restart the agent"),
+        _ => None,
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Cut => "cut",
+        })
+    }
+}

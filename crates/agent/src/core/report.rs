@@ -1,0 +1,237 @@
+//! Answers to questions: status, the plan, gauges.
+
+use std::collections::{BTreeMap, HashSet};
+
+use ringfence_engine::{Plan, RulesetId};
+use ringfence_model::Reason;
+use serde_json::{Value, json};
+
+use super::Question;
+use super::state::Core;
+use crate::api;
+use crate::enforcer::Count;
+use crate::index::PolicyRecord;
+use crate::metrics::{Gauges, RuleName};
+
+impl Core {
+    /// Answers a question. That the asker has gone meanwhile is no error.
+    pub(super) fn answer(&mut self, question: Question) {
+        match question {
+            Question::Ready(reply) => drop(reply.send(self.ready)),
+            Question::Status(reply) => drop(reply.send(self.status())),
+            Question::Plan(reply) => drop(reply.send(plan_json(&self.held))),
+            Question::Gauges(reply) => drop(reply.send(self.gauges())),
+            Question::Wait(request, reply) => self.wait(request, reply),
+            Question::WhyWaiting(request, reply) => {
+                drop(reply.send(self.enforced(&request).err().unwrap_or_else(|| "it is enforced now".into())));
+            }
+            Question::Names(records, reply) => {
+                let time = jiff::Timestamp::now().to_string();
+                drop(reply.send(records.into_iter().map(|record| self.name(record, &time)).collect()));
+            }
+        }
+    }
+
+    fn status(&mut self) -> api::Status {
+        let facts = self.setup.enforcer.facts();
+        api::Status {
+            api_version: api::VERSION.into(),
+            kind: "AgentStatus".into(),
+            node: self.setup.node.to_string(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ready: self.ready,
+            warnings: self.warnings(),
+            watches: self.watch_status(),
+            enforcement: api::Enforcement {
+                adopted: facts.adopted,
+                connections: self.setup.connections.clone(),
+                pin_dir: self.setup.pin_dir.clone(),
+                error: self.failure.as_ref().map(|failure| failure.error.to_string()),
+                gates: self.held.gates.iter().map(ToString::to_string).collect(),
+                peers: self.held.peers.len(),
+                classes: classes(&self.held),
+                rulesets: rulesets(&self.held),
+                features: facts.features,
+                maps: facts.maps,
+                bridge: self.bridge,
+            },
+            policies: self.index.policies().iter().map(|(id, record)| self.policy_status(id, record)).collect(),
+            endpoints: self.endpoint_status(),
+            diagnostics: self.diagnostics(),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(failure) = &self.failure {
+            warnings.push(format!("the newest policy is not in the kernel: {}", failure.error));
+        }
+        if let Some(bridge) = self.bridge {
+            warnings.extend(crate::bridge::complaint(bridge));
+        }
+        if !self.in_sync {
+            warnings
+                .push("not in sync with the API yet: what an earlier agent left in the kernel stays in force".into());
+        }
+        for (kind, watch) in &self.watches {
+            if let Some(error) = &watch.error {
+                warnings.push(format!("the API does not answer for {kind:?}: {error}"));
+            }
+        }
+        warnings
+    }
+
+    fn watch_status(&self) -> Vec<api::Watch> {
+        let watch = |(kind, state): (&ringfence_k8s::convert::Kind, &super::state::WatchState)| api::Watch {
+            kind: format!("{kind:?}"),
+            synced: state.synced,
+            connected: state.error.is_none(),
+            objects: self.index.count(*kind),
+            error: state.error.clone(),
+        };
+        self.watches.iter().map(watch).collect()
+    }
+
+    fn policy_status(&self, id: &ringfence_model::PolicyId, record: &PolicyRecord) -> api::Policy {
+        let directions = [(record.ingress, "ingress"), (record.egress, "egress")];
+        api::Policy {
+            kind: id.kind.to_string(),
+            namespace: id.namespace.as_ref().map(ToString::to_string),
+            name: id.name.to_string(),
+            uid: record.uid.to_string(),
+            generation: record.generation,
+            enforced_generation: record.enforced,
+            directions: directions.iter().filter(|(governs, _)| *governs).map(|(_, name)| (*name).into()).collect(),
+            selected_pods: self.index.selected(&record.subject),
+        }
+    }
+
+    fn endpoint_status(&self) -> Vec<api::Endpoint> {
+        let ruleset = |id: RulesetId| (id != RulesetId::NONE).then(|| format!("{:016x}", id.0));
+        let status = |(address, endpoint): (&std::net::IpAddr, &ringfence_engine::Endpoint)| api::Endpoint {
+            address: *address,
+            namespace: endpoint.pod.namespace.to_string(),
+            pod: endpoint.pod.name.to_string(),
+            uid: endpoint.uid.to_string(),
+            interface: self.interfaces.get(address).copied(),
+            ingress: ruleset(endpoint.ingress),
+            egress: ruleset(endpoint.egress),
+        };
+        self.held.endpoints.iter().map(status).collect()
+    }
+
+    fn diagnostics(&self) -> Vec<api::ObjectDiagnostic> {
+        let diagnostic = |(object, message)| api::ObjectDiagnostic { object, message };
+        self.index.diagnostics().into_iter().map(diagnostic).collect()
+    }
+
+    fn gauges(&mut self) -> Gauges {
+        let facts = self.setup.enforcer.facts();
+        let rules = self.rule_counts();
+        let policies = self.index.policies();
+        Gauges {
+            ready: self.ready,
+            failing: self.failure.is_some(),
+            endpoints: self.held.endpoints.len(),
+            unknown_interfaces: self.held.endpoints.len() - self.interfaces_known(),
+            peers: self.held.peers.len(),
+            classes: classes(&self.held),
+            rulesets: rulesets(&self.held),
+            policies: policies.len(),
+            policies_behind: policies.values().filter(|record| record.enforced != Some(record.generation)).count(),
+            diagnostics: self.index.diagnostics().len(),
+            watches: self.watch_status(),
+            bridge: self.bridge,
+            rules,
+            drops: facts.drops,
+            maps: facts.maps,
+        }
+    }
+
+    fn interfaces_known(&self) -> usize {
+        self.held.endpoints.keys().filter(|address| self.interfaces.contains_key(address)).count()
+    }
+
+    /// Counters of causes, summed up by what people call them.
+    fn rule_counts(&mut self) -> Vec<(RuleName, Count)> {
+        let counters = self.setup.enforcer.counters().unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read the counters of rules");
+            BTreeMap::new()
+        });
+        let mut rules: BTreeMap<RuleName, Count> = BTreeMap::new();
+        for (id, count) in counters {
+            let Some(rule) = self.held.causes.get(&id).and_then(rule_name) else { continue };
+            let sum = rules.entry(rule).or_default();
+            sum.accepted += count.accepted;
+            sum.dropped += count.dropped;
+        }
+        rules.into_iter().collect()
+    }
+}
+
+fn rule_name(cause: &Reason) -> Option<RuleName> {
+    match cause {
+        Reason::Rule(rule) => Some(RuleName {
+            policy: rule.policy.to_string(),
+            direction: rule.direction.to_string(),
+            rule: rule.index.to_string(),
+        }),
+        Reason::Isolated { direction, policies } => Some(RuleName {
+            policy: policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+            direction: direction.to_string(),
+            rule: "default-deny".into(),
+        }),
+        _ => None,
+    }
+}
+
+fn classes(plan: &Plan) -> usize {
+    plan.peers.values().map(|peer| peer.class).collect::<HashSet<_>>().len()
+}
+
+fn rulesets(plan: &Plan) -> usize {
+    let used = plan.endpoints.values().flat_map(|endpoint| [endpoint.ingress, endpoint.egress]);
+    used.filter(|id| *id != RulesetId::NONE).collect::<HashSet<_>>().len()
+}
+
+/// The plan as JSON: ids as 16 hexadecimal digits, keys of breakpoints as protocol and port.
+fn plan_json(plan: &Plan) -> Value {
+    let id = |id: u64| format!("{id:016x}");
+    let endpoints: serde_json::Map<_, _> = plan
+        .endpoints
+        .iter()
+        .map(|(address, endpoint)| {
+            let value = json!({
+                "pod": endpoint.pod.to_string(), "uid": &*endpoint.uid,
+                "ingress": id(endpoint.ingress.0), "egress": id(endpoint.egress.0),
+            });
+            (address.to_string(), value)
+        })
+        .collect();
+    let peers: serde_json::Map<_, _> = plan
+        .peers
+        .iter()
+        .map(|(net, peer)| (net.to_string(), json!({"class": id(peer.class.0), "fallback": id(peer.fallback.0)})))
+        .collect();
+    let mut entries: Vec<_> = plan.entries.iter().collect();
+    entries.sort_unstable_by_key(|(key, _)| **key);
+    let entries: Vec<_> = entries
+        .into_iter()
+        .map(|(key, block)| {
+            let point = |point: &ringfence_engine::Breakpoint| {
+                json!({
+                    "protocol": point.key >> 16, "port": point.key & 0xffff,
+                    "verdict": if point.allow { "allow" } else { "deny" }, "cause": id(point.cause.0),
+                })
+            };
+            let block: Vec<_> = block.breakpoints().iter().map(point).collect();
+            json!({"ruleset": id(key.ruleset.0), "class": id(key.class.0), "block": block})
+        })
+        .collect();
+    let causes: BTreeMap<_, _> = plan.causes.iter().map(|(cause, reason)| (id(cause.0), reason.to_string())).collect();
+    let gates: Vec<_> = plan.gates.iter().map(ToString::to_string).collect();
+    json!({
+        "apiVersion": api::VERSION, "kind": "Plan",
+        "endpoints": endpoints, "peers": peers, "entries": entries, "causes": causes, "gates": gates,
+    })
+}

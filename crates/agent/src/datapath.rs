@@ -1,0 +1,185 @@
+//! The kernel side: the datapath as an [`Enforcer`] and as a [`Source`] of records.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use ringfence_datapath::{ApplyError, Datapath, Drop, Event, Events, Features, Outcome, Sizes};
+use ringfence_engine::{CauseId, Delta, Plan};
+
+use crate::api::{Feature, MapUse};
+use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
+use crate::flows::{self, Record, Source, Why};
+use crate::run::{Config, Connections};
+
+/// The datapath, and what does not change about it.
+struct Kernel {
+    datapath: Datapath,
+    adopted: bool,
+    features: Vec<Feature>,
+}
+
+/// Loads the program, or adopts what an earlier agent left.
+pub(crate) fn open(config: &Config) -> anyhow::Result<(Box<dyn Enforcer>, Box<dyn Source>)> {
+    let adopted = holds_anything(&config.pin_dir);
+    let datapath = Datapath::open(settings(config)?).context("cannot enforce policy on this node")?;
+    let events = datapath.events().context("cannot read what the kernel reports")?;
+    let features = features(&datapath.features());
+    Ok((Box::new(Kernel { datapath, adopted, features }), Box::new(Reports(events))))
+}
+
+/// Ends the enforcement that is pinned in a directory, if there is any.
+pub(crate) fn remove(pin_dir: &Path) -> anyhow::Result<()> {
+    if holds_anything(pin_dir) {
+        Datapath::open(ringfence_datapath::Config::new(pin_dir))?.detach()?;
+    }
+    Ok(())
+}
+
+fn holds_anything(dir: &Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
+}
+
+fn settings(config: &Config) -> anyhow::Result<ringfence_datapath::Config> {
+    let mut settings = ringfence_datapath::Config::new(&config.pin_dir);
+    settings.report_allowed = config.report_allowed;
+    settings.connections = match config.connections {
+        Connections::Cut => ringfence_datapath::Connections::Cut,
+        Connections::Drain => ringfence_datapath::Connections::Drain,
+    };
+    for (map, entries) in &config.map_sizes {
+        *size(&mut settings.sizes, map)? = *entries;
+    }
+    Ok(settings)
+}
+
+fn size<'a>(sizes: &'a mut Sizes, map: &str) -> anyhow::Result<&'a mut u32> {
+    Ok(match map {
+        "endpoints" => &mut sizes.endpoints,
+        "peers" => &mut sizes.peers,
+        "prefixes" => &mut sizes.prefixes,
+        "entries" => &mut sizes.entries,
+        "breakpoints" => &mut sizes.breakpoints,
+        "causes" => &mut sizes.causes,
+        "gates" => &mut sizes.gates,
+        "flows" => &mut sizes.flows,
+        "denials" => &mut sizes.denials,
+        "events" => &mut sizes.events,
+        _ => bail!(
+            "no map is called {map}; hint: endpoints, peers, prefixes, entries, breakpoints, causes, gates, flows, \
+             denials, events"
+        ),
+    })
+}
+
+fn features(found: &Features) -> Vec<Feature> {
+    let kernel = Feature { name: "kernel".into(), available: found.is_supported(), detail: found.kernel.clone() };
+    let missing = found.missing.iter().map(|missing| Feature {
+        name: missing.feature.into(),
+        available: false,
+        detail: missing.reason.clone(),
+    });
+    std::iter::once(kernel).chain(missing).collect()
+}
+
+impl From<ApplyError> for EnforceError {
+    fn from(error: ApplyError) -> Self {
+        let message = error.to_string();
+        match error {
+            ApplyError::NoCapacity { .. } => Self::Capacity(message),
+            ApplyError::OutOfStep | ApplyError::Kernel { .. } | ApplyError::Attach(_) => Self::Kernel(message),
+        }
+    }
+}
+
+impl Enforcer for Kernel {
+    fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError> {
+        Ok(self.datapath.sync(plan)?)
+    }
+
+    fn apply(&mut self, delta: &Delta) -> Result<(), EnforceError> {
+        Ok(self.datapath.apply(delta)?)
+    }
+
+    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, u32>) -> Result<(), EnforceError> {
+        Ok(self.datapath.set_interfaces(interfaces.iter().map(|(address, index)| (*address, *index)))?)
+    }
+
+    fn facts(&mut self) -> Facts {
+        let drops = self.datapath.drop_counters().map(|drops| {
+            [
+                ("policy", drops.policy),
+                ("policy-cut", drops.cut),
+                ("spoofed-source", drops.spoofed),
+                ("endpoint-not-ready", drops.not_ready),
+                ("unparseable", drops.unparseable),
+                ("incomplete", drops.incomplete),
+            ]
+            .map(|(reason, packets)| (reason.to_owned(), packets))
+            .into()
+        });
+        let drops = drops.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot read the counters of drops");
+            BTreeMap::new()
+        });
+        let use_of = |map: ringfence_datapath::Capacity| MapUse {
+            name: map.map.into(),
+            used: map.used as u64,
+            capacity: map.size as u64,
+        };
+        let maps = self.datapath.capacity().into_iter().map(use_of).collect();
+        Facts { adopted: self.adopted, maps, features: self.features.clone(), drops }
+    }
+
+    fn counters(&mut self) -> Result<BTreeMap<CauseId, Count>, EnforceError> {
+        let count =
+            |counter: ringfence_datapath::Counter| Count { accepted: counter.accepted, dropped: counter.dropped };
+        Ok(self.datapath.rule_counters()?.into_iter().map(|(cause, counter)| (cause, count(counter))).collect())
+    }
+}
+
+/// The ring buffer of the kernel program.
+struct Reports(Events);
+
+impl Source for Reports {
+    fn read(&mut self, patience: Duration, records: &mut Vec<Record>) -> anyhow::Result<()> {
+        records.extend(self.0.poll(patience)?.iter().map(record));
+        Ok(())
+    }
+}
+
+fn record(event: &Event) -> Record {
+    let (verdict, why) = match event.outcome {
+        Outcome::Allowed(cause) => (flows::Outcome::Allowed, Why::Cause(cause)),
+        Outcome::Denied(Drop::Policy { cause, cut: false }) => (flows::Outcome::Denied, Why::Cause(cause)),
+        Outcome::Denied(Drop::Policy { cause, cut: true }) => (flows::Outcome::Cut, Why::Cause(cause)),
+        Outcome::Denied(drop) => (flows::Outcome::Denied, program(drop)),
+    };
+    Record {
+        verdict,
+        direction: event.direction,
+        protocol: event.protocol,
+        source: (event.source, event.source_port),
+        destination: (event.destination, event.destination_port),
+        from_node: event.from_node && !event.reply,
+        repeated: event.repeated,
+        why,
+    }
+}
+
+fn program(drop: Drop) -> Why {
+    let (reason, message) = match drop {
+        Drop::Policy { .. } => ("policy", "a policy said so"),
+        Drop::Spoofed => ("spoofed-source", "the source address is not that of the pod that sent the packet"),
+        Drop::EndpointNotReady => {
+            ("endpoint-not-ready", "the address is a local pod's, but no policy is known for it yet")
+        }
+        Drop::Unparseable => ("unparseable", "the packet's ports or its true destination cannot be told"),
+        Drop::Incomplete => {
+            ("incomplete", "the kernel's copy of the policy has no answer; this is a fault of ringfence")
+        }
+    };
+    Why::Program { reason, message }
+}

@@ -1,0 +1,63 @@
+//! What the wiring asks of the kernel side, so that it can be tested without a kernel.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ringfence_engine::{CauseId, Delta, Plan};
+
+use crate::api::{Feature, MapUse};
+
+/// Carries out plans. The real one is the datapath; tests keep a plan in memory.
+pub trait Enforcer: Send {
+    /// Makes the kernel hold exactly this plan, touching only what differs.
+    fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError>;
+    /// Carries out one change. After an error the kernel still holds the whole state before it, or (for errors other
+    /// than capacity) something that a [`Enforcer::sync`] puts right.
+    fn apply(&mut self, delta: &Delta) -> Result<(), EnforceError>;
+    /// The host-side interface of each local address whose interface is known.
+    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, u32>) -> Result<(), EnforceError>;
+    /// Facts for status and metrics, read now.
+    fn facts(&mut self) -> Facts;
+    /// How much each cause decided, read now.
+    fn counters(&mut self) -> Result<BTreeMap<CauseId, Count>, EnforceError>;
+}
+
+/// Why a plan is not in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EnforceError {
+    /// It does not fit; nothing was touched.
+    #[error("{0}; the policy before this change stays in force")]
+    Capacity(String),
+    /// The kernel refused something.
+    #[error("{0}")]
+    Kernel(String),
+}
+
+impl EnforceError {
+    /// Whether trying the same again can help.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Kernel(_))
+    }
+}
+
+/// What the kernel side knows about itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether the maps were taken over.
+    pub adopted: bool,
+    /// How full the maps are.
+    pub maps: Vec<MapUse>,
+    /// What the kernel can do.
+    pub features: Vec<Feature>,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// How much a cause decided.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Connections let through.
+    pub accepted: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+}

@@ -1,0 +1,251 @@
+//! What the agent remembers of the cluster besides the plan: enough to answer who has an address, which policies
+//! there are and how far each is enforced.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use ringfence_k8s::Diagnostic;
+use ringfence_k8s::convert::Kind;
+use ringfence_model::{
+    Labels, Name, NamespaceSelection, Object, ObjectKey, Pod, PodKey, PodSelection, Policy, PolicyId,
+};
+
+/// The objects of the cluster, as far as status and flows need them.
+#[derive(Debug)]
+pub(crate) struct Index {
+    node: Name,
+    namespaces: HashMap<Name, Labels>,
+    nodes: HashMap<Name, Vec<IpAddr>>,
+    pods: HashMap<PodKey, Vec<IpAddr>>,
+    /// Pods of this node, whole.
+    local: BTreeMap<PodKey, Pod>,
+    policies: BTreeMap<PolicyId, PolicyRecord>,
+    /// What was said about objects, by kind and name, for those about which anything was.
+    diagnostics: BTreeMap<String, Vec<String>>,
+    /// Addresses that more than one endpoint claims.
+    owners: HashMap<IpAddr, BTreeSet<PodKey>>,
+}
+
+/// A policy, as far as status needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PolicyRecord {
+    pub(crate) uid: Name,
+    pub(crate) generation: i64,
+    pub(crate) enforced: Option<i64>,
+    pub(crate) subject: PodSelection,
+    pub(crate) ingress: bool,
+    pub(crate) egress: bool,
+}
+
+impl Index {
+    pub(crate) fn new(node: Name) -> Self {
+        Self {
+            node,
+            namespaces: HashMap::new(),
+            nodes: HashMap::new(),
+            pods: HashMap::new(),
+            local: BTreeMap::new(),
+            policies: BTreeMap::new(),
+            diagnostics: BTreeMap::new(),
+            owners: HashMap::new(),
+        }
+    }
+
+    /// Takes note of an object.
+    pub(crate) fn apply(&mut self, object: &Object) {
+        match object {
+            Object::Namespace(namespace) => {
+                self.namespaces.insert(Name::clone(&namespace.name), namespace.labels.clone());
+            }
+            Object::Node(node) => drop(self.nodes.insert(Name::clone(&node.name), node.addresses.clone())),
+            Object::Pod(pod) => self.apply_pod(pod),
+            Object::Policy(policy) => self.apply_policy(policy),
+        }
+    }
+
+    /// Takes note of what was said about an object, in place of what was said before.
+    pub(crate) fn note(&mut self, key: &ObjectKey, diagnostics: &[Diagnostic]) {
+        let key = Key(key).to_string();
+        let said: Vec<_> = diagnostics.iter().map(words).collect();
+        if self.diagnostics.get(&key).is_some_and(|before| *before == said) {
+            return;
+        }
+        for message in &said {
+            tracing::warn!(object = key, "{message}");
+        }
+        if said.is_empty() {
+            self.diagnostics.remove(&key);
+        } else {
+            self.diagnostics.insert(key, said);
+        }
+    }
+
+    /// Takes note of what was said about many objects, besides what was said before.
+    pub(crate) fn note_all(&mut self, diagnostics: &[Diagnostic]) {
+        for diagnostic in diagnostics {
+            let key = diagnostic.object.clone().unwrap_or_default();
+            let message = words(diagnostic);
+            tracing::warn!(object = key, "{message}");
+            self.diagnostics.entry(key).or_default().push(message);
+        }
+    }
+
+    /// Forgets an object.
+    pub(crate) fn delete(&mut self, key: &ObjectKey) {
+        self.diagnostics.remove(&Key(key).to_string());
+        match key {
+            ObjectKey::Namespace(name) => drop(self.namespaces.remove(name)),
+            ObjectKey::Node(name) => drop(self.nodes.remove(name)),
+            ObjectKey::Pod(key) => {
+                self.disown(key);
+                self.local.remove(key);
+            }
+            ObjectKey::Policy(id) => drop(self.policies.remove(id)),
+        }
+    }
+
+    fn apply_pod(&mut self, pod: &Pod) {
+        self.disown(&pod.key);
+        let addresses = if pod.is_endpoint() { pod.addresses.clone() } else { Vec::new() };
+        for address in &addresses {
+            let owners = self.owners.entry(*address).or_default();
+            owners.insert(pod.key.clone());
+            if owners.len() > 1 {
+                let pods: Vec<_> = owners.iter().map(ToString::to_string).collect();
+                tracing::warn!(%address, ?pods, "several pods claim one address; the newest pod has it");
+            }
+        }
+        self.pods.insert(pod.key.clone(), addresses);
+        if pod.node.as_ref() == Some(&self.node) {
+            self.local.insert(pod.key.clone(), pod.clone());
+        } else {
+            self.local.remove(&pod.key);
+        }
+    }
+
+    fn disown(&mut self, key: &PodKey) {
+        for address in self.pods.remove(key).into_iter().flatten() {
+            if let Some(owners) = self.owners.get_mut(&address) {
+                owners.remove(key);
+                if owners.is_empty() {
+                    self.owners.remove(&address);
+                }
+            }
+        }
+    }
+
+    fn apply_policy(&mut self, policy: &Policy) {
+        let before = self.policies.get(&policy.id);
+        let enforced = before.filter(|before| before.uid == policy.uid).and_then(|before| before.enforced);
+        let record = PolicyRecord {
+            uid: Name::clone(&policy.uid),
+            generation: policy.generation,
+            enforced,
+            subject: policy.subject.clone(),
+            ingress: policy.ingress.is_some(),
+            egress: policy.egress.is_some(),
+        };
+        self.policies.insert(policy.id.clone(), record);
+    }
+
+    /// All known objects of a kind: what a new listing replaces.
+    pub(crate) fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
+        match kind {
+            Kind::Namespace => self.namespaces.keys().cloned().map(ObjectKey::Namespace).collect(),
+            Kind::Node => self.nodes.keys().cloned().map(ObjectKey::Node).collect(),
+            Kind::Pod => self.pods.keys().cloned().map(ObjectKey::Pod).collect(),
+            Kind::NetworkPolicy => self.policies.keys().cloned().map(ObjectKey::Policy).collect(),
+        }
+    }
+
+    /// Number of known objects of a kind.
+    pub(crate) fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Namespace => self.namespaces.len(),
+            Kind::Node => self.nodes.len(),
+            Kind::Pod => self.pods.len(),
+            Kind::NetworkPolicy => self.policies.len(),
+        }
+    }
+
+    /// Everything these policies say is in the kernel now.
+    pub(crate) fn mark_enforced(&mut self, policies: impl IntoIterator<Item = PolicyId>) {
+        for id in policies {
+            if let Some(record) = self.policies.get_mut(&id) {
+                record.enforced = Some(record.generation);
+            }
+        }
+    }
+
+    /// All policies, by name.
+    pub(crate) fn policies(&self) -> &BTreeMap<PolicyId, PolicyRecord> {
+        &self.policies
+    }
+
+    /// A pod of this node.
+    pub(crate) fn local_pod(&self, key: &PodKey) -> Option<&Pod> {
+        self.local.get(key)
+    }
+
+    /// How many pods of this node a policy selects.
+    pub(crate) fn selected(&self, subject: &PodSelection) -> usize {
+        self.local.values().filter(|pod| pod.is_endpoint() && self.selects(subject, pod)).count()
+    }
+
+    fn selects(&self, subject: &PodSelection, pod: &Pod) -> bool {
+        let namespace = match &subject.namespaces {
+            NamespaceSelection::Named(name) => *name == pod.key.namespace,
+            NamespaceSelection::Matching(selector) => {
+                self.namespaces.get(&pod.key.namespace).is_some_and(|labels| selector.matches(labels))
+            }
+        };
+        namespace && subject.pods.matches(&pod.labels)
+    }
+
+    /// The pods that claim an address.
+    pub(crate) fn claimants(&self, address: IpAddr) -> impl Iterator<Item = &PodKey> {
+        self.owners.get(&address).into_iter().flatten()
+    }
+
+    /// The node that has an address.
+    pub(crate) fn node_at(&self, address: IpAddr) -> Option<&Name> {
+        self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| name)
+    }
+
+    /// What was said about objects, by object, and which addresses are claimed more than once.
+    pub(crate) fn diagnostics(&self) -> Vec<(String, String)> {
+        let said = self
+            .diagnostics
+            .iter()
+            .flat_map(|(key, messages)| messages.iter().map(move |message| (key.clone(), message.clone())));
+        let mut twice: Vec<_> = self.owners.iter().filter(|(_, owners)| owners.len() > 1).collect();
+        twice.sort_unstable_by_key(|(address, _)| **address);
+        let twice = twice.into_iter().flat_map(|(address, owners)| {
+            owners.iter().map(move |pod| {
+                (format!("Pod {pod}"), format!("address {address} is claimed by several pods; the newest has it"))
+            })
+        });
+        said.chain(twice).collect()
+    }
+}
+
+/// A diagnostic without the object it is about.
+fn words(diagnostic: &Diagnostic) -> String {
+    let mut said = diagnostic.clone();
+    said.object = None;
+    said.to_string()
+}
+
+/// An object's kind and name, as people write them.
+pub(crate) struct Key<'a>(pub(crate) &'a ObjectKey);
+
+impl std::fmt::Display for Key<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            ObjectKey::Namespace(name) => write!(f, "Namespace {name}"),
+            ObjectKey::Node(name) => write!(f, "Node {name}"),
+            ObjectKey::Pod(key) => write!(f, "Pod {key}"),
+            ObjectKey::Policy(id) => id.fmt(f),
+        }
+    }
+}

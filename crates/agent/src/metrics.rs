@@ -1,0 +1,173 @@
+//! Prometheus metrics: durations and counts kept by the planning thread, and gauges read at the time of the scrape.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::api;
+use crate::enforcer::Count;
+
+/// What the planning thread counts as it goes.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    /// Events of the watches.
+    pub(crate) events: Counter,
+    /// Commits the kernel refused.
+    pub(crate) failures: Counter,
+    /// Seconds to plan a batch of events.
+    pub(crate) plan: Histogram,
+    /// Seconds to carry a plan to the kernel.
+    pub(crate) apply: Histogram,
+    /// Seconds from the delivery of the oldest event of a batch until the kernel has it.
+    pub(crate) enforced: Histogram,
+}
+
+impl Meters {
+    /// All at zero.
+    pub(crate) fn new() -> Self {
+        Self {
+            events: Counter::default(),
+            failures: Counter::default(),
+            plan: Histogram::new(buckets()),
+            apply: Histogram::new(buckets()),
+            enforced: Histogram::new(buckets()),
+        }
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        registry.register("events", "Events of the watches", self.events.clone());
+        registry.register("enforce_failures", "Changes of policy that did not reach the kernel", self.failures.clone());
+        let help = "Time to plan a batch of events; its count is the number of batches";
+        registry.register_with_unit("plan", help, Unit::Seconds, self.plan.clone());
+        let help = "Time to carry a plan to the kernel";
+        registry.register_with_unit("apply", help, Unit::Seconds, self.apply.clone());
+        let help = "Time from the delivery of an event until the kernel has what follows from it";
+        registry.register_with_unit("enforced", help, Unit::Seconds, self.enforced.clone());
+    }
+}
+
+/// 16 µs to 1 s.
+fn buckets() -> impl Iterator<Item = f64> {
+    (4..=20).map(|power| f64::from(1_u32 << power) / 1e6)
+}
+
+/// What is read at the time of a scrape.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Gauges {
+    pub(crate) ready: bool,
+    pub(crate) failing: bool,
+    pub(crate) endpoints: usize,
+    pub(crate) unknown_interfaces: usize,
+    pub(crate) peers: usize,
+    pub(crate) classes: usize,
+    pub(crate) rulesets: usize,
+    pub(crate) policies: usize,
+    pub(crate) policies_behind: usize,
+    pub(crate) diagnostics: usize,
+    pub(crate) watches: Vec<api::Watch>,
+    pub(crate) bridge: Option<api::Bridge>,
+    pub(crate) rules: Vec<(RuleName, Count)>,
+    pub(crate) drops: BTreeMap<String, u64>,
+    pub(crate) maps: Vec<api::MapUse>,
+}
+
+/// A rule, or the default deny of policies.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct RuleName {
+    pub(crate) policy: String,
+    pub(crate) direction: String,
+    pub(crate) rule: String,
+}
+
+/// The text of a scrape.
+pub(crate) fn text(meters: &Meters, gauges: Gauges) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("ringfence");
+    meters.register(&mut registry);
+    registry.register_collector(Box::new(gauges));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(out)
+}
+
+impl Collector for Gauges {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let plain = [
+            ("ready", "1 once the policy of the whole cluster is in the kernel", usize::from(self.ready)),
+            ("failing", "1 while the newest policy is not in the kernel", usize::from(self.failing)),
+            ("endpoints", "Addresses of local pods in the kernel", self.endpoints),
+            ("endpoints_unchecked", "Endpoints whose source address is not checked", self.unknown_interfaces),
+            ("peers", "Prefixes with a peer class", self.peers),
+            ("peer_classes", "Different peer classes", self.classes),
+            ("rulesets", "Different rulesets", self.rulesets),
+            ("policies", "Policies in the cluster", self.policies),
+            ("policies_behind", "Policies whose newest generation is not in the kernel", self.policies_behind),
+            ("diagnostics", "Things in objects that were not understood or are in doubt", self.diagnostics),
+        ];
+        for (name, help, value) in plain {
+            let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            value.encode(encoder.encode_descriptor(name, help, None, value.metric_type())?)?;
+        }
+        self.encode_watches(&mut encoder)?;
+        self.encode_bridge(&mut encoder)?;
+        let maps = |value: fn(&api::MapUse) -> u64| -> Vec<_> {
+            self.maps.iter().map(|map| (vec![("map", map.name.clone())], value(map))).collect()
+        };
+        gauge(&mut encoder, "map_entries", "Entries in a kernel map", &maps(|map| map.used))?;
+        gauge(&mut encoder, "map_capacity", "Entries a kernel map can hold", &maps(|map| map.capacity))?;
+        let drops: Vec<_> = self.drops.iter().map(|(reason, n)| (vec![("reason", reason.clone())], *n)).collect();
+        counter(&mut encoder, "dropped_packets", "Packets dropped", &drops)?;
+        let rules = |value: fn(&Count) -> u64| -> Vec<_> {
+            let sample = |(name, count): &(RuleName, Count)| {
+                let RuleName { policy, direction, rule } = name.clone();
+                (vec![("policy", policy), ("direction", direction), ("rule", rule)], value(count))
+            };
+            self.rules.iter().map(sample).collect()
+        };
+        let help = "Connections a rule let through";
+        counter(&mut encoder, "rule_accepted_connections", help, &rules(|count| count.accepted))?;
+        let help = "Packets a rule, or the default deny of policies, dropped";
+        counter(&mut encoder, "rule_dropped_packets", help, &rules(|count| count.dropped))
+    }
+}
+
+impl Gauges {
+    fn encode_watches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let watches = |value: fn(&api::Watch) -> usize| -> Vec<_> {
+            self.watches.iter().map(|watch| (vec![("kind", watch.kind.clone())], value(watch) as u64)).collect()
+        };
+        let synced = watches(|watch| usize::from(watch.synced));
+        gauge(encoder, "watch_synced", "1 once all objects of a kind were listed", &synced)?;
+        let connected = watches(|watch| usize::from(watch.connected));
+        gauge(encoder, "watch_connected", "1 while the API answers for a kind", &connected)?;
+        gauge(encoder, "watch_objects", "Objects known of a kind", &watches(|watch| watch.objects))
+    }
+
+    fn encode_bridge(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(bridge) = self.bridge else { return Ok(()) };
+        let families = [("ipv4", bridge.ipv4), ("ipv6", bridge.ipv6)];
+        let values = families.map(|(family, on)| (vec![("family", family.to_owned())], u64::from(on)));
+        gauge(encoder, "bridge_filtered", "1 if packets between pods on a bridge pass the hook", &values)
+    }
+}
+
+/// Labels and the value they have.
+type Sample = (Vec<(&'static str, String)>, u64);
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, samples: &[Sample]) -> fmt::Result {
+    #[expect(clippy::cast_possible_wrap, reason = "counts of things in memory")]
+    let value = |value: u64| ConstGauge::new(value as i64);
+    let mut family = encoder.encode_descriptor(name, help, None, value(0).metric_type())?;
+    samples.iter().try_for_each(|(labels, n)| value(*n).encode(family.encode_family(labels)?))
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, samples: &[Sample]) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, ConstCounter::new(0_u64).metric_type())?;
+    samples.iter().try_for_each(|(labels, n)| ConstCounter::new(*n).encode(family.encode_family(labels)?))
+}

@@ -1,0 +1,181 @@
+//! Puts the parts together and runs them until told to stop.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use axum::Router;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use ringfence_model::Name;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::core::{Core, Handle, Message, Setup};
+use crate::datapath;
+use crate::flows::Flows;
+use crate::interfaces;
+use crate::metrics::Meters;
+use crate::server::Server;
+use crate::watch;
+
+/// What happens to an open connection that a change of policy denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// It ends with its next packet.
+    Cut,
+    /// It may go on until it ends by itself.
+    Drain,
+}
+
+/// API servers end a watch after 5 to 10 minutes; a connection that is quiet for longer is dead.
+const QUIET: Duration = Duration::from_mins(11);
+
+/// What the agent is told on its command line.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node whose pods to guard.
+    pub node: String,
+    /// A kubeconfig; none: `KUBECONFIG`, `~/.kube/config`, or the service account of the pod we are in.
+    pub kubeconfig: Option<PathBuf>,
+    /// Where links and maps are pinned.
+    pub pin_dir: PathBuf,
+    /// The Unix socket to listen on.
+    pub socket: PathBuf,
+    /// Where to serve metrics and probes on TCP.
+    pub metrics: Option<SocketAddr>,
+    /// Open connections that a change denies.
+    pub connections: Connections,
+    /// Sizes of maps, by name, that differ from the defaults.
+    pub map_sizes: Vec<(String, u32)>,
+    /// Report connections that are let through too, not only denials.
+    pub report_allowed: bool,
+    /// Take enforcement down when stopping.
+    pub detach: bool,
+}
+
+impl std::fmt::Display for Connections {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Cut => "cut",
+            Self::Drain => "drain",
+        })
+    }
+}
+
+/// Runs the agent until SIGTERM or SIGINT. Enforcement stands from before the first answer of the API until long after
+/// the end, unless asked otherwise.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let listener = listen(&config.socket)?;
+    let client = client(config.kubeconfig.as_deref()).await?;
+    let (enforcer, source) = datapath::open(&config)?;
+    let stop = CancellationToken::new();
+    let (core, messages) = Handle::channel();
+    let scout = interfaces::start(core.clone()).context("cannot start a thread")?;
+    let meters = Arc::new(Meters::new());
+    let setup = Setup {
+        node: Name::from(config.node.as_str()),
+        connections: config.connections.to_string(),
+        pin_dir: config.pin_dir.display().to_string(),
+        enforcer,
+        meters: Arc::clone(&meters),
+        scout: Some(scout),
+    };
+    let planning = thread::Builder::new().name("core".into()).spawn(move || Core::new(setup).run(&messages))?;
+    let flows = Flows::new();
+    let (reading, told) = (flows.clone(), core.clone());
+    thread::Builder::new().name("flows".into()).spawn(move || reading.run(source, &told))?;
+    let server = Server { core: core.clone(), flows, meters };
+    serve(listener, server.clone().socket(), stop.clone());
+    if let Some(address) = config.metrics {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+        serve(listener, server.public(), stop.clone());
+    }
+    tracing::info!(node = config.node, socket = %config.socket.display(), "started");
+    let result = tokio::select! {
+        told = told_to_stop() => told,
+        ended = watch::pump(client, core.clone()) => ended.context("the watch of the cluster ended"),
+    };
+    stop.cancel();
+    // The change the thread is carrying out, if any, is finished first.
+    let _ = core.tell(Message::Stop);
+    let died = planning.join().is_err();
+    let _ = fs::remove_file(&config.socket);
+    if died {
+        bail!("the planning thread died; what is in the kernel stays in force");
+    }
+    if config.detach {
+        cleanup(&config.pin_dir)?;
+    }
+    tracing::info!(enforcing = !config.detach, "stopped");
+    result
+}
+
+async fn told_to_stop() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// Takes enforcement down: everything pinned in a directory. For when no agent is to come back.
+pub fn cleanup(pin_dir: &Path) -> anyhow::Result<()> {
+    datapath::remove(pin_dir).with_context(|| format!("cannot remove what is pinned in {}", pin_dir.display()))
+}
+
+/// Binds the socket, unless somebody answers on it already.
+fn listen(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    if UnixStream::connect(path).is_ok() {
+        bail!(
+            "another agent answers on {}; hint: stop it first, or choose another --socket and --pin-dir",
+            path.display()
+        );
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot replace {}", path.display()));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let read = Kubeconfig::read_from(path)?;
+            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
+        }
+        None => kube::Config::infer().await.context("no cluster; hint: --kubeconfig FILE, or KUBECONFIG")?,
+    };
+    // A watch is quiet for as long as nothing happens, but not longer than the API server lets one live.
+    config.read_timeout = Some(QUIET);
+    Ok(kube::Client::try_from(config)?)
+}
+
+fn serve<L>(listener: L, app: Router, stop: CancellationToken)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let serving = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned());
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the socket is not served any more");
+        }
+    });
+}

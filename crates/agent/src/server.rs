@@ -1,0 +1,147 @@
+//! HTTP on the Unix socket, and the part of it that is served on TCP for probes and Prometheus.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse as _, Json, Response};
+use axum::routing::{get, post};
+use futures::stream::{self, Stream};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::api::{self, Failure};
+use crate::core::{Gone, Handle, Question};
+use crate::flows::Flows;
+use crate::metrics::{self, Meters};
+
+/// Longest a wait for an endpoint may take.
+const LONGEST_WAIT: Duration = Duration::from_mins(10);
+
+/// What requests are answered from.
+#[derive(Clone)]
+pub(crate) struct Server {
+    pub(crate) core: Handle,
+    pub(crate) flows: Flows,
+    pub(crate) meters: Arc<Meters>,
+}
+
+impl Server {
+    /// Everything, for the Unix socket.
+    pub(crate) fn socket(self) -> Router {
+        let api = Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/plan", get(plan))
+            .route("/v1/flows", get(flows))
+            .route("/v1/endpoint/wait", post(wait))
+            .with_state(self.clone());
+        api.merge(self.public())
+    }
+
+    /// Probes and metrics.
+    pub(crate) fn public(self) -> Router {
+        Router::new()
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(scrape))
+            .with_state(self)
+    }
+}
+
+fn failure(status: StatusCode, message: impl Into<String>) -> Response {
+    (status, Json(Failure::new(message))).into_response()
+}
+
+fn gone(error: Gone) -> Response {
+    failure(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+}
+
+async fn status(State(server): State<Server>) -> Response {
+    match server.core.ask(Question::Status).await {
+        Ok(status) => Json(status).into_response(),
+        Err(error) => gone(error),
+    }
+}
+
+async fn plan(State(server): State<Server>) -> Response {
+    match server.core.ask(Question::Plan).await {
+        Ok(plan) => Json(plan).into_response(),
+        Err(error) => gone(error),
+    }
+}
+
+/// Alive: the planning thread answers.
+async fn healthz(State(server): State<Server>) -> Response {
+    match server.core.ask(Question::Ready).await {
+        Ok(_) => "ok\n".into_response(),
+        Err(error) => gone(error),
+    }
+}
+
+async fn readyz(State(server): State<Server>) -> Response {
+    match server.core.ask(Question::Ready).await {
+        Ok(true) => "ok\n".into_response(),
+        Ok(false) => failure(StatusCode::SERVICE_UNAVAILABLE, "the policy of the cluster is not in the kernel yet"),
+        Err(error) => gone(error),
+    }
+}
+
+async fn scrape(State(server): State<Server>) -> Response {
+    let gauges = match server.core.ask(Question::Gauges).await {
+        Ok(gauges) => gauges,
+        Err(error) => return gone(error),
+    };
+    match metrics::text(&server.meters, gauges) {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+async fn wait(State(server): State<Server>, request: Result<Json<api::WaitRequest>, JsonRejection>) -> Response {
+    let request = match request {
+        Ok(Json(request)) => request,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
+    };
+    let patience = Duration::from_millis(request.timeout_ms).min(LONGEST_WAIT);
+    let asked = server.core.ask(|reply| Question::Wait(request.clone(), reply));
+    match tokio::time::timeout(patience, asked).await {
+        Ok(Ok(addresses)) => {
+            let (api_version, kind) = (api::VERSION.into(), "EndpointReady".into());
+            Json(api::WaitReply { api_version, kind, addresses }).into_response()
+        }
+        Ok(Err(error)) => gone(error),
+        Err(_elapsed) => match server.core.ask(|reply| Question::WhyWaiting(request, reply)).await {
+            Ok(why) => failure(StatusCode::GATEWAY_TIMEOUT, why),
+            Err(error) => gone(error),
+        },
+    }
+}
+
+async fn flows(State(server): State<Server>) -> Response {
+    let body = Body::from_stream(lines(server.flows.listen()));
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
+}
+
+/// Flows as JSON lines for as long as both sides are there.
+fn lines(flows: broadcast::Receiver<Arc<api::Flow>>) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    stream::unfold(flows, |mut flows| async move {
+        let mut line = match flows.recv().await {
+            Ok(flow) => serde_json::to_vec(&*flow),
+            Err(RecvError::Lagged(lost)) => {
+                let (api_version, kind) = (api::VERSION.into(), "FlowsLost".into());
+                serde_json::to_vec(&api::FlowsLost { api_version, kind, lost })
+            }
+            Err(RecvError::Closed) => return None,
+        }
+        .ok()?;
+        line.push(b'\n');
+        Some((Ok(Bytes::from(line)), flows))
+    })
+}

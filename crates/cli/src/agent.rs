@@ -1,0 +1,129 @@
+//! `ringfence agent`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum};
+use ringfence_agent::{Config, Connections};
+
+use crate::exit::Code;
+use crate::logging::{self, LogFormat};
+
+/// Where links and maps are pinned, unless told otherwise.
+const PIN_DIR: &str = "/sys/fs/bpf/ringfence";
+
+/// `ringfence agent`
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: Run,
+}
+
+/// What else there is to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Take down the enforcement an agent left standing
+    Cleanup {
+        /// Where links and maps are pinned
+        #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+        pin_dir: PathBuf,
+    },
+}
+
+/// How to run.
+#[derive(Debug, clap::Args)]
+struct Run {
+    /// Name of this node [default: the host name]
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node: Option<String>,
+    /// Kubeconfig [default: $KUBECONFIG, ~/.kube/config, or the service account of the pod this runs in]
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Where links and maps are pinned
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pin_dir: PathBuf,
+    /// Unix socket to answer on
+    #[arg(long, value_name = "FILE", default_value = ringfence_agent::client::SOCKET)]
+    socket: PathBuf,
+    /// Serve Prometheus metrics and probes on this address
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    metrics: Option<SocketAddr>,
+    /// What happens to open connections that a change of policy denies
+    #[arg(long, value_enum, default_value_t = OpenConnections::Cut)]
+    connections: OpenConnections,
+    /// Room in a kernel map, as NAME=ENTRIES; `ringfence status -o wide` lists them
+    #[arg(long = "map-size", value_name = "NAME=ENTRIES", value_parser = map_size)]
+    map_sizes: Vec<(String, u32)>,
+    /// Report connections that are let through too, for `ringfence observe`
+    #[arg(long)]
+    report_allowed: bool,
+    /// Take enforcement down when stopping, instead of leaving it standing
+    #[arg(long)]
+    detach: bool,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+/// What happens to open connections that a change of policy denies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OpenConnections {
+    /// They end with their next packet
+    Cut,
+    /// They go on until they end by themselves
+    Drain,
+}
+
+fn map_size(text: &str) -> Result<(String, u32), String> {
+    let (name, entries) = text.split_once('=').ok_or("expected NAME=ENTRIES")?;
+    let entries = entries.parse().map_err(|error| format!("{entries:?} is not a number of entries: {error}"))?;
+    Ok((name.to_owned(), entries))
+}
+
+/// Runs the agent, or cleans up after one.
+pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
+    logging::start(args.run.log_format);
+    if let Some(Command::Cleanup { pin_dir }) = args.command {
+        ringfence_agent::cleanup(&pin_dir)?;
+        return Ok(Code::Ok);
+    }
+    let config = config(args.run)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(ringfence_agent::run(config))?;
+    Ok(Code::Ok)
+}
+
+fn config(run: Run) -> anyhow::Result<Config> {
+    let Run {
+        node,
+        kubeconfig,
+        pin_dir,
+        socket,
+        metrics,
+        connections,
+        map_sizes,
+        report_allowed,
+        detach,
+        log_format: _,
+    } = run;
+    let node = match node {
+        Some(node) => node,
+        None => host_name().context("cannot tell the name of this node; hint: --node NAME")?,
+    };
+    let connections = match connections {
+        OpenConnections::Cut => Connections::Cut,
+        OpenConnections::Drain => Connections::Drain,
+    };
+    Ok(Config { node, kubeconfig, pin_dir, socket, metrics, connections, map_sizes, report_allowed, detach })
+}
+
+/// The host name as the kubelet makes a node name of it: in lower case.
+fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname()?;
+    let name = name.into_string().map_err(|name| anyhow::anyhow!("host name {} is not text", name.display()))?;
+    Ok(name.trim().to_lowercase())
+}
