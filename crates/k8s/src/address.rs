@@ -15,6 +15,11 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
 
 /// A block; host bits are masked, leading zeros accepted, IPv4-mapped blocks of at least 96 bits become IPv4 blocks.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
+    parse_written_cidr(text).map(|(net, _)| net)
+}
+
+/// A block, and the prefix length as it is written: not that of the IPv4 block if it is IPv4-mapped.
+pub(crate) fn parse_written_cidr(text: &str) -> Option<(IpNet, u8)> {
     let (address, length) = text.split_once('/')?;
     if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -22,10 +27,11 @@ pub fn parse_cidr(text: &str) -> Option<IpNet> {
     let length: u8 = without_leading_zeros(length).parse().ok()?;
     let address: IpAddr = without_leading_zeros(address).parse().ok()?;
     let net = IpNet::new(address, length).ok()?.trunc();
-    match net {
-        IpNet::V6(v6) if length >= 96 => Some(v6.network().to_ipv4_mapped().map_or(net, |v4| mapped(v4, length))),
-        IpNet::V4(_) | IpNet::V6(_) => Some(net),
-    }
+    let net = match net {
+        IpNet::V6(v6) if length >= 96 => v6.network().to_ipv4_mapped().map_or(net, |v4| mapped(v4, length)),
+        IpNet::V4(_) | IpNet::V6(_) => net,
+    };
+    Some((net, length))
 }
 
 /// Whether the address or block is written in the one way that every parser agrees on.

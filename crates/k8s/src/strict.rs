@@ -15,6 +15,9 @@ use serde_json::Value;
 use crate::json::text;
 use crate::path::{FieldPath, Path, Segment};
 
+/// Most nulls that are replaced in one object.
+const NULLS_MAX: usize = 64;
+
 /// Why an object does not have the shape of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
@@ -68,12 +71,9 @@ pub fn check(object: &Value) -> Option<Vec<Mismatch>> {
 
 /// Compares an object with a type.
 pub fn compare<T: Serialize + DeserializeOwned>(object: &Value) -> Vec<Mismatch> {
-    let typed: T = match serde_path_to_error::deserialize(object) {
+    let typed: T = match decode(object) {
         Ok(typed) => typed,
-        Err(error) => {
-            let path = error.path().iter().filter_map(segment).collect();
-            return vec![Mismatch::WrongType { path, cause: error.into_inner().to_string() }];
-        }
+        Err(mismatch) => return vec![mismatch],
     };
     let mut lost = Vec::new();
     match serde_json::to_value(&typed) {
@@ -81,6 +81,43 @@ pub fn compare<T: Serialize + DeserializeOwned>(object: &Value) -> Vec<Mismatch>
         Err(error) => lost.push(Mismatch::WrongType { path: FieldPath::default(), cause: error.to_string() }),
     }
     lost
+}
+
+/// Decodes a value. Null inside a list or map is the zero value of its type, as for the API server; the generated types
+/// refuse it there, so it is replaced by what they expect, one by one.
+fn decode<T: DeserializeOwned>(object: &Value) -> Result<T, Mismatch> {
+    let mut patched: Option<Value> = None;
+    for _ in 0..NULLS_MAX {
+        let (pointer, mismatch) = match serde_path_to_error::deserialize(patched.as_ref().unwrap_or(object)) {
+            Ok(typed) => return Ok(typed),
+            Err(error) => {
+                let path: FieldPath = error.path().iter().filter_map(segment).collect();
+                (pointer(&path), Mismatch::WrongType { path, cause: error.into_inner().to_string() })
+            }
+        };
+        let Mismatch::WrongType { cause, .. } = &mismatch else { return Err(mismatch) };
+        let zero = match cause.rsplit_once("expected ").map(|(_, expected)| expected) {
+            Some("a string") => Value::String(String::new()),
+            Some("a boolean") => Value::Bool(false),
+            Some(expected) if expected.starts_with(['i', 'u', 'f']) => Value::from(0),
+            Some(_) => Value::Object(serde_json::Map::new()),
+            None => return Err(mismatch),
+        };
+        match patched.get_or_insert_with(|| object.clone()).pointer_mut(&pointer) {
+            Some(place) if place.is_null() => *place = zero,
+            _ => return Err(mismatch),
+        }
+    }
+    Err(Mismatch::WrongType { path: FieldPath::default(), cause: format!("more than {NULLS_MAX} nulls in lists") })
+}
+
+/// A path as a JSON pointer (RFC 6901).
+fn pointer(path: &FieldPath) -> String {
+    let step = |segment: &Segment| match segment {
+        Segment::Field(name) | Segment::Key(name) => format!("/{}", name.replace('~', "~0").replace('/', "~1")),
+        Segment::Index(index) => format!("/{index}"),
+    };
+    path.segments().iter().map(step).collect()
 }
 
 fn segment(segment: &serde_path_to_error::Segment) -> Option<Segment> {

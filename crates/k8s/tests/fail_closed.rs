@@ -1,6 +1,8 @@
 //! What a policy allows that is not understood: never more than one that is.
 #![expect(clippy::needless_pass_by_value, reason = "calls read better with a bare json!(…)")]
 
+mod common;
+
 use proptest::prelude::*;
 use ringfence_k8s::convert::{self, Kind};
 use ringfence_k8s::manifest::Manifests;
@@ -326,7 +328,7 @@ proptest! {
 
     /// What validation passes, conversion understands: nothing that the API server takes is denied for being unknown.
     #[test]
-    fn what_is_valid_is_understood(spec in almost_policy()) {
+    fn what_is_valid_is_understood(spec in common::policy_spec()) {
         let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}, "spec": spec});
         let valid = validate::network_policy(&policy).is_empty() && strict::check(&policy) == Some(Vec::new());
         if valid {

@@ -11,6 +11,9 @@ use crate::path::Path;
 /// Most bytes that all annotations of an object may have together.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
 
+/// Finalizers that need no prefix.
+const FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
+
 /// What names a kind allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
@@ -92,7 +95,7 @@ fn check_name(metadata: &Value, naming: Naming, path: &Path<'_>, errors: &mut Er
     let (name_path, prefix_path) = (path.field("name"), path.field("generateName"));
     let name = errors.string(get(metadata, "name"), &name_path).unwrap_or_default();
     let prefix = errors.string(get(metadata, "generateName"), &prefix_path).unwrap_or_default();
-    if !prefix.is_empty() {
+    if !prefix.is_empty() && name.is_empty() {
         // What is appended is made of letters and digits, so one dash at the end is fine.
         let example = format!("{prefix}x");
         errors.all_invalid(&prefix_path, prefix, naming.check(&example));
@@ -141,16 +144,20 @@ fn check_annotations(annotations: &Value, path: &Path<'_>, errors: &mut Errors) 
 
 fn check_finalizers(finalizers: &Value, path: &Path<'_>, errors: &mut Errors) {
     for (i, finalizer) in errors.list(finalizers, path).iter().enumerate() {
-        let path = path.index(i);
-        let text = errors.string(finalizer, &path).unwrap_or_default();
-        errors.all_invalid(&path, text, names::qualified_name(text));
+        let item = path.index(i);
+        let text = errors.string(finalizer, &item).unwrap_or_default();
+        errors.all_invalid(path, text, names::qualified_name(text));
+        if !text.contains('/') && !FINALIZERS.contains(&text) {
+            errors.invalid(&item, text, "must be one of Kubernetes' own finalizers or have a prefix");
+        }
     }
 }
 
 fn check_owners(owners: &Value, path: &Path<'_>, errors: &mut Errors) {
     let mut controllers = BTreeSet::new();
     for (i, owner) in errors.list(owners, path).iter().enumerate() {
-        let path = path.index(i);
+        errors.object(owner, &path.index(i));
+        // The API server leaves the position out of these paths.
         for field in ["apiVersion", "kind", "name", "uid"] {
             let path = path.field(field);
             if errors.string(get(owner, field), &path).unwrap_or_default().is_empty() {

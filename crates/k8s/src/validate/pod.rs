@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::{Errors, FieldError, Naming, metadata, names};
-use crate::json::{entries, get};
+use crate::json::{at, entries, get, items, text};
 use crate::path::Path;
 
 pub(super) const RESTART_POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
@@ -17,8 +17,23 @@ const PROBE_ACTIONS: [&str; 4] = ["exec", "grpc", "httpGet", "tcpSocket"];
 pub fn pod(object: &Value) -> Vec<FieldError> {
     let mut errors = Errors::default();
     metadata::check(object, true, Naming::Subdomain, &mut errors);
-    check_spec(get(object, "spec"), &Path::ROOT.field("spec"), &mut errors);
+    let path = Path::ROOT.field("spec");
+    check_spec(get(object, "spec"), &path, &mut errors);
+    for field in ["containers", "initContainers"] {
+        let path = path.field(field);
+        for (i, container) in items(at(object, &["spec", field])).iter().enumerate() {
+            check_image_spaces(container, &path.index(i), &mut errors);
+        }
+    }
     errors.into_vec()
+}
+
+/// Of pods alone: the API server lets templates pass.
+fn check_image_spaces(container: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let image = text(get(container, "image"));
+    if image.trim() != image {
+        errors.invalid(&path.field("image"), image, "may not begin or end with a space");
+    }
 }
 
 pub(super) fn check_spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
@@ -31,19 +46,19 @@ pub(super) fn check_spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
     let init_path = path.field("initContainers");
     let init = errors.list(get(spec, "initContainers"), &init_path);
-    for (list, path) in [(init, &init_path), (containers, &containers_path)] {
+    for (list, path) in [(containers, &containers_path), (init, &init_path)] {
         for (i, container) in list.iter().enumerate() {
             check_container(container, spec, &mut seen, &path.index(i), errors);
         }
     }
     for (i, container) in init.iter().enumerate() {
         let path = init_path.index(i);
-        errors.one_of(get(container, "restartPolicy"), &path.field("restartPolicy"), &["Always"]);
+        errors.one_of(get(container, "restartPolicy"), &path.field("restartPolicy"), &RESTART_POLICIES);
     }
     errors.one_of(get(spec, "restartPolicy"), &path.field("restartPolicy"), &RESTART_POLICIES);
     let dns_policies = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
     errors.one_of(get(spec, "dnsPolicy"), &path.field("dnsPolicy"), &dns_policies);
-    errors.not_negative(get(spec, "terminationGracePeriodSeconds"), &path.field("terminationGracePeriodSeconds"));
+    errors.integer(get(spec, "terminationGracePeriodSeconds"), &path.field("terminationGracePeriodSeconds"));
     errors.boolean(get(spec, "hostNetwork"), &path.field("hostNetwork"));
     check_names(spec, path, errors);
     metadata::check_labels(get(spec, "nodeSelector"), &path.field("nodeSelector"), errors);
@@ -86,8 +101,6 @@ fn check_container<'v>(
     let image = errors.string(get(container, "image"), &image_path).unwrap_or_default();
     if image.is_empty() {
         errors.required(&image_path, "");
-    } else if image.trim() != image {
-        errors.invalid(&image_path, image, "may not begin or end with a space");
     }
     errors.one_of(
         get(container, "imagePullPolicy"),
@@ -253,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn init_containers_may_only_restart_always() {
+    fn init_containers_have_a_restart_policy() {
         let spec = |policy: &str| {
             json!({
                 "initContainers": [{"name": "i", "image": "i", "restartPolicy": policy}],
@@ -261,6 +274,6 @@ mod tests {
             })
         };
         check(spec("Always"), &[]);
-        check(spec("Never"), &["spec.initContainers[0].restartPolicy: Unsupported value"]);
+        check(spec("Sometimes"), &["spec.initContainers[0].restartPolicy: Unsupported value"]);
     }
 }

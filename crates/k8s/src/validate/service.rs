@@ -66,17 +66,20 @@ fn check_addresses(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
             errors.invalid(path, text, "must be empty, 'None', or an IP address, such as 10.9.8.7 or 2001:db8::1");
         }
     };
-    let first_path = path.field("clusterIP");
+    let (first_path, all_path) = (path.field("clusterIP"), path.field("clusterIPs"));
     let first = errors.string(get(spec, "clusterIP"), &first_path).unwrap_or_default();
-    address(first, &first_path, errors);
+    // The API server copies the first address to the list before it looks at either.
+    let all = errors.list(get(spec, "clusterIPs"), &all_path);
+    if all.is_empty() {
+        address(first, &all_path.index(0), errors);
+    }
     if text(get(spec, "type")) == "ExternalName" && !first.is_empty() {
         errors.forbidden(&first_path, "may not be given when `type` is 'ExternalName'");
     }
     if matches!(text(get(spec, "type")), "NodePort" | "LoadBalancer") && first == HEADLESS {
-        errors.invalid(&first_path, first, "may not be 'None' for this type of Service");
+        errors.invalid(&all_path.index(0), first, "may not be 'None' for this type of Service");
     }
-    let all_path = path.field("clusterIPs");
-    for (i, value) in errors.list(get(spec, "clusterIPs"), &all_path).iter().enumerate() {
+    for (i, value) in all.iter().enumerate() {
         let path = all_path.index(i);
         let value = errors.string(value, &path).unwrap_or_default();
         address(value, &path, errors);
@@ -107,7 +110,7 @@ fn check_ports(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
         if let Some(detail) = names::port_number(number) {
             errors.invalid(&path.field("port"), number, detail);
         }
-        check_target(get(port, "targetPort"), &path.field("targetPort"), errors);
+        check_target(get(port, "targetPort"), number, &path.field("targetPort"), errors);
         check_node_port(spec, port, &path.field("nodePort"), errors);
         if !seen_ports.insert((protocol, number)) {
             errors.duplicate(&path, port.clone());
@@ -135,18 +138,21 @@ fn check_port_name<'v>(
     }
 }
 
-fn check_target(target: &Value, path: &Path<'_>, errors: &mut Errors) {
-    match target {
-        Value::Null => {}
-        Value::String(name) => errors.all_invalid(path, name, names::service_name(name)),
-        number => {
-            // 0 is how an unset number reads; the API server replaces it by `port`.
-            if let Some(number) = errors.integer(number, path).filter(|number| *number != 0)
-                && let Some(detail) = names::port_number(number)
-            {
-                errors.invalid(path, number, detail);
-            }
+/// Where there is no target, the API server takes the port.
+fn check_target(target: &Value, port: i64, path: &Path<'_>, errors: &mut Errors) {
+    let number = match target {
+        Value::String(name) if !name.is_empty() => {
+            return errors.all_invalid(path, name, names::service_name(name));
         }
+        Value::Null | Value::String(_) => port,
+        number => match errors.integer(number, path) {
+            None => return,
+            Some(0) => port,
+            Some(number) => number,
+        },
+    };
+    if let Some(detail) = names::port_number(number) {
+        errors.invalid(path, number, detail);
     }
 }
 
@@ -180,7 +186,10 @@ mod tests {
         check(json!({"ports": [{"port": 80, "targetPort": "http"}], "selector": {"app": "web"}}), &[]);
         check(json!({"clusterIP": "None"}), &[]);
         check(json!({}), &[("spec.ports", "Required value")]);
-        check(json!({"ports": [{"port": 0}]}), &[("spec.ports[0].port", "Invalid value")]);
+        check(
+            json!({"ports": [{"port": 0}]}),
+            &[("spec.ports[0].port", "Invalid value"), ("spec.ports[0].targetPort", "Invalid value")],
+        );
         check(
             json!({"ports": [{"port": 80, "name": "a"}, {"port": 80, "name": "a"}, {"port": 81, "nodePort": 30000}]}),
             &[
@@ -198,7 +207,7 @@ mod tests {
         let ports = json!([{"port": 80}]);
         check(json!({"type": "Magic", "ports": ports}), &[("spec.type", "Unsupported value")]);
         check(json!({"type": "ExternalName"}), &[("spec.externalName", "Required value")]);
-        check(json!({"clusterIP": "nowhere", "ports": ports}), &[("spec.clusterIP", "Invalid value")]);
+        check(json!({"clusterIP": "nowhere", "ports": ports}), &[("spec.clusterIPs[0]", "Invalid value")]);
         check(json!({"ports": ports, "selector": {"a b": ""}}), &[("spec.selector", "Invalid value")]);
         let old = json!({"spec": {"clusterIP": "10.0.0.1"}});
         assert_eq!(service_update(&json!({"spec": {"clusterIP": "10.0.0.2"}}), &old).len(), 1);

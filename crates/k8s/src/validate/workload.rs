@@ -46,11 +46,10 @@ fn check(object: &Value, errors: &mut Errors) {
     }
     check_selector(spec, &path, errors);
     let template_path = path.field("template");
-    let Some(template) = errors.object(get(spec, "template"), &template_path) else {
-        return errors.required(&template_path, "");
-    };
-    let (labels_parent, pod_path) = (template_path.field("metadata"), template_path.field("spec"));
-    check_labels(at(template, &["metadata", "labels"]), &labels_parent.field("labels"), errors);
+    let template = errors.object(get(spec, "template"), &template_path).unwrap_or(&Value::Null);
+    let pod_path = template_path.field("spec");
+    // The API server leaves `metadata` out of this path.
+    check_labels(at(template, &["metadata", "labels"]), &template_path.field("labels"), errors);
     pod::check_spec(get(template, "spec"), &pod_path, errors);
     let restart = get(get(template, "spec"), "restartPolicy");
     if restart.as_str().is_some_and(|restart| restart != "Always" && pod::RESTART_POLICIES.contains(&restart)) {
@@ -61,16 +60,21 @@ fn check(object: &Value, errors: &mut Errors) {
 fn check_selector(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
     let value = get(spec, "selector");
     let selector_path = path.field("selector");
-    if value.is_null() {
-        return errors.required(&selector_path, "");
-    }
-    selector::check(value, &selector_path, errors);
-    if entries(get(value, "matchLabels")).is_empty() && items(get(value, "matchExpressions")).is_empty() {
-        return errors.invalid(&selector_path, value.clone(), "an empty selector would select every pod");
-    }
+    let selector = if value.is_null() {
+        errors.required(&selector_path, "");
+        None
+    } else {
+        selector::check(value, &selector_path, errors);
+        if entries(get(value, "matchLabels")).is_empty() && items(get(value, "matchExpressions")).is_empty() {
+            return errors.invalid(&selector_path, value.clone(), "an empty selector would select every pod");
+        }
+        let Ok(selector) = convert::selector(value) else {
+            return errors.invalid(&selector_path, value.clone(), "not a valid selector");
+        };
+        Some(selector)
+    };
     let labels = at(spec, &["template", "metadata", "labels"]);
-    let matches = convert::selector(value).is_ok_and(|selector| selector.matches(&convert::labels(labels)));
-    if !matches && !get(spec, "template").is_null() {
+    if !selector.is_some_and(|selector| selector.matches(&convert::labels(labels))) {
         let template = path.field("template");
         let metadata = template.field("metadata");
         errors.invalid(&metadata.field("labels"), labels.clone(), "the labels do not match `selector`");
@@ -109,7 +113,10 @@ mod tests {
     #[test]
     fn the_selector_is_needed_and_matches_the_template() {
         check(|_| (), &[]);
-        check(|spec| spec["selector"] = Value::Null, &["spec.selector: Required value"]);
+        check(
+            |spec| spec["selector"] = Value::Null,
+            &["spec.selector: Required value", "spec.template.metadata.labels: Invalid value"],
+        );
         check(|spec| spec["selector"] = json!({}), &["spec.selector: Invalid value: {}"]);
         check(
             |spec| spec["template"]["metadata"]["labels"]["app"] = json!("api"),
@@ -120,7 +127,10 @@ mod tests {
     #[test]
     fn the_template_is_a_pod_that_restarts() {
         check(|spec| spec["replicas"] = json!(-1), &["spec.replicas: Invalid value: -1: must be 0 or more"]);
-        check(|spec| spec["template"] = Value::Null, &["spec.template: Required value"]);
+        check(
+            |spec| spec["template"] = Value::Null,
+            &["spec.template.metadata.labels: Invalid value: null", "spec.template.spec.containers: Required value"],
+        );
         check(
             |spec| spec["template"]["spec"]["containers"] = json!([]),
             &["spec.template.spec.containers: Required value"],

@@ -1,0 +1,284 @@
+//! Held against a real API server: what it refuses, with the same fields and reasons, and what it sends on a watch.
+//!
+//! Needs `RINGFENCE_TEST_KUBECONFIG`: the kubeconfig of an API server (kube-apiserver with etcd is enough) whose
+//! namespace `default` may be written to. Objects are only created as a dry run, but for one policy of the watch test.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+#![expect(clippy::print_stdout, reason = "says why a test is skipped")]
+#![expect(clippy::needless_pass_by_value, reason = "calls read better with a bare json!(…)")]
+
+mod common;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use http::Request;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use proptest::strategy::{Strategy as _, ValueTree as _};
+use proptest::test_runner::TestRunner;
+use ringfence_k8s::watch::{self, Event};
+use ringfence_k8s::{convert::Kind, strict, validate};
+use serde_json::{Value, json};
+
+/// A client, or none where no server is named.
+async fn client() -> Option<Client> {
+    let Some(path) = std::env::var_os("RINGFENCE_TEST_KUBECONFIG").map(PathBuf::from) else {
+        println!("skipped: name the kubeconfig of an API server in RINGFENCE_TEST_KUBECONFIG");
+        return None;
+    };
+    let kubeconfig = Kubeconfig::read_from(path).unwrap();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    Some(Client::try_from(config).unwrap())
+}
+
+/// What the server says to the creation of an object: nothing, or a status.
+async fn create(client: &Client, object: &Value) -> Option<Value> {
+    let way = match (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap()) {
+        ("v1", "Namespace") => "/api/v1/namespaces".to_owned(),
+        ("v1", kind) => format!("/api/v1/namespaces/default/{}s", kind.to_lowercase()),
+        (group, "NetworkPolicy") => format!("/apis/{group}/namespaces/default/networkpolicies"),
+        (group, kind) => format!("/apis/{group}/namespaces/default/{}s", kind.to_lowercase()),
+    };
+    let request = Request::post(format!("{way}?dryRun=All&fieldValidation=Strict"))
+        .header("content-type", "application/json")
+        .body(object.to_string().into_bytes());
+    let response = client.send(request.unwrap().map(kube::client::Body::from)).await.unwrap();
+    let ok = response.status().is_success();
+    let body = response.into_body().collect_bytes().await.unwrap();
+    (!ok).then(|| serde_json::from_slice(&body).unwrap())
+}
+
+/// Fields and reasons, sorted, each once: the server breaks some rules into more messages than we do.
+type Causes = Vec<(String, String)>;
+
+fn theirs(status: &Value) -> Causes {
+    let causes = status["details"]["causes"].as_array().cloned().unwrap_or_default();
+    let text = |cause: &Value, field: &str| cause[field].as_str().unwrap_or_default().to_owned();
+    let mut causes: Causes = causes.iter().map(|cause| (text(cause, "field"), text(cause, "reason"))).collect();
+    causes.sort();
+    causes.dedup();
+    causes
+}
+
+fn ours(object: &Value) -> Causes {
+    let mut object = object.clone();
+    if object["kind"] == "Namespace"
+        && let Some(name) = object["metadata"]["name"].as_str().map(str::to_owned)
+    {
+        // Set before the server validates.
+        object["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
+    }
+    let errors = validate::object(&object).unwrap();
+    let mut causes: Causes = errors.iter().map(|e| (e.path.to_string(), e.kind.reason().to_owned())).collect();
+    causes.sort();
+    causes.dedup();
+    causes
+}
+
+/// Where the server and we disagree about an object, if we do.
+async fn compare(client: &Client, object: &Value) -> Option<String> {
+    let status = create(client, object).await;
+    let mismatches = strict::check(object).unwrap();
+    let agree = match &status {
+        None => ours(object).is_empty() && mismatches.is_empty(),
+        // It could not be decoded: no causes, but we must have noticed.
+        Some(status) if status["code"] == 400 => !ours(object).is_empty() || !mismatches.is_empty(),
+        Some(status) => theirs(status) == ours(object),
+    };
+    let found = status.as_ref().map(|status| (status["message"].clone(), theirs(status)));
+    (!agree).then(|| format!("{object}\n  server: {found:#?}\n  we: {:#?} {mismatches:?}\n", ours(object)))
+}
+
+async fn compare_all(client: &Client, objects: impl IntoIterator<Item = Value>) {
+    let mut disagreements = Vec::new();
+    for object in objects {
+        disagreements.extend(compare(client, &object).await);
+    }
+    assert!(disagreements.is_empty(), "{} disagreements:\n{}", disagreements.len(), disagreements.join("\n"));
+}
+
+fn object(api_version: &str, kind: &str, spec: Value) -> Value {
+    json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": "x"}, "spec": spec})
+}
+
+#[tokio::test]
+async fn generated_policies() {
+    let Some(client) = client().await else { return };
+    let mut runner = TestRunner::default();
+    let specs = (0..1000).map(|_| common::policy_spec().new_tree(&mut runner).unwrap().current());
+    let objects: Vec<_> = specs.map(|spec| object("networking.k8s.io/v1", "NetworkPolicy", spec)).collect();
+    let valid = objects.iter().filter(|object| ours(object).is_empty()).count();
+    println!("{valid} of {} policies are valid", objects.len());
+    assert!(valid > 50, "too few valid policies to mean anything");
+    compare_all(&client, objects).await;
+}
+
+#[tokio::test]
+async fn metadata() {
+    let Some(client) = client().await else { return };
+    let metadata = [
+        json!({}),
+        json!({"name": "Upper"}),
+        json!({"name": "a.b"}),
+        json!({"name": "1a"}),
+        json!({"name": "-"}),
+        json!({"name": "a".repeat(64)}),
+        json!({"name": "a".repeat(254)}),
+        json!({"generateName": "x-"}),
+        json!({"name": "x", "labels": {"a b": "c", "ok": "d e", "/x": "", "n": null}}),
+        json!({"name": "x", "annotations": {"a b": "c", "UP.com/X": "anything goes"}}),
+        json!({"name": "x", "labels": {"a": 1}}),
+        json!({"name": "x", "finalizers": ["example.com/x"]}),
+        json!({"name": "x", "finalizers": ["a b"]}),
+        json!({"name": "x", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"}]}),
+        json!({"name": "x", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "", "uid": ""}]}),
+        json!({"name": "x", "unknown": 1}),
+    ];
+    let bodies = [
+        json!({"apiVersion": "v1", "kind": "Namespace"}),
+        json!({"apiVersion": "v1", "kind": "ConfigMap"}),
+        json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": "c", "image": "i"}]}}),
+        json!({"apiVersion": "v1", "kind": "Service", "spec": {"ports": [{"port": 80}]}}),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {"podSelector": {}}}),
+    ];
+    let objects = bodies.iter().flat_map(|body| {
+        metadata.iter().map(|metadata| {
+            let mut object = body.clone();
+            object["metadata"] = metadata.clone();
+            object
+        })
+    });
+    compare_all(&client, objects).await;
+}
+
+#[tokio::test]
+async fn pods_and_workloads() {
+    let Some(client) = client().await else { return };
+    let containers = [
+        json!([]),
+        json!(null),
+        json!([{"name": "c", "image": "i"}]),
+        json!([{"name": "", "image": ""}]),
+        json!([{"name": "C", "image": " i"}]),
+        json!([{"name": "c", "image": "i"}, {"name": "c", "image": "i"}]),
+        json!([{"name": "c", "image": "i", "imagePullPolicy": "Maybe"}]),
+        json!([{"name": "c", "image": "i", "ports": [{}]}]),
+        json!([{"name": "c", "image": "i", "ports": [{"containerPort": 70000, "protocol": "tcp", "name": "HTTP"}]}]),
+        json!([{"name": "c", "image": "i", "ports": [{"containerPort": 80, "name": "a"}, {"containerPort": 81, "name": "a"}]}]),
+        json!([{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": 70000}]}]),
+        json!([{"name": "c", "image": "i", "env": [{"name": "", "value": "x"}, {"name": "A=B"}, {"name": "A B"}]}]),
+        json!([{"name": "c", "image": "i", "readinessProbe": {}}]),
+        json!([{"name": "c", "image": "i", "readinessProbe": {"httpGet": {"port": 0, "path": "/"}}}]),
+        json!([{"name": "c", "image": "i", "readinessProbe": {"httpGet": {"port": "no port", "path": "/"}}}]),
+        json!([{"name": "c", "image": "i", "readinessProbe": {"tcpSocket": {"port": 80}, "exec": {"command": ["x"]}}}]),
+        json!([{"name": "c", "image": "i", "livenessProbe": {"exec": {"command": ["x"]}, "periodSeconds": -1}}]),
+        json!([{"name": "c", "image": "i", "command": "sleep"}]),
+        json!([{"name": "c", "image": "i", "unknown": true}]),
+    ];
+    let changes = [
+        json!({"restartPolicy": "Sometimes"}),
+        json!({"restartPolicy": "Never"}),
+        json!({"terminationGracePeriodSeconds": -1}),
+        json!({"dnsPolicy": "Nowhere"}),
+        json!({"hostname": "A", "subdomain": "b.c", "nodeName": "N"}),
+        json!({"nodeSelector": {"a b": "c d"}}),
+        json!({"initContainers": [{"name": "c", "image": "i"}]}),
+        json!({"initContainers": [{"name": "i", "image": "i", "restartPolicy": "Always"}]}),
+        json!({"hostNetwork": true, "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": 81}]}]}),
+    ];
+    let specs =
+        containers.iter().map(|containers| json!({"containers": containers})).chain(changes.iter().map(|change| {
+            let mut spec = json!({"containers": [{"name": "c", "image": "i"}]});
+            spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            spec
+        }));
+    let specs: Vec<_> = specs.collect();
+    let template = |spec: &Value| json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec}});
+    let pods = specs.iter().map(|spec| object("v1", "Pod", spec.clone()));
+    let workloads =
+        specs.iter().flat_map(|spec| ["Deployment", "ReplicaSet"].map(|kind| object("apps/v1", kind, template(spec))));
+    let good = json!({"containers": [{"name": "c", "image": "i"}]});
+    let others = [
+        json!({}),
+        json!({"selector": {}, "template": {"spec": good}}),
+        json!({"selector": {"matchLabels": {"a": "c"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": good}}),
+        json!({"selector": {"matchLabels": {"a": "b"}}}),
+        json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b", "c d": ""}}, "spec": good}}),
+        json!({"replicas": -1, "minReadySeconds": -1, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": good}}),
+        json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": good}}),
+    ];
+    let others = others
+        .into_iter()
+        .flat_map(|spec| ["Deployment", "ReplicaSet"].map(|kind| object("apps/v1", kind, spec.clone())));
+    compare_all(&client, pods.chain(workloads).chain(others)).await;
+}
+
+#[tokio::test]
+async fn services_and_config_maps() {
+    let Some(client) = client().await else { return };
+    let one = json!([{"port": 80}]);
+    let specs = [
+        json!({"ports": one}),
+        json!({}),
+        json!({"clusterIP": "None"}),
+        json!({"type": "ExternalName"}),
+        json!({"type": "ExternalName", "externalName": "example.com"}),
+        json!({"type": "ExternalName", "externalName": "Not_Good"}),
+        json!({"type": "Magic", "ports": one}),
+        json!({"ports": [{"port": 0}]}),
+        json!({"ports": [{"port": 70000}]}),
+        json!({"ports": [{"port": 80}, {"port": 81}]}),
+        json!({"ports": [{"port": 80, "name": "a"}, {"port": 81, "name": "a"}]}),
+        json!({"ports": [{"port": 80, "name": "a"}, {"port": 80, "name": "b"}]}),
+        json!({"ports": [{"port": 80, "name": "a"}, {"port": 80, "name": "b", "protocol": "UDP"}]}),
+        json!({"ports": [{"port": 80, "name": "A"}]}),
+        json!({"ports": [{"port": 80, "protocol": "tcp"}]}),
+        json!({"ports": [{"port": 80, "targetPort": 70000}]}),
+        json!({"ports": [{"port": 80, "targetPort": "http"}]}),
+        json!({"ports": [{"port": 80, "targetPort": "No Port"}]}),
+        json!({"ports": [{"port": 80, "nodePort": 30000}]}),
+        json!({"ports": one, "clusterIP": "nowhere"}),
+        json!({"ports": one, "clusterIP": "None", "type": "NodePort"}),
+        json!({"ports": one, "selector": {"a b": "c d"}}),
+        json!({"ports": one, "sessionAffinity": "Sometimes"}),
+        json!({"ports": one, "ipFamilyPolicy": "Triple"}),
+        json!({"ports": one, "internalTrafficPolicy": "Nowhere"}),
+        json!({"ports": "80"}),
+        json!({"ports": one, "port": 80}),
+    ];
+    let services = specs.into_iter().map(|spec| object("v1", "Service", spec));
+    let maps = [json!({"a.b_c-1": "x"}), json!({"a/b": "x"}), json!({"": "x"}), json!({"..a": "x"}), json!({"a": 1})];
+    let maps = maps
+        .into_iter()
+        .map(|data| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": data}));
+    compare_all(&client, services.chain(maps)).await;
+}
+
+/// From the request that creates a policy to the event that tells of it.
+#[tokio::test]
+async fn a_policy_on_the_watch() {
+    let Some(client) = client().await else { return };
+    let mut events = Box::pin(watch::kinds(&client, &[Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy]));
+    let mut next =
+        async || tokio::time::timeout(Duration::from_secs(20), events.next()).await.expect("no event").unwrap();
+    let mut connected = 0;
+    while connected < 4 {
+        connected += usize::from(matches!(next().await, Event::Connected { .. }));
+    }
+    let name = format!("ringfence-test-{}", std::process::id());
+    let way = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
+    let body = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": {"podSelector": {}}});
+    let start = Instant::now();
+    let request = Request::post(way).header("content-type", "application/json").body(body.to_string().into_bytes());
+    let (answer, event) =
+        tokio::join!(client.request::<Value>(request.unwrap()), async { (next().await, start.elapsed()) });
+    answer.unwrap();
+    let (event, took) = event;
+    println!("from request to event: {took:?}");
+    assert!(matches!(&event, Event::Apply { diagnostics, .. } if diagnostics.is_empty()), "{event:?}");
+    let request = Request::delete(format!("{way}/{name}")).body(Vec::new());
+    client.request::<Value>(request.unwrap()).await.unwrap();
+    let event = next().await;
+    assert!(matches!(&event, Event::Delete(_)), "{event:?}");
+}
