@@ -277,7 +277,7 @@ __noinline int rf_judge(const struct rf_packet *packet, const struct rf_way *way
 	if (found < 0)
 		return rf_drop(judgement, -found);
 	receiver.pod = found;
-	if (!way->node) {
+	if (!way->node && !(way->reply && way->local_in)) { /* nor what answers this node */
 		if (!sender.pod && rf_is_gated(&packet->source, flags))
 			return rf_drop(judgement, RF_NOT_READY);
 		if (!receiver.pod && !way->local_in && rf_is_gated(&packet->destination, flags))

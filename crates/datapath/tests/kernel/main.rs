@@ -4,3 +4,4 @@
 mod differential;
 mod kit;
 mod maps;
+mod network;

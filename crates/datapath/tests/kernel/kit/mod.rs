@@ -1,8 +1,12 @@
 //! What the tests share: namespaces, hand-made plans, packets.
 
+pub(crate) mod net;
 pub(crate) mod packet;
 pub(crate) mod plan;
 pub(crate) mod space;
+pub(crate) mod talk;
+
+use std::time::{Duration, Instant};
 
 /// Whether a test that needs root and the kernel program can run; says why not. In CI it has to.
 pub(crate) fn can_run() -> bool {
@@ -14,4 +18,13 @@ pub(crate) fn can_run() -> bool {
     assert!(std::env::var_os("CI").is_none(), "in CI this has to run: {}", reasons.join("; "));
     eprintln!("skipped: {}", reasons.join("; "));
     false
+}
+
+/// Waits until something is so, at most ten seconds.
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(Instant::now() < end, "not within ten seconds: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }

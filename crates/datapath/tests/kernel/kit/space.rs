@@ -56,6 +56,12 @@ impl Space {
     pub(crate) fn try_run(&self, line: &str) -> Output {
         self.enter(|| Command::new("sh").args(["-c", line]).output().unwrap())
     }
+
+    /// The index of an interface inside.
+    pub(crate) fn index(&self, interface: &str) -> u32 {
+        let output = self.run(&format!("ip -o link show dev {interface}"));
+        output.split(':').next().unwrap().trim().parse().unwrap()
+    }
 }
 
 impl Drop for Space {

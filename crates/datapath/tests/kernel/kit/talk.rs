@@ -1,0 +1,188 @@
+//! Who can talk to whom: echo servers and clients inside namespaces.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+
+use super::space::Space;
+
+/// Long enough for a packet that is let through, on a busy machine with retransmissions.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Short enough to wait for one that is dropped.
+const DOUBT: Duration = Duration::from_millis(400);
+
+/// Link-local addresses end in `%` and the index of the interface.
+fn socket_address(address: &str, port: u16) -> SocketAddr {
+    let text = if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") };
+    text.parse().unwrap()
+}
+
+/// Sends an ICMP echo request.
+pub(crate) fn ping(space: &Space, to: &str) {
+    let address = SockaddrIn::from(std::net::SocketAddrV4::new(to.parse().unwrap(), 0));
+    let request = [8, 0, 0xf7, 0xfd, 0, 1, 0, 1];
+    space.enter(|| {
+        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+        sendto(raw.as_raw_fd(), &request, &address, MsgFlags::empty()).unwrap();
+    });
+}
+
+/// An echo server for TCP and UDP at one port, until it is dropped.
+pub(crate) struct Echo {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Echo {
+    pub(crate) fn new(space: &Space, address: &str, port: u16) -> Self {
+        let at = socket_address(address, port);
+        let (tcp, udp) = space.enter(|| (TcpListener::bind(at).unwrap(), UdpSocket::bind(at).unwrap()));
+        let stop = Arc::new(AtomicBool::new(false));
+        tcp.set_nonblocking(true).unwrap();
+        udp.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let (stop_tcp, stop_udp) = (Arc::clone(&stop), Arc::clone(&stop));
+        let threads = vec![
+            thread::spawn(move || accept(&tcp, &stop_tcp)),
+            thread::spawn(move || {
+                let mut buffer = [0; 10_000];
+                while !stop_udp.load(Ordering::Relaxed) {
+                    if let Ok((length, from)) = udp.recv_from(&mut buffer) {
+                        let _ = udp.send_to(&buffer[..length.min(32)], from);
+                    }
+                }
+            }),
+        ];
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Echo {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn accept(listener: &TcpListener, stop: &Arc<AtomicBool>) {
+    let mut served = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let stop = Arc::clone(stop);
+                served.push(thread::spawn(move || echo(stream, &stop)));
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(Duration::from_millis(5)),
+            Err(_) => break,
+        }
+    }
+    for thread in served {
+        let _ = thread.join();
+    }
+}
+
+fn echo(mut stream: TcpStream, stop: &AtomicBool) {
+    stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut buffer = [0; 65_536];
+    while !stop.load(Ordering::Relaxed) {
+        match stream.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(length) => {
+                if stream.write_all(&buffer[..length]).is_err() {
+                    break;
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// An open TCP connection.
+pub(crate) struct Connection(TcpStream);
+
+impl Connection {
+    fn open(space: &Space, to: &str, port: u16, timeout: Duration) -> Option<Self> {
+        let to = socket_address(to, port);
+        space.enter(|| TcpStream::connect_timeout(&to, timeout)).ok().map(Self)
+    }
+
+    /// Opens one that has to be let through.
+    pub(crate) fn new(space: &Space, to: &str, port: u16) -> Self {
+        Self::open(space, to, port, PATIENCE).unwrap_or_else(|| panic!("{} cannot connect to {to}:{port}", space.name))
+    }
+
+    fn echoes(&mut self, bytes: usize, timeout: Duration) -> bool {
+        self.0.set_read_timeout(Some(timeout)).unwrap();
+        self.0.set_write_timeout(Some(timeout)).unwrap();
+        let sent = vec![7; bytes];
+        let mut received = vec![0; bytes];
+        self.0.write_all(&sent).is_ok() && self.0.read_exact(&mut received).is_ok() && received == sent
+    }
+
+    /// Whether bytes come back.
+    pub(crate) fn lives(&mut self) -> bool {
+        self.echoes(10, PATIENCE)
+    }
+
+    /// Whether many bytes come back.
+    pub(crate) fn carries(&mut self, bytes: usize) -> bool {
+        self.echoes(bytes, PATIENCE)
+    }
+
+    /// Whether nothing comes back.
+    pub(crate) fn is_dead(&mut self) -> bool {
+        !self.echoes(10, DOUBT)
+    }
+}
+
+/// Whether a TCP connection opens and carries bytes.
+pub(crate) fn reaches(space: &Space, to: &str, port: u16) -> bool {
+    Connection::open(space, to, port, PATIENCE).is_some_and(|mut connection| connection.lives())
+}
+
+/// Whether a TCP connection does not open.
+pub(crate) fn is_refused(space: &Space, to: &str, port: u16) -> bool {
+    Connection::open(space, to, port, DOUBT).is_none()
+}
+
+/// A UDP socket for one peer.
+pub(crate) struct Datagrams(UdpSocket);
+
+impl Datagrams {
+    pub(crate) fn new(space: &Space, from: &str, to: &str, port: u16) -> Self {
+        let to = socket_address(to, port);
+        let from = socket_address(from, 0);
+        Self(space.enter(|| {
+            let socket = UdpSocket::bind(from).unwrap();
+            socket.connect(to).unwrap();
+            socket
+        }))
+    }
+
+    fn answered(&self, bytes: usize, timeout: Duration) -> bool {
+        self.0.set_read_timeout(Some(timeout)).unwrap();
+        self.0.send(&vec![7; bytes]).is_ok() && self.0.recv(&mut [0; 64]).is_ok()
+    }
+
+    pub(crate) fn live(&self, bytes: usize) -> bool {
+        self.answered(bytes, PATIENCE)
+    }
+
+    pub(crate) fn are_dead(&self, bytes: usize) -> bool {
+        !self.answered(bytes, DOUBT)
+    }
+
+    /// Sends one and does not wait.
+    pub(crate) fn are_dead_at_once(&self) {
+        self.0.send(&[7; 10]).unwrap();
+    }
+}
