@@ -6,7 +6,8 @@ use ringfence_model::Object;
 use serde_json::Value;
 
 use super::Manifests;
-use super::tree::{self, Node, Position, Problem};
+use super::parse::{Problem, parse};
+use super::tree::{Node, Position};
 use crate::convert::{Kind, namespace_of};
 use crate::diagnostic::{Diagnostic, Location, Severity};
 use crate::json::{at, text};
@@ -46,7 +47,7 @@ pub(super) fn read(file: &Arc<str>, text: &str, into: &mut Manifests) {
         location: Some(located(file, problem.position)),
         ..Diagnostic::new(Severity::Error, problem.message)
     };
-    for parsed in tree::parse(text) {
+    for parsed in parse(text) {
         match parsed {
             Ok(parsed) => {
                 into.diagnostics.extend(parsed.problems.into_iter().map(problem));

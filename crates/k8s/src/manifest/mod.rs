@@ -4,6 +4,7 @@
 //! not depend on, or would be refused by an API server is a [`Diagnostic`], and the rest is loaded.
 
 mod document;
+mod parse;
 mod render;
 mod scalar;
 mod source;

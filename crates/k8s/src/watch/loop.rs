@@ -22,6 +22,8 @@ const PAGE: u32 = 500;
 const WATCH_SECONDS: u32 = 290;
 /// After this a watch without a word, not even its end, is taken for dead.
 const SILENCE: Duration = Duration::from_secs(295);
+/// How long the server may take to begin its answer to a watch, or to answer a list.
+const ANSWER: Duration = Duration::from_mins(1);
 /// A watch that ends sooner without a word counts as a failure.
 const SHORT: Duration = Duration::from_secs(1);
 /// How often a kind is asked for that the server does not have.
@@ -94,7 +96,7 @@ impl Loop {
         let (mut objects, mut diagnostics) = (Vec::new(), Vec::new());
         let mut page = ListParams::default().limit(PAGE);
         loop {
-            let list = match self.api.list(&page).await {
+            let list = match in_time(self.api.list(&page)).await {
                 Ok(list) => list,
                 Err(kube::Error::Api(status)) if self.optional && status.code == 404 => {
                     if !matches!(self.said, Some(Ok(()))) {
@@ -122,7 +124,7 @@ impl Loop {
 
     async fn watch(&mut self, version: String) -> State {
         let parameters = WatchParams { bookmarks: true, timeout: Some(WATCH_SECONDS), ..WatchParams::default() };
-        match self.api.watch(&parameters, &version).await {
+        match in_time(self.api.watch(&parameters, &version)).await {
             Ok(lines) => {
                 self.connected();
                 State::Watching { version, lines: lines.boxed(), since: Instant::now() }
@@ -157,10 +159,7 @@ impl Loop {
             // The usual end of a watch.
             Ok(None) if since.elapsed() >= SHORT => return State::Listed { version },
             Ok(None) => return State::Retry { version: Some(version) },
-            Err(_) => {
-                let error = kube::Error::ReadEvents(std::io::ErrorKind::TimedOut.into());
-                return self.failed(&error, Some(version));
-            }
+            Err(_) => return self.failed(&timed_out(), Some(version)),
         };
         self.backoff.reset();
         self.ready.extend(event);
@@ -196,6 +195,15 @@ impl Loop {
     }
 }
 
+/// The answer to a request, or an error if there is none for too long.
+async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+    tokio::time::timeout(ANSWER, request).await.unwrap_or_else(|_| Err(timed_out()))
+}
+
+fn timed_out() -> kube::Error {
+    kube::Error::ReadEvents(std::io::ErrorKind::TimedOut.into())
+}
+
 /// An error with its causes, without saying anything twice.
 fn describe(error: &kube::Error) -> String {
     if let kube::Error::Api(status) = error {
@@ -211,4 +219,26 @@ fn describe(error: &kube::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{Request, Response};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kind_that_the_server_lacks_has_no_objects() {
+        let service = tower::service_fn(|_: Request<kube::client::Body>| async {
+            let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no such kind","reason":"NotFound","code":404}"#;
+            Response::builder().status(404).body(kube::client::Body::from(body.as_bytes().to_vec()))
+        });
+        let client = Client::new(service, "default");
+        let mut optional = Loop { optional: true, ..Loop::new(client.clone(), Kind::Node) };
+        let (kind, objects, diagnostics) = (Kind::Node, Vec::new(), Vec::new());
+        assert_eq!(optional.next().await, Event::Reset { kind, objects, diagnostics });
+        assert_eq!(optional.next().await, Event::Connected { kind });
+        let error = "the API server answers 404: no such kind".to_owned();
+        assert_eq!(Loop::new(client, Kind::Node).next().await, Event::Disconnected { kind, error });
+    }
 }
