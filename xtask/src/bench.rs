@@ -15,7 +15,7 @@ const MARKS: (&str, &str) = ("<!-- results: cargo xtask bench -->", "<!-- end of
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// How often each variant of traffic has its turn.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// How often each of the ten kinds of change is made.
     #[arg(long, default_value_t = 25)]
@@ -29,9 +29,7 @@ pub(crate) struct Options {
 pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     setup::run(sh)?;
     cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-bench").run()?;
-    cmd!(sh, "cargo build --release --locked --package ringfence-engine --example planner").run()?;
     let bench = demo::binary(sh, "release", "ringfence-bench")?;
-    let planner = demo::binary(sh, "release", "examples/planner")?;
     let (rounds, changes) = (options.rounds.to_string(), options.changes.to_string());
     let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
     let measure = |program: &PathBuf, arguments: &[&str]| {
@@ -42,7 +40,7 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     let traffic = measure(&bench, &["traffic", "--rounds", &rounds])?;
     let alone = measure(&bench, &["changes", "--rounds", &changes])?;
     let crowd = measure(&bench, &["changes", "--rounds", &changes, "--others", "1000"])?;
-    let planner = measure(&planner, &[])?;
+    let planner = cmd!(sh, "cargo bench --quiet --locked --package ringfence-engine --bench planner").read()?;
     let results = format!(
         "Made on {date} by `cargo xtask bench --rounds {rounds} --changes {changes}` on {host}.\n\n\
          ### Packets and connections\n\n{traffic}\n\n\

@@ -1,0 +1,40 @@
+//! Measures what policies cost per packet and connection, and how fast a change takes effect.
+//!
+//! Prints Markdown on standard output and progress on standard error.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are for the person who runs it")]
+
+mod figures;
+mod host;
+mod traffic;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Measures what policies cost, and how fast a change takes effect. Needs root.
+#[derive(Parser)]
+#[command(name = "ringfence-bench")]
+enum Command {
+    /// Throughput, latency and connections per second with no engine, with Ringfence and with nftables rules.
+    Traffic(traffic::Options),
+    /// What this machine is, for the head of a report.
+    Host,
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Traffic(options) => traffic::run(&options),
+        Command::Host => Ok(host::describe()),
+    };
+    match result {
+        Ok(report) => {
+            print!("{report}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
