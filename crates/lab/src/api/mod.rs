@@ -8,6 +8,7 @@ pub(crate) mod kinds;
 mod openapi;
 mod patch;
 mod pod_row;
+mod protobuf;
 pub(crate) mod registry;
 mod serve;
 pub(crate) mod status;

@@ -20,11 +20,6 @@ pub(crate) struct Cause {
 }
 
 impl Cause {
-    pub(crate) fn required(field: impl Into<String>, detail: &str) -> Self {
-        let message = if detail.is_empty() { "Required value".into() } else { format!("Required value: {detail}") };
-        Self { reason: "FieldValueRequired".into(), message, field: field.into() }
-    }
-
     pub(crate) fn invalid(field: impl Into<String>, value: &Value, detail: &str) -> Self {
         let message = format!("Invalid value: {value}: {detail}");
         Self { reason: "FieldValueInvalid".into(), message, field: field.into() }

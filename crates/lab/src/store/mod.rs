@@ -101,6 +101,12 @@ impl Objects {
     }
 }
 
+impl Objects {
+    fn entries(&self, scope: &Scope) -> Vec<(Key, Object)> {
+        self.scan(scope).map(|(key, object)| (key.clone(), Arc::clone(object))).collect()
+    }
+}
+
 struct Inner {
     revision: u64,
     objects: Objects,
@@ -195,10 +201,15 @@ impl Store {
         Ok(inner.watchers.add(scope.clone(), backlog, revision))
     }
 
+    /// As [`Self::list`], with the keys.
+    pub(crate) fn entries(&self, scope: &Scope) -> Vec<(Key, Object)> {
+        self.inner.lock().objects.entries(scope)
+    }
+
     /// The objects of a scope, and every change to them after.
-    pub(crate) fn list_and_watch(&self, scope: &Scope) -> (Vec<Object>, Watch) {
+    pub(crate) fn list_and_watch(&self, scope: &Scope) -> (Vec<(Key, Object)>, Watch) {
         let mut inner = self.inner.lock();
-        let objects = inner.objects.scan(scope).map(|(_, object)| Arc::clone(object)).collect();
+        let objects = inner.objects.entries(scope);
         let revision = inner.revision;
         (objects, inner.watchers.add(scope.clone(), Vec::new(), revision))
     }
@@ -208,13 +219,6 @@ impl Store {
         let mut inner = self.inner.lock();
         let revision = inner.revision;
         inner.watchers.progress(revision);
-    }
-
-    /// Forgets the history, as if it had grown too long: watches from before now are refused.
-    #[cfg(test)]
-    pub(crate) fn compact(&self) {
-        let mut inner = self.inner.lock();
-        inner.history = History::new(inner.revision);
     }
 }
 
@@ -233,5 +237,112 @@ impl Inner {
         }
         self.watchers.send(&change);
         self.history.push(change);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn put(store: &Store, name: &str, value: u64) -> Object {
+        let key = Key::new("configmaps", "default", name);
+        let put = |_: Option<&Object>, _: &Objects| {
+            Ok::<_, Infallible>(Action::Put(json!({ "metadata": { "name": name }, "value": value })))
+        };
+        store.change(&key, put).unwrap()
+    }
+
+    fn remove(store: &Store, name: &str) {
+        let key = Key::new("configmaps", "default", name);
+        let remove = |old: Option<&Object>, _: &Objects| Ok::<_, Infallible>(Action::Remove((**old.unwrap()).clone()));
+        store.change(&key, remove).unwrap();
+    }
+
+    fn names(objects: Vec<(Key, Object)>) -> Vec<String> {
+        objects.into_iter().map(|(key, object)| format!("{}={}", key.name, object["value"])).collect()
+    }
+
+    #[test]
+    fn storing_the_same_again_makes_no_revision() {
+        let store = Store::default();
+        let first = put(&store, "a", 1);
+        let again = put(&store, "a", 1);
+        assert_eq!(first, again);
+        assert_ne!(put(&store, "a", 2)["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    }
+
+    #[test]
+    fn a_list_of_the_past_is_the_present_less_what_came_since() {
+        let store = Store::default();
+        let scope = Scope::all("configmaps");
+        put(&store, "a", 1);
+        put(&store, "b", 1);
+        let then = store.revision();
+        put(&store, "a", 2);
+        remove(&store, "b");
+        put(&store, "c", 1);
+        assert_eq!(names(store.list_at(&scope, then, None).unwrap()), ["a=1", "b=1"]);
+        let after = Key::new("configmaps", "default", "a");
+        assert_eq!(names(store.list_at(&scope, then, Some(&after)).unwrap()), ["b=1"]);
+        assert_eq!(names(store.entries(&scope)), ["a=2", "c=1"]);
+    }
+
+    #[test]
+    fn a_watch_goes_on_from_a_revision_or_is_told_that_it_is_gone() {
+        let store = Store::default();
+        let scope = Scope::within("configmaps", "default");
+        put(&store, "a", 0);
+        let then = store.revision();
+        put(&store, "a", 1);
+        let mut watch = store.watch(&scope, Some(then)).unwrap();
+        assert_eq!(watch.backlog.len(), 1);
+        put(&store, "a", 2);
+        assert!(matches!(watch.receiver.try_recv(), Ok(Signal::Change(change)) if change.object["value"] == 2));
+        for value in 0..20_000 {
+            put(&store, "b", value);
+        }
+        assert!(store.watch(&scope, Some(then)).is_err(), "forgotten");
+        assert!(store.watch(&scope, Some(store.revision() + 1)).is_err(), "not yet");
+        assert!(store.watch(&scope, Some(store.revision())).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_watcher_that_does_not_keep_up_is_cut_off() {
+        let store = Store::default();
+        let mut watch = store.watch(&Scope::default(), None).unwrap();
+        for value in 0..10_000 {
+            put(&store, "a", value);
+        }
+        let mut seen = 0;
+        while watch.receiver.recv().await.is_some() {
+            seen += 1;
+        }
+        assert!(seen < 10_000);
+    }
+
+    #[test]
+    fn a_journal_brings_back_objects_and_revisions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("objects");
+        let collection = |name: &str| (name == "configmaps").then_some("configmaps");
+        let (first, revision) = {
+            let store = Store::open(&path, collection).unwrap();
+            put(&store, "gone", 1);
+            let first = put(&store, "a", 1);
+            remove(&store, "gone");
+            (first, store.revision())
+        };
+        // A line that was being written when the process died.
+        let mut broken = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        std::io::Write::write_all(&mut broken, b"{\"revision\": 99, \"resou").unwrap();
+        let store = Store::open(&path, collection).unwrap();
+        assert_eq!(store.revision(), revision);
+        assert_eq!(store.entries(&Scope::default()), [(Key::new("configmaps", "default", "a"), first)]);
+        assert!(store.watch(&Scope::default(), Some(revision)).is_ok());
+        assert!(store.watch(&Scope::default(), Some(revision - 1)).is_err());
     }
 }

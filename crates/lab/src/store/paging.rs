@@ -15,8 +15,7 @@ impl Store {
     ) -> Result<Vec<(Key, Object)>, Compacted> {
         let inner = self.inner.lock();
         let changes = inner.history.since(revision, inner.revision, scope)?;
-        let mut objects: BTreeMap<Key, Object> =
-            inner.objects.scan(scope).map(|(key, object)| (key.clone(), Arc::clone(object))).collect();
+        let mut objects: BTreeMap<Key, Object> = inner.objects.entries(scope).into_iter().collect();
         drop(inner);
         for change in changes.iter().rev() {
             match &change.old {

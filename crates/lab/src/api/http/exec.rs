@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::extract::{FromRequestParts as _, Request};
 use axum::response::Response;
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -69,7 +69,7 @@ async fn session(mut socket: WebSocket, runtime: Arc<dyn PodRuntime>, request: E
         Err(error) => {
             let status = failure(&error.to_string(), "InternalError", None);
             let _ = socket.send(message(ERROR, &status.to_string().into_bytes())).await;
-            let _ = socket.send(Message::Close(None)).await;
+            let _ = socket.send(end()).await;
             return;
         }
     };
@@ -104,10 +104,15 @@ async fn session(mut socket: WebSocket, runtime: Arc<dyn PodRuntime>, request: E
     };
     let _ = tokio::time::timeout(DRAIN, drain).await;
     let _ = sender.send(message(ERROR, exit_status(code).to_string().as_bytes())).await;
-    let _ = sender.send(Message::Close(None)).await;
+    let _ = sender.send(end()).await;
     drop(sender);
     let _ = tokio::time::timeout(DRAIN, writer).await;
     input.abort();
+}
+
+/// The message after the last.
+fn end() -> Message {
+    Message::Close(Some(CloseFrame { code: close_code::NORMAL, reason: Utf8Bytes::default() }))
 }
 
 fn message(channel: u8, data: &[u8]) -> Message {

@@ -70,7 +70,7 @@ fn begin(
             return Err(ApiError::expired());
         }
         let (objects, watch) = store.list_and_watch(&scope);
-        for object in &objects {
+        for (_, object) in &objects {
             encoder.added(object, &mut lines);
         }
         if initial.is_some() {

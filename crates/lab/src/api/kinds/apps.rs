@@ -33,7 +33,7 @@ pub(super) const DEPLOYMENT: Kind = Kind {
     ],
     row: deployment_row,
     default: default_deployment,
-    validate: validation::workload,
+    validate_update: validation::workload_update,
     normalise: typed::<apps::Deployment>,
     merge_keys: &[META_LISTS, POD_LISTS, &[("status.conditions", By("type"))]],
     ..BASE

@@ -23,7 +23,6 @@ pub(super) const NAMESPACE: Kind = Kind {
     normalise: typed::<core::Namespace>,
     merge_keys: &[META_LISTS, &[("status.conditions", By("type"))]],
     fields: &["status.phase"],
-    label_name: true,
     ..BASE
 };
 

@@ -33,8 +33,8 @@ pub(crate) struct DefaultContext<'a> {
 pub(crate) type Defaulting = fn(&mut Value, &DefaultContext<'_>);
 /// Gives the object what there is only once.
 pub(crate) type Allocation = fn(&mut Value, &DefaultContext<'_>) -> Result<(), Cause>;
-/// Finds what is wrong with an object, given the one before.
-pub(crate) type Validation = fn(&Value, Option<&Value>) -> Vec<Cause>;
+/// Finds what is wrong with having become an object from the one before.
+pub(crate) type UpdateValidation = fn(&Value, &Value) -> Vec<Cause>;
 /// Reads an object as its type and writes it again: drops what the type does not have, fails on what does not fit.
 pub(crate) type Normalisation = fn(Value) -> Result<Value, String>;
 
@@ -86,7 +86,7 @@ pub(crate) enum ListMerge {
 }
 
 /// A kind of object.
-#[expect(clippy::struct_field_names, clippy::struct_excessive_bools, reason = "a row of a table, as the API names it")]
+#[expect(clippy::struct_field_names, reason = "a row of a table, as the API names it")]
 pub(crate) struct Kind {
     pub(crate) group: &'static str,
     pub(crate) version: &'static str,
@@ -111,14 +111,12 @@ pub(crate) struct Kind {
     pub(crate) row: fn(&Value) -> Vec<Value>,
     pub(crate) default: Defaulting,
     pub(crate) allocate: Allocation,
-    pub(crate) validate: Validation,
+    pub(crate) validate_update: UpdateValidation,
     pub(crate) normalise: Normalisation,
     /// Lists that strategic merge patches merge, by the end of their path, with how their members are told apart.
     pub(crate) merge_keys: &'static [&'static [(&'static str, ListMerge)]],
     /// Fields that field selectors may name besides name and namespace.
     pub(crate) fields: &'static [&'static str],
-    /// The shape of names: a DNS label where they become one, else a subdomain.
-    pub(crate) label_name: bool,
 }
 
 impl Kind {
@@ -189,11 +187,10 @@ const BASE: Kind = Kind {
     row: super::columns::name_age,
     default: |_, _| {},
     allocate: |_, _| Ok(()),
-    validate: |_, _| Vec::new(),
+    validate_update: |_, _| Vec::new(),
     normalise: Ok,
     merge_keys: &[META_LISTS],
     fields: &[],
-    label_name: false,
 };
 
 /// All kinds, in the order `kubectl api-resources` lists them within a group.

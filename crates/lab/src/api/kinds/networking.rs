@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::{BASE, DefaultContext, Kind, typed};
 use crate::api::columns::{self, Column};
 use crate::api::json::{self, Json as _};
-use crate::api::validation;
 
 pub(super) const NETWORK_POLICY: Kind = Kind {
     group: "networking.k8s.io",
@@ -22,7 +21,6 @@ pub(super) const NETWORK_POLICY: Kind = Kind {
         vec![columns::name(object), columns::label_selector(&object["spec"]["podSelector"]), columns::age(object)]
     },
     default: default_network_policy,
-    validate: validation::network_policy,
     normalise: typed::<NetworkPolicy>,
     ..BASE
 };

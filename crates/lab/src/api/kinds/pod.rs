@@ -57,7 +57,7 @@ pub(super) const POD: Kind = Kind {
     ],
     row: pod_row::cells,
     default: default_pod,
-    validate: validation::pod,
+    validate_update: validation::pod_update,
     normalise: typed::<core::Pod>,
     merge_keys: &[
         META_LISTS,

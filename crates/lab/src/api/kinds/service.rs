@@ -36,11 +36,10 @@ pub(super) const SERVICE: Kind = Kind {
     row,
     default: default_service,
     allocate,
-    validate: validation::service,
+    validate_update: validation::service_update,
     normalise: typed::<core::Service>,
     merge_keys: &[META_LISTS, &[("spec.ports", By("port")), ("status.conditions", By("type"))]],
     fields: &["spec.clusterIP", "spec.type"],
-    label_name: true,
     ..BASE
 };
 

@@ -12,11 +12,6 @@ pub(crate) fn now() -> String {
     after(0)
 }
 
-/// Now, to the microsecond, as events and leases tell time.
-pub(crate) fn now_micro() -> String {
-    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
-}
-
 /// So many seconds from now.
 pub(super) fn after(seconds: i64) -> String {
     let now = Timestamp::now().as_second();
@@ -25,7 +20,7 @@ pub(super) fn after(seconds: i64) -> String {
 }
 
 /// The random end of a generated name.
-pub(crate) fn random_suffix() -> String {
+pub(super) fn random_suffix() -> String {
     let mut random = rand::rng();
     (0..5).filter_map(|_| ALPHABET.choose(&mut random)).map(|letter| char::from(*letter)).collect()
 }

@@ -13,9 +13,9 @@ use serde_json::Value;
 pub(crate) use self::bind::set_condition;
 pub(crate) use self::delete::{DeleteOptions, FOREGROUND, ORPHAN, Propagation};
 pub(crate) use self::fields::FieldValidation;
-pub(crate) use self::meta::{now, now_micro, random_suffix};
+pub(crate) use self::meta::now;
 use super::kinds::{DefaultContext, Kind};
-use super::status::{ApiError, Cause};
+use super::status::ApiError;
 use crate::store::{Key, Object, Objects, Scope, Store};
 
 /// The store and the rules of what goes into it.
@@ -78,8 +78,7 @@ impl Registry {
         let context = DefaultContext { objects, service_ranges: &self.service_ranges, old };
         (kind.default)(value, &context);
         (kind.allocate)(value, &context).map_err(|cause| ApiError::invalid(kind, &name, vec![cause]))?;
-        let mut causes: Vec<Cause> = super::validation::metadata(kind, value);
-        causes.extend((kind.validate)(value, old));
+        let causes = super::validation::object(kind, value, old);
         if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, &name, causes)) }
     }
 }

@@ -1,0 +1,120 @@
+//! Watching objects with kube-rs.
+
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt as _;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::runtime::reflector;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::client::config_map;
+use crate::fake;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until something holds.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let wait = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+}
+
+async fn reflects(config: watcher::Config) {
+    let (server, _) = fake::start(None, false).await;
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    for name in ["a", "b"] {
+        api.create(&PostParams::default(), &config_map(name, &json!({}))).await.unwrap();
+    }
+    let (reader, writer) = reflector::store();
+    let stream = reflector(writer, watcher(api.clone(), config)).touched_objects();
+    let task = tokio::spawn(stream.try_for_each(|_| async { Ok(()) }));
+    timeout(PATIENCE, reader.wait_until_ready()).await.unwrap().unwrap();
+    let names = || reader.state().iter().map(|map| map.name_any()).filter(|name| name.len() == 1).collect::<Vec<_>>();
+    until("both are there", || async { names().len() == 2 }).await;
+    api.create(&PostParams::default(), &config_map("c", &json!({}))).await.unwrap();
+    until("the new one comes", || async { names().contains(&"c".to_owned()) }).await;
+    api.delete("a", &DeleteParams::default()).await.unwrap();
+    until("the old one goes", || async { !names().contains(&"a".to_owned()) }).await;
+    assert!(!task.is_finished());
+    task.abort();
+}
+
+#[tokio::test]
+async fn reflectors_follow_lists_and_watches() {
+    reflects(watcher::Config::default().page_size(1)).await;
+}
+
+#[tokio::test]
+async fn reflectors_follow_streamed_lists() {
+    reflects(watcher::Config::default().streaming_lists()).await;
+}
+
+#[tokio::test]
+async fn initial_events_end_with_a_bookmark() {
+    let (server, _) = fake::start(None, false).await;
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let made = api.create(&PostParams::default(), &config_map("a", &json!({}))).await.unwrap();
+    let parameters = WatchParams::default().fields("metadata.name=a").initial_events();
+    let mut stream = Box::pin(api.watch(&parameters, "0").await.unwrap());
+    let first = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(first, WatchEvent::Added(map) if map.uid() == made.uid()));
+    let second = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    let WatchEvent::Bookmark(bookmark) = second else { panic!("a bookmark was expected: {second:?}") };
+    assert_eq!(bookmark.metadata.annotations["k8s.io/initial-events-end"], "true");
+    assert!(bookmark.metadata.resource_version >= made.resource_version().unwrap());
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_where_a_list_ended() {
+    let (server, _) = fake::start(None, false).await;
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let version = api.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    api.create(&PostParams::default(), &config_map("a", &json!({}))).await.unwrap();
+    let mut stream = Box::pin(api.watch(&WatchParams::default().fields("metadata.name=a"), &version).await.unwrap());
+    let patch = Patch::Merge(json!({ "data": { "k": "v" } }));
+    api.patch("a", &PatchParams::default(), &patch).await.unwrap();
+    api.delete("a", &DeleteParams::default()).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        match timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap() {
+            WatchEvent::Added(_) => seen.push("added"),
+            WatchEvent::Modified(_) => seen.push("modified"),
+            WatchEvent::Deleted(_) => seen.push("deleted"),
+            WatchEvent::Bookmark(_) => {}
+            WatchEvent::Error(error) => panic!("{error:?}"),
+        }
+    }
+    assert_eq!(seen, ["added", "modified", "deleted"]);
+}
+
+#[tokio::test]
+async fn objects_come_into_view_and_leave_it_by_their_labels() {
+    let (server, _) = fake::start(None, false).await;
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let version = api.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let mut stream = Box::pin(api.watch(&WatchParams::default().labels("show=yes"), &version).await.unwrap());
+    api.create(&PostParams::default(), &config_map("a", &json!({}))).await.unwrap();
+    for value in ["yes", "no"] {
+        let patch = Patch::Merge(json!({ "metadata": { "labels": { "show": value } } }));
+        api.patch("a", &PatchParams::default(), &patch).await.unwrap();
+    }
+    let first = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(first, WatchEvent::Added(_)), "{first:?}");
+    let second = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(second, WatchEvent::Deleted(_)), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_watch_of_an_unknown_revision_is_gone() {
+    let (server, _) = fake::start(None, false).await;
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let status = crate::client::refusal(api.watch(&WatchParams::default(), "999999999").await.map(|_| ()));
+    assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
+}
