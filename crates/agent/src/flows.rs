@@ -127,6 +127,6 @@ fn log(outcome: Outcome, flow: &api::Flow) {
     tracing::info!(
         source = %flow.source, destination = %flow.destination, protocol = flow.protocol,
         direction = flow.direction.as_deref(), reason = flow.reason, policies = flow.policies.join(", "), rule = flow.rule,
-        hint = flow.hint, repeated = flow.repeated, "{what}: {}", flow.message
+        hint = flow.hint, repeated = (flow.repeated > 0).then_some(flow.repeated), "{what}: {}", flow.message
     );
 }

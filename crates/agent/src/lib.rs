@@ -16,7 +16,11 @@ pub mod client;
 mod cni_cache;
 mod core;
 mod datapath;
+#[cfg(test)]
+mod end_to_end;
 mod enforcer;
+#[cfg(test)]
+mod fake;
 pub mod flows;
 mod index;
 mod interfaces;

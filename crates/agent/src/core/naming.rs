@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ringfence_engine::CauseId;
 use ringfence_model::{Direction, PodKey, Protocol, Reason};
 
 use super::state::Core;
@@ -72,7 +73,12 @@ impl Core {
             }
             Why::Cause(id) => match self.held.causes.get(id).or_else(|| self.retired.get(id)) {
                 Some(cause) => cause.clone(),
-                None if id.0 == 0 => Reason::Default,
+                None if *id == CauseId::DEFAULT => Reason::Default,
+                None if !self.ready => {
+                    let message = "decided by the policy that an earlier agent left in force".into();
+                    let reason = "earlier-policy";
+                    return Account { reason, message, policies: Vec::new(), rule: None, hint: None };
+                }
                 None => {
                     let message = format!("decided by cause {:016x}, which is not in force any more", id.0);
                     return Account { reason: "superseded", message, policies: Vec::new(), rule: None, hint: None };
@@ -101,7 +107,7 @@ fn allow_hint(direction: Direction, protocol: Protocol, source: &api::Peer, dest
     };
     let who = match (&peer.namespace, &peer.pod, peer.address) {
         (Some(namespace), Some(pod), _) => {
-            format!("a namespaceSelector for {namespace} and a podSelector for {pod}")
+            format!("pods like {namespace}/{pod} (namespaceSelector and podSelector)")
         }
         (_, _, address) => {
             let length = if address.is_ipv4() { 32 } else { 128 };
@@ -116,7 +122,7 @@ fn allow_hint(direction: Direction, protocol: Protocol, source: &api::Peer, dest
         (Some(namespace), Some(pod)) => format!("{namespace}/{pod}"),
         _ => "the pod".into(),
     };
-    format!("an {direction} rule with {word} {who}{what} in a NetworkPolicy that selects {pod} would allow it")
+    format!("allow {direction} {word} {who}{what} in a NetworkPolicy that selects {pod}")
 }
 
 /// What helps where no policy had a say.

@@ -215,8 +215,8 @@ fn a_denial_is_told_with_names_and_a_way_out() {
     );
     assert_eq!(
         flow.hint.unwrap(),
-        "an ingress rule with from a namespaceSelector for b and a podSelector for client, port 80/TCP in a \
-         NetworkPolicy that selects a/web would allow it"
+        "allow ingress from pods like b/client (namespaceSelector and podSelector), port 80/TCP in a NetworkPolicy \
+         that selects a/web"
     );
 }
 

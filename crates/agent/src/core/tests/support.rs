@@ -1,12 +1,9 @@
 //! A planning thread that is stepped by hand, and a kernel that is a plan in memory.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
-use parking_lot::Mutex;
-use ringfence_engine::{CauseId, Delta, Plan};
+use ringfence_engine::Plan;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
 use ringfence_model::{
@@ -16,66 +13,12 @@ use ringfence_model::{
 use tokio::sync::oneshot;
 
 use super::event;
-use crate::api::{MapUse, Status};
+use crate::api::Status;
 use crate::core::{Core, Handle, Message, Question, Setup};
-use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
+use crate::enforcer::EnforceError;
+pub(super) use crate::fake::Call;
+use crate::fake::FakeKernel;
 use crate::metrics::Meters;
-
-/// What the kernel was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Call {
-    Sync,
-    Apply,
-    Interfaces(usize),
-}
-
-#[derive(Debug, Default)]
-struct Memory {
-    plan: Plan,
-    calls: Vec<Call>,
-    failure: Option<EnforceError>,
-}
-
-/// The kernel, in memory.
-#[derive(Clone, Debug, Default)]
-struct FakeKernel(Arc<Mutex<Memory>>);
-
-impl FakeKernel {
-    fn called(&self, call: Call, change: impl FnOnce(&mut Plan)) -> Result<(), EnforceError> {
-        let mut memory = self.0.lock();
-        memory.calls.push(call);
-        if let Some(error) = memory.failure.take() {
-            return Err(error);
-        }
-        change(&mut memory.plan);
-        Ok(())
-    }
-}
-
-impl Enforcer for FakeKernel {
-    fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError> {
-        self.called(Call::Sync, |held| held.clone_from(plan))
-    }
-
-    fn apply(&mut self, delta: &Delta) -> Result<(), EnforceError> {
-        self.called(Call::Apply, |held| held.apply(delta))
-    }
-
-    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, u32>) -> Result<(), EnforceError> {
-        self.called(Call::Interfaces(interfaces.len()), |_| {})
-    }
-
-    fn facts(&mut self) -> Facts {
-        let used = self.0.lock().plan.endpoints.len() as u64;
-        let maps = vec![MapUse { name: "endpoints".into(), used, capacity: 100 }];
-        Facts { maps, drops: BTreeMap::from([("policy".into(), 5)]), ..Facts::default() }
-    }
-
-    fn counters(&mut self) -> Result<BTreeMap<CauseId, Count>, EnforceError> {
-        let memory = self.0.lock();
-        Ok(memory.plan.causes.keys().map(|cause| (*cause, Count { accepted: 1, dropped: 2 })).collect())
-    }
-}
 
 /// A planning thread that is stepped by hand.
 pub(super) struct Fixture {
@@ -145,17 +88,17 @@ impl Fixture {
 
     /// What the kernel was asked for since the last time.
     pub(super) fn calls(&self) -> Vec<Call> {
-        std::mem::take(&mut self.kernel.0.lock().calls)
+        self.kernel.calls()
     }
 
     /// What the kernel holds.
     pub(super) fn kernel(&self) -> Plan {
-        self.kernel.0.lock().plan.clone()
+        self.kernel.plan()
     }
 
     /// The next call fails.
     pub(super) fn fail(&self, error: EnforceError) {
-        self.kernel.0.lock().failure = Some(error);
+        self.kernel.fail(error);
     }
 }
 

@@ -1,0 +1,239 @@
+//! From an API that speaks HTTP, through watches, planner and a kernel in memory, to the socket and its client.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Uri;
+use axum::response::Response;
+use futures::StreamExt as _;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::api::{FlowLine, WaitRequest};
+use crate::client::{Client, ClientError};
+use crate::core::{Core, Handle, Message, Setup};
+use crate::fake::{Call, FakeKernel};
+use crate::flows::{Flows, Outcome, Record, Source, Why};
+use crate::metrics::Meters;
+use crate::server::Server;
+
+/// Longest a step of these tests may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An API that lists what it was given and then streams what it is told, per kind.
+#[derive(Clone, Default)]
+struct Api {
+    watches: Arc<Mutex<Vec<Watch>>>,
+}
+
+/// Plural name of the watched kind, and where its events go.
+type Watch = (String, mpsc::UnboundedSender<Value>);
+
+impl Api {
+    fn client(&self) -> kube::Client {
+        let api = self.clone();
+        kube::Client::new(Router::new().fallback(move |uri: Uri| async move { api.answer(&uri) }), "default")
+    }
+
+    fn answer(&self, uri: &Uri) -> Response<Body> {
+        let plural = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
+        if !uri.query().is_some_and(|query| query.contains("watch=")) {
+            let list = json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": listed(&plural)});
+            return Response::new(Body::from(list.to_string()));
+        }
+        let (told, lines) = mpsc::unbounded_channel::<Value>();
+        self.watches.lock().push((plural, told));
+        let lines = futures::stream::unfold(lines, |mut lines| async {
+            let line = format!("{}\n", lines.recv().await?);
+            Some((Ok::<_, std::io::Error>(line), lines))
+        });
+        Response::new(Body::from_stream(lines))
+    }
+
+    /// Streams an event to whoever watches the kind, once somebody does.
+    async fn tell(&self, plural: &str, kind: &str, object: Value) {
+        let event = json!({"type": kind, "object": object});
+        let told = async {
+            loop {
+                let watch =
+                    self.watches.lock().iter().rev().find(|(name, _)| name == plural).map(|(_, told)| told.clone());
+                if watch.is_some_and(|watch| watch.send(event.clone()).is_ok()) {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, told).await.expect("nobody watches");
+    }
+}
+
+fn listed(plural: &str) -> Vec<Value> {
+    match plural {
+        "namespaces" => vec![json!({"metadata": {"name": "shop", "resourceVersion": "1"}})],
+        "nodes" => vec![json!({
+            "metadata": {"name": "here", "resourceVersion": "1"}, "spec": {"podCIDRs": ["10.244.0.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "10.90.0.11"}]}
+        })],
+        "pods" => vec![pod("web", "10.244.0.2")],
+        _ => vec![],
+    }
+}
+
+fn pod(name: &str, address: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "shop", "name": name, "uid": format!("uid-{name}"), "resourceVersion": "2"},
+        "spec": {"nodeName": "here", "containers": []},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}
+    })
+}
+
+fn deny_all() -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"namespace": "shop", "name": "deny", "uid": "u", "generation": 1, "resourceVersion": "3"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}
+    })
+}
+
+/// An agent on a kernel in memory, with a socket of its own.
+struct Agent {
+    kernel: FakeKernel,
+    client: Client,
+    socket: PathBuf,
+    core: Handle,
+}
+
+impl Agent {
+    /// Starts one; `name` keeps its socket apart from those of other tests.
+    fn start(name: &str, api: &Api) -> Self {
+        let kernel = FakeKernel::default();
+        let meters = Arc::new(Meters::new());
+        let (core, messages) = Handle::channel();
+        let setup = Setup {
+            node: "here".into(),
+            connections: "cut".into(),
+            pin_dir: "/nowhere".into(),
+            enforcer: Box::new(kernel.clone()),
+            meters: Arc::clone(&meters),
+            scout: None,
+        };
+        thread::spawn(move || Core::new(setup).run(&messages));
+        let flows = Flows::new();
+        let (reading, told) = (flows.clone(), core.clone());
+        thread::spawn(move || reading.run(Box::new(Denials), &told));
+        tokio::spawn(crate::watch::pump(api.client(), core.clone()));
+        let socket = std::env::temp_dir().join(format!("ringfence-{name}-{}.sock", std::process::id()));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = Server { core: core.clone(), flows, meters };
+        tokio::spawn(async move { axum::serve(listener, server.socket()).await });
+        Self { kernel, client: Client::new(&socket), socket, core }
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.core.tell(Message::Stop);
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}
+
+/// A kernel that denies one packet again and again.
+struct Denials;
+
+impl Source for Denials {
+    fn read(&mut self, _patience: Duration, records: &mut Vec<Record>) -> anyhow::Result<()> {
+        thread::yield_now();
+        records.push(Record {
+            verdict: Outcome::Denied,
+            direction: None,
+            protocol: ringfence_model::Protocol::TCP,
+            source: ("10.244.0.2".parse()?, 1),
+            destination: ("10.244.0.77".parse()?, 80),
+            from_node: false,
+            repeated: 0,
+            why: Why::Program { reason: "endpoint-not-ready", message: "no endpoint yet" },
+        });
+        Ok(())
+    }
+}
+
+fn wait_for(name: &str, timeout_ms: u64) -> WaitRequest {
+    WaitRequest {
+        namespace: "shop".into(),
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        addresses: Vec::new(),
+        timeout_ms,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_api_says_is_in_the_kernel_and_the_socket_tells() {
+    let api = Api::default();
+    let agent = Agent::start("whole", &api);
+    let reply = timeout(PATIENCE, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
+    assert_eq!(reply.addresses, ["10.244.0.2".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(agent.kernel.calls(), [Call::Sync]);
+
+    api.tell("networkpolicies", "ADDED", deny_all()).await;
+    api.tell("pods", "ADDED", pod("late", "10.244.0.3")).await;
+    timeout(PATIENCE, agent.client.wait(&wait_for("late", 20_000))).await.unwrap().unwrap();
+    let enforced = async {
+        while agent.client.status().await.unwrap().policies.first().is_none_or(|policy| policy.selected_pods < 2) {}
+        agent.client.status().await.unwrap()
+    };
+    let status = timeout(PATIENCE, enforced).await.unwrap();
+    assert!(status.ready);
+    assert_eq!(status.policies[0].enforced_generation, Some(1));
+    assert!(agent.kernel.plan().endpoints.values().all(|endpoint| endpoint.ingress.0 != 0 && endpoint.egress.0 == 0));
+    assert!(
+        agent.kernel.calls().iter().all(|call| *call == Call::Apply),
+        "after the first time only changes are applied"
+    );
+
+    api.tell("pods", "DELETED", pod("late", "10.244.0.3")).await;
+    let gone = async { while agent.client.status().await.unwrap().endpoints.len() != 1 {} };
+    timeout(PATIENCE, gone).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_that_is_not_fulfilled_says_why() {
+    let api = Api::default();
+    let agent = Agent::start("wait", &api);
+    timeout(PATIENCE, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
+    let error = agent.client.wait(&wait_for("nobody", 10)).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused { status, .. } if status.as_u16() == 504), "{error}");
+    assert_eq!(error.to_string(), "no pod shop/nobody with uid uid-nobody is bound to this node");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flows_come_a_line_at_a_time_with_names() {
+    let api = Api::default();
+    let agent = Agent::start("flows", &api);
+    timeout(PATIENCE, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
+    let mut flows = std::pin::pin!(agent.client.flows().await.unwrap());
+    let flow = loop {
+        match timeout(PATIENCE, flows.next()).await.unwrap().unwrap().unwrap() {
+            FlowLine::Flow(flow) => break flow,
+            FlowLine::Lost(_) => {}
+        }
+    };
+    assert_eq!((flow.verdict.as_str(), flow.reason.as_str()), ("denied", "endpoint-not-ready"));
+    assert_eq!(flow.source.to_string(), "shop/web 10.244.0.2:1");
+    assert!(flow.hint.is_some());
+}
+
+#[tokio::test]
+async fn nobody_listening_is_told_as_such() {
+    let error = Client::new("/nonexistent/agent.sock").status().await.unwrap_err();
+    assert!(matches!(error, ClientError::Unreachable { .. }));
+    assert!(error.to_string().contains("hint:"), "{error}");
+}
