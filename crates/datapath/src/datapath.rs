@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use libbpf_rs::{MapCore as _, Object};
 use ringfence_engine::{CauseId, Delta, Plan};
@@ -9,8 +10,9 @@ use ringfence_engine::{CauseId, Delta, Plan};
 use crate::abi::{CounterValue, FlowKey, FlowValue, flags};
 use crate::apply::Maps;
 use crate::kernel::grace_period;
-use crate::object::{MAPS, PROGRAM, Version, load};
-use crate::pins::{Pins, network_namespace, stage};
+use crate::namespace::Namespace;
+use crate::object::{MAPS, PROGRAM, Version, load, log_quietly};
+use crate::pins::{Pins, stage};
 use crate::state::{Interface, State, is_address};
 use crate::table::{PerCpu, Table};
 use crate::{
@@ -24,6 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Datapath {
     config: Config,
+    namespace: Namespace,
     pins: Pins,
     maps: Maps,
     flows: Table<FlowKey, FlowValue>,
@@ -36,20 +39,22 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the program for the network namespace of the calling thread, or adopts what is pinned.
+    /// Loads the program for the network namespace of the calling thread, or adopts what is pinned. From then on the
+    /// calling thread's namespace does not matter.
     ///
     /// What was enforced before is enforced until [`Self::sync`]. Where nothing was, everything passes until then.
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the kernel cannot, [`Error::Busy`] if another process has it open.
     pub fn open(config: Config) -> Result<Self, Error> {
+        log_quietly();
         let found = features::probe();
         if !found.is_supported() {
             return Err(Error::Unsupported(found.missing));
         }
         let pins = Pins::open(&config.pin_dir, Version::new(&config.sizes))?;
-        let namespace = network_namespace()?;
-        check_namespace(&pins, namespace)?;
+        let namespace = Namespace::current()?;
+        check_namespace(&pins, namespace.inode)?;
         conntrack::activate()?;
         let fresh = !pins.maps().exists();
         let loaded = if fresh {
@@ -66,20 +71,21 @@ impl Datapath {
             flows: Table::open(&pins.maps(), "flows")?,
             drops: PerCpu::open(&pins.maps(), "drops")?,
             config,
+            namespace,
             pins,
             state: State::default(),
             in_step: false,
             pending: None,
         };
-        datapath.configure(namespace)?;
+        datapath.configure()?;
         datapath.attach(loaded)?;
         Ok(datapath)
     }
 
-    fn configure(&self, namespace: u64) -> Result<(), Error> {
+    fn configure(&self) -> Result<(), Error> {
         let set = |flags: &mut u32, flag: u32, on: bool| *flags = if on { *flags | flag } else { *flags & !flag };
         let changed = self.maps.configure(|config| {
-            config.netns = namespace;
+            config.netns = self.namespace.inode;
             set(&mut config.flags, flags::DRAIN, self.config.connections == Connections::Drain);
             set(&mut config.flags, flags::REPORT_ALLOWED, self.config.report_allowed);
         });
@@ -113,7 +119,7 @@ impl Datapath {
         // Also where nothing differs: whoever wrote it may have died before telling the flow table.
         self.maps.apply(&mut self.state, &delta)?;
         if let Some(object) = &self.pending {
-            links::replace(&self.pins, object)?;
+            self.namespace.enter(|| links::replace(&self.pins, object))?;
             self.pending = None;
         }
         self.in_step = true;
@@ -147,7 +153,7 @@ impl Datapath {
     /// that routed or a port of a bridge. Replaces what was told before; addresses that are not in it are not checked
     /// for spoofing. To be told again when a pod comes: an endpoint that goes takes its interface along.
     pub fn set_interfaces(&mut self, addresses: impl IntoIterator<Item = (IpAddr, u32)>) -> Result<(), ApplyError> {
-        let masters = interfaces::masters()?;
+        let masters = self.namespace.enter(interfaces::masters)?;
         let interface = |index| Interface { index, bridge: masters.get(&index).copied().unwrap_or(0) };
         let interfaces: HashMap<_, _> =
             addresses.into_iter().map(|(address, index)| (address.to_canonical(), interface(index))).collect();
@@ -211,13 +217,22 @@ impl Datapath {
         Trial::load(&self.config.sizes, &self.pins.maps())
     }
 
-    /// Ends enforcement and removes every trace of it. To be called in the network namespace it is for.
+    /// Ends enforcement and removes every trace of it.
     pub fn detach(self) -> Result<(), Error> {
-        let Self { pins, maps, flows, drops, .. } = self;
+        let Self { namespace, pins, maps, flows, drops, .. } = self;
         drop((maps, flows, drops));
         pins.remove_all()?;
-        conntrack::release()
+        namespace.enter(conntrack::release)
     }
+}
+
+/// Ends what is pinned in a directory and removes every trace of it, whichever version and network namespace it is
+/// of; the calling thread should be in that namespace, if it still is there. No error if nothing is pinned.
+pub fn remove(pin_dir: &Path) -> Result<(), Error> {
+    if pin_dir.exists() {
+        Pins::open(pin_dir, Version { layout: 0, program: 0 })?.remove_all()?;
+    }
+    conntrack::release()
 }
 
 fn check_namespace(pins: &Pins, own: u64) -> Result<(), Error> {

@@ -14,6 +14,7 @@ pub mod features;
 mod interfaces;
 mod kernel;
 mod links;
+mod namespace;
 mod object;
 mod pins;
 mod slices;
@@ -23,7 +24,7 @@ mod table;
 mod trial;
 
 pub use config::{Config, Connections, Sizes};
-pub use datapath::Datapath;
+pub use datapath::{Datapath, remove};
 pub use error::{ApplyError, Error};
 pub use events::{Drop, Event, Events, Outcome};
 pub use features::{Features, Missing};

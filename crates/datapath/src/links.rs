@@ -108,5 +108,8 @@ pub(crate) fn priorities(pins: &Pins) -> Vec<(&'static str, i32)> {
         LinkTypeInfo::Netfilter(info) => Some(info.priority),
         _ => None,
     };
+    if !are_attached(pins) {
+        return Vec::new();
+    }
     HOOKS.iter().filter_map(|(name, ..)| Some((*name, priority(pins.links().join(name))?))).collect()
 }

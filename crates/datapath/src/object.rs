@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use libbpf_rs::{Object, ObjectBuilder, OpenMapMut};
+use libbpf_rs::{Object, ObjectBuilder, OpenMapMut, PrintLevel};
 
 use crate::abi::ABI;
 use crate::{Error, Sizes};
@@ -72,6 +72,12 @@ fn map_definitions() -> Vec<[u8; 16]> {
         .collect();
     definitions.sort_unstable();
     definitions
+}
+
+/// Sends what libbpf would print to the log: much of it is expected, such as a priority that is taken.
+pub(crate) fn log_quietly() {
+    let log = |_, text: String| tracing::debug!(target: "libbpf", "{}", text.trim_end());
+    libbpf_rs::set_print(Some((PrintLevel::Info, log)));
 }
 
 /// Loads one of the programs, on the maps pinned in a directory if there is one, else on fresh ones.

@@ -8,7 +8,6 @@
 //! any instant: without `-new` it is whole, with it it counts for nothing.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -169,12 +168,4 @@ fn is_mount_point(path: &Path) -> Result<bool, Error> {
     let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(Error::path("stat", path));
     let Some(parent) = path.parent() else { return Ok(true) };
     Ok(device(path)? != device(parent)?)
-}
-
-/// The inode of the network namespace of the calling thread.
-pub(crate) fn network_namespace() -> Result<u64, Error> {
-    let path = Path::new("/proc/thread-self/ns/net");
-    let file = File::open(path).map_err(Error::path("open", path))?;
-    let stat = nix::sys::stat::fstat(file.as_fd()).map_err(|e| Error::path("stat", path)(e.into()))?;
-    Ok(stat.st_ino)
 }

@@ -183,8 +183,8 @@ impl Case {
     fn check(&self, seed: u64, world: &World, plan: &Plan, said: &Tried, tally: &mut Tally) {
         let expected = self.expected(world, plan);
         let agree = match (&expected, said.dropped) {
-            (Ok(()), None) => true,
-            (Err(Expected::NotReady), Some(Drop::EndpointNotReady))
+            (Ok(()), None)
+            | (Err(Expected::NotReady), Some(Drop::EndpointNotReady))
             | (Err(Expected::Unparseable), Some(Drop::Unparseable)) => true,
             (Err(Expected::Policy(direction, verdict)), Some(Drop::Policy { cause, .. })) => {
                 said.direction == Some(*direction) && plan.causes.get(&cause) == Some(&verdict.reason)

@@ -126,6 +126,7 @@ fn freed_breakpoints_are_used_again() {
     let mut config = bench.pins.config();
     config.sizes.breakpoints = 16;
     let mut datapath = bench.open_with(config);
+    let trial = datapath.trial().unwrap();
     for round in 0..20 {
         let plan = Hand::default().isolated(7, 70).endpoint("10.0.0.2", 7, 0).peer("10.0.1.5", 9).allow(
             7,
@@ -135,7 +136,6 @@ fn freed_breakpoints_are_used_again() {
             70,
         );
         datapath.sync(&plan.plan).unwrap();
-        let trial = datapath.trial().unwrap();
         assert!(passes(&trial, &Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80 + round)));
         assert!(!passes(&trial, &Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 79 + round)));
     }

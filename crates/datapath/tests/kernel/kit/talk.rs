@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt, socket, sockopt,
+};
 
 use super::space::Space;
 
@@ -90,7 +92,7 @@ fn accept(listener: &TcpListener, stop: &Arc<AtomicBool>) {
 
 fn echo(mut stream: TcpStream, stop: &AtomicBool) {
     stream.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let mut buffer = [0; 65_536];
+    let mut buffer = vec![0; 65_536];
     while !stop.load(Ordering::Relaxed) {
         match stream.read(&mut buffer) {
             Ok(0) => break,
@@ -184,5 +186,61 @@ impl Datagrams {
     /// Sends one and does not wait.
     pub(crate) fn are_dead_at_once(&self) {
         self.0.send(&[7; 10]).unwrap();
+    }
+}
+
+/// A stream of datagrams, and how many of them arrived.
+pub(crate) struct Flood {
+    stop: Arc<AtomicBool>,
+    sender: Option<JoinHandle<u64>>,
+    receiver: Option<JoinHandle<u64>>,
+}
+
+/// Between two datagrams of a flood.
+const PACE: Duration = Duration::from_micros(500);
+
+impl Flood {
+    pub(crate) fn new(from: &Space, to: &Space, address: &str, port: u16) -> Self {
+        let at = socket_address(address, port);
+        let socket = to.enter(|| UdpSocket::bind(at).unwrap());
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        // A busy machine may keep the receiver waiting; what it has to say is about the network, not about that.
+        setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).unwrap();
+        let source = from.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let sender = thread::spawn(move || {
+            let mut sent = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                sent += u64::from(source.send_to(&[7; 10], at).is_ok());
+                thread::sleep(PACE);
+            }
+            sent
+        });
+        let stopped = Arc::clone(&stop);
+        let receiver = thread::spawn(move || {
+            let mut received = 0;
+            loop {
+                match socket.recv(&mut [0; 64]) {
+                    Ok(_) => received += 1,
+                    Err(_) if stopped.load(Ordering::Relaxed) => return received,
+                    Err(_) => {}
+                }
+            }
+        });
+        Self { stop, sender: Some(sender), receiver: Some(receiver) }
+    }
+
+    /// How many were sent and how many of these arrived.
+    pub(crate) fn end(mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        let join = |thread: &mut Option<JoinHandle<u64>>| thread.take().unwrap().join().unwrap();
+        (join(&mut self.sender), join(&mut self.receiver))
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,44 @@
+//! The network namespace a datapath is for.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::thread;
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::Error;
+
+/// A network namespace, kept open.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    file: File,
+    /// Identifies it while it exists.
+    pub(crate) inode: u64,
+}
+
+const PATH: &str = "/proc/thread-self/ns/net";
+
+impl Namespace {
+    /// The one of the calling thread.
+    pub(crate) fn current() -> Result<Self, Error> {
+        let path = Path::new(PATH);
+        let file = File::open(path).map_err(Error::path("open", path))?;
+        let inode = file.metadata().map_err(Error::path("stat", path))?.ino();
+        Ok(Self { file, inode })
+    }
+
+    /// Does something inside, on a thread of its own: the caller's may be elsewhere by now.
+    pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+        if Self::current()?.inode == self.inode {
+            return work();
+        }
+        thread::scope(|scope| {
+            let inside = scope.spawn(|| {
+                setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|e| Error::path("enter", PATH)(e.into()))?;
+                work()
+            });
+            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
