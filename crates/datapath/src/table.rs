@@ -71,10 +71,9 @@ where
     }
 
     fn put_batch(&self, pairs: &[(K, V)]) -> Result<(), libbpf_rs::Error> {
-        let keys: Vec<u8> = pairs.iter().flat_map(|(key, _)| key.as_bytes()).copied().collect();
-        let values: Vec<u8> = pairs.iter().flat_map(|(_, value)| value.as_bytes()).copied().collect();
+        let (keys, values): (Vec<K>, Vec<V>) = pairs.iter().copied().unzip();
         let count = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
-        self.handle.update_batch(&keys, &values, count, MapFlags::ANY, MapFlags::ANY)
+        self.handle.update_batch(keys.as_bytes(), values.as_bytes(), count, MapFlags::ANY, MapFlags::ANY)
     }
 
     /// Removes; an element that is not there is no error.

@@ -86,9 +86,12 @@ static __always_inline bool rf_flow_knows(const struct rf_flow *flow, const stru
 
 enum { RF_QUIET = 1, RF_NO_FLOWS = 2 };
 
-/* Returns whether the packet may pass. The epoch is read before anything it stands for. */
-static __always_inline bool rf_enforce(const struct rf_packet *packet, const struct rf_way *way, __u32 how,
-				       struct rf_judgement *judgement)
+/*
+ * Returns whether the packet may pass. The epoch is read before anything it stands for. A global function, so that
+ * the verifier need not look at it for every way a packet can be parsed.
+ */
+__noinline int rf_enforce(const struct rf_packet *packet, const struct rf_way *way, __u32 how,
+			  struct rf_judgement *judgement)
 {
 	struct rf_flow_key key = {};
 	struct rf_flow *flow = NULL;
@@ -96,6 +99,8 @@ static __always_inline bool rf_enforce(const struct rf_packet *packet, const str
 	__u32 zero = 0, flags;
 	__u64 epoch;
 
+	if (!packet || !way || !judgement)
+		return false;
 	if (rf_is_neighbour_discovery(packet)) {
 		judgement->egress_ground = RF_NEIGHBOUR_DISCOVERY;
 		judgement->ingress_ground = RF_NEIGHBOUR_DISCOVERY;

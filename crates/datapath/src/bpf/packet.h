@@ -18,6 +18,7 @@ struct rf_packet {
 	__u8 family; /* 4 or 6 */
 	__u8 type; /* ICMP and ICMPv6 */
 	__u8 unparseable; /* addresses are good, the rest is not */
+	__u32 cursor; /* while parsing: offset of the next header or option */
 };
 
 /* Where the packet comes from and goes to, and what the kernel's connection tracking says of it. */

@@ -73,36 +73,43 @@ static __always_inline bool rf_parse_transport(const struct bpf_dynptr *bytes, _
 	return true;
 }
 
-/* Whether the options are sound and none routes the packet by way of others (RFC 791: 131 and 137). */
-static __always_inline bool rf_check_options(const struct bpf_dynptr *bytes, __u32 end)
+/*
+ * Whether the options are sound and none routes the packet by way of others (RFC 791: 131 and 137).
+ *
+ * The cursor is kept in the packet, of whose content the verifier knows nothing: in a variable it would be followed
+ * through every sequence of options.
+ */
+static __always_inline bool rf_check_options(const struct bpf_dynptr *bytes, __u32 end, struct rf_packet *packet)
 {
-	__u32 at = RF_IPV4_HEADER;
 	__u8 buffer[2];
 
-	for (int i = 0; i < RF_IPV4_OPTIONS && at < end; i++) {
-		__u8 *option = bpf_dynptr_slice(bytes, at, buffer, 1);
-		__u8 kind, length;
+	packet->cursor = RF_IPV4_HEADER;
+	for (int i = 0; i < RF_IPV4_OPTIONS; i++) {
+		__u32 at = READ_ONCE(packet->cursor);
+		__u8 *option, kind, length;
 
+		if (at >= end)
+			return at == end;
+		option = bpf_dynptr_slice(bytes, at, buffer, 1);
 		if (!option)
 			return false;
 		kind = option[0];
 		if (kind == 0)
 			return true;
-		if (kind == 1) {
-			at += 1;
-			continue;
-		}
 		if (kind == 131 || kind == 137)
 			return false;
-		option = bpf_dynptr_slice(bytes, at, buffer, 2);
-		if (!option)
-			return false;
-		length = option[1];
-		if (length < 2 || at + length > end)
-			return false;
-		at += length;
+		length = 1;
+		if (kind != 1) {
+			option = bpf_dynptr_slice(bytes, at, buffer, 2);
+			if (!option)
+				return false;
+			length = option[1];
+			if (length < 2)
+				return false;
+		}
+		packet->cursor = at + length;
 	}
-	return true;
+	return READ_ONCE(packet->cursor) == end;
 }
 
 /* Returns false if there is not even a header with addresses. */
@@ -122,44 +129,41 @@ static __always_inline bool rf_parse_ipv4(const struct bpf_dynptr *bytes, struct
 	length = (ip->version_length & 15) * 4;
 	fragment = ip->fragment & bpf_htons(0x1fff);
 	packet->unparseable = length < RF_IPV4_HEADER || fragment ||
-			      (length > RF_IPV4_HEADER && !rf_check_options(bytes, length)) ||
+			      (length > RF_IPV4_HEADER && !rf_check_options(bytes, length, packet)) ||
 			      !rf_parse_transport(bytes, length, packet);
 	return true;
 }
 
-/* Follows extension headers; returns the offset of the transport header, 0 if it cannot be reached. */
-static __always_inline __u32 rf_skip_extensions(const struct bpf_dynptr *bytes, struct rf_packet *packet)
+/* Follows extension headers up to the transport header; returns whether it can be reached. */
+static __always_inline bool rf_skip_extensions(const struct bpf_dynptr *bytes, struct rf_packet *packet)
 {
-	__u32 at = RF_IPV6_HEADER;
-	__u8 next = packet->protocol;
 	__u8 buffer[4];
 
+	packet->cursor = RF_IPV6_HEADER;
 	for (int i = 0; i <= RF_IPV6_EXTENSIONS; i++) {
+		__u8 next = READ_ONCE(packet->protocol);
 		bool options = next == 0 || next == 60, routing = next == 43, fragment = next == 44, auth = next == 51;
 		__u8 *header;
 
-		if (!options && !routing && !fragment && !auth) {
-			packet->protocol = next;
-			return at;
-		}
-		header = bpf_dynptr_slice(bytes, at, buffer, sizeof(buffer));
+		if (!options && !routing && !fragment && !auth)
+			return true;
+		header = bpf_dynptr_slice(bytes, READ_ONCE(packet->cursor), buffer, sizeof(buffer));
 		if (!header)
-			return 0;
+			return false;
 		if (routing && header[3]) /* segments left: this is not its destination yet */
-			return 0;
+			return false;
 		if (fragment && (header[2] || header[3] & 0xf8)) /* not the first one */
-			return 0;
-		next = header[0];
-		at += fragment ? 8 : auth ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
+			return false;
+		packet->protocol = header[0];
+		packet->cursor += fragment ? 8 : auth ? (header[1] + 2) * 4 : (header[1] + 1) * 8;
 	}
-	return 0;
+	return false;
 }
 
 static __always_inline bool rf_parse_ipv6(const struct bpf_dynptr *bytes, struct rf_packet *packet)
 {
 	__u8 buffer[RF_IPV6_HEADER];
 	struct rf_ipv6 *ip = bpf_dynptr_slice(bytes, 0, buffer, sizeof(buffer));
-	__u32 at;
 
 	if (!ip || ip->version_class >> 4 != 6)
 		return false;
@@ -167,8 +171,8 @@ static __always_inline bool rf_parse_ipv6(const struct bpf_dynptr *bytes, struct
 	packet->protocol = ip->next;
 	packet->source = ip->source;
 	packet->destination = ip->destination;
-	at = rf_skip_extensions(bytes, packet);
-	packet->unparseable = !at || !rf_parse_transport(bytes, at, packet);
+	packet->unparseable = !rf_skip_extensions(bytes, packet) ||
+			      !rf_parse_transport(bytes, packet->cursor, packet);
 	return true;
 }
 

@@ -8,11 +8,11 @@
 char LICENSE[] SEC("license") = "GPL";
 
 /* In a frame of its own: the compiler would give the stack of the dynptr to others once it is done with it. */
-static __noinline bool rf_parse(struct bpf_nf_ctx *ctx, struct rf_packet *packet)
+__noinline int rf_parse(struct bpf_nf_ctx *ctx, struct rf_packet *packet)
 {
 	struct bpf_dynptr bytes;
 
-	if (bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &bytes))
+	if (!packet || bpf_dynptr_from_skb((struct __sk_buff *)ctx->skb, 0, &bytes))
 		return false;
 	packet->length = ctx->skb->len;
 	return ctx->state->pf == NFPROTO_IPV4 ? rf_parse_ipv4(&bytes, packet) : rf_parse_ipv6(&bytes, packet);

@@ -76,7 +76,7 @@ static __always_inline void rf_find_way(const struct sk_buff *skb, __u8 hook, co
 	if (port)
 		way->in = port;
 	if (!way->local_in)
-		way->out = BPF_CORE_READ(skb, dev, ifindex);
+		way->out = skb->dev->ifindex;
 	rf_set_origin(way);
 	if (!(tracked & ~CT_INFO_MASK))
 		return;
