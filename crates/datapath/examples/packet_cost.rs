@@ -54,6 +54,7 @@ fn report(trial: &Trial, what: &str, packet: &[u8], flows: bool) -> Result<(), B
         translated: false,
         local_in: false,
         flows,
+        tell: false,
     };
     trial.run(packet, &circumstances, 1)?;
     let mut best = u128::MAX;

@@ -14,7 +14,8 @@ use crate::object::{TRIAL_PROGRAM, load};
 use crate::{Error, Sizes};
 
 /// Where a packet comes from and what is known of its connection: what a test run cannot tell the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about a packet, named where they are given")]
 pub struct Circumstances {
     /// Index of the interface it arrived on; none if this node made it.
     pub interface: Option<u32>,
@@ -28,6 +29,8 @@ pub struct Circumstances {
     pub local_in: bool,
     /// The flow table may answer, and remembers.
     pub flows: bool,
+    /// What is decided is counted and reported.
+    pub tell: bool,
 }
 
 /// What connection tracking says of a packet (`enum ip_conntrack_info`).
@@ -181,7 +184,7 @@ impl From<&Circumstances> for TrialValue {
             conntrack,
             translated: given.translated.into(),
             local_in: given.local_in.into(),
-            flags: given.flows.into(),
+            flags: u8::from(given.flows) | u8::from(given.tell) << 1,
             accepted: 0,
             reason: 0,
             direction: 0,

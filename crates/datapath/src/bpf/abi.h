@@ -169,7 +169,10 @@ struct rf_denial {
 	__u64 repeated;
 };
 
-enum { RF_TRIAL_FLOWS = 1 }; /* use and fill the flow table */
+enum {
+	RF_TRIAL_FLOWS = 1, /* use and fill the flow table */
+	RF_TRIAL_TELL = 2, /* count and report */
+};
 
 struct rf_trial { /* trial: circumstances of a packet given to ringfence_trial, and what came of it */
 	__u32 interface;

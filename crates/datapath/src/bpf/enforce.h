@@ -125,13 +125,12 @@ __noinline int rf_enforce(const struct rf_packet *packet, const struct rf_way *w
 	rf_judge_steadily(packet, way, flags, judgement);
 	if (!judgement->accepted && judgement->reason == RF_POLICY && way->established && flags & RF_DRAIN)
 		judgement->accepted = true;
-	if (how & RF_QUIET)
-		return judgement->accepted;
 	if (!judgement->accepted) {
-		rf_tell_denied(packet, way, judgement);
+		if (!(how & RF_QUIET))
+			rf_tell_denied(packet, way, judgement);
 		return false;
 	}
-	if (!flow && !way->established && !way->related && judgement->lasting)
+	if (!(how & RF_QUIET) && !flow && !way->established && !way->related && judgement->lasting)
 		rf_tell_accepted(packet, way, judgement, flags);
 	if (!judgement->lasting || way->related || how & RF_NO_FLOWS)
 		return true;

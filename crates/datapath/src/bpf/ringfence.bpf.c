@@ -18,6 +18,13 @@ __noinline int rf_parse(struct bpf_nf_ctx *ctx, struct rf_packet *packet)
 	return ctx->state->pf == NFPROTO_IPV4 ? rf_parse_ipv4(&bytes, packet) : rf_parse_ipv6(&bytes, packet);
 }
 
+/* The compiler knows that a function returns 0 or 1 and leaves the comparison out; the verifier wants to see it. */
+static __always_inline int rf_verdict(int accepted)
+{
+	barrier_var(accepted);
+	return accepted ? NF_ACCEPT : NF_DROP;
+}
+
 SEC("netfilter")
 int ringfence(struct bpf_nf_ctx *ctx)
 {
@@ -31,12 +38,12 @@ int ringfence(struct bpf_nf_ctx *ctx)
 		return NF_DROP;
 	}
 	rf_find_way(ctx->skb, ctx->state->hook, &packet, &way);
-	return rf_enforce(&packet, &way, 0, &judgement) ? NF_ACCEPT : NF_DROP;
+	return rf_verdict(rf_enforce(&packet, &way, 0, &judgement));
 }
 
 /*
  * The same with circumstances from the map `trial` instead of the kernel's, for BPF_PROG_TEST_RUN, which gives
- * neither connection state nor interfaces. Leaves no trace but, if asked, in the flow table.
+ * neither connection state nor interfaces. Leaves no trace unless asked to.
  */
 SEC("netfilter")
 int ringfence_trial(struct bpf_nf_ctx *ctx)
@@ -45,7 +52,8 @@ int ringfence_trial(struct bpf_nf_ctx *ctx)
 	struct rf_packet packet = {};
 	struct rf_way way = {};
 	struct rf_trial *asked;
-	__u32 zero = 0;
+	__u32 zero = 0, how;
+	int accepted;
 
 	asked = bpf_map_lookup_elem(&trial, &zero);
 	if (!asked)
@@ -61,8 +69,9 @@ int ringfence_trial(struct bpf_nf_ctx *ctx)
 	way.translated = asked->translated;
 	rf_set_origin(&way);
 	rf_set_state(&way, asked->conntrack);
-	asked->accepted = rf_enforce(&packet, &way, asked->flags & RF_TRIAL_FLOWS ? 0 : RF_QUIET | RF_NO_FLOWS,
-				     &judgement);
+	how = (asked->flags & RF_TRIAL_FLOWS ? 0 : RF_NO_FLOWS) | (asked->flags & RF_TRIAL_TELL ? 0 : RF_QUIET);
+	accepted = rf_enforce(&packet, &way, how, &judgement);
+	asked->accepted = accepted;
 	asked->reason = judgement.reason;
 	asked->direction = judgement.direction;
 	asked->egress_ground = judgement.egress_ground;
@@ -70,5 +79,5 @@ int ringfence_trial(struct bpf_nf_ctx *ctx)
 	asked->egress_cause = judgement.egress_cause;
 	asked->ingress_cause = judgement.ingress_cause;
 	asked->hit = judgement.lasting == 2;
-	return asked->accepted ? NF_ACCEPT : NF_DROP;
+	return rf_verdict(accepted);
 }

@@ -136,6 +136,7 @@ impl Case {
             translated: self.connection.translated,
             local_in: false,
             flows: false,
+            tell: false,
         }
     }
 

@@ -1,10 +1,12 @@
 //! Open, sync, apply and detach with plans made by hand, asked by test runs of the program.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::kit::packet::Packet;
 use crate::kit::plan::Hand;
 use crate::kit::space::{Bench, Space};
 use ringfence_datapath::{ApplyError, Circumstances, Conntrack, Datapath, Drop, Error, Ground, Trial};
-use ringfence_engine::{CauseId, Delta};
+use ringfence_engine::{CauseId, Delta, Plan};
 use ringfence_model::{Direction, Protocol};
 
 const NEW: Circumstances = Circumstances {
@@ -14,6 +16,7 @@ const NEW: Circumstances = Circumstances {
     translated: false,
     local_in: false,
     flows: false,
+    tell: false,
 };
 
 fn passes(trial: &Trial, packet: &Packet) -> bool {
@@ -196,4 +199,55 @@ fn gates_exemptions_and_replies() {
     assert!(!run(&Packet::new("10.1.1.1", "10.0.0.9", Protocol::ICMP, 5), &error).accepted, "redirect");
     assert!(!run(&Packet::new("10.1.1.1", "10.0.0.9", Protocol::TCP, 80), &error).accepted);
     datapath.detach().unwrap();
+}
+
+/// Packets are judged on one processor while the whole policy is swapped on another, over and over: what all plans
+/// agree on never wavers.
+#[test]
+fn every_packet_sees_one_whole_policy() {
+    const SWAPS: u64 = 400;
+    if !crate::kit::can_run() {
+        return;
+    }
+    let bench = Bench::new();
+    let mut config = bench.pins.config();
+    config.sizes.breakpoints = 64;
+    let mut datapath = bench.open_with(config);
+    datapath.sync(&swapped_plan(0)).unwrap();
+    let trial = datapath.trial().unwrap();
+    let done = AtomicBool::new(false);
+    let given = Circumstances { tell: true, ..NEW };
+    let (allowed, denied) = std::thread::scope(|scope| {
+        let judge = scope.spawn(|| {
+            let (mut allowed, mut denied) = (0u64, 0u64);
+            while !done.load(Ordering::Relaxed) {
+                trial.run(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80).bytes(), &given, 20_000).unwrap();
+                allowed += 20_000;
+                trial.run(&Packet::new("10.0.1.5", "10.0.0.3", Protocol::TCP, 81).bytes(), &given, 2_000).unwrap();
+                denied += 2_000;
+            }
+            (allowed, denied)
+        });
+        (1..=SWAPS).for_each(|number| datapath.sync(&swapped_plan(number)).unwrap());
+        done.store(true, Ordering::Relaxed);
+        judge.join().unwrap()
+    });
+    let drops = datapath.drop_counters().unwrap();
+    assert!(allowed >= 20_000, "judged {allowed}");
+    assert_eq!((drops.policy, drops.total()), (denied, denied), "of {allowed} allowed and {denied} denied");
+    datapath.detach().unwrap();
+}
+
+/// Each has its own rulesets, classes and causes, so that everything comes and goes; TCP port 80 is always open.
+fn swapped_plan(number: u64) -> Plan {
+    let (own, class) = (100 + number, 1000 + number);
+    let mut open = vec![(Protocol::TCP, 80)];
+    open.extend((0..number % 7).map(|port| (Protocol::UDP, u16::try_from(port).unwrap())));
+    Hand::default()
+        .endpoint("10.0.0.2", own, own)
+        .endpoint("10.0.0.3", own, 0)
+        .peer("10.0.1.5", class)
+        .isolated(own, 2 * own)
+        .allow(own, class, &open, 2 * own + 1, 2 * own)
+        .plan
 }
