@@ -70,15 +70,28 @@ impl Collector {
         }
     }
 
+    /// Keys that named an owner when they were seen last.
     fn dependents(&self, owner: &Value) -> Vec<Key> {
         let dependents = self.dependents.lock();
         let keys = dependents.get(owner.text("/metadata/uid"));
         keys.map_or_else(Vec::new, |keys| keys.iter().cloned().collect())
     }
 
+    /// The objects that name an owner now: what was seen may be out of date.
+    fn living(&self, cluster: &Cluster, owner: &Value) -> Vec<(Key, Object)> {
+        let names = |object: &Object| {
+            object
+                .list("/metadata/ownerReferences")
+                .iter()
+                .any(|reference| reference["uid"] == owner["metadata"]["uid"])
+        };
+        let found = self.dependents(owner).into_iter().filter_map(|key| cluster.get(&key).map(|object| (key, object)));
+        found.filter(|(_, object)| names(object)).collect()
+    }
+
     /// Takes an owner's name from its dependents, then lets it go.
     fn orphan(&self, cluster: &Cluster, key: &Key, object: &Object) -> Result<(), ApiError> {
-        for dependent in self.dependents(object) {
+        for (dependent, _) in self.living(cluster, object) {
             drop_references(cluster, &dependent, |reference| reference["uid"] == object["metadata"]["uid"])?;
         }
         drop_finalizer(cluster, key, ORPHAN)
@@ -86,14 +99,13 @@ impl Collector {
 
     /// Deletes what an owner owns; lets it go when nothing is left.
     fn delete_dependents(&self, cluster: &Cluster, key: &Key, object: &Object) -> Result<(), ApiError> {
-        let mut left = false;
-        for dependent in self.dependents(object) {
-            let Some(found) = cluster.get(&dependent) else { continue };
-            left = true;
+        let dependents = self.living(cluster, object);
+        let left = !dependents.is_empty();
+        for (dependent, found) in dependents {
             if is_deleting(&found) {
                 continue;
             }
-            let owns = !self.dependents(&found).is_empty();
+            let owns = !self.living(cluster, &found).is_empty();
             let propagation = owns.then_some(Propagation::Foreground);
             let options = DeleteOptions { propagation, ..DeleteOptions::default() };
             cluster.registry.delete(Cluster::target(&dependent)?, &options)?;

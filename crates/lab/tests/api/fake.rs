@@ -50,7 +50,8 @@ impl PodRuntime for Runtime {
 
     fn logs(&self, request: LogRequest) -> BoxFuture<'static, Result<Box<dyn AsyncRead + Send + Unpin>, RuntimeError>> {
         Box::pin(async move {
-            let all = [format!("log of {}/{}\n", request.target.namespace, request.target.pod), "second line\n".to_owned()];
+            let all =
+                [format!("log of {}/{}\n", request.target.namespace, request.target.pod), "second line\n".to_owned()];
             let skip = all.len() - request.tail_lines.unwrap_or(all.len()).min(all.len());
             let text = all[skip..].concat();
             Ok(Box::new(std::io::Cursor::new(text)) as _)

@@ -118,3 +118,23 @@ async fn a_watch_of_an_unknown_revision_is_gone() {
     let status = crate::client::refusal(api.watch(&WatchParams::default(), "999999999").await.map(|_| ()));
     assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
 }
+
+#[tokio::test]
+async fn clients_over_tls_need_the_certificate_of_the_lab() {
+    let (server, url) = fake::start(None, false).await;
+    let mut kubeconfig = kube::config::Kubeconfig::from_yaml(&server.kubeconfig(&url)).unwrap();
+    let client = async |kubeconfig| {
+        let options = kube::config::KubeConfigOptions::default();
+        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
+        kube::Client::try_from(config).unwrap()
+    };
+    let known = client(kubeconfig.clone()).await;
+    assert_eq!(known.apiserver_version().await.unwrap().major, "1");
+    Api::<ConfigMap>::namespaced(known, "default").list(&ListParams::default()).await.unwrap();
+    kubeconfig.auth_infos.clear();
+    kubeconfig.contexts[0].context.as_mut().unwrap().user = None;
+    let anonymous = client(kubeconfig).await;
+    assert_eq!(anonymous.apiserver_version().await.unwrap().major, "1");
+    let list = Api::<ConfigMap>::namespaced(anonymous, "default").list(&ListParams::default()).await;
+    assert_eq!(crate::client::refusal(list).reason, "Unauthorized");
+}

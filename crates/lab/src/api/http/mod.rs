@@ -61,6 +61,9 @@ async fn serve(app: &App, path: Path, request: Request) -> Result<Response, ApiE
     if let Path::Resource(path) = path {
         return resource(app, path, request).await;
     }
+    if matches!(path, Path::Unknown) {
+        return Err(ApiError::unknown_path());
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse as _, Response};
 use http::HeaderMap;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::App;
 use super::page::Token;
@@ -16,7 +16,7 @@ use crate::store::{Key, Object, Scope};
 pub(super) fn get(app: &App, path: &ResourcePath, headers: &HeaderMap) -> Result<Response, ApiError> {
     let form = Form::of(headers, None)?;
     let object = app.registry.get(path.target())?;
-    Ok(Json(form.object(path.kind, path.kind.shown(&object))).into_response())
+    Ok(Json(form.object(path.kind, &path.kind.shown(&object))).into_response())
 }
 
 /// What a path and its query say about a range of objects.
@@ -29,26 +29,19 @@ pub(super) fn list(app: &App, path: &ResourcePath, query: &Query, headers: &Head
     let filter = query.filter(path.kind)?;
     let limit = query.number("limit")?.filter(|limit| *limit > 0);
     let (objects, revision) = snapshot(app, path, query)?;
-    let shown = objects.into_iter().map(|(key, object)| (key, path.kind.shown(&object)));
+    let shown = objects.iter().map(|(key, object)| (key, path.kind.shown(object)));
     let mut shown = shown.filter(|(_, object)| filter.matches(object));
     let mut meta = json!({ "resourceVersion": revision.to_string() });
-    let Some(limit) = limit else {
-        return Ok(Json(form.list(path.kind, &meta, shown.map(|(_, object)| object))).into_response());
-    };
-    let mut page: Vec<(Key, Value)> = Vec::new();
-    while page.len() < usize::try_from(limit).unwrap_or(usize::MAX)
-        && let Some(entry) = shown.next()
-    {
-        page.push(entry);
-    }
+    let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let (keys, page): (Vec<_>, Vec<_>) = shown.by_ref().take(limit).unzip();
     let rest = shown.count();
-    if let Some((last, _)) = page.last().filter(|_| rest > 0) {
+    if let Some(last) = keys.last().filter(|_| rest > 0) {
         meta["continue"] = Token::after(last, revision).write().into();
         if filter.is_empty() {
             meta["remainingItemCount"] = rest.into();
         }
     }
-    Ok(Json(form.list(path.kind, &meta, page.into_iter().map(|(_, object)| object))).into_response())
+    Ok(Json(form.list(path.kind, meta, &page)).into_response())
 }
 
 /// The objects a list is of, at the revision it is of: the latest, unless the client goes on with a list or asks for

@@ -1,7 +1,10 @@
 //! Objects in the form the client asked for: whole, as a table, or only their metadata.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use http::header::ACCEPT;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::query::Query;
@@ -49,38 +52,61 @@ impl Form {
     }
 
     /// One object.
-    pub(super) fn object(self, kind: &Kind, object: Value) -> Value {
+    pub(super) fn object<'a>(self, kind: &Kind, object: &'a Value) -> Cow<'a, Value> {
         match self {
-            Self::Whole => object,
+            Self::Whole => Cow::Borrowed(object),
             Self::Table(include) => {
                 let meta = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
-                table(kind, include, &meta, std::iter::once(object))
+                Cow::Owned(table(kind, include, &meta, std::iter::once(object)))
             }
-            Self::Metadata => metadata(object),
+            Self::Metadata => Cow::Owned(metadata(object)),
         }
     }
 
     /// A list of objects.
-    pub(super) fn list(self, kind: &Kind, meta: &Value, objects: impl Iterator<Item = Value>) -> Value {
+    pub(super) fn list<'a>(self, kind: &Kind, meta: Value, objects: &'a [Cow<'a, Value>]) -> List<'a> {
+        let all = objects.iter().map(AsRef::as_ref);
         match self {
-            Self::Whole => json!({
-                "kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(),
-                "metadata": meta, "items": objects.collect::<Vec<_>>(),
-            }),
-            Self::Table(include) => table(kind, include, meta, objects),
-            Self::Metadata => json!({
+            Self::Whole => List::Whole {
+                kind: format!("{}List", kind.kind),
+                api_version: kind.api_version(),
+                metadata: meta,
+                items: objects,
+            },
+            Self::Table(include) => List::Other(table(kind, include, &meta, all)),
+            Self::Metadata => List::Other(json!({
                 "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                "metadata": meta, "items": objects.map(metadata).collect::<Vec<_>>(),
-            }),
+                "metadata": meta, "items": all.map(metadata).collect::<Vec<_>>(),
+            })),
         }
     }
 }
 
-fn metadata(mut object: Value) -> Value {
-    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"].take() })
+/// A list as it is sent; the objects are not copied for it.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(super) enum List<'a> {
+    Whole {
+        kind: String,
+        #[serde(rename = "apiVersion")]
+        api_version: String,
+        metadata: Value,
+        items: &'a [Cow<'a, Value>],
+    },
+    Other(Value),
 }
 
-fn table(kind: &Kind, include: Include, meta: &Value, objects: impl Iterator<Item = Value>) -> Value {
+fn metadata(object: &Value) -> Value {
+    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
+}
+
+/// A table of objects.
+pub(super) fn table<'a>(
+    kind: &Kind,
+    include: Include,
+    meta: &Value,
+    objects: impl Iterator<Item = &'a Value>,
+) -> Value {
     let columns: Vec<_> = kind
         .columns
         .iter()
@@ -90,7 +116,7 @@ fn table(kind: &Kind, include: Include, meta: &Value, objects: impl Iterator<Ite
         .collect();
     let rows: Vec<_> = objects
         .map(|object| {
-            let cells = (kind.row)(&object);
+            let cells = (kind.row)(object);
             match include {
                 Include::Nothing => json!({ "cells": cells }),
                 Include::Metadata => json!({ "cells": cells, "object": metadata(object) }),

@@ -18,7 +18,7 @@ use super::App;
 use super::path::ResourcePath;
 use super::query::{Filter, Query};
 use super::read;
-use super::render::Form;
+use super::render::{self, Form};
 use crate::api::json;
 use crate::api::kinds::Kind;
 use crate::api::status::ApiError;
@@ -157,7 +157,7 @@ impl Encoder {
     fn added(&self, object: &Object, lines: &mut Vec<u8>) {
         let object = self.kind.shown(object);
         if self.filter.matches(&object) {
-            self.line("ADDED", object, lines);
+            self.line("ADDED", &object, lines);
         }
     }
 
@@ -168,11 +168,12 @@ impl Encoder {
         let visible = change.event != EventType::Deleted && self.filter.matches(&new);
         match (old, visible) {
             (None, false) => {}
-            (None, true) => self.line("ADDED", new, lines),
-            (Some(_), true) => self.line("MODIFIED", new, lines),
-            (Some(mut old), false) => {
+            (None, true) => self.line("ADDED", &new, lines),
+            (Some(_), true) => self.line("MODIFIED", &new, lines),
+            (Some(old), false) => {
+                let mut old = old.into_owned();
                 old["metadata"]["resourceVersion"] = new["metadata"]["resourceVersion"].clone();
-                self.line("DELETED", old, lines);
+                self.line("DELETED", &old, lines);
             }
         }
     }
@@ -183,16 +184,16 @@ impl Encoder {
             json::object(&mut meta, "annotations")["k8s.io/initial-events-end"] = "true".into();
         }
         let object = match self.form {
-            Form::Table(_) => self.form.list(self.kind, &meta, std::iter::empty()),
+            Form::Table(include) => render::table(self.kind, include, &meta, std::iter::empty()),
             Form::Whole | Form::Metadata => {
                 let object = json!({ "kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": meta });
-                self.form.object(self.kind, object)
+                self.form.object(self.kind, &object).into_owned()
             }
         };
         write_line("BOOKMARK", &object, lines);
     }
 
-    fn line(&self, event: &str, object: Value, lines: &mut Vec<u8>) {
+    fn line(&self, event: &str, object: &Value, lines: &mut Vec<u8>) {
         write_line(event, &self.form.object(self.kind, object), lines);
     }
 }

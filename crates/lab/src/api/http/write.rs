@@ -1,5 +1,7 @@
 //! Creating, changing and deleting objects by request.
 
+use std::borrow::Cow;
+
 use axum::Json;
 use axum::extract::Request;
 use axum::response::{IntoResponse as _, Response};
@@ -17,7 +19,8 @@ use crate::api::registry::{DeleteOptions, Propagation, Target, WriteOptions, Wri
 use crate::api::status::ApiError;
 
 fn answer(kind: &Kind, headers: &HeaderMap, written: &Written) -> Result<Response, ApiError> {
-    let object = Form::of(headers, None)?.object(kind, kind.shown(&written.object));
+    let object = kind.shown(&written.object);
+    let object = Form::of(headers, None)?.object(kind, &object);
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     Ok(warn((code, Json(object)).into_response(), &written.warnings))
 }
@@ -159,13 +162,14 @@ pub(super) async fn delete_collection(
         }
         let name = shown.text("/metadata/name");
         match app.registry.delete(Target { name, ..path.target() }, &options) {
-            Ok(result) => deleted.push(path.kind.shown(&result.object)),
+            Ok(result) => deleted.push(path.kind.shown(&result.object).into_owned()),
             Err(error) if error.is_not_found() => {}
             Err(error) => return Err(error),
         }
     }
+    let deleted: Vec<_> = deleted.into_iter().map(Cow::Owned).collect();
     let meta = json!({ "resourceVersion": app.registry.store.revision().to_string() });
-    Ok(Json(Form::Whole.list(path.kind, &meta, deleted.into_iter())).into_response())
+    Ok(Json(Form::Whole.list(path.kind, meta, &deleted)).into_response())
 }
 
 /// Gives a pod its node.

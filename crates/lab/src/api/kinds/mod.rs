@@ -10,6 +10,8 @@ mod networking;
 mod pod;
 mod service;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -145,13 +147,14 @@ impl Kind {
     }
 
     /// A stored object as this kind shows it.
-    pub(crate) fn shown(&self, stored: &Value) -> Value {
-        let mut object = stored.clone();
-        if !self.renames.is_empty() {
-            object["apiVersion"] = self.api_version().into();
-            rename(&mut object, self.renames.iter().map(|(here, there)| (*there, *here)));
+    pub(crate) fn shown<'a>(&self, stored: &'a Value) -> Cow<'a, Value> {
+        if self.renames.is_empty() {
+            return Cow::Borrowed(stored);
         }
-        object
+        let mut object = stored.clone();
+        object["apiVersion"] = self.api_version().into();
+        rename(&mut object, self.renames.iter().map(|(here, there)| (*there, *here)));
+        Cow::Owned(object)
     }
 }
 
