@@ -150,7 +150,8 @@ impl Maps {
         Ok(())
     }
 
-    fn check_capacity(&self, state: &State, delta: &Delta) -> Result<(), ApplyError> {
+    /// Whether a change fits, but for breakpoints.
+    pub(crate) fn check_capacity(&self, state: &State, delta: &Delta) -> Result<(), ApplyError> {
         let growth = state.growth(delta);
         let prefixes = state.peers.keys().filter(|net| !is_address(**net)).count();
         let checks = [

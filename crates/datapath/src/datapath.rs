@@ -15,6 +15,7 @@ use crate::object::{MAPS, PROGRAM, Version, load, log_quietly};
 use crate::pins::{Pins, stage};
 use crate::state::{Interface, State, is_address};
 use crate::table::{PerCpu, Table};
+use crate::transition::{Transition, transition};
 use crate::{
     ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Trial, conntrack,
     features, interfaces, links,
@@ -115,15 +116,28 @@ impl Datapath {
         self.state = self.maps.read()?;
         // What a process before us freed a moment ago may still be read.
         grace_period();
-        let delta = self.state.difference(plan);
-        // Also where nothing differs: whoever wrote it may have died before telling the flow table.
-        self.maps.apply(&mut self.state, &delta)?;
+        self.carry_out(transition(&self.state, plan))?;
         if let Some(object) = &self.pending {
             self.namespace.enter(|| links::replace(&self.pins, object))?;
             self.pending = None;
         }
         self.in_step = true;
         Ok(())
+    }
+
+    /// Also where nothing differs the epoch rises: whoever wrote it may have died before telling the flow table.
+    fn carry_out(&mut self, transition: Transition) -> Result<(), ApplyError> {
+        let Transition { direct, stepwise } = transition;
+        self.maps.check_capacity(&self.state, &direct)?;
+        if let Some([there, on]) = stepwise {
+            match self.maps.apply(&mut self.state, &there) {
+                Err(error @ ApplyError::NoCapacity { .. }) => {
+                    tracing::warn!(%error, "no room for a smooth transition: for a moment new packets may be denied");
+                }
+                done => return done.and_then(|()| self.maps.apply(&mut self.state, &on)),
+            }
+        }
+        self.maps.apply(&mut self.state, &direct)
     }
 
     /// Carries out a change of the plan that was synced. It is enforced when this returns.

@@ -21,6 +21,7 @@ mod slices;
 mod state;
 mod statistics;
 mod table;
+mod transition;
 mod trial;
 
 pub use config::{Config, Connections, Sizes};
