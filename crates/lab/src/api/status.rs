@@ -73,6 +73,13 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
     }
 
+    /// A part of objects that this API does not have.
+    pub(crate) fn not_served(kind: &Kind, part: &str) -> Self {
+        let hint = if part == "attach" { "; exec and logs are" } else { "" };
+        let message = format!("{}/{part} is not served by the lab's API{hint}", kind.resource);
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+    }
+
     pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", kind.resource);
         Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(kind, name)

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::first_address;
 use crate::api::kinds;
-use crate::api::registry::{Registry, WriteOptions};
+use crate::api::registry::{Registry, Target, WriteOptions};
 
 /// Makes the namespaces of every cluster, and the Service of the API with its endpoints.
 pub(super) fn run(registry: &Registry, endpoint: Option<SocketAddr>) {
@@ -30,7 +30,24 @@ pub(super) fn run(registry: &Registry, endpoint: Option<SocketAddr>) {
             "ports": [{ "name": "https", "port": endpoint.port() }],
             "endpoints": [{ "addresses": [endpoint.ip().to_string()], "conditions": { "ready": true } }],
         });
-        ensure(registry, "endpointslices.discovery.k8s.io", "default", slice);
+        point(registry, slice);
+    }
+}
+
+/// Makes the endpoints of the API, or moves those of an earlier life.
+fn point(registry: &Registry, slice: Value) {
+    const COLLECTION: &str = "endpointslices.discovery.k8s.io";
+    let Some(kind) = kinds::stored_in(COLLECTION) else { return };
+    let target = Target { kind, namespace: "default", name: "kubernetes" };
+    let moved = registry.modify(target, None, &WriteOptions::default(), |old| {
+        let mut new = old.clone();
+        for field in ["addressType", "ports", "endpoints"] {
+            new[field] = slice[field].clone();
+        }
+        Ok(new)
+    });
+    if moved.is_err() {
+        ensure(registry, COLLECTION, "default", slice);
     }
 }
 

@@ -345,4 +345,21 @@ mod tests {
         assert!(store.watch(&Scope::default(), Some(revision)).is_ok());
         assert!(store.watch(&Scope::default(), Some(revision - 1)).is_err());
     }
+
+    #[test]
+    fn a_journal_is_rewritten_before_it_is_mostly_past() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("objects");
+        let collection = |name: &str| (name == "configmaps").then_some("configmaps");
+        let store = Store::open(&path, collection).unwrap();
+        for value in 0..30_000 {
+            put(&store, "a", value);
+        }
+        let lines = std::io::BufRead::lines(std::io::BufReader::new(std::fs::File::open(&path).unwrap())).count();
+        assert!(lines < 21_000, "{lines} lines");
+        let (before, revision) = (store.entries(&Scope::default()), store.revision());
+        drop(store);
+        let store = Store::open(&path, collection).unwrap();
+        assert_eq!((store.entries(&Scope::default()), store.revision()), (before, revision));
+    }
 }

@@ -230,3 +230,21 @@ async fn a_server_that_starts_again_has_the_same_objects() {
     assert_eq!(api::<ConfigMap>(&server.client()).get("a").await.unwrap(), before);
     assert_eq!(server.kubeconfig("https://127.0.0.1:1"), kubeconfig, "clients need no new certificate");
 }
+
+#[tokio::test]
+async fn events_are_the_same_in_both_groups() {
+    let (server, _) = fake::start(None, false).await;
+    let client = server.client();
+    let modern: k8s_openapi::api::events::v1::Event = object(json!({
+        "metadata": { "name": "e" }, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Try", "reason": "Tried", "type": "Normal",
+        "note": "it was tried", "reportingController": "tests", "reportingInstance": "here",
+        "regarding": { "kind": "Pod", "name": "p", "namespace": NAMESPACE } }));
+    api(&client).create(&PostParams::default(), &modern).await.unwrap();
+    let about = ListParams::default().fields("involvedObject.name=p");
+    let events = api::<k8s_openapi::api::core::v1::Event>(&client).list(&about).await.unwrap().items;
+    assert_eq!(events[0].message.as_deref(), Some("it was tried"));
+    assert_eq!(events[0].reporting_component.as_deref(), Some("tests"));
+    let about = ListParams::default().fields("regarding.name=p");
+    let events = api::<k8s_openapi::api::events::v1::Event>(&client).list(&about).await.unwrap().items;
+    assert_eq!((events.len(), events[0].note.as_deref()), (1, Some("it was tried")));
+}

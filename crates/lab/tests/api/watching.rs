@@ -3,15 +3,17 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt as _;
-use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{Api, AttachParams, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::reflector;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
-use crate::client::config_map;
+use crate::client::{config_map, object};
 use crate::fake;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -119,21 +121,43 @@ async fn a_watch_of_an_unknown_revision_is_gone() {
     assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
 }
 
+async fn over_tls(kubeconfig: Kubeconfig) -> kube::Client {
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    kube::Client::try_from(config).unwrap()
+}
+
+#[tokio::test]
+async fn commands_run_by_the_client_library() {
+    let (server, url) = fake::start(None, true).await;
+    let client = over_tls(Kubeconfig::from_yaml(&server.kubeconfig(&url)).unwrap()).await;
+    let pods: Api<Pod> = Api::namespaced(client, "default");
+    let pod = json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    pods.create(&PostParams::default(), &object(pod)).await.unwrap();
+    let parameters = AttachParams::default().stdin(true).stderr(true);
+    let mut process = pods.exec("p", ["sh", "-c", "cat; echo problem >&2; exit 4"], &parameters).await.unwrap();
+    let mut stdin = process.stdin().unwrap();
+    stdin.write_all(b"input").await.unwrap();
+    stdin.shutdown().await.unwrap();
+    drop(stdin);
+    let (mut out, mut error) = (String::new(), String::new());
+    timeout(PATIENCE, process.stdout().unwrap().read_to_string(&mut out)).await.unwrap().unwrap();
+    timeout(PATIENCE, process.stderr().unwrap().read_to_string(&mut error)).await.unwrap().unwrap();
+    assert_eq!((out.as_str(), error.as_str()), ("input", "problem\n"));
+    let status = timeout(PATIENCE, process.take_status().unwrap()).await.unwrap().unwrap();
+    assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
+    assert_eq!(status.details.unwrap().causes.unwrap()[0].message.as_deref(), Some("4"));
+}
+
 #[tokio::test]
 async fn clients_over_tls_need_the_certificate_of_the_lab() {
     let (server, url) = fake::start(None, false).await;
-    let mut kubeconfig = kube::config::Kubeconfig::from_yaml(&server.kubeconfig(&url)).unwrap();
-    let client = async |kubeconfig| {
-        let options = kube::config::KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.unwrap();
-        kube::Client::try_from(config).unwrap()
-    };
-    let known = client(kubeconfig.clone()).await;
+    let mut kubeconfig = Kubeconfig::from_yaml(&server.kubeconfig(&url)).unwrap();
+    let known = over_tls(kubeconfig.clone()).await;
     assert_eq!(known.apiserver_version().await.unwrap().major, "1");
     Api::<ConfigMap>::namespaced(known, "default").list(&ListParams::default()).await.unwrap();
     kubeconfig.auth_infos.clear();
     kubeconfig.contexts[0].context.as_mut().unwrap().user = None;
-    let anonymous = client(kubeconfig).await;
+    let anonymous = over_tls(kubeconfig).await;
     assert_eq!(anonymous.apiserver_version().await.unwrap().major, "1");
     let list = Api::<ConfigMap>::namespaced(anonymous, "default").list(&ListParams::default()).await;
     assert_eq!(crate::client::refusal(list).reason, "Unauthorized");

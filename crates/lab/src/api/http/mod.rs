@@ -61,8 +61,10 @@ async fn serve(app: &App, path: Path, request: Request) -> Result<Response, ApiE
     if let Path::Resource(path) = path {
         return resource(app, path, request).await;
     }
-    if matches!(path, Path::Unknown) {
-        return Err(ApiError::unknown_path());
+    match &path {
+        Path::Unknown => return Err(ApiError::unknown_path()),
+        Path::NotServed { kind, part } => return Err(ApiError::not_served(kind, part)),
+        _ => {}
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
@@ -78,7 +80,9 @@ async fn serve(app: &App, path: Path, request: Request) -> Result<Response, ApiE
         Path::GroupVersion { group, version } => discovery::resources(&group, &version),
         Path::OpenApi => Ok(axum::Json(openapi::index()).into_response()),
         Path::OpenApiGroup(name) => openapi::document(&name).map(|document| axum::Json(document).into_response()),
-        Path::Resource(_) | Path::Review { .. } | Path::Unknown => Err(ApiError::unknown_path()),
+        Path::Resource(_) | Path::Review { .. } | Path::NotServed { .. } | Path::Unknown => {
+            Err(ApiError::unknown_path())
+        }
     }
 }
 

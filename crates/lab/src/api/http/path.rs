@@ -28,6 +28,11 @@ pub(super) enum Path {
         resource: String,
     },
     Resource(ResourcePath),
+    /// A part of an object that Kubernetes has and this API has not.
+    NotServed {
+        kind: &'static Kind,
+        part: String,
+    },
     Unknown,
 }
 
@@ -98,7 +103,7 @@ fn resource(group: &str, version: &str, segments: &[&str]) -> Path {
         None => None,
         Some(part) => match kind.subresources.iter().find(|subresource| subresource.describe().name == part) {
             Some(subresource) => Some(*subresource),
-            None => return Path::Unknown,
+            None => return Path::NotServed { kind, part: part.to_owned() },
         },
     };
     // Objects in namespaces are only found there; lists go over all.

@@ -63,7 +63,15 @@ pub(super) const EVENT_VIEW: Kind = Kind {
     renames: RENAMES,
     row: |view| row(&EVENT_VIEW.to_stored(view.clone())),
     normalise: typed::<events::Event>,
-    fields: &["reason", "type"],
+    fields: &[
+        "reason",
+        "regarding.kind",
+        "regarding.name",
+        "regarding.namespace",
+        "regarding.uid",
+        "reportingController",
+        "type",
+    ],
     ..EVENT
 };
 

@@ -24,6 +24,9 @@ pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 /// The finalizer that keeps an owner until what it owns no longer names it.
 pub(crate) const ORPHAN: &str = "orphan";
 
+/// Namespaces that no cluster is without.
+const IMMORTAL: &[&str] = &["default", "kube-public", "kube-system"];
+
 /// How to delete.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DeleteOptions {
@@ -55,6 +58,9 @@ pub(crate) struct Deleted {
 impl Registry {
     /// Deletes an object, or lets it begin to end.
     pub(crate) fn delete(&self, target: Target<'_>, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+        if target.kind.kind == "Namespace" && IMMORTAL.contains(&target.name) {
+            return Err(ApiError::forbidden(target.kind, target.name, "this namespace may not be deleted"));
+        }
         let mut gone = false;
         let object = self.store.change::<ApiError>(&target.key(), |old, _| {
             let old = old.ok_or_else(|| target.not_found())?;
