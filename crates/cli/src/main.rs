@@ -4,6 +4,7 @@
 mod agent;
 mod args;
 mod exit;
+mod lab;
 mod logging;
 mod observe;
 mod output;
@@ -14,6 +15,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    // The lab's processes start each other by hidden commands, some of which must run before any thread.
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    if let Some(code) = ringfence_lab::helper::run(&arguments) {
+        return ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX));
+    }
     let args = args::Args::parse_from(args::argv(std::env::args_os()));
     exit::finish(run(args))
 }
@@ -21,6 +27,7 @@ fn main() -> ExitCode {
 fn run(args: args::Args) -> anyhow::Result<exit::Code> {
     match args.command {
         args::Command::Agent(args) => agent::run(args),
+        args::Command::Lab(args) => lab::run(args),
         args::Command::Status(args) => status::run(&args),
         args::Command::Observe(args) => observe::run(&args),
         args::Command::Version => output::line(&format!("ringfence {}", env!("CARGO_PKG_VERSION"))),

@@ -12,7 +12,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::{Error, Netlink, Result};
 
-/// A unicast route.
+/// A route to hosts, or one that says there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Where to; a prefix of length 0 is the default route.
@@ -23,17 +23,24 @@ pub struct Route {
     pub link: Option<String>,
     /// Address the node's own packets along this route carry as source.
     pub source: Option<IpAddr>,
+    /// Whether packets are refused with an ICMP error instead of being sent on.
+    pub unreachable: bool,
 }
 
 impl Route {
     /// A route directly over a link.
     pub fn direct(destination: IpNet, link: &str) -> Self {
-        Self { destination, gateway: None, link: Some(link.to_owned()), source: None }
+        Self { destination, gateway: None, link: Some(link.to_owned()), source: None, unreachable: false }
+    }
+
+    /// Refuses packets to the destination, unless a longer prefix says otherwise.
+    pub fn unreachable(destination: IpNet) -> Self {
+        Self { destination, gateway: None, link: None, source: None, unreachable: true }
     }
 
     /// A route over a gateway, found by the kernel.
     pub fn via(destination: IpNet, gateway: IpAddr) -> Self {
-        Self { destination, gateway: Some(gateway), link: None, source: None }
+        Self { destination, gateway: Some(gateway), link: None, source: None, unreachable: false }
     }
 
     /// The same, with a source address for the node's own packets.
@@ -97,12 +104,12 @@ impl Netlink {
             destination_prefix_length: destination.prefix_len(),
             table: RouteHeader::RT_TABLE_MAIN,
             protocol: RouteProtocol::Static,
-            scope: if route.gateway.is_some() || destination.addr().is_ipv6() {
+            scope: if route.gateway.is_some() || route.unreachable || destination.addr().is_ipv6() {
                 RouteScope::Universe
             } else {
                 RouteScope::Link
             },
-            kind: RouteType::Unicast,
+            kind: if route.unreachable { RouteType::Unreachable } else { RouteType::Unicast },
             ..RouteHeader::default()
         };
         if destination.prefix_len() > 0 {

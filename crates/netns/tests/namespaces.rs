@@ -156,6 +156,22 @@ fn a_gateway_without_a_common_subnet_works_on_link() {
 }
 
 #[test]
+fn unreachable_destinations_are_refused_at_once() {
+    if !root() {
+        return;
+    }
+    let (left, _right) = joined("refuse");
+    let mut netlink = left.0.netlink().unwrap();
+    for (prefix, target) in [("10.66.0.0/16", "10.66.0.1:80"), ("fd66::/64", "[fd66::1]:80")] {
+        netlink.set_route(&Route::unreachable(prefix.parse().unwrap())).unwrap();
+        let target = target.parse().unwrap();
+        let error = left.0.run(|| TcpStream::connect_timeout(&target, Duration::from_secs(5))).unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::HostUnreachable, "{error}");
+        assert_eq!(netlink.route_ifindex(target.ip()).unwrap(), None);
+    }
+}
+
+#[test]
 fn bridges_join_their_ports() {
     if !root() {
         return;

@@ -1,7 +1,6 @@
 //! The loop of every controller: changes name the objects to look at again, each is looked at once for all of them.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -41,20 +40,13 @@ pub(super) trait Controller: Send + Sync + 'static {
     fn reconcile(&self, cluster: &Cluster, key: &Key) -> Result<Option<Duration>, ApiError>;
 }
 
-/// Starts a controller. One that panics is started again: an object that nobody foresaw must not stop the others.
+/// Starts a controller.
 pub(super) fn spawn<C: Controller>(cluster: &Cluster, controller: C, stop: &CancellationToken) {
-    let (cluster, stop, controller) = (cluster.clone(), stop.clone(), Arc::new(controller));
+    let (cluster, stop) = (cluster.clone(), stop.clone());
     tokio::spawn(async move {
-        loop {
-            let task = tokio::spawn(run(cluster.clone(), Arc::clone(&controller)));
-            let abort = task.abort_handle();
-            tokio::select! {
-                () = stop.cancelled() => return abort.abort(),
-                ended = task => if let Err(error) = ended {
-                    tracing::error!(controller = C::NAME, %error, "a controller failed and begins anew");
-                }
-            }
-            tokio::time::sleep(RETRY).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = run(&cluster, &controller) => {}
         }
     });
 }
@@ -96,8 +88,7 @@ impl Queue {
     }
 }
 
-async fn run<C: Controller>(cluster: Cluster, controller: Arc<C>) {
-    let (cluster, controller) = (&cluster, &*controller);
+async fn run<C: Controller>(cluster: &Cluster, controller: &C) {
     let mut queue = Queue::default();
     // A controller that lagged too far behind is cut off by the store, and begins anew.
     loop {

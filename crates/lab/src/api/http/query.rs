@@ -11,10 +11,9 @@ use crate::store::selector::{FieldSelector, LabelSelector};
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Those of a request. What cannot be read is refused: a selector that is dropped would select everything.
-    pub(super) fn of(uri: &Uri) -> Result<Self, ApiError> {
+    pub(super) fn of(uri: &Uri) -> Self {
         let parsed = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
-        parsed.map(|query| Self(query.0)).map_err(|error| ApiError::bad_request(error.to_string()))
+        Self(parsed.map(|query| query.0).unwrap_or_default())
     }
 
     /// The first value of a parameter, if it is not empty.

@@ -1,0 +1,80 @@
+//! What a lab was asked for and who serves it, on disk.
+
+use std::fs::{self, File, TryLockError};
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+use super::about;
+use crate::addressing::Families;
+use crate::files;
+use crate::place::Place;
+use crate::process::Process;
+
+/// What a lab can be asked to be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Options {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Which IP families.
+    pub families: Families,
+    /// Whether nodes have agents: without, there is no network policy, as in a cluster without an engine.
+    pub agents: bool,
+    /// Port of the API on the host's loopback; another is taken if it is in use and was not asked for.
+    pub api_port: Option<u16>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: 2, families: Families::Ipv4, agents: true, api_port: None }
+    }
+}
+
+/// A lab that was started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct State {
+    /// What it was asked to be.
+    pub(super) options: Options,
+    /// Who serves it.
+    pub(super) process: Process,
+    /// Where kubectl reaches its API, once it is known.
+    pub(super) api_url: Option<String>,
+}
+
+impl State {
+    /// That of a lab, if one was started there.
+    pub(super) fn load(place: &Place) -> anyhow::Result<Option<Self>> {
+        let path = place.state_file();
+        files::read_json(&path).map_err(about(&path))
+    }
+
+    pub(super) fn save(&self, place: &Place) -> anyhow::Result<()> {
+        let path = place.state_file();
+        files::write_json(&path, self).map_err(about(&path))
+    }
+
+    /// Saves unless the same process was saved already, with more.
+    pub(super) fn save_if_absent(&self, place: &Place) -> anyhow::Result<()> {
+        match Self::load(place)? {
+            Some(known) if known.process == self.process => Ok(()),
+            _ => self.save(place),
+        }
+    }
+}
+
+/// Makes the lab's directory and holds it against other `up` and `down`.
+pub(super) fn lock(place: &Place) -> anyhow::Result<File> {
+    fs::create_dir_all(place.root()).map_err(about(place.root()))?;
+    let path = place.root().join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(about(&path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => bail!(
+            "another `ringfence lab up` or `down` is at work on {}\nhint: wait until it has ended",
+            place.root().display()
+        ),
+        Err(TryLockError::Error(error)) => Err(error).context(path.display().to_string()),
+    }
+}
