@@ -4,6 +4,7 @@
 //! collide. Everything follows from a seed.
 
 mod policies;
+mod segmented;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +13,8 @@ use ringfence_model::{
     Connection, ContainerPort, Labels, Name, Namespace, Node, Object, ObjectKey, Origin, Pod, PodKey, PodPhase,
     Protocol, World,
 };
+
+pub use segmented::Segmented;
 
 /// A seeded source of choices (SplitMix64).
 #[derive(Clone, Debug)]
