@@ -1,7 +1,7 @@
 //! What planning costs at 100,000 pods and 10,000 policies, 250 pods on the node: time to the first plan, time of one
 //! pod event and of one policy event (`apply` and `commit`), memory.
 //!
-//! `cargo bench -p ringfence-engine --bench planner [-- --json]`. Memory is the growth of the resident set while a
+//! `cargo bench -p ringfence-engine --bench planner [-- --json] [-- one-pod]`. Memory is the growth of the resident set while a
 //! planner is fed objects that are made one by one and not kept: Linux only, elsewhere it is 0.
 
 use std::io::Write;
@@ -25,10 +25,26 @@ struct Figure {
 
 fn main() -> std::io::Result<()> {
     let json = std::env::args().any(|argument| argument == "--json");
+    let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    if has("cold") {
+        // For a profiler.
+        let shape = Segmented { namespaces: 200, workloads: 48, pods: 100_000, local: 250, blocks: true };
+        let objects: Vec<_> = shape.objects().collect();
+        let start = Instant::now();
+        for _ in 0..10 {
+            let mut planner = Planner::new(Scope::Node("node0".into()));
+            objects.iter().cloned().for_each(|object| planner.apply(object));
+            drop(planner.commit());
+        }
+        return writeln!(std::io::stdout(), "{:?}", start.elapsed() / 10);
+    }
+    let only_one_pod = has("one-pod");
     let mut figures = Vec::new();
-    // Memory first: later on the allocator has holes to fill.
-    for blocks in [false, true] {
-        segmented(blocks, &mut figures);
+    if !only_one_pod {
+        // Memory first: later on the allocator has holes to fill.
+        for blocks in [false, true] {
+            segmented(blocks, &mut figures);
+        }
     }
     one_pod(&mut figures);
     let mut out = std::io::stdout().lock();

@@ -38,7 +38,8 @@ mod subjects;
 mod sweep;
 mod world;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -144,16 +145,16 @@ impl Planner {
         Self {
             scope,
             strings: Strings::default(),
-            namespaces: HashMap::new(),
+            namespaces: HashMap::default(),
             nodes: BTreeMap::new(),
             pods: Pods::default(),
             policies: Policies::default(),
-            locals: HashSet::new(),
+            locals: HashSet::default(),
             atoms: Atoms::default(),
             prefixes: Prefixes::default(),
             classes: Classes::default(),
             rulesets: Rulesets::default(),
-            blocks: HashSet::new(),
+            blocks: HashSet::default(),
             published: Published::default(),
             dirty: Dirty::default(),
             swept: 0,
@@ -167,7 +168,7 @@ impl Planner {
 
     /// The whole plan as of the last [`Planner::commit`]: what all deltas so far add up to.
     pub fn plan(&self) -> Plan {
-        let mut entries = HashMap::new();
+        let mut entries = std::collections::HashMap::new();
         for (_, ruleset) in self.rulesets.slab.iter() {
             let mut put = |class, block: &Arc<Block>| {
                 entries.insert(EntryKey { ruleset: ruleset.id, class }, Arc::clone(block));

@@ -1,6 +1,6 @@
 //! Atoms: the selections, blocks and port names that rulesets in use ask of a peer.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ringfence_model::{IpBlock, Protocol};
@@ -83,7 +83,8 @@ impl Atoms {
                 content.number(port.port);
             }
         }
-        let atom = Atom { key: key.clone(), digest: content.digest(), rulesets: Vec::new(), classes: HashSet::new() };
+        let atom =
+            Atom { key: key.clone(), digest: content.digest(), rulesets: Vec::new(), classes: HashSet::default() };
         let index = self.slab.insert(atom);
         if let AtomKey::Port(port) = &key {
             self.ports.entry(port.name).or_default().push(index);

@@ -1,6 +1,6 @@
 //! Peer classes: interned sets of atoms.
 
-use std::collections::{HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::atoms::Atoms;
@@ -54,8 +54,12 @@ pub(super) struct Classes {
 
 impl Default for Classes {
     fn default() -> Self {
-        let mut classes =
-            Self { slab: Slab::default(), by_content: HashMap::new(), by_id: HashMap::new(), joined: HashMap::new() };
+        let mut classes = Self {
+            slab: Slab::default(),
+            by_content: HashMap::default(),
+            by_id: HashMap::default(),
+            joined: HashMap::default(),
+        };
         let empty = classes.add(ClassId::UNKNOWN, Satisfied::default());
         debug_assert_eq!(empty, EMPTY, "the class of nothing comes first");
         classes.add(ClassId::ANY_POD, Satisfied { universal: true, atoms: Vec::new() });

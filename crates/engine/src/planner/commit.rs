@@ -1,6 +1,6 @@
 //! Commit: from what is marked to deltas.
 
-use std::collections::HashSet;
+use foldhash::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ impl Planner {
     pub fn commit(&mut self) -> Vec<Delta> {
         let (mut first, mut second) = (Delta::default(), Delta::default());
         self.refresh_namespaces();
-        let mut moved = self.dirty.addresses.clone();
+        let mut moved: HashSet<IpAddr> = self.dirty.addresses.iter().copied().collect();
         let turnover = self.refresh_subjects(&mut first, &mut moved);
         self.settle(&mut first, &turnover.fresh);
         self.refresh_gates(&mut first);

@@ -1,7 +1,6 @@
 //! Peers: which class every address is in.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use ipnet::IpNet;
 use ringfence_model::IpBlock;
 
@@ -37,8 +36,8 @@ impl Planner {
             self.refresh_identity(identity);
         }
         let mut nets = std::mem::take(&mut self.dirty.nets);
-        nets.extend(self.dirty.addresses.drain().map(IpNet::from));
-        let mut touched: HashMap<u32, bool> = HashMap::new();
+        nets.extend(std::mem::take(&mut self.dirty.addresses).into_iter().map(IpNet::from));
+        let mut touched: HashMap<u32, bool> = HashMap::default();
         for net in nets {
             let class = self.class_of(net);
             let Published { peers, .. } = &mut self.published;

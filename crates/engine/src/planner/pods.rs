@@ -1,6 +1,7 @@
 //! Pods, grouped by what policy can see of them, and who owns which address.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use foldhash::{HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -87,6 +88,23 @@ impl Applied {
     }
 }
 
+/// An address as a number, IPv4 as mapped into IPv6: smaller and faster to compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Address(u128);
+
+impl Address {
+    fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self(v4.to_ipv6_mapped().into()),
+            IpAddr::V6(v6) => Self(v6.into()),
+        }
+    }
+
+    fn get(self) -> IpAddr {
+        IpAddr::V6(self.0.into()).to_canonical()
+    }
+}
+
 /// All pods that policies select.
 #[derive(Debug, Default)]
 pub(super) struct Pods {
@@ -95,7 +113,7 @@ pub(super) struct Pods {
     pub(super) identities: Slab<Identity>,
     by_visible: HashMap<Arc<Visible>, u32>,
     /// The owner of each address.
-    owners: BTreeMap<IpAddr, u32>,
+    owners: BTreeMap<Address, u32>,
     /// Everybody who claims an address that several do.
     contested: HashMap<IpAddr, Vec<u32>>,
 }
@@ -189,7 +207,7 @@ impl Pods {
     }
 
     fn claim(&mut self, address: IpAddr, index: u32) {
-        let Some(owner) = self.owners.insert(address, index) else { return };
+        let Some(owner) = self.owners.insert(Address::of(address), index) else { return };
         self.contested.entry(address).or_insert_with(|| vec![owner]).push(index);
         self.settle(address);
     }
@@ -200,7 +218,7 @@ impl Pods {
                 claimants.retain(|claimant| *claimant != index);
                 self.settle(address);
             }
-            None => drop(self.owners.remove(&address)),
+            None => drop(self.owners.remove(&Address::of(address))),
         }
     }
 
@@ -210,8 +228,8 @@ impl Pods {
         let by_claim = |a: &u32, b: &u32| self.slab.get(*a).map(Pod::claim).cmp(&self.slab.get(*b).map(Pod::claim));
         let single = claimants.len() < 2;
         match claimants.iter().copied().max_by(by_claim) {
-            Some(owner) => drop(self.owners.insert(address, owner)),
-            None => drop(self.owners.remove(&address)),
+            Some(owner) => drop(self.owners.insert(Address::of(address), owner)),
+            None => drop(self.owners.remove(&Address::of(address))),
         }
         if single {
             self.contested.remove(&address);
@@ -219,12 +237,12 @@ impl Pods {
     }
 
     pub(super) fn owner(&self, address: IpAddr) -> Option<&Pod> {
-        self.owners.get(&address).map(|index| &self.slab[*index])
+        self.owners.get(&Address::of(address)).map(|index| &self.slab[*index])
     }
 
-    /// All owned addresses from the first to the last.
+    /// All owned addresses from the first to the last; `::/0` holds those of IPv4 too.
     pub(super) fn owned(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
-        self.owners.range(first..=last).map(|(address, _)| *address)
+        self.owners.range(Address::of(first)..=Address::of(last)).map(|(address, _)| address.get())
     }
 
     /// All addresses of the pods of an identity.

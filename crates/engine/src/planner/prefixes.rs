@@ -3,9 +3,10 @@
 //! The kernel looks up the longest prefix only, so each prefix that a block in use mentions (its `cidr` and every
 //! `except`) is an entry that carries all blocks its addresses are in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use foldhash::HashMap;
 use ipnet::IpNet;
 use ringfence_model::IpBlock;
 
@@ -21,7 +22,9 @@ struct Prefix {
 /// All prefixes of blocks in use.
 #[derive(Debug, Default)]
 pub(super) struct Prefixes {
-    nets: BTreeMap<IpNet, Prefix>,
+    nets: HashMap<IpNet, Prefix>,
+    /// The same in order: what is inside of a prefix follows it.
+    order: BTreeSet<IpNet>,
     /// How many prefixes have a length, IPv4 and IPv6.
     lengths: [BTreeMap<u8, u32>; 2],
 }
@@ -36,13 +39,15 @@ impl Prefixes {
             if !self.nets.contains_key(&net) {
                 let blocks = self.parent(net).to_vec();
                 self.nets.insert(net, Prefix { mentions: 0, blocks });
+                self.order.insert(net);
                 *self.lengths[family(net)].entry(net.prefix_len()).or_default() += 1;
             }
             self.nets.entry(net).or_default().mentions += 1;
         }
         let mut changed: Vec<_> = mentioned(block).collect();
-        for (net, prefix) in inside_mut(&mut self.nets, block.cidr()) {
+        for net in inside(&self.order, block.cidr()) {
             if !block.except().iter().any(|except| except.contains(net))
+                && let Some(prefix) = self.nets.get_mut(net)
                 && let Err(position) = prefix.blocks.binary_search(&atom)
             {
                 prefix.blocks.insert(position, atom);
@@ -58,8 +63,10 @@ impl Prefixes {
             return Vec::new();
         }
         let mut changed: Vec<_> = mentioned(block).collect();
-        for (net, prefix) in inside_mut(&mut self.nets, block.cidr()) {
-            if let Ok(position) = prefix.blocks.binary_search(&atom) {
+        for net in inside(&self.order, block.cidr()) {
+            if let Some(prefix) = self.nets.get_mut(net)
+                && let Ok(position) = prefix.blocks.binary_search(&atom)
+            {
                 prefix.blocks.remove(position);
                 changed.push(*net);
             }
@@ -69,6 +76,7 @@ impl Prefixes {
             prefix.mentions -= 1;
             if prefix.mentions == 0 {
                 self.nets.remove(&net);
+                self.order.remove(&net);
                 let lengths = &mut self.lengths[family(net)];
                 if let Some(count) = lengths.get_mut(&net.prefix_len()) {
                     *count -= 1;
@@ -122,6 +130,6 @@ fn mentioned(block: &IpBlock) -> impl Iterator<Item = IpNet> + '_ {
 }
 
 /// The prefixes inside `cidr`, itself included: they are neighbours in the order of `IpNet`.
-fn inside_mut(nets: &mut BTreeMap<IpNet, Prefix>, cidr: IpNet) -> impl Iterator<Item = (&IpNet, &mut Prefix)> {
-    nets.range_mut(cidr..).take_while(move |(net, _)| cidr.contains(*net))
+fn inside(order: &BTreeSet<IpNet>, cidr: IpNet) -> impl Iterator<Item = &IpNet> {
+    order.range(cidr..).take_while(move |net| cidr.contains(*net))
 }

@@ -1,7 +1,7 @@
 //! Rulesets: the ordered rules that apply to a pod in one direction, and what they decide about a class.
 
+use foldhash::HashMap;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use ringfence_model::{Direction, PolicyId, PortRange, Reason, Tier};
@@ -132,7 +132,7 @@ impl Ruleset {
             isolated: isolated(recipe.direction, &policies),
             subjects: 0,
             fallback: [(); 2].map(|()| Arc::new(Block::constant(false, CauseId::DEFAULT))),
-            entries: HashMap::new(),
+            entries: HashMap::default(),
             policies,
         };
         ruleset.index(atoms, strings);
@@ -191,7 +191,7 @@ impl Ruleset {
     /// Rules without conditions on the peer, except those that earlier ones of their tier leave nothing to: whatever
     /// else matches, they get nothing. Rules with named ports stay, for what they match depends on the peer.
     fn winners(&self, universal: bool) -> Box<[u32]> {
-        let mut open: HashMap<Tier, Keys> = HashMap::new();
+        let mut open: HashMap<Tier, Keys> = HashMap::default();
         let wins = |ordinal: &u32| {
             let (policy, rule) = self.rule(*ordinal);
             let matches = match &rule.peers {

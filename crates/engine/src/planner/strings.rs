@@ -1,7 +1,6 @@
 //! Interned strings, and what is made of them: label sets, selectors, port names.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashSet};
 use ringfence_model::{Labels, Name, NamespaceSelection, PodSelection, Protocol, Requirement, Selector};
 
 use super::digest::Content;

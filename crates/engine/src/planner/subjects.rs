@@ -1,6 +1,6 @@
 //! Subjects: which policies select the local pods, and the rulesets they make.
 
-use std::collections::HashSet;
+use foldhash::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ impl Planner {
     /// Makes the rulesets of all marked subjects. Adds the addresses of those that changed to `moved`.
     pub(super) fn refresh_subjects(&mut self, delta: &mut Delta, moved: &mut HashSet<IpAddr>) -> Turnover {
         let mut turnover = Turnover::default();
-        let mut subjects: Vec<_> = self.dirty.subjects.drain().collect();
+        let mut subjects: Vec<_> = std::mem::take(&mut self.dirty.subjects).into_iter().collect();
         subjects.sort_unstable();
         for (identity, relist) in subjects {
             let Some(known) = self.pods.identities.get(identity) else { continue };

@@ -4,7 +4,7 @@
 //! number. Now and then, when there may be as much garbage as there is use, everything in use is marked and the rest
 //! forgotten: constant effort per event on average.
 
-use std::collections::HashSet;
+use foldhash::HashSet;
 use std::sync::Arc;
 
 use super::strings::Sym;

@@ -1,6 +1,6 @@
 //! Events: objects come, change and go.
 
-use std::collections::HashSet;
+use foldhash::HashSet;
 use std::sync::Arc;
 
 use ringfence_model::{self as model, Name, Object, ObjectKey, PodKey, PolicyId};
