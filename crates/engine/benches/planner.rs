@@ -4,7 +4,7 @@
 //! `cargo bench -p ringfence-engine --bench planner [-- --json] [-- one-pod]`. Memory is the growth of the resident set while a
 //! planner is fed objects that are made one by one and not kept: Linux only, elsewhere it is 0.
 
-use std::io::Write;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use ringfence_engine::generate::{Rng, Segmented};
