@@ -23,6 +23,7 @@
 //! the one that flips an endpoint (or that moves the very peer that changed).
 
 mod atoms;
+mod causes;
 mod classes;
 mod commit;
 mod digest;
@@ -31,6 +32,7 @@ mod peers;
 mod pods;
 mod policy;
 mod prefixes;
+mod recipe;
 mod rulesets;
 mod slab;
 mod strings;
@@ -46,8 +48,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_model::{Name, PolicyId};
 
-use crate::{Block, Cause, CauseId, ClassId, Endpoint, EntryKey, Plan, RulesetId};
+use crate::{Block, ClassId, Endpoint, EntryKey, Plan, RulesetId};
 use atoms::Atoms;
+use causes::Causes;
 use classes::Classes;
 use pods::Pods;
 use policy::Policy;
@@ -113,8 +116,7 @@ struct Policies {
 struct Rulesets {
     slab: Slab<Ruleset>,
     by_id: HashMap<RulesetId, u32>,
-    /// What decisions name, and how many rulesets do.
-    causes: HashMap<CauseId, (Cause, u32)>,
+    causes: Causes,
 }
 
 /// What the deltas so far add up to, as far as it is not kept elsewhere.
@@ -182,7 +184,7 @@ impl Planner {
             endpoints: self.published.endpoints.clone(),
             peers: peers.map(|(net, class)| (*net, self.classes[*class].peer())).collect(),
             entries,
-            causes: self.rulesets.causes.iter().map(|(id, (cause, _))| (*id, cause.clone())).collect(),
+            causes: self.rulesets.causes.iter().map(|(id, cause)| (id, cause.clone())).collect(),
             gates: self.published.gates.clone(),
         }
     }

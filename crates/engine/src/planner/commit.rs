@@ -129,7 +129,10 @@ impl Planner {
             for (class, block) in [ClassId::UNKNOWN, ClassId::ANY_POD].into_iter().zip(&ruleset.fallback) {
                 delta.put_entries.push((EntryKey { ruleset: ruleset.id, class }, Arc::clone(block)));
             }
-            for class in self.atoms.classes(ruleset.atoms(), &ruleset.wanted) {
+            // Classes that came together look at rules that are side by side.
+            let mut classes: Vec<_> = self.atoms.classes(ruleset.atoms(), &ruleset.wanted).into_iter().collect();
+            classes.sort_unstable();
+            for class in classes {
                 self.put_entry(*number, class, delta);
             }
         }

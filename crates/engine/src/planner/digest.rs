@@ -33,6 +33,11 @@ impl Content {
         u64::from_le_bytes(first).max(RESERVED)
     }
 
+    /// How many bytes it has so far.
+    pub(super) fn length_so_far(&self) -> usize {
+        self.0.len()
+    }
+
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
         self.0.extend_from_slice(bytes);
     }

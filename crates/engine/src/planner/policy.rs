@@ -19,6 +19,8 @@ pub(super) struct Policy {
     pub(super) subject: Selection,
     /// Of everything in it.
     pub(super) digest: Digest,
+    /// Of what it is called.
+    pub(super) id_digest: Digest,
     ingress: Option<Box<[Rule]>>,
     egress: Option<Box<[Rule]>>,
 }
@@ -83,7 +85,10 @@ impl Policy {
         let ingress = rules(strings, policy, Direction::Ingress);
         let egress = rules(strings, policy, Direction::Egress);
         let subject = strings.selection(&policy.subject);
-        Self { id, tier: policy.tier, priority: policy.priority, subject, digest, ingress, egress }
+        let mut name = Content::new("policy id");
+        name.policy_id(&id);
+        let id_digest = name.digest();
+        Self { id, tier: policy.tier, priority: policy.priority, subject, digest, id_digest, ingress, egress }
     }
 
     /// The order of evaluation ([`model::Policy::rank`]).
@@ -107,6 +112,13 @@ impl Policy {
     pub(super) fn symbols(&self) -> impl Iterator<Item = Sym> {
         let rules = self.ingress.iter().chain(&self.egress).flatten();
         self.subject.symbols().chain(rules.flat_map(Rule::symbols))
+    }
+}
+
+impl Peer {
+    /// Whether every pod of every known namespace is meant.
+    pub(super) fn is_any_pod(&self) -> bool {
+        matches!(self, Self::AnyPod)
     }
 }
 

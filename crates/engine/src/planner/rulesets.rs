@@ -1,105 +1,43 @@
 //! Rulesets: the ordered rules that apply to a pod in one direction, and what they decide about a class.
 
-use foldhash::HashMap;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use ringfence_model::{Direction, PolicyId, PortRange, Reason, Tier};
 
 use super::atoms::{AtomKey, Atoms, Wanted};
 use super::classes::Satisfied;
-use super::digest::Content;
+use super::digest::{Content, Digest};
 use super::flatten::{Keys, LAST, Step, flatten};
-use super::policy::{Peer, Peers, Policy, Ports, Rule, keys};
+use super::policy::{Action, Peer, Peers, Policy, Ports, keys};
+use super::recipe::{Recipe, is_meant};
 use super::strings::{NamedPort, Strings};
 use crate::{Block, Cause, CauseId, RulesetId};
-
-const ALL: &[(u32, u32)] = &[(0, LAST)];
-
-/// What makes a ruleset: the policies in the order of evaluation, and the subject's ports that their ingress rules
-/// name.
-#[derive(Clone, Debug)]
-pub(super) struct Recipe<'a> {
-    pub(super) direction: Direction,
-    /// All policies that select the subject.
-    pub(super) policies: &'a [Arc<Policy>],
-    /// All ports the subject declares.
-    pub(super) declared: &'a [NamedPort],
-}
-
-impl<'a> Recipe<'a> {
-    /// The policies that govern the direction.
-    fn governing(&self) -> impl Iterator<Item = (&'a Arc<Policy>, &'a [Rule])> {
-        let direction = self.direction;
-        self.policies.iter().filter_map(move |policy| Some((policy, policy.rules(direction)?)))
-    }
-
-    /// Whether no policy governs the direction.
-    pub(super) fn is_empty(&self) -> bool {
-        self.governing().next().is_none()
-    }
-
-    /// The declared ports that ingress rules name.
-    fn ports(&self) -> Box<[NamedPort]> {
-        let named = |port: &NamedPort| {
-            let names = self.governing().flat_map(|(_, rules)| rules).flat_map(|rule| rule.ports.names());
-            names.into_iter().any(|wanted| is_meant(*wanted, *port))
-        };
-        match self.direction {
-            Direction::Ingress => self.declared.iter().filter(|port| named(port)).copied().collect(),
-            Direction::Egress => Box::default(),
-        }
-    }
-
-    /// The id of the ruleset.
-    pub(super) fn id(&self, strings: &Strings) -> RulesetId {
-        let mut content = Content::new("ruleset");
-        content.number(self.direction as u8);
-        for (policy, _) in self.governing() {
-            content.bytes(&policy.digest);
-        }
-        // By name, not by number: that of a string depends on the order of events.
-        let ports = self.ports();
-        let mut ports: Vec<_> = ports.iter().map(|port| (strings.name(port.name), port.protocol, port.port)).collect();
-        ports.sort_unstable();
-        for (name, protocol, port) in ports {
-            content.text(name);
-            content.number(protocol.0);
-            content.number(port);
-        }
-        RulesetId(content.id())
-    }
-
-    /// Whether this is what `ruleset` was made of.
-    pub(super) fn made(&self, ruleset: &Ruleset) -> bool {
-        self.direction == ruleset.direction
-            && self.governing().map(|(policy, _)| policy.digest).eq(ruleset.policies.iter().map(|policy| policy.digest))
-            && self.ports() == ruleset.ports
-    }
-}
-
-fn is_meant((name, protocol): Wanted, port: NamedPort) -> bool {
-    name == port.name && protocol.is_none_or(|protocol| protocol == port.protocol)
-}
 
 /// A ruleset in use.
 #[derive(Debug)]
 pub(super) struct Ruleset {
     pub(super) id: RulesetId,
     pub(super) direction: Direction,
-    policies: Box<[Arc<Policy>]>,
-    ports: Box<[NamedPort]>,
-    /// All rules in the order of evaluation: number of the policy, number of the rule.
-    rules: Box<[(u32, u32)]>,
+    /// In the order of evaluation; all govern the direction.
+    pub(super) policies: Box<[Arc<Policy>]>,
+    /// Ports of the subject that ingress rules name.
+    pub(super) ports: Box<[NamedPort]>,
+    /// All rules in the order of evaluation.
+    rules: Box<[Flat]>,
+    /// Keys of the rules, those of one rule side by side.
+    keys: Box<[(u32, u32)]>,
     /// Which rules each atom satisfies, and whether as a pod; sorted.
     uses: Box<[Use]>,
     /// Rules that match an unknown address, and any pod; less those that never win.
     any: [Box<[u32]>; 2],
-    /// Port names of egress rules.
+    /// Port names of egress rules, sorted.
     pub(super) wanted: Box<[Wanted]>,
     /// Whether some rule speaks of every pod.
     pub(super) universal: bool,
-    isolated: Option<CauseId>,
+    /// Who denies what no rule of a NetworkPolicy accepts.
+    pub(super) isolated: Option<Isolation>,
     /// How many subjects have it.
     pub(super) subjects: u32,
     /// What it decides about [`crate::ClassId::UNKNOWN`] and [`crate::ClassId::ANY_POD`].
@@ -108,12 +46,36 @@ pub(super) struct Ruleset {
     pub(super) entries: HashMap<u32, Arc<Block>>,
 }
 
+/// A rule, as far as deciding needs it: with 10,000 of them, following pointers is what costs.
+#[derive(Clone, Copy, Debug)]
+struct Flat {
+    cause: CauseId,
+    /// First and end of its keys; of all of them at a destination without named ports.
+    keys: (u32, u32),
+    tier: Tier,
+    action: Action,
+    /// Whether it matches every address, or every pod.
+    any: [bool; 2],
+    /// Whether it is an egress rule that names ports: then its policy and position tell which.
+    named: bool,
+    policy: u32,
+    position: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Use {
     atom: u32,
     rule: u32,
     /// Not as a pod: then named ports of egress rules do not match.
     by_address: bool,
+}
+
+/// The policies that isolate the subject.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Isolation {
+    pub(super) cause: CauseId,
+    /// Of all of them.
+    pub(super) digest: Digest,
 }
 
 impl Ruleset {
@@ -125,16 +87,18 @@ impl Ruleset {
             direction: recipe.direction,
             ports: recipe.ports(),
             rules: Box::default(),
+            keys: Box::default(),
             uses: Box::default(),
             any: [Box::default(), Box::default()],
             wanted: Box::default(),
             universal: false,
-            isolated: isolated(recipe.direction, &policies),
+            isolated: Isolation::of(recipe.direction, &policies),
             subjects: 0,
             fallback: [(); 2].map(|()| Arc::new(Block::constant(false, CauseId::DEFAULT))),
             entries: HashMap::default(),
             policies,
         };
+        ruleset.flatten();
         ruleset.index(atoms, strings);
         for universal in [false, true] {
             ruleset.any[usize::from(universal)] = ruleset.winners(universal);
@@ -144,37 +108,61 @@ impl Ruleset {
         ruleset
     }
 
-    /// Numbers the rules and finds out what they look at.
-    fn index(&mut self, atoms: &mut Atoms, strings: &Strings) {
-        let (mut rules, mut uses, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
+    /// Lays out rules and keys side by side.
+    fn flatten(&mut self) {
+        let (mut rules, mut keys, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
         for (number, policy) in (0..).zip(&self.policies) {
             for (position, rule) in (0..).zip(policy.rules(self.direction).unwrap_or_default()) {
-                let ordinal = u32::try_from(rules.len()).unwrap_or(u32::MAX);
-                rules.push((number, position));
-                if self.direction == Direction::Egress {
+                let first = length(&keys);
+                match &rule.ports {
+                    Ports::Any => keys.push((0, LAST)),
+                    Ports::List { ranges, .. } => keys.extend_from_slice(ranges),
+                }
+                if self.direction == Direction::Ingress {
+                    keys.extend(resolved(rule.ports.names(), &self.ports));
+                } else {
                     wanted.extend_from_slice(rule.ports.names());
                 }
-                let Peers::List(peers) = &rule.peers else { continue };
-                for peer in peers {
-                    let (key, by_address) = match peer {
-                        Peer::AnyPod => {
-                            self.universal = true;
-                            continue;
-                        }
-                        Peer::Pods(selection) => (AtomKey::Pods(Arc::clone(selection)), false),
-                        Peer::Block(block) => (AtomKey::Block(Arc::clone(block)), true),
-                    };
-                    uses.push(Use { atom: atoms.intern(key, strings), rule: ordinal, by_address });
-                }
+                let any = matches!(rule.peers, Peers::Any);
+                let any_pod = matches!(&rule.peers, Peers::List(peers) if peers.iter().any(Peer::is_any_pod));
+                self.universal |= any_pod;
+                rules.push(Flat {
+                    cause: rule.cause,
+                    keys: (first, length(&keys)),
+                    tier: policy.tier,
+                    action: rule.action,
+                    any: [any, any || any_pod],
+                    named: self.direction == Direction::Egress && !rule.ports.names().is_empty(),
+                    policy: number,
+                    position,
+                });
+            }
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        self.rules = rules.into();
+        self.keys = keys.into();
+        self.wanted = wanted.into();
+    }
+
+    /// Finds out what its rules look at.
+    fn index(&mut self, atoms: &mut Atoms, strings: &Strings) {
+        let mut uses = Vec::new();
+        let rules = self.policies.iter().flat_map(|policy| policy.rules(self.direction).unwrap_or_default());
+        for (rule, known) in (0..).zip(rules) {
+            let Peers::List(peers) = &known.peers else { continue };
+            for peer in peers {
+                let (key, by_address) = match peer {
+                    Peer::AnyPod => continue,
+                    Peer::Pods(selection) => (AtomKey::Pods(Arc::clone(selection)), false),
+                    Peer::Block(block) => (AtomKey::Block(Arc::clone(block)), true),
+                };
+                uses.push(Use { atom: atoms.intern(key, strings), rule, by_address });
             }
         }
         uses.sort_unstable();
         uses.dedup();
-        wanted.sort_unstable();
-        wanted.dedup();
-        self.rules = rules.into();
         self.uses = uses.into();
-        self.wanted = wanted.into();
     }
 
     /// The atoms its rules look at.
@@ -182,49 +170,37 @@ impl Ruleset {
         self.uses.chunk_by(|a, b| a.atom == b.atom).map(|uses| uses[0].atom)
     }
 
-    fn rule(&self, ordinal: u32) -> (&Policy, &Rule) {
-        let (policy, position) = self.rules[ordinal as usize];
-        let policy = &self.policies[policy as usize];
-        (policy, &policy.rules(self.direction).unwrap_or_default()[position as usize])
-    }
-
     /// Rules without conditions on the peer, except those that earlier ones of their tier leave nothing to: whatever
     /// else matches, they get nothing. Rules with named ports stay, for what they match depends on the peer.
     fn winners(&self, universal: bool) -> Box<[u32]> {
         let mut open: HashMap<Tier, Keys> = HashMap::default();
-        let wins = |ordinal: &u32| {
-            let (policy, rule) = self.rule(*ordinal);
-            let matches = match &rule.peers {
-                Peers::Any => true,
-                Peers::List(peers) => universal && peers.iter().any(|peer| matches!(peer, Peer::AnyPod)),
-            };
-            let mut wins = matches && self.direction == Direction::Egress && !rule.ports.names().is_empty();
-            if matches {
-                let open = open.entry(policy.tier).or_insert_with(Keys::all);
-                for range in self.ranges(rule, &[]).iter() {
-                    open.take(*range, |_| wins = true);
-                }
+        let mut winners = Vec::new();
+        for (ordinal, rule) in (0..).zip(&self.rules) {
+            if !rule.any[usize::from(universal)] {
+                continue;
             }
-            wins
-        };
-        (0..u32::try_from(self.rules.len()).unwrap_or(u32::MAX)).filter(wins).collect()
+            let mut wins = rule.named;
+            let open = open.entry(rule.tier).or_insert_with(Keys::all);
+            for range in self.ranges(rule, &[]).iter() {
+                open.take(*range, |_| wins = true);
+            }
+            if wins {
+                winners.push(ordinal);
+            }
+        }
+        winners.into()
     }
 
     /// The keys a rule matches at a destination that declares these ports.
-    fn ranges<'a>(&'a self, rule: &'a Rule, declared: &[NamedPort]) -> Cow<'a, [(u32, u32)]> {
-        let Ports::List { ranges, names } = &rule.ports else { return Cow::Borrowed(ALL) };
-        let declared = match self.direction {
-            Direction::Ingress => &self.ports,
-            Direction::Egress => declared,
-        };
-        if names.is_empty() || declared.is_empty() {
+    fn ranges(&self, rule: &Flat, declared: &[NamedPort]) -> Cow<'_, [(u32, u32)]> {
+        let (first, end) = rule.keys;
+        let ranges = &self.keys[first as usize..end as usize];
+        if !rule.named || declared.is_empty() {
             return Cow::Borrowed(ranges);
         }
-        let resolved = names.iter().flat_map(|wanted| {
-            let meant = declared.iter().filter(|port| is_meant(*wanted, **port));
-            meant.filter_map(|port| keys(PortRange::single(port.protocol, port.port)))
-        });
-        Cow::Owned(ranges.iter().copied().chain(resolved).collect())
+        let rules = self.policies[rule.policy as usize].rules(self.direction).unwrap_or_default();
+        let names = rules[rule.position as usize].ports.names();
+        Cow::Owned(ranges.iter().copied().chain(resolved(names, declared)).collect())
     }
 
     /// What it decides about a peer.
@@ -248,50 +224,46 @@ impl Ruleset {
             ports.collect()
         };
         let steps = matching.iter().map(|(ordinal, by_address)| {
-            let (policy, rule) = self.rule(*ordinal);
+            let rule = &self.rules[*ordinal as usize];
             let ranges = self.ranges(rule, if *by_address { &[] } else { &declared });
-            Step { tier: policy.tier, action: rule.action, cause: rule.cause, ranges }
+            Step { tier: rule.tier, action: rule.action, cause: rule.cause, ranges }
         });
-        flatten(steps, self.isolated)
-    }
-
-    /// Everybody its decisions can name.
-    pub(super) fn causes(&self) -> impl Iterator<Item = (CauseId, Cause)> {
-        let rules = (0..).zip(&self.rules).map(|(ordinal, _)| {
-            let (policy, rule) = self.rule(ordinal);
-            (rule.cause, Reason::Rule(policy.reference(self.direction, rule)))
-        });
-        let isolated = self.isolated.map(|id| {
-            let policies = isolating(&self.policies).into_iter().cloned().collect();
-            (id, Reason::Isolated { direction: self.direction, policies })
-        });
-        rules.chain(isolated).chain([(CauseId::DEFAULT, Reason::Default)])
-    }
-
-    /// Their ids only.
-    pub(super) fn cause_ids(&self) -> impl Iterator<Item = CauseId> {
-        let rules = (0..).zip(&self.rules).map(|(ordinal, _)| self.rule(ordinal).1.cause);
-        rules.chain(self.isolated).chain([CauseId::DEFAULT])
+        flatten(steps, self.isolated.map(|isolation| isolation.cause))
     }
 }
 
-/// The policies that isolate the subject, sorted.
-fn isolating(policies: &[Arc<Policy>]) -> Vec<&PolicyId> {
-    let isolating = policies.iter().filter(|policy| policy.tier == Tier::NetworkPolicy);
-    let mut isolating: Vec<_> = isolating.map(|policy| &policy.id).collect();
-    isolating.sort();
-    isolating
+fn length<T>(list: &[T]) -> u32 {
+    u32::try_from(list.len()).unwrap_or(u32::MAX)
 }
 
-fn isolated(direction: Direction, policies: &[Arc<Policy>]) -> Option<CauseId> {
-    let isolating = isolating(policies);
-    if isolating.is_empty() {
-        return None;
+/// The keys of the declared ports that are meant.
+fn resolved(names: &[Wanted], declared: &[NamedPort]) -> impl Iterator<Item = (u32, u32)> {
+    names.iter().flat_map(|wanted| {
+        let meant = declared.iter().filter(|port| is_meant(*wanted, **port));
+        meant.filter_map(|port| keys(PortRange::single(port.protocol, port.port)))
+    })
+}
+
+impl Isolation {
+    fn of(direction: Direction, policies: &[Arc<Policy>]) -> Option<Self> {
+        let mut content = Content::new("isolated");
+        content.number(direction as u8);
+        let empty = content.length_so_far();
+        for policy in isolating(policies) {
+            content.bytes(&policy.id_digest);
+        }
+        let digest = content.digest();
+        (content.length_so_far() > empty).then(|| Self { cause: CauseId(content.id()), digest })
     }
-    let mut content = Content::new("isolated");
-    content.number(direction as u8);
-    for id in isolating {
-        content.policy_id(id);
+
+    /// What the cause stands for.
+    pub(super) fn reason(ruleset: &Ruleset) -> Cause {
+        let mut policies: Vec<PolicyId> = isolating(&ruleset.policies).map(|policy| policy.id.clone()).collect();
+        policies.sort_unstable();
+        Reason::Isolated { direction: ruleset.direction, policies: policies.into() }
     }
-    Some(CauseId(content.id()))
+}
+
+fn isolating(policies: &[Arc<Policy>]) -> impl Iterator<Item = &Arc<Policy>> {
+    policies.iter().filter(|policy| policy.tier == Tier::NetworkPolicy)
 }

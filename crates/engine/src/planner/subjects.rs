@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use ringfence_model::Direction;
 
+use super::Planner;
 use super::atoms::AtomKey;
 use super::pods::{Applied, Enforced};
 use super::policy::Policy;
-use super::rulesets::{Recipe, Ruleset};
+use super::recipe::Recipe;
+use super::rulesets::Ruleset;
 use super::strings::{Namespaces, Sym, matches};
-use super::{Planner, Rulesets};
-use crate::{CauseId, ClassId, Delta, EntryKey};
+use crate::{ClassId, Delta, EntryKey};
 
 /// What became of rulesets in a commit, by number.
 #[derive(Debug, Default)]
@@ -131,7 +132,8 @@ impl Planner {
             return Applied::Ruleset(number, id);
         }
         let mut ruleset = Ruleset::new(&recipe, id, &mut self.atoms, &self.strings);
-        if !self.rulesets.add_causes(&ruleset, delta) {
+        if self.rulesets.causes.add(&ruleset, delta).is_err() {
+            self.rulesets.causes.remove(&ruleset, delta);
             return Applied::Conflict;
         }
         ruleset.subjects = 1;
@@ -184,7 +186,7 @@ impl Planner {
             gone(ClassId::UNKNOWN);
             gone(ClassId::ANY_POD);
             ruleset.entries.keys().for_each(|class| gone(self.classes[*class].id));
-            delta.delete_causes.extend(self.rulesets.remove_causes(&ruleset));
+            self.rulesets.causes.remove(&ruleset, delta);
             for atom in ruleset.atoms() {
                 let rulesets = &mut self.atoms[atom].rulesets;
                 rulesets.retain(|other| other != number);
@@ -264,38 +266,5 @@ impl Planner {
             }
             Namespaces::Matching(_) => self.namespaces.keys().copied().collect(),
         }
-    }
-}
-
-impl Rulesets {
-    /// Counts what a ruleset names; false, and nothing is counted, if an id stands for something else already.
-    fn add_causes(&mut self, ruleset: &Ruleset, delta: &mut Delta) -> bool {
-        let causes: Vec<_> = ruleset.causes().collect();
-        if causes.iter().any(|(id, cause)| self.causes.get(id).is_some_and(|(known, _)| known != cause)) {
-            return false;
-        }
-        for (id, cause) in causes {
-            let (_, count) = self.causes.entry(id).or_insert_with(|| {
-                delta.put_causes.push((id, cause.clone()));
-                (cause, 0)
-            });
-            *count += 1;
-        }
-        true
-    }
-
-    /// Counts them no more; returns those that nothing names any more.
-    fn remove_causes(&mut self, ruleset: &Ruleset) -> Vec<CauseId> {
-        let mut gone = Vec::new();
-        for id in ruleset.cause_ids() {
-            if let Some((_, count)) = self.causes.get_mut(&id) {
-                *count -= 1;
-                if *count == 0 {
-                    self.causes.remove(&id);
-                    gone.push(id);
-                }
-            }
-        }
-        gone
     }
 }
