@@ -39,7 +39,7 @@ fn sections(page: &str, cluster: &str) -> Vec<Section> {
                 levels.push(current.manifests.clone());
                 sections.push(std::mem::take(&mut current));
                 levels.truncate(level.min(levels.len()));
-                current.title = line.trim_start_matches('#').trim().to_owned();
+                line.trim_start_matches('#').trim().clone_into(&mut current.title);
                 current.manifests.clone_from(levels.last().expect("the cluster is there"));
             }
             _ if line.starts_with('|') => {
@@ -134,7 +134,7 @@ fn all_pages_are_true() {
     let mut pages: Vec<_> = std::fs::read_dir(&directory)
         .expect("the pages are there")
         .map(|entry| entry.expect("a page").file_name().into_string().expect("a name"))
-        .filter(|name| name.ends_with(".md"))
+        .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "md"))
         .collect();
     pages.sort();
     let cluster = sections(&read("README.md"), "").pop().expect("the cluster").manifests;
