@@ -224,6 +224,8 @@ async fn questions_about_the_cluster() {
     }
     assert_eq!(kubectl.run("auth can-i create pods").await, "yes\n");
     assert_eq!(kubectl.run("get --raw /readyz").await, "ok");
+    let explained = kubectl.run("explain networkpolicy.spec.ingress.ports").await;
+    assert!(explained.contains("endPort") && explained.contains("<integer>"), "{explained}");
     assert!(kubectl.run("describe service kubernetes").await.contains("10.89.0.1:6443"));
     kubectl.run("create deployment web --image=nginx --replicas=2").await;
     kubectl.run("rollout status deployment/web --timeout=30s").await;

@@ -22,15 +22,19 @@ const MAGIC: &[u8] = b"k8s\0";
 /// Messages within messages; the deepest of the API has half of it.
 const DEPTH: usize = 32;
 
-struct Field {
-    name: &'static str,
+/// A field of a message.
+pub(crate) struct Field {
+    /// As JSON names it; empty for what is part of its message.
+    pub(crate) name: &'static str,
     optional: bool,
-    shape: Shape,
-    kind: &'static str,
+    pub(crate) shape: Shape,
+    /// A message, a scalar or (with `@`) a type with a JSON form of its own.
+    pub(crate) kind: &'static str,
 }
 
+/// How often a field is there.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Shape {
+pub(crate) enum Shape {
     One,
     List,
     Map,
@@ -58,6 +62,21 @@ fn message(fields: &'static str) -> Message {
     fields.split_whitespace().filter_map(field).collect()
 }
 
+/// The message of a kind.
+pub(crate) fn message_of(group: &str, kind: &str) -> String {
+    match group.split('.').next().unwrap_or_default() {
+        "" | "apps" => kind.to_owned(),
+        group => format!("{group}.{kind}"),
+    }
+}
+
+/// The fields of a message, by name.
+pub(crate) fn fields_of(message: &str) -> Vec<&'static Field> {
+    let mut fields: Vec<_> = MESSAGES.get(message).into_iter().flat_map(HashMap::values).collect();
+    fields.sort_by_key(|field| field.name);
+    fields
+}
+
 /// Reads an object with its envelope, which tells its kind.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Value, String> {
     let envelope = bytes.strip_prefix(MAGIC).ok_or("the protobuf envelope is missing")?;
@@ -78,11 +97,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Value, String> {
         }
     }
     let group = api_version.rsplit_once('/').map_or("", |(group, _)| group);
-    let name = match group.split('.').next().unwrap_or_default() {
-        _ if kind == "DeleteOptions" => kind.clone(),
-        "" | "apps" => kind.clone(),
-        group => format!("{group}.{kind}"),
-    };
+    let name = if kind == "DeleteOptions" { kind.clone() } else { message_of(group, &kind) };
     let mut value = object(&name, raw, DEPTH)?;
     value["apiVersion"] = api_version.into();
     value["kind"] = kind.into();

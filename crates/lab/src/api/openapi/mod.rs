@@ -1,12 +1,15 @@
 //! OpenAPI version 3, as far as clients need it: which operations there are and what parameters they take.
 //!
-//! Fields are validated by the server, so schemas only name the kinds. The strategic merge patch is left out of what
+//! Fields are validated by the server, so schemas only tell their names and types. The strategic merge patch is left out of what
 //! is accepted, so that clients merge by the rules they carry, which know every field's merge key.
+
+mod schemas;
 
 use serde_json::{Map, Value, json};
 
 use super::discovery::named_groups;
 use super::kinds::{KINDS, Kind};
+use super::protobuf;
 use super::status::ApiError;
 
 /// `/openapi/v3`: where the document of each group is.
@@ -29,18 +32,24 @@ pub(crate) fn document(name: &str) -> Result<Value, ApiError> {
     if !group.is_empty() && !named_groups().any(|known| known == group) {
         return Err(ApiError::unknown_path());
     }
-    let (mut paths, mut schemas) = (Map::new(), Map::new());
+    let (mut paths, mut components) = (Map::new(), Map::new());
     for kind in KINDS.iter().filter(|kind| kind.group == group) {
         let base = if kind.namespaced { format!("/{name}/namespaces/{{namespace}}") } else { format!("/{name}") };
         paths.insert(format!("{base}/{}", kind.plural), collection(kind));
         paths.insert(format!("{base}/{}/{{name}}", kind.plural), object(kind));
-        schemas.insert(schema_name(kind), schema(kind));
+        let message = protobuf::message_of(kind.group, kind.kind);
+        schemas::add(&message, &mut components);
+        let schema = &mut components[&schemas::name(&message)];
+        schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);
+        for field in ["apiVersion", "kind"] {
+            schema["properties"][field] = json!({ "type": "string" });
+        }
     }
     Ok(json!({
         "openapi": "3.0.0",
         "info": { "title": "Ringfence lab", "version": env!("CARGO_PKG_VERSION") },
         "paths": paths,
-        "components": { "schemas": schemas },
+        "components": { "schemas": components },
     }))
 }
 
@@ -48,28 +57,12 @@ fn gvk(kind: &Kind) -> Value {
     json!({ "group": kind.group, "version": kind.version, "kind": kind.kind })
 }
 
-fn schema_name(kind: &Kind) -> String {
-    let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
-    format!("io.k8s.api.{group}.{}.{}", kind.version, kind.kind)
-}
-
-fn schema(kind: &Kind) -> Value {
-    json!({
-        "type": "object",
-        "properties": {
-            "apiVersion": { "type": "string" }, "kind": { "type": "string" }, "metadata": { "type": "object" },
-        },
-        "x-kubernetes-preserve-unknown-fields": true,
-        "x-kubernetes-group-version-kind": [gvk(kind)],
-    })
-}
-
 fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
     let parameters: Vec<_> = parameters
         .iter()
         .map(|name| json!({ "name": name, "in": "query", "schema": { "type": "string", "uniqueItems": true } }))
         .collect();
-    let reference = json!({ "$ref": format!("#/components/schemas/{}", schema_name(kind)) });
+    let reference = json!({ "$ref": format!("#/components/schemas/{}", schemas::name(&protobuf::message_of(kind.group, kind.kind))) });
     json!({
         "operationId": format!("{action}{}{}", kind.version.to_uppercase(), kind.kind),
         "parameters": parameters,
