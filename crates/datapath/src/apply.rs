@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ringfence_engine::{Block, CauseId, Delta, EntryKey, PeerClass, RulesetId};
+use ringfence_engine::{Block, CauseId, ClassId, Delta, EntryKey, PeerClass, RulesetId};
 
 use crate::abi::{
     Address, BreakpointValue, ConfigValue, CounterValue, EndpointValue, EntryKeyRaw, EntryValue, InterfaceValue,
@@ -99,34 +99,25 @@ impl Maps {
         }
         state.gates = self.gates.dump()?.iter().filter_map(|(key, _)| key.net()).collect();
         state.causes = self.counters.keys().into_iter().map(CauseId).collect();
+        state.owners = self.interfaces.dump()?.into_iter().collect();
         self.read_entries(&mut state)?;
         Ok(state)
     }
 
     fn read_entries(&self, state: &mut State) -> Result<(), ApplyError> {
-        for (raw, value) in self.entries.dump()? {
-            if value != EntryValue::new(raw, value.start, value.count) {
-                continue;
-            }
+        let entries = self.entries.dump()?;
+        let sound = entries.iter().filter(|(raw, value)| *value == EntryValue::new(*raw, value.start, value.count));
+        let slices = sound.clone().map(|(_, value)| value.start as usize + value.count as usize);
+        let points = self.breakpoints.dump_first(slices.max().unwrap_or(0))?;
+        for (raw, value) in sound {
             let slice = Slice { start: value.start, count: value.count };
-            let Some(block) = self.read_block(slice)? else { continue };
+            let Some(block) = read_block(&points, slice) else { continue };
             if let Some(block) = state.slices.adopt(block, slice) {
-                let key = EntryKey { ruleset: RulesetId(raw.ruleset), class: ringfence_engine::ClassId(raw.class) };
+                let key = EntryKey { ruleset: RulesetId(raw.ruleset), class: ClassId(raw.class) };
                 state.entries.insert(key, block);
             }
         }
         Ok(())
-    }
-
-    fn read_block(&self, slice: Slice) -> Result<Option<Block>, ApplyError> {
-        let mut points = Vec::new();
-        for index in (slice.start..).take(slice.count as usize) {
-            let Some(point) = self.breakpoints.get(&index)? else { return Ok(None) };
-            points.push(point);
-        }
-        let sorted = points.first().is_some_and(|first| first.key == 0) && points.is_sorted_by_key(|p| p.key);
-        let block = sorted.then(|| Block::from_sorted(points.iter().copied().map(Into::into)));
-        Ok(block.filter(|block| block.breakpoints().len() == points.len()))
     }
 
     /// Carries out a change. With [`ApplyError::NoCapacity`] nothing has been touched.
@@ -291,7 +282,7 @@ impl Maps {
         if pairs.is_empty() { Ok(()) } else { self.configure(|_| ()) }
     }
 
-    fn put_interfaces(&self, state: &State) -> Result<(), ApplyError> {
+    fn put_interfaces(&self, state: &mut State) -> Result<(), ApplyError> {
         let mut wanted = HashMap::new();
         for address in state.endpoints.keys() {
             if let Some(interface) = state.interfaces.get(address) {
@@ -300,15 +291,26 @@ impl Maps {
                     .or_insert_with(|| InterfaceValue::new(interface.index, (*address).into()));
             }
         }
-        let held: HashMap<_, _> = self.interfaces.dump()?.into_iter().collect();
+        let held = &state.owners;
         let new = wanted.iter().filter(|(index, value)| held.get(index) != Some(value));
         self.interfaces.put_all(&new.map(|(index, value)| (*index, *value)).collect::<Vec<_>>())?;
-        held.keys().filter(|index| !wanted.contains_key(index)).try_for_each(|index| self.interfaces.delete(index))
+        held.keys().filter(|index| !wanted.contains_key(index)).try_for_each(|index| self.interfaces.delete(index))?;
+        state.owners = wanted;
+        Ok(())
     }
 }
 
+/// The block of a slice; none if what lies there is not one.
+fn read_block(points: &[(u32, BreakpointValue)], slice: Slice) -> Option<Block> {
+    let start = slice.start as usize;
+    let points = points.get(start..start.checked_add(slice.count as usize)?)?;
+    let sound = points.first()?.1.key == 0 && points.is_sorted_by_key(|(_, point)| point.key);
+    let block = sound.then(|| Block::from_sorted(points.iter().map(|(_, point)| (*point).into())))?;
+    (block.breakpoints().len() == points.len()).then_some(block)
+}
+
 fn class(class: u64, fallback: u64) -> PeerClass {
-    PeerClass { class: ringfence_engine::ClassId(class), fallback: ringfence_engine::ClassId(fallback) }
+    PeerClass { class: ClassId(class), fallback: ClassId(fallback) }
 }
 
 /// Finds room for all blocks of a change, or for none.

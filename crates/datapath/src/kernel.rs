@@ -1,8 +1,10 @@
 //! The few system calls that no library wraps.
 
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
 use std::time::Duration;
 
+use libbpf_rs::{MapCore as _, MapHandle, libbpf_sys};
 use nix::errno::Errno;
 use nix::libc;
 
@@ -21,5 +23,46 @@ pub(crate) fn grace_period() {
     if result != 0 {
         tracing::debug!(error = %Errno::last(), "membarrier is refused, waiting instead");
         thread::sleep(LONG_ENOUGH);
+    }
+}
+
+/// One call of `BPF_MAP_LOOKUP_BATCH`. Fills `keys` and `values` from the front and returns how many elements there
+/// are and whether they were the last. `token` says where to go on; `from_start` where there is none yet.
+///
+/// The library's iterator takes a batch that is not full for the last one; of a hash map any may be.
+///
+/// # Errors
+/// `ENOSPC` if the buffers are too small for the next bucket of a hash map.
+#[expect(unsafe_code, reason = "the library's iterator over batches ends too early")]
+pub(crate) fn lookup_batch(
+    map: &MapHandle,
+    from_start: bool,
+    token: &mut [u8],
+    keys: &mut [u8],
+    values: &mut [u8],
+) -> Result<(usize, bool), Errno> {
+    let (key, value) = (map.key_size() as usize, map.value_size() as usize);
+    assert!(token.len() >= key.max(size_of::<u32>()), "the token has the size of a key, or of a bucket's number");
+    let mut count = u32::try_from((keys.len() / key).min(values.len() / value)).unwrap_or(u32::MAX);
+    let options =
+        libbpf_sys::bpf_map_batch_opts { sz: size_of::<libbpf_sys::bpf_map_batch_opts>() as _, ..Default::default() };
+    let start = if from_start { std::ptr::null_mut() } else { token.as_mut_ptr() };
+    // SAFETY: the kernel writes at most `count` keys and values, for which there is room, and a token that is no
+    // longer than asserted; it reads a token from the same memory before it writes it.
+    let result = unsafe {
+        libbpf_sys::bpf_map_lookup_batch(
+            map.as_fd().as_raw_fd(),
+            start.cast(),
+            token.as_mut_ptr().cast(),
+            keys.as_mut_ptr().cast(),
+            values.as_mut_ptr().cast(),
+            &raw mut count,
+            &raw const options,
+        )
+    };
+    match result {
+        0 => Ok((count as usize, false)),
+        _ if Errno::from_raw(-result) == Errno::ENOENT => Ok((count as usize, true)),
+        _ => Err(Errno::from_raw(-result)),
     }
 }

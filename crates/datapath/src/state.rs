@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_engine::{Block, CauseId, Delta, EntryKey, PeerClass, Plan, RulesetId};
 
+use crate::abi::InterfaceValue;
 use crate::slices::Slices;
 
 /// The rulesets of an endpoint.
@@ -36,6 +37,8 @@ pub(crate) struct Interface {
 pub(crate) struct State {
     pub(crate) endpoints: BTreeMap<IpAddr, Rulesets>,
     pub(crate) interfaces: HashMap<IpAddr, Interface>,
+    /// The content of the map `interfaces`.
+    pub(crate) owners: HashMap<u32, InterfaceValue>,
     pub(crate) peers: HashMap<IpNet, PeerClass>,
     pub(crate) entries: HashMap<EntryKey, Arc<Block>>,
     pub(crate) causes: HashSet<CauseId>,

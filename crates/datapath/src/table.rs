@@ -6,8 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use libbpf_rs::{ErrorKind, MapCore as _, MapFlags, MapHandle};
+use nix::errno::Errno;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
+use crate::kernel::lookup_batch;
 use crate::{ApplyError, Error};
 
 /// How many elements go to the kernel in one call.
@@ -91,11 +93,33 @@ where
 
     /// Everything in the map.
     pub(crate) fn dump(&self) -> Result<Vec<(K, V)>, ApplyError> {
+        self.dump_first(usize::MAX)
+    }
+
+    /// At least the first so many elements.
+    pub(crate) fn dump_first(&self, enough: usize) -> Result<Vec<(K, V)>, ApplyError> {
         let mut all = Vec::new();
-        for key in self.handle.keys() {
-            let Ok(key) = K::read_from_bytes(&key) else { continue };
-            if let Some(value) = self.get(&key)? {
-                all.push((key, value));
+        let mut token = vec![0; size_of::<K>().max(size_of::<u32>())];
+        let mut room = BATCH;
+        let mut begun = false;
+        while all.len() < enough {
+            let (mut keys, mut values) = (vec![0; room * size_of::<K>()], vec![0; room * size_of::<V>()]);
+            match lookup_batch(&self.handle, !begun, &mut token, &mut keys, &mut values) {
+                Ok((count, last)) => {
+                    let keys = keys.chunks_exact(size_of::<K>()).map(K::read_from_bytes);
+                    let values = values.chunks_exact(size_of::<V>()).map(V::read_from_bytes);
+                    all.extend(keys.zip(values).take(count).filter_map(|(key, value)| Some((key.ok()?, value.ok()?))));
+                    if last {
+                        break;
+                    }
+                    begun = true;
+                }
+                Err(Errno::ENOSPC) => room *= 2,
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Err(error) => {
+                    let error = libbpf_rs::Error::from_raw_os_error(error as i32);
+                    return Err(self.error("read the elements", error));
+                }
             }
         }
         Ok(all)
