@@ -186,6 +186,8 @@ pub(crate) fn start(core: Handle) -> std::io::Result<Sender<Nudge>> {
 
 #[cfg(test)]
 mod tests {
+    use ringfence_netns::{Namespace, Route, VethEnd};
+
     use super::*;
 
     fn link(index: u32, name: &str, controller: Option<u32>) -> Link {
@@ -203,5 +205,62 @@ mod tests {
             (other, vec!["cni0".to_owned(), "veth-gone".to_owned()]),
         ]);
         assert_eq!(bridge_ports(&[address, other], &names, &links), BTreeMap::from([(address, 9)]));
+    }
+
+    /// A namespace that goes with the test.
+    struct Scratch(Namespace);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            Self(Namespace::create(&format!("rf-agent-test-{}-{name}", std::process::id())).unwrap())
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            Namespace::delete(self.0.name()).unwrap();
+        }
+    }
+
+    #[test]
+    fn routed_pods_are_found_by_their_route_and_bridged_ones_by_what_the_plugin_wrote() {
+        let root = nix::unistd::geteuid().is_root();
+        assert!(root || std::env::var_os("CI").is_none(), "CI must run this as root");
+        if !root {
+            println!("skipped: needs root");
+            return;
+        }
+        let (host, pods) = (Scratch::new("host"), Scratch::new("pods"));
+        let mut netlink = host.0.netlink().unwrap();
+        for (here, there) in [("routed", "eth0"), ("port", "eth1")] {
+            let here = VethEnd { name: here, namespace: &host.0 };
+            netlink.add_veth(here, VethEnd { name: there, namespace: &pods.0 }, None).unwrap();
+            netlink.set_up(here.name).unwrap();
+        }
+        netlink.set_route(&Route::direct("10.244.0.7/32".parse().unwrap(), "routed")).unwrap();
+        netlink.set_route(&Route::direct("fd00:10:244::7/128".parse().unwrap(), "routed")).unwrap();
+        let results = std::env::temp_dir().join(format!("ringfence-results-{}", std::process::id()));
+        let local = BTreeSet::from(["10.244.0.7", "fd00:10:244::7"].map(|address| address.parse().unwrap()));
+        let routed = netlink.link_index("routed").unwrap();
+        let found = host.0.run(|| find(&local, &results)).unwrap().unwrap();
+        assert_eq!(found.interfaces, local.iter().map(|address| (*address, routed)).collect());
+        assert!(!found.bridged);
+
+        netlink.add_bridge("cni0").unwrap();
+        netlink.set_controller("port", "cni0").unwrap();
+        netlink.set_up("cni0").unwrap();
+        netlink.set_route(&Route::direct("10.244.1.0/24".parse().unwrap(), "cni0")).unwrap();
+        let local = BTreeSet::from(["10.244.1.8".parse().unwrap()]);
+        let found = host.0.run(|| find(&local, &results)).unwrap().unwrap();
+        assert_eq!((found.interfaces.len(), found.bridged), (0, true), "unknown, and perhaps on the bridge");
+        std::fs::create_dir_all(&results).unwrap();
+        let result = r#"{"result": {"interfaces": [{"name": "cni0"}, {"name": "port"}, {"name": "eth1", "sandbox": "/x"}],
+            "ips": [{"address": "10.244.1.8/24", "interface": 2}]}}"#;
+        std::fs::write(results.join("bridge-x-eth0"), result).unwrap();
+        let found = host.0.run(|| find(&local, &results)).unwrap().unwrap();
+        std::fs::remove_dir_all(&results).unwrap();
+        let port = netlink.link_index("port").unwrap();
+        assert_eq!(found.interfaces, local.iter().map(|address| (*address, port)).collect());
+        assert!(found.bridged);
     }
 }
