@@ -48,6 +48,9 @@ fn deltas_add_up_to_the_plan_of_a_fresh_planner() {
                     feed(&mut planner, &event);
                 }
                 planner.commit().iter().for_each(|delta| folded.apply(delta));
+                if rng.percent(30) {
+                    planner.sweep_now();
+                }
                 assert_eq!(folded, planner.plan(), "deltas, seed {seed}, step {step}");
                 if step % 10 == 9 {
                     assert_eq!(folded, fresh(&scope, shuffled(rng, &world)), "fresh, seed {seed}, step {step}");
@@ -90,6 +93,9 @@ fn events_of_different_objects_commute() {
                     *position += 1;
                     if rng.percent(30) {
                         planner.commit();
+                        if rng.percent(50) {
+                            planner.sweep_now();
+                        }
                     }
                 }
                 planner.commit();

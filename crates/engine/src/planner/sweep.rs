@@ -25,6 +25,13 @@ impl Planner {
         }
     }
 
+    /// Sweeps at once, for tests: of its own accord a commit does that only now and then. Nothing may be marked, so
+    /// call it right after a commit.
+    #[cfg(feature = "testing")]
+    pub fn sweep_now(&mut self) {
+        self.sweep();
+    }
+
     /// Forgets what nothing uses.
     pub(super) fn sweep(&mut self) {
         let live: HashSet<u32> = self.pods.identities.iter().map(|(_, identity)| identity.class).collect();
