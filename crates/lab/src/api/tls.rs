@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -72,7 +72,7 @@ impl Pki {
             return Ok(pki);
         }
         let pki = Self::generate(names)?;
-        fs::create_dir_all(directory).map_err(failed)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
         pki.write(directory).map_err(failed)?;
         fs::write(names_file, wanted).map_err(failed)?;
         Ok(pki)
