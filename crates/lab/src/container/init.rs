@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -34,6 +35,8 @@ fn run(directory: &Path, root: &Path) -> io::Result<i32> {
     // As the first process of its namespace it gets no signal it does not ask for. Blocked ones wait to be asked for.
     SigSet::all().thread_block()?;
     let config = ContainerDirectory::at(directory).config()?;
+    // Changing the root changes it for all processes of a mount namespace: the shim must keep the machine's.
+    unshare(CloneFlags::CLONE_NEWNS).map_err(root::context("make a mount namespace"))?;
     root::enter(root)?;
     let main = start(&config)?;
     reap_until(main)
