@@ -67,6 +67,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("{}", fs::read_to_string(self.directory.join("serve.log")).unwrap_or_default());
+        }
         let down = self.command(&["lab", "down"]);
         if !down.status.success() {
             println!("lab down: {}", String::from_utf8_lossy(&down.stderr));
@@ -221,8 +224,8 @@ fn a_lab_serves_pods_services_and_names_and_leaves_nothing() {
     lab.ask(&["run", "crash", "--image=busybox", "--", "false"]);
     until(
         "restarts",
-        || lab.get(&["pod", "crash"])["status"]["containerStatuses"][0]["restartCount"].as_i64(),
-        |count| count.is_some_and(|count| count >= 1),
+        || lab.get(&["pod", "crash"])["status"].clone(),
+        |status| status["containerStatuses"][0]["restartCount"].as_i64().is_some_and(|count| count >= 1),
     );
 
     // The process that serves is killed: pods go on, and a new one takes over.

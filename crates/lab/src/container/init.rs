@@ -87,6 +87,10 @@ pub(super) fn not_started(command: &[String], cause: &io::Error) -> io::Error {
 /// Passes signals to the command and collects ended processes until the command itself ends.
 fn reap_until(main: Pid) -> io::Result<i32> {
     let all = SigSet::all();
+    // A command that ended at once may have done so while the thread that started it took the signal.
+    if let Some(code) = reap(main)? {
+        return Ok(code);
+    }
     loop {
         match all.wait() {
             Ok(Signal::SIGCHLD) => {

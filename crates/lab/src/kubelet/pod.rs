@@ -306,7 +306,7 @@ impl PodContext {
     async fn tell_until_heard(&self) {
         let mut pause = Duration::from_millis(100);
         while let Err(error) = self.tell_status().await {
-            tracing::debug!(pod = self.first.name_any(), error, "status not told");
+            tracing::info!(pod = self.first.name_any(), error, "status not told yet");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
@@ -320,8 +320,9 @@ impl PodContext {
         let name = self.first.name_any();
         match self.api().patch_status(&name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             Ok(_) => Ok(()),
-            // Gone or replaced: nobody is left to tell.
-            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            // Gone, or replaced by another of the same name: nobody is left to tell.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(_) if self.sight.borrow().is_none() => Ok(()),
             Err(error) => Err(error.to_string()),
         }
     }
@@ -376,7 +377,7 @@ impl PodContext {
             }
             match self.api().delete(&name, &parameters).await {
                 Ok(_) => return,
-                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return,
+                Err(kube::Error::Api(status)) if status.code == 404 => return,
                 Err(error) => tracing::debug!(%error, pod = name, "pod not deleted from the API"),
             }
             tokio::time::sleep(pause).await;
