@@ -90,9 +90,9 @@ fn bounds(deployment: &Value, wanted: i64) -> (i64, i64) {
     let number = |field: &str, up: bool| {
         let value = &deployment["spec"]["strategy"]["rollingUpdate"][field];
         match value.as_str().and_then(|text| text.strip_suffix('%')).and_then(|text| text.parse::<i64>().ok()) {
-            Some(percent) if up => (wanted * percent + 99) / 100,
-            Some(percent) => wanted * percent / 100,
-            None => value.as_i64().unwrap_or_default(),
+            Some(percent) if up => (wanted * percent.clamp(0, 10_000) + 99) / 100,
+            Some(percent) => wanted * percent.clamp(0, 10_000) / 100,
+            None => value.as_i64().unwrap_or_default().max(0),
         }
     };
     match (number("maxSurge", true), number("maxUnavailable", false)) {

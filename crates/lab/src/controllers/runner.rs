@@ -1,6 +1,7 @@
 //! The loop of every controller: changes name the objects to look at again, each is looked at once for all of them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -40,13 +41,20 @@ pub(super) trait Controller: Send + Sync + 'static {
     fn reconcile(&self, cluster: &Cluster, key: &Key) -> Result<Option<Duration>, ApiError>;
 }
 
-/// Starts a controller.
+/// Starts a controller. One that panics is started again: an object that nobody foresaw must not stop the others.
 pub(super) fn spawn<C: Controller>(cluster: &Cluster, controller: C, stop: &CancellationToken) {
-    let (cluster, stop) = (cluster.clone(), stop.clone());
+    let (cluster, stop, controller) = (cluster.clone(), stop.clone(), Arc::new(controller));
     tokio::spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = run(&cluster, &controller) => {}
+        loop {
+            let task = tokio::spawn(run(cluster.clone(), Arc::clone(&controller)));
+            let abort = task.abort_handle();
+            tokio::select! {
+                () = stop.cancelled() => return abort.abort(),
+                ended = task => if let Err(error) = ended {
+                    tracing::error!(controller = C::NAME, %error, "a controller failed and begins anew");
+                }
+            }
+            tokio::time::sleep(RETRY).await;
         }
     });
 }
@@ -88,7 +96,8 @@ impl Queue {
     }
 }
 
-async fn run<C: Controller>(cluster: &Cluster, controller: &C) {
+async fn run<C: Controller>(cluster: Cluster, controller: Arc<C>) {
+    let (cluster, controller) = (&cluster, &*controller);
     let mut queue = Queue::default();
     // A controller that lagged too far behind is cut off by the store, and begins anew.
     loop {

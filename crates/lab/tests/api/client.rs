@@ -79,6 +79,13 @@ async fn what_is_not_there_is_not_found() {
     );
     let immortal = Api::<Namespace>::all(client.clone()).delete("default", &DeleteParams::default()).await;
     assert_eq!(refusal(immortal).reason, "Forbidden");
+    let request =
+        http::Request::delete("/api/v1/namespaces/default/configmaps?labelSelector=%ff%zz").body(Vec::new()).unwrap();
+    assert_eq!(
+        refusal(client.request::<Value>(request).await).code,
+        400,
+        "a selector that cannot be read selects nothing"
+    );
     let request = http::Request::post("/api/v1/configmaps").body(b"{}".to_vec()).unwrap();
     assert_eq!(refusal(client.request::<Value>(request).await).reason, "MethodNotAllowed");
     let request =
@@ -272,4 +279,56 @@ async fn lists_come_in_pages_of_one_moment_and_by_selectors() {
     assert_eq!(unknown.code, 400);
     api.delete_collection(&DeleteParams::default(), &ListParams::default().labels("even=false")).await.unwrap();
     assert_eq!(api.list(&mine).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test]
+async fn bodies_of_any_shape_are_answered() {
+    let (_server, client, _) = configs().await;
+    let bodies = [
+        "[]",
+        "null",
+        "1",
+        "\"x\"",
+        "{",
+        "{\"metadata\":[]}",
+        "{\"metadata\":{\"labels\":[]},\"spec\":1}",
+        "{\"spec\":[{}]}",
+    ];
+    let collections = [
+        "api/v1/namespaces",
+        "api/v1/nodes",
+        "api/v1/namespaces/default/pods",
+        "api/v1/namespaces/default/services",
+        "apis/apps/v1/namespaces/default/deployments",
+        "apis/networking.k8s.io/v1/namespaces/default/networkpolicies",
+        "apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+        "apis/events.k8s.io/v1/namespaces/default/events",
+        "apis/authorization.k8s.io/v1/selfsubjectaccessreviews",
+    ];
+    let types = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+    let patches = ["json-patch+json", "merge-patch+json", "strategic-merge-patch+json", "apply-patch+yaml"];
+    let send = async |method: &str, path: String, kind: String, body: &str| {
+        let request = http::Request::builder().method(method).uri(path).header("content-type", kind);
+        client.send(request.body(body.as_bytes().to_vec().into()).unwrap()).await.unwrap().status().as_u16()
+    };
+    for body in bodies {
+        for collection in collections {
+            for kind in types {
+                let code = send("POST", format!("/{collection}"), kind.into(), body).await;
+                assert!(code < 500, "{code} for {body} as {kind} to {collection}");
+            }
+        }
+        for kind in patches {
+            for path in [
+                "/api/v1/namespaces/default",
+                "/api/v1/namespaces/default/services/kubernetes",
+                "/api/v1/namespaces/default/status",
+            ] {
+                let code =
+                    send("PATCH", format!("{path}?fieldManager=x&dryRun=All"), format!("application/{kind}"), body)
+                        .await;
+                assert!(code < 500, "{code} for {body} as {kind} to {path}");
+            }
+        }
+    }
 }

@@ -87,7 +87,7 @@ async fn serve(app: &App, path: Path, request: Request) -> Result<Response, ApiE
 }
 
 async fn resource(app: &App, path: ResourcePath, request: Request) -> Result<Response, ApiError> {
-    let query = Query::of(request.uri());
+    let query = Query::of(request.uri())?;
     match path.subresource {
         Some(Subresource::Exec) => return exec::exec(app, &path, &query, request).await,
         Some(Subresource::Log) => return logs::logs(app, &path, &query).await,

@@ -11,9 +11,10 @@ use crate::store::selector::{FieldSelector, LabelSelector};
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    pub(super) fn of(uri: &Uri) -> Self {
+    /// Those of a request. What cannot be read is refused: a selector that is dropped would select everything.
+    pub(super) fn of(uri: &Uri) -> Result<Self, ApiError> {
         let parsed = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri);
-        Self(parsed.map(|query| query.0).unwrap_or_default())
+        parsed.map(|query| Self(query.0)).map_err(|error| ApiError::bad_request(error.to_string()))
     }
 
     /// The first value of a parameter, if it is not empty.

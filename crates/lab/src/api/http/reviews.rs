@@ -23,6 +23,9 @@ pub(super) async fn create(group: &str, resource: &str, request: Request) -> Res
         return Err(ApiError::method_not_allowed());
     }
     let mut review = body::object(request).await?.unwrap_or_else(|| json!({}));
+    if !review.is_object() {
+        return Err(ApiError::bad_request("the body of the request must be an object"));
+    }
     review["apiVersion"] = format!("{group}/v1").into();
     review["kind"] = (*kind).into();
     review["status"] = status(kind);
