@@ -56,6 +56,8 @@ fn declarations(text: &str) -> Vec<Declaration> {
             && visibility.iter().all(|word| word.starts_with("pub") || word.ends_with(')') || *word == "in")
             && let Some(name) = name.strip_suffix(';')
         {
+            // `mod r#loop;` is in loop.rs.
+            let name = name.strip_prefix("r#").unwrap_or(name);
             found.push(Declaration { name: name.to_owned(), path: path.take() });
         }
     }
@@ -91,12 +93,13 @@ mod tests {
     #[test]
     fn declared_files_are_found() {
         let files: &[(&str, &str)] = &[
-            ("a/src/lib.rs", "mod b;\npub(crate) mod c;\n#[cfg(test)]\nmod d;\npub(in crate::x) mod e;"),
+            ("a/src/lib.rs", "mod b;\npub(crate) mod c;\n#[cfg(test)]\nmod d;\npub(in crate::x) mod e;\nmod r#loop;"),
             ("a/src/b.rs", "#[path = \"../odd/f.rs\"]\nmod g;"),
             ("a/src/c/mod.rs", "pub mod h;"),
             ("a/src/c/h.rs", ""),
             ("a/src/d.rs", ""),
             ("a/src/e.rs", ""),
+            ("a/src/loop.rs", ""),
             ("a/odd/f.rs", ""),
             ("a/tests/it.rs", "mod common;"),
             ("a/tests/common/mod.rs", ""),
