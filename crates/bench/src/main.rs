@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are for the person who runs it")]
 
+mod changes;
 mod figures;
 mod host;
 mod traffic;
@@ -18,6 +19,8 @@ use clap::Parser;
 enum Command {
     /// Throughput, latency and connections per second with no engine, with Ringfence and with nftables rules.
     Traffic(traffic::Options),
+    /// Time from the API's answer to a change until the first packet decided by it, in a lab.
+    Changes(changes::Options),
     /// What this machine is, for the head of a report.
     Host,
 }
@@ -25,6 +28,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Traffic(options) => traffic::run(&options),
+        Command::Changes(options) => changes::run(&options),
         Command::Host => Ok(host::describe()),
     };
     match result {

@@ -1,0 +1,8 @@
+//! The product as a person uses it: the `ringfence` program, a lab, and real packets.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step fails the test, a skipped test says so")]
+
+mod across_nodes;
+mod kit;
+mod sudden_death;
+mod tour;

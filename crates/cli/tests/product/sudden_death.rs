@@ -1,0 +1,196 @@
+//! `kill -9` of every process of ours in turn, in the middle of changes, leaves no wrong verdict behind.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use ringfence_lab::place::Place;
+use ringfence_netns::Namespace;
+
+use super::kit::{Lab, Need, can_run, eventually, text};
+
+const DENY: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: deny}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  policyTypes: [Ingress]
+";
+
+const FRIENDS: &str = "
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: friends}
+spec:
+  podSelector: {matchLabels: {app: server}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {role: friend}}}]}]
+";
+
+/// Processes of this lab that run our program: what they were started as, and their ids.
+fn ours(lab: &Lab) -> BTreeMap<String, Vec<i32>> {
+    let program = Path::new(env!("CARGO_BIN_EXE_ringfence"));
+    let directory = lab.directory().as_os_str().as_bytes();
+    let mut found: BTreeMap<String, Vec<i32>> = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let read = |file: &str| std::fs::read(entry.path().join(file)).unwrap_or_default();
+        if std::fs::read_link(entry.path().join("exe")).ok().as_deref() != Some(program) {
+            continue;
+        }
+        let (command, environment) = (read("cmdline"), read("environ"));
+        let mentions = |text: &[u8]| text.windows(directory.len()).any(|window| window == directory);
+        if mentions(&command) || mentions(&environment) {
+            let words: Vec<_> = command.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy).collect();
+            found.entry(words.join(" ").trim().to_owned()).or_default().push(pid);
+        }
+    }
+    found
+}
+
+fn strike(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    eventually("the process is gone", || !Path::new(&format!("/proc/{pid}/cmdline")).exists());
+}
+
+fn agents(lab: &Lab) -> Vec<(String, i32)> {
+    let all = ours(lab).into_iter().filter(|(command, _)| command.starts_with("agent "));
+    all.flat_map(|(command, pids)| pids.into_iter().map(move |pid| (command.clone(), pid))).collect()
+}
+
+/// Three pods on two nodes; returns the address of the server.
+fn three_pods(lab: &Lab) -> String {
+    lab.nginx("server", "node-2", "app=server");
+    lab.nginx("friend", "node-1", "role=friend");
+    lab.nginx("stranger", "node-2", "role=stranger");
+    lab.ready(&["server", "friend", "stranger"]);
+    lab.field("pod/server", ".status.podIP")
+}
+
+#[test]
+fn a_killed_agent_leaves_enforcement_standing_and_its_successor_catches_up() {
+    if !can_run(&[Need::Root, Need::Kernel, Need::Kubectl]) {
+        return;
+    }
+    let lab = Lab::up("agents", &["--nodes", "2"]);
+    let server = three_pods(&lab);
+    let count = agents(&lab).len();
+    assert_eq!(count, 2, "one agent on each node: {:?}", ours(&lab));
+
+    for (command, pid) in agents(&lab) {
+        lab.must_with("apply -f -", DENY);
+        lab.settles("friend", &server, false);
+        strike(pid);
+        assert_eq!(lab.reaches("friend", &server), Ok(false), "{command} is dead, its policy is not");
+        // Changes while it is dead or coming back.
+        lab.must_with("apply -f -", FRIENDS);
+        lab.must("delete networkpolicy deny");
+        lab.settles("friend", &server, true);
+        lab.settles("stranger", &server, false);
+        eventually("every node has an agent again", || agents(&lab).len() == count);
+        lab.must("delete networkpolicy friends");
+        lab.settles("stranger", &server, true);
+    }
+
+    // Struck while changes are on their way to it.
+    for round in 0..4 {
+        for (_, pid) in agents(&lab) {
+            lab.must_with("apply -f -", if round % 2 == 0 { DENY } else { FRIENDS });
+            strike(pid);
+        }
+        lab.must("delete networkpolicy --all");
+        lab.must_with("apply -f -", FRIENDS);
+        eventually("every node has an agent again", || agents(&lab).len() == count);
+        lab.settles("friend", &server, true);
+        lab.settles("stranger", &server, false);
+    }
+    lab.down();
+}
+
+/// Whether a pod gets the page of another, asked from inside its network namespace: without API and kubelet.
+fn reaches_without_api(lab: &Lab, uid: &str, address: &str) -> bool {
+    let namespace = Place::at(lab.directory()).pod_namespace(uid);
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-o", "/dev/null", "--max-time", "1", &format!("http://{address}/")]);
+    let mut child = Namespace::open(&namespace).unwrap().spawn(&mut curl).unwrap();
+    match child.wait().unwrap().code() {
+        Some(0) => true,
+        Some(28) => false,
+        code => panic!("curl ended with {code:?}"),
+    }
+}
+
+#[test]
+fn a_killed_lab_process_leaves_enforcement_standing_and_is_taken_over() {
+    if !can_run(&[Need::Root, Need::Kernel, Need::Kubectl]) {
+        return;
+    }
+    let lab = Lab::up("serve", &["--nodes", "2"]);
+    let server = three_pods(&lab);
+    let uid = |pod: &str| lab.field(&format!("pod/{pod}"), ".metadata.uid");
+    let (friend, stranger) = (uid("friend"), uid("stranger"));
+    lab.must_with("apply -f -", FRIENDS);
+    lab.settles("friend", &server, true);
+    lab.settles("stranger", &server, false);
+
+    for round in 0..2 {
+        // Struck while a change is under way; which of the two states it leaves is known after the next `up`.
+        let change = if round == 0 { "delete networkpolicy friends" } else { "delete networkpolicy deny" };
+        std::thread::scope(|scope| {
+            scope.spawn(|| lab.kubectl(change));
+            let all = ours(&lab);
+            let serve = all.iter().find(|(command, _)| command.starts_with("lab serve")).expect("it serves").1[0];
+            strike(serve);
+        });
+        let gone = |uid: &str| reaches_without_api(&lab, uid, &server);
+        let (before, after) = (gone(&stranger), gone(&stranger));
+        assert_eq!(before, after, "nothing changes while nobody changes anything");
+
+        let up = lab.command("up").args(["--nodes", "2"]).output().unwrap();
+        assert!(up.status.success(), "lab up again: {}", text(&up));
+        // The objects are what the API kept; the verdicts must be what they say.
+        let policies = lab.must("get networkpolicies -o name");
+        let denied = policies.contains("/deny");
+        let isolated = denied || policies.contains("/friends");
+        lab.settles("stranger", &server, !isolated);
+        lab.settles("friend", &server, !denied);
+        lab.must("delete networkpolicy --all");
+        lab.settles("stranger", &server, true);
+        lab.must_with("apply -f -", DENY);
+        lab.settles("friend", &server, false);
+        assert!(!reaches_without_api(&lab, &friend, &server));
+    }
+    lab.down();
+}
+
+#[test]
+fn killed_containers_come_back_under_the_same_policy() {
+    if !can_run(&[Need::Root, Need::Kernel, Need::Kubectl]) {
+        return;
+    }
+    let lab = Lab::up("pods", &["--nodes", "2"]);
+    let server = three_pods(&lab);
+    lab.must_with("apply -f -", FRIENDS);
+    lab.settles("friend", &server, true);
+    lab.settles("stranger", &server, false);
+    let pods = ours(&lab)
+        .into_iter()
+        .filter(|(command, _)| !command.starts_with("agent ") && !command.starts_with("lab serve"));
+    let struck: Vec<i32> = pods.flat_map(|(_, pids)| pids).collect();
+    assert!(!struck.is_empty(), "something of ours holds the containers: {:?}", ours(&lab));
+    for pid in struck {
+        // One may have taken another with it.
+        let _gone_already = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    lab.must_with("apply -f -", DENY);
+    lab.must("delete networkpolicy deny");
+    let address = || lab.field("pod/server", ".status.podIP");
+    eventually("the server answers its friend again", || lab.reaches("friend", &address()) == Ok(true));
+    lab.settles("stranger", &address(), false);
+    lab.settles("friend", &address(), true);
+    lab.down();
+}
