@@ -109,7 +109,6 @@ fn report(times: &Times, strays: usize, probes: usize) -> String {
         group("all", &|_| true),
     ];
     let headings = ["change", "n", "P50 ms", "P90 ms", "P99 ms", "max ms"];
-    let mut text = table(&headings, &rows);
-    text.push_str(&format!("\n{probes} probes, {strays} of them against the state outside of changes.\n"));
-    text
+    let tail = format!("{probes} probes, {strays} of them against the state outside of changes.");
+    format!("{}\n{tail}\n", table(&headings, &rows))
 }

@@ -98,6 +98,7 @@ fn collect(waiting: &mut VecDeque<Waiting>, report: impl Fn(Probe) -> bool) {
     if poll(&mut polled, PollTimeout::ZERO).is_err() {
         return;
     }
+    #[expect(clippy::needless_collect, reason = "the connections are lent to `polled` until its answers are copied")]
     let ready: Vec<bool> = polled.iter().map(|fd| fd.any() == Some(true)).collect();
     let mut ready = ready.into_iter();
     let now = Instant::now();
