@@ -40,7 +40,7 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     let traffic = measure(&bench, &["traffic", "--rounds", &rounds])?;
     let alone = measure(&bench, &["changes", "--rounds", &changes])?;
     let crowd = measure(&bench, &["changes", "--rounds", &changes, "--others", "1000"])?;
-    let planner = cmd!(sh, "cargo bench --quiet --locked --package ringfence-engine --bench planner").read()?;
+    let planner = cmd!(sh, "cargo bench --locked --package ringfence-engine --bench planner").read()?;
     let results = format!(
         "Made on {date} by `cargo xtask bench --rounds {rounds} --changes {changes}` on {host}.\n\n\
          ### Packets and connections\n\n{traffic}\n\n\
