@@ -60,6 +60,7 @@ impl Index {
             Object::Node(node) => drop(self.nodes.insert(Name::clone(&node.name), node.addresses.clone())),
             Object::Pod(pod) => self.apply_pod(pod),
             Object::Policy(policy) => self.apply_policy(policy),
+            Object::Domain(_) => {}
         }
     }
 
@@ -101,6 +102,7 @@ impl Index {
                 self.local.remove(key);
             }
             ObjectKey::Policy(id) => drop(self.policies.remove(id)),
+            ObjectKey::Domain(_) => {}
         }
     }
 
@@ -246,6 +248,7 @@ impl std::fmt::Display for Key<'_> {
             ObjectKey::Node(name) => write!(f, "Node {name}"),
             ObjectKey::Pod(key) => write!(f, "Pod {key}"),
             ObjectKey::Policy(id) => id.fmt(f),
+            ObjectKey::Domain(name) => write!(f, "domain name {name}"),
         }
     }
 }

@@ -9,8 +9,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringfence_model::{
-    Action, Connection, Decision, Direction, NamespaceSelection, Origin, Peer, Peers, Pod, PodSelection, Policy,
-    PolicyId, PortMatch, Ports, Reason, Rule, RuleRef, Tier, Verdict, World,
+    Action, Connection, Decision, Direction, DomainPattern, NamespaceSelection, Origin, Peer, Peers, Pod, PodSelection,
+    Policy, PolicyId, PortMatch, Ports, Reason, Rule, RuleRef, Selector, Tier, Verdict, World,
 };
 
 /// What both ends say of a connection.
@@ -133,12 +133,29 @@ impl Question<'_> {
                 Peer::Pods(selection) => {
                     self.peer.is_some_and(|pod| self.selected(selection, pod)) && self.port_matches(&rule.ports, true)
                 }
-                Peer::Block(block) => {
-                    block.contains(self.address) && self.port_matches(&rule.ports, self.direction == Direction::Ingress)
-                }
+                Peer::Block(block) => block.contains(self.address) && self.address_and_port(rule),
+                Peer::Nodes(selector) => self.is_node(selector) && self.address_and_port(rule),
+                Peer::Domain(pattern) => self.is_domain(pattern) && self.address_and_port(rule),
                 Peer::Unknown(_) => false,
             }),
         }
+    }
+
+    /// The port matches, where the peer is meant by its address.
+    fn address_and_port(&self, rule: &Rule) -> bool {
+        self.port_matches(&rule.ports, self.direction == Direction::Ingress)
+    }
+
+    /// The other end is an address of a node with such labels.
+    fn is_node(&self, selector: &Selector) -> bool {
+        let address = self.address.to_canonical();
+        self.world.nodes.values().any(|node| node.addresses.contains(&address) && selector.matches(&node.labels))
+    }
+
+    /// The other end is an address learnt for such a name.
+    fn is_domain(&self, pattern: &DomainPattern) -> bool {
+        let address = self.address.to_canonical();
+        self.world.domains.values().any(|domain| pattern.matches(&domain.name) && domain.addresses.contains(&address))
     }
 
     fn port_matches(&self, ports: &Ports, names: bool) -> bool {

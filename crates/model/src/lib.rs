@@ -6,6 +6,7 @@
 
 mod cluster;
 mod connection;
+mod domain;
 mod labels;
 mod net;
 mod policy;
@@ -15,6 +16,7 @@ mod world;
 
 pub use cluster::{ContainerPort, Namespace, Node, Pod, PodKey, PodPhase};
 pub use connection::{Connection, Origin};
+pub use domain::{Domain, DomainName, DomainPattern};
 pub use labels::Labels;
 pub use net::{IpBlock, PortRange, Protocol, canonical};
 pub use policy::{

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{IpBlock, Name, PortRange, Protocol, Selector};
+use crate::{DomainPattern, IpBlock, Name, PortRange, Protocol, Selector};
 
 /// What a policy object is called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,6 +31,10 @@ pub enum PolicyKind {
     NetworkPolicy,
     /// `policy.networking.k8s.io/v1alpha2`.
     ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1`; its tier is Admin.
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1`; its tier is Baseline.
+    BaselineAdminNetworkPolicy,
 }
 
 impl fmt::Display for PolicyKind {
@@ -38,6 +42,8 @@ impl fmt::Display for PolicyKind {
         f.write_str(match self {
             Self::NetworkPolicy => "NetworkPolicy",
             Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         })
     }
 }
@@ -151,7 +157,7 @@ impl Rule {
             Peers::Any => None,
             Peers::List(peers) => peers.iter().find_map(|peer| match peer {
                 Peer::Unknown(what) => Some(what),
-                Peer::Pods(_) | Peer::Block(_) => None,
+                Peer::Pods(_) | Peer::Block(_) | Peer::Nodes(_) | Peer::Domain(_) => None,
             }),
         };
         let port = || match &self.ports {
@@ -197,6 +203,10 @@ pub enum Peer {
     Pods(PodSelection),
     /// Addresses, those of pods and nodes included.
     Block(IpBlock),
+    /// Nodes: every address in the status of those whose labels match.
+    Nodes(Selector),
+    /// The addresses learnt for the domain names of a pattern.
+    Domain(DomainPattern),
     /// A peer this version does not understand, described.
     Unknown(Name),
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::{Name, Namespace, Node, Pod, PodKey, Policy, PolicyId};
+use crate::{Domain, DomainName, Name, Namespace, Node, Pod, PodKey, Policy, PolicyId};
 
 /// One object of the world.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Object {
     Pod(Pod),
     /// A policy of any kind.
     Policy(Policy),
+    /// What a domain name stands for.
+    Domain(Domain),
 }
 
 /// What an object is called.
@@ -29,6 +31,8 @@ pub enum ObjectKey {
     Pod(PodKey),
     /// A policy.
     Policy(PolicyId),
+    /// A domain name.
+    Domain(DomainName),
 }
 
 impl Object {
@@ -39,6 +43,7 @@ impl Object {
             Self::Node(node) => ObjectKey::Node(Name::clone(&node.name)),
             Self::Pod(pod) => ObjectKey::Pod(pod.key.clone()),
             Self::Policy(policy) => ObjectKey::Policy(policy.id.clone()),
+            Self::Domain(domain) => ObjectKey::Domain(domain.name.clone()),
         }
     }
 }
@@ -54,6 +59,8 @@ pub struct World {
     pub pods: BTreeMap<PodKey, Pod>,
     /// Policies by kind, namespace and name.
     pub policies: BTreeMap<PolicyId, Policy>,
+    /// Domain names the cluster's resolver answered, by name.
+    pub domains: BTreeMap<DomainName, Domain>,
 }
 
 impl World {
@@ -64,6 +71,7 @@ impl World {
             Object::Node(node) => drop(self.nodes.insert(Name::clone(&node.name), node)),
             Object::Pod(pod) => drop(self.pods.insert(pod.key.clone(), pod)),
             Object::Policy(policy) => drop(self.policies.insert(policy.id.clone(), policy)),
+            Object::Domain(domain) => drop(self.domains.insert(domain.name.clone(), domain)),
         }
     }
 
@@ -74,6 +82,7 @@ impl World {
             ObjectKey::Node(name) => drop(self.nodes.remove(name)),
             ObjectKey::Pod(key) => drop(self.pods.remove(key)),
             ObjectKey::Policy(id) => drop(self.policies.remove(id)),
+            ObjectKey::Domain(name) => drop(self.domains.remove(name)),
         }
     }
 
@@ -92,7 +101,8 @@ impl World {
         let nodes = self.nodes.values().cloned().map(Object::Node);
         let pods = self.pods.values().cloned().map(Object::Pod);
         let policies = self.policies.values().cloned().map(Object::Policy);
-        namespaces.chain(nodes).chain(pods).chain(policies)
+        let domains = self.domains.values().cloned().map(Object::Domain);
+        namespaces.chain(nodes).chain(pods).chain(policies).chain(domains)
     }
 }
 

@@ -146,7 +146,7 @@ impl Core {
         match &mut object {
             Object::Pod(pod) => self.announce(pod),
             Object::Policy(policy) => drop(self.pending.insert(policy.id.clone())),
-            Object::Namespace(_) | Object::Node(_) => {}
+            Object::Namespace(_) | Object::Node(_) | Object::Domain(_) => {}
         }
         self.index.apply(&object);
         self.planner.apply(object);

@@ -130,6 +130,14 @@ impl Content {
                 self.number(2);
                 self.text(what);
             }
+            Peer::Nodes(selector) => {
+                self.number(3);
+                self.selector(selector);
+            }
+            Peer::Domain(pattern) => {
+                self.number(4);
+                self.text(&pattern.to_string());
+            }
         }
     }
 

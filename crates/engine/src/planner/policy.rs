@@ -158,7 +158,13 @@ fn rules(strings: &mut Strings, policy: &model::Policy, direction: Direction) ->
 
 /// What a rule does, and whether its peers and ports count; none: it never matches.
 fn effect(tier: Tier, rule: &model::Rule) -> Option<(Action, bool)> {
-    let known = rule.unknown().is_none();
+    let planned = match &rule.peers {
+        model::Peers::Any => true,
+        model::Peers::List(peers) => {
+            !peers.iter().any(|peer| matches!(peer, model::Peer::Nodes(_) | model::Peer::Domain(_)))
+        }
+    };
+    let known = planned && rule.unknown().is_none();
     match &rule.action {
         model::Action::Accept => known.then_some((Action::Accept, true)),
         _ if tier == Tier::NetworkPolicy => None,
@@ -188,7 +194,7 @@ impl Peers {
                 Some(if selection.is_universal() { Peer::AnyPod } else { Peer::Pods(Arc::new(selection)) })
             }
             model::Peer::Block(block) => Some(Peer::Block(Arc::new(block.clone()))),
-            model::Peer::Unknown(_) => None,
+            model::Peer::Nodes(_) | model::Peer::Domain(_) | model::Peer::Unknown(_) => None,
         });
         Self::List(peers.collect())
     }

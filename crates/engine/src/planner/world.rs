@@ -19,6 +19,7 @@ impl Planner {
             Object::Node(node) => self.apply_node(node),
             Object::Pod(pod) => self.apply_pod(pod),
             Object::Policy(policy) => self.apply_policy(&policy),
+            Object::Domain(_) => {}
         }
     }
 
@@ -29,6 +30,7 @@ impl Planner {
             ObjectKey::Node(name) => self.dirty.gates |= self.nodes.remove(name).is_some(),
             ObjectKey::Pod(key) => self.delete_pod(key),
             ObjectKey::Policy(id) => self.delete_policy(id),
+            ObjectKey::Domain(_) => {}
         }
     }
 

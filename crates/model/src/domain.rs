@@ -1,0 +1,96 @@
+//! Names of the Domain Name System, and the patterns egress rules use for them (`domainNames`).
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::Name;
+
+/// A domain name in the one form that can be compared: lower case, without the final dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DomainName(Name);
+
+impl DomainName {
+    /// Folds case and drops one final dot. Any text makes a name: one that no resolver answers matches nothing.
+    pub fn new(text: &str) -> Self {
+        Self(text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase().into())
+    }
+
+    /// The name, lower case and without a final dot.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DomainName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which domain names a rule means: one, or with a leading `*.` everything below one.
+///
+/// `*.example.com` stands for names with one or more labels before `example.com`, not for `example.com` itself
+/// (`policy.networking.k8s.io` NPEP-133).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DomainPattern {
+    /// Whether names below `name` are meant, instead of `name`.
+    below: bool,
+    name: DomainName,
+}
+
+impl DomainPattern {
+    /// Reads `example.com`, `example.com.` or `*.example.com`, in any case.
+    pub fn new(text: &str) -> Self {
+        match text.strip_prefix("*.") {
+            Some(parent) => Self { below: true, name: DomainName::new(parent) },
+            None => Self { below: false, name: DomainName::new(text) },
+        }
+    }
+
+    /// Whether the pattern means this name.
+    pub fn matches(&self, name: &DomainName) -> bool {
+        if !self.below {
+            return self.name == *name;
+        }
+        let prefix = name.as_str().strip_suffix(self.name.as_str()).and_then(|prefix| prefix.strip_suffix('.'));
+        prefix.is_some_and(|labels| !labels.is_empty())
+    }
+}
+
+impl fmt::Display for DomainPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.below { "*." } else { "" }, self.name)
+    }
+}
+
+/// What a domain name stands for at the moment, as the cluster's resolver answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Domain {
+    /// The name that was asked for.
+    pub name: DomainName,
+    /// Its addresses, canonical (no IPv4-mapped IPv6).
+    pub addresses: Vec<IpAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_matches_in_any_case_and_with_a_final_dot() {
+        let pattern = DomainPattern::new("Example.COM.");
+        assert!(pattern.matches(&DomainName::new("example.com")));
+        assert!(pattern.matches(&DomainName::new("EXAMPLE.com.")));
+        assert!(!pattern.matches(&DomainName::new("www.example.com")));
+    }
+
+    #[test]
+    fn a_wildcard_means_one_or_more_labels_below_and_not_the_apex() {
+        let pattern = DomainPattern::new("*.example.com");
+        assert!(pattern.matches(&DomainName::new("www.example.com")));
+        assert!(pattern.matches(&DomainName::new("a.b.Example.com.")));
+        for other in ["example.com", ".example.com", "badexample.com", "www.example.org", "com"] {
+            assert!(!pattern.matches(&DomainName::new(other)), "{other}");
+        }
+    }
+}
