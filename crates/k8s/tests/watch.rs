@@ -110,6 +110,7 @@ fn short(event: &Event) -> String {
         ringfence_model::ObjectKey::Namespace(name) | ringfence_model::ObjectKey::Node(name) => name.to_string(),
         ringfence_model::ObjectKey::Pod(key) => key.to_string(),
         ringfence_model::ObjectKey::Policy(id) => id.to_string(),
+        ringfence_model::ObjectKey::Domain(name) => name.to_string(),
     };
     match event {
         Event::Apply { object, .. } => format!("apply {}", name(&object.key())),
