@@ -7,8 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// `apiVersion` of everything here.
-pub const VERSION: &str = "ringfence/v1";
+pub use ringfence_cni::api::{Failure, ReleaseRequest, VERSION, WaitReply, WaitRequest};
 
 /// What `GET /v1/status` answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -80,6 +79,21 @@ pub struct Enforcement {
     pub maps: Vec<MapUse>,
     /// Whether pods on a bridge pass the hook; none if no pod of this node is on a bridge.
     pub bridge: Option<Bridge>,
+    /// The network plugin in the node's configuration; none if the agent was not told to put it there.
+    #[serde(default)]
+    pub chain: Option<Chain>,
+}
+
+/// The network plugin in the node's configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Chain {
+    /// Name of the file it is in.
+    pub file: Option<String>,
+    /// The plugins it follows.
+    pub plugins: Vec<String>,
+    /// Why it is not there: starting pods are not waited for, but closed until their policy is in the kernel.
+    pub error: Option<String>,
 }
 
 /// A feature of the kernel.
@@ -166,59 +180,6 @@ pub struct ObjectDiagnostic {
     pub object: String,
     /// What is wrong, and what follows.
     pub message: String,
-}
-
-/// Body of `POST /v1/endpoint/wait`: asks to answer when the policy of a pod is in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct WaitRequest {
-    /// Namespace of the pod.
-    pub namespace: String,
-    /// Name of the pod.
-    pub name: String,
-    /// Unique id of the pod: an earlier pod of the same name does not count.
-    pub uid: String,
-    /// Its addresses, which the API need not know yet. None: those the API knows.
-    #[serde(default)]
-    pub addresses: Vec<IpAddr>,
-    /// After how many milliseconds to give up.
-    #[serde(default = "default_timeout", alias = "timeout_ms")]
-    pub timeout_ms: u64,
-}
-
-fn default_timeout() -> u64 {
-    10_000
-}
-
-/// Answer to a [`WaitRequest`] that was fulfilled.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct WaitReply {
-    /// [`VERSION`].
-    pub api_version: String,
-    /// `EndpointReady`.
-    pub kind: String,
-    /// The addresses that are in the kernel; none for a pod on the host network.
-    pub addresses: Vec<IpAddr>,
-}
-
-/// Answer to a request that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Failure {
-    /// [`VERSION`].
-    pub api_version: String,
-    /// `Failure`.
-    pub kind: String,
-    /// What went wrong.
-    pub message: String,
-}
-
-impl Failure {
-    /// A failure with a message.
-    pub fn new(message: impl Into<String>) -> Self {
-        Self { api_version: VERSION.into(), kind: "Failure".into(), message: message.into() }
-    }
 }
 
 /// One line of `GET /v1/flows`.

@@ -171,6 +171,7 @@ fn wait_for(name: &str, timeout_ms: u64) -> WaitRequest {
         name: name.into(),
         uid: format!("uid-{name}"),
         addresses: Vec::new(),
+        container: None,
         timeout_ms,
     }
 }

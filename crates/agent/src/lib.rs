@@ -12,6 +12,7 @@
 
 pub mod api;
 mod bridge;
+mod chain;
 pub mod client;
 mod cni_cache;
 mod core;
@@ -29,5 +30,6 @@ mod run;
 mod server;
 mod watch;
 
+pub use chain::{Chain, remove as unchain};
 pub use enforcer::{Count, EnforceError, Enforcer, Facts};
 pub use run::{Config, Connections, cleanup, run};

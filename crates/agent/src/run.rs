@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use crate::chain::{self, Chain};
 use crate::core::{Core, Handle, Message, Setup};
 use crate::datapath;
 use crate::flows::Flows;
@@ -56,6 +57,8 @@ pub struct Config {
     pub map_sizes: Vec<(String, u32)>,
     /// Report connections that are let through too, not only denials.
     pub report_allowed: bool,
+    /// Where to put the network plugin; none: nowhere.
+    pub chain: Option<Chain>,
     /// Take enforcement down when stopping.
     pub detach: bool,
 }
@@ -93,6 +96,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     thread::Builder::new().name("flows".into()).spawn(move || reading.run(source, &told))?;
     let server = Server { core: core.clone(), flows, meters };
     serve(listener, server.clone().socket(), stop.clone());
+    if let Some(chain) = &config.chain {
+        chain::start(chain.clone(), config.socket.clone(), core.clone())
+            .context("cannot install the network plugin")?;
+    }
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         serve(listener, server.public(), stop.clone());

@@ -38,6 +38,7 @@ impl Server {
             .route("/v1/plan", get(plan))
             .route("/v1/flows", get(flows))
             .route("/v1/endpoint/wait", post(wait))
+            .route("/v1/endpoint/release", post(release))
             .with_state(self.clone());
         api.merge(self.public())
     }
@@ -121,6 +122,17 @@ async fn wait(State(server): State<Server>, request: Result<Json<api::WaitReques
             Ok(why) => failure(StatusCode::GATEWAY_TIMEOUT, why),
             Err(error) => gone(error),
         },
+    }
+}
+
+async fn release(State(server): State<Server>, request: Result<Json<api::ReleaseRequest>, JsonRejection>) -> Response {
+    let request = match request {
+        Ok(Json(request)) => request,
+        Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
+    };
+    match server.core.ask(|reply| Question::Release(request, reply)).await {
+        Ok(()) => StatusCode::OK.into_response(),
+        Err(error) => gone(error),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use ringfence_agent::{Config, Connections};
+use ringfence_agent::{Chain, Config, Connections};
 
 use crate::exit::Code;
 use crate::logging::{self, LogFormat};
@@ -31,7 +31,27 @@ enum Command {
         /// Where links and maps are pinned
         #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
         pin_dir: PathBuf,
+        #[command(flatten)]
+        plugin: Plugin,
     },
+}
+
+/// The network plugin.
+#[derive(Debug, clap::Args)]
+struct Plugin {
+    /// Put the network plugin into the configurations here, so that pods start when their policy is in the kernel
+    #[arg(long, value_name = "DIR")]
+    cni_conf_dir: Option<PathBuf>,
+    /// Where network plugins are
+    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
+    cni_bin_dir: PathBuf,
+}
+
+impl Plugin {
+    fn chain(self) -> Option<Chain> {
+        let Self { cni_conf_dir, cni_bin_dir: bin_dir } = self;
+        Some(Chain { conf_dir: cni_conf_dir?, bin_dir })
+    }
 }
 
 /// How to run.
@@ -61,6 +81,8 @@ struct Run {
     /// Report connections that are let through too, for `ringfence observe`
     #[arg(long)]
     report_allowed: bool,
+    #[command(flatten)]
+    plugin: Plugin,
     /// Take enforcement down when stopping, instead of leaving it standing
     #[arg(long)]
     detach: bool,
@@ -87,7 +109,11 @@ fn map_size(text: &str) -> Result<(String, u32), String> {
 /// Runs the agent, or cleans up after one.
 pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
     logging::start(args.run.log_format);
-    if let Some(Command::Cleanup { pin_dir }) = args.command {
+    if let Some(Command::Cleanup { pin_dir, plugin }) = args.command {
+        // First the plugin: without it pods start unguarded no sooner than they would anyway.
+        if let Some(chain) = plugin.chain() {
+            ringfence_agent::unchain(&chain).context("cannot remove the network plugin")?;
+        }
         ringfence_agent::cleanup(&pin_dir)?;
         return Ok(Code::Ok);
     }
@@ -107,6 +133,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         connections,
         map_sizes,
         report_allowed,
+        plugin,
         detach,
         log_format: _,
     } = run;
@@ -114,11 +141,12 @@ fn config(run: Run) -> anyhow::Result<Config> {
         Some(node) => node,
         None => host_name().context("cannot tell the name of this node; hint: --node NAME")?,
     };
+    let chain = plugin.chain();
     let connections = match connections {
         OpenConnections::Cut => Connections::Cut,
         OpenConnections::Drain => Connections::Drain,
     };
-    Ok(Config { node, kubeconfig, pin_dir, socket, metrics, connections, map_sizes, report_allowed, detach })
+    Ok(Config { node, kubeconfig, pin_dir, socket, metrics, connections, map_sizes, report_allowed, chain, detach })
 }
 
 /// The host name as the kubelet makes a node name of it: in lower case.

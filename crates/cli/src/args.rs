@@ -25,7 +25,7 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Enforce the cluster's policies on this node
     #[command(after_help = EXIT_CODES)]
-    Agent(agent::Args),
+    Agent(Box<agent::Args>),
     /// A Kubernetes of one's own on this machine, for trying policy
     #[command(after_help = EXIT_CODES)]
     Lab(lab::Args),

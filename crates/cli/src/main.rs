@@ -3,6 +3,7 @@
 
 mod agent;
 mod args;
+mod cni;
 mod exit;
 mod lab;
 mod logging;
@@ -15,6 +16,9 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
+    if let Some(code) = cni::run() {
+        return code;
+    }
     // The lab's processes start each other by hidden commands, some of which must run before any thread.
     let arguments: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     if let Some(code) = ringfence_lab::helper::run(&arguments) {
@@ -26,7 +30,7 @@ fn main() -> ExitCode {
 
 fn run(args: args::Args) -> anyhow::Result<exit::Code> {
     match args.command {
-        args::Command::Agent(args) => agent::run(args),
+        args::Command::Agent(args) => agent::run(*args),
         args::Command::Lab(args) => lab::run(args),
         args::Command::Status(args) => status::run(&args),
         args::Command::Observe(args) => observe::run(&args),

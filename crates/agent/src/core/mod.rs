@@ -38,6 +38,8 @@ pub(crate) enum Message {
     Interfaces(BTreeMap<IpAddr, u32>),
     /// Whether bridged packets pass the hook; none if no local pod is on a bridge.
     Bridge(Option<api::Bridge>),
+    /// How the network plugin stands in the node's configuration.
+    Chain(api::Chain),
     /// Somebody wants to know something.
     Ask(Question),
     /// The end: what is in the kernel stays there.
@@ -53,6 +55,8 @@ pub(crate) enum Question {
     Gauges(oneshot::Sender<Gauges>),
     /// Answered when the pod's policy is in the kernel.
     Wait(api::WaitRequest, oneshot::Sender<Vec<IpAddr>>),
+    /// Answered when the addresses of a pod whose sandbox is gone are closed.
+    Release(api::ReleaseRequest, oneshot::Sender<()>),
     /// Why a wait is not over.
     WhyWaiting(api::WaitRequest, oneshot::Sender<String>),
     /// Names for what the kernel reported.
@@ -136,6 +140,7 @@ impl Core {
             Message::Event { event, received } => self.event(event, received),
             Message::Interfaces(interfaces) => self.interfaces(interfaces),
             Message::Bridge(bridge) => self.bridge(bridge),
+            Message::Chain(chain) => self.chain = Some(chain),
             Message::Ask(question) => self.answer(question),
             Message::Stop => return false,
         }

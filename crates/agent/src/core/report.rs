@@ -22,6 +22,7 @@ impl Core {
             Question::Plan(reply) => drop(reply.send(plan_json(&self.held))),
             Question::Gauges(reply) => drop(reply.send(self.gauges())),
             Question::Wait(request, reply) => self.wait(request, reply),
+            Question::Release(request, reply) => self.close(&request, reply),
             Question::WhyWaiting(request, reply) => {
                 drop(reply.send(self.enforced(&request).err().unwrap_or_else(|| "it is enforced now".into())));
             }
@@ -54,6 +55,7 @@ impl Core {
                 features: facts.features,
                 maps: facts.maps,
                 bridge: self.bridge,
+                chain: self.chain.clone(),
             },
             policies: self.index.policies().iter().map(|(id, record)| self.policy_status(id, record)).collect(),
             endpoints: self.endpoint_status(),
@@ -68,6 +70,9 @@ impl Core {
         }
         if let Some(bridge) = self.bridge {
             warnings.extend(crate::bridge::complaint(bridge));
+        }
+        if let Some(error) = self.chain.as_ref().and_then(|chain| chain.error.as_ref()) {
+            warnings.push(format!("starting pods are not waited for: {error}"));
         }
         if !self.in_sync {
             warnings

@@ -12,9 +12,10 @@ use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
 
 use ringfence_model::{Name, Object, ObjectKey, PodKey, PolicyId};
+use tokio::sync::oneshot;
 
 use super::backoff;
-use super::waiting::{Announced, Waiter};
+use super::waiting::{Announced, Sandbox, Waiter};
 use crate::api;
 use crate::enforcer::{EnforceError, Enforcer};
 use crate::index::Index;
@@ -60,8 +61,13 @@ pub(crate) struct Core {
     pub(super) retired: HashMap<CauseId, Cause>,
     pub(super) interfaces: BTreeMap<IpAddr, u32>,
     pub(super) bridge: Option<api::Bridge>,
+    pub(super) chain: Option<api::Chain>,
     pub(super) waiters: Vec<Waiter>,
     pub(super) announced: HashMap<PodKey, Announced>,
+    /// The newest sandbox of each pod, as far as anybody told.
+    pub(super) sandboxes: HashMap<PodKey, Sandbox>,
+    /// Those who wait until addresses are closed.
+    pub(super) closing: Vec<oneshot::Sender<()>>,
 }
 
 /// Why the kernel is behind.
@@ -98,8 +104,11 @@ impl Core {
             retired: HashMap::new(),
             interfaces: BTreeMap::new(),
             bridge: None,
+            chain: None,
             waiters: Vec::new(),
             announced: HashMap::new(),
+            sandboxes: HashMap::new(),
+            closing: Vec::new(),
             setup,
         }
     }
@@ -156,6 +165,7 @@ impl Core {
     fn delete(&mut self, key: &ObjectKey) {
         if let ObjectKey::Pod(key) = key {
             self.announced.remove(key);
+            self.sandboxes.remove(key);
         }
         self.index.delete(key);
         self.planner.delete(key);
@@ -260,6 +270,7 @@ impl Core {
             self.setup.meters.enforced.observe(since.elapsed().as_secs_f64());
         }
         self.release();
+        self.closed();
     }
 
     fn failed(&mut self, error: EnforceError) {

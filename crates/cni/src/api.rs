@@ -1,0 +1,78 @@
+//! What plugin and agent say to each other on the agent's socket: JSON over HTTP.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// `apiVersion` of everything the agent says.
+pub const VERSION: &str = "ringfence/v1";
+
+/// Body of `POST /v1/endpoint/wait`: asks to answer when the policy of a pod is in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitRequest {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Unique id of the pod: an earlier pod of the same name does not count.
+    pub uid: String,
+    /// Its addresses, which the API need not know yet. None: those the API knows.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    /// Id of its sandbox, if whoever asks has just made it: what a [`ReleaseRequest`] has to name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// After how many milliseconds to give up.
+    #[serde(default = "default_timeout", alias = "timeout_ms")]
+    pub timeout_ms: u64,
+}
+
+fn default_timeout() -> u64 {
+    10_000
+}
+
+/// Body of `POST /v1/endpoint/release`: the sandbox of a pod is gone, and its addresses are its own no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReleaseRequest {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub name: String,
+    /// Unique id of the pod.
+    pub uid: String,
+    /// Id of the sandbox. One that is not the pod's newest is passed over: runtimes tidy up late.
+    pub container: String,
+}
+
+/// Answer to a [`WaitRequest`] that was fulfilled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WaitReply {
+    /// [`VERSION`].
+    pub api_version: String,
+    /// `EndpointReady`.
+    pub kind: String,
+    /// The addresses that are in the kernel; none for a pod on the host network.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Answer to a request that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// [`VERSION`].
+    pub api_version: String,
+    /// `Failure`.
+    pub kind: String,
+    /// What went wrong.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with a message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { api_version: VERSION.into(), kind: "Failure".into(), message: message.into() }
+    }
+}

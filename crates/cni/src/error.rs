@@ -1,0 +1,88 @@
+//! What goes wrong, with the codes of the CNI specification (section 5, "Error").
+
+use std::io;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is of a version that is not spoken.
+    #[error("CNI version {0:?} is not supported; supported are {supported}", supported = crate::SUPPORTED.join(", "))]
+    Version(String),
+    /// An environment variable of the protocol is missing or wrong.
+    #[error("{variable}: {why}")]
+    Environment {
+        /// Its name.
+        variable: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The configuration cannot be read at all.
+    #[error("the configuration on standard input cannot be decoded: {0}")]
+    Decode(String),
+    /// The configuration can be read but not be used.
+    #[error("{0}")]
+    Config(String),
+    /// Nobody answers on the agent's socket.
+    #[error("the agent of this node cannot be reached on {}: {error}", socket.display())]
+    Unreachable {
+        /// Where it was looked for.
+        socket: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The agent answered that it is not so, or not yet.
+    #[error("{0}")]
+    NotYet(String),
+    /// The agent answered something that is no answer.
+    #[error("the agent of this node gave an answer that is none: {0}")]
+    Garbled(String),
+}
+
+impl Error {
+    /// Code of the specification, or of ours from 100 on.
+    pub fn code(&self) -> u32 {
+        match self {
+            Self::Version(_) => 1,
+            Self::Environment { .. } => 4,
+            Self::Decode(_) => 6,
+            Self::Config(_) => 7,
+            // "Try again later": the kubelet does.
+            Self::Unreachable { .. } | Self::NotYet(_) => 11,
+            Self::Garbled(_) => 100,
+        }
+    }
+
+    /// What follows, and what to do about it.
+    pub fn details(&self) -> &'static str {
+        match self {
+            Self::Version(_) => "set cniVersion of the configuration to a supported one",
+            Self::Environment { .. } => "container runtimes set it; this program is not meant to be started by hand",
+            Self::Decode(_) | Self::Config(_) => "see the configuration in /etc/cni/net.d",
+            Self::Unreachable { .. } => "a pod is not started without its policy; see to it that the agent runs here",
+            Self::NotYet(_) => "a pod is not started without its policy; the kubelet tries again",
+            Self::Garbled(_) => "agent and plugin may be of different versions",
+        }
+    }
+
+    /// As the specification wants it on standard output.
+    pub fn object(&self, cni_version: &str) -> Value {
+        json!({
+            "cniVersion": cni_version,
+            "code": self.code(),
+            "msg": self.to_string(),
+            "details": self.details(),
+        })
+    }
+
+    /// The same for `STATUS`, whose codes are its own: 50, the plugin cannot serve `ADD` now.
+    pub fn status_object(&self, cni_version: &str) -> Value {
+        let mut object = self.object(cni_version);
+        if matches!(self, Self::Unreachable { .. } | Self::NotYet(_) | Self::Garbled(_)) {
+            object["code"] = json!(50);
+        }
+        object
+    }
+}

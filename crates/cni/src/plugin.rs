@@ -1,0 +1,93 @@
+//! The commands.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::api::{ReleaseRequest, WaitRequest};
+use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, agent};
+
+/// How long `STATUS` and `CHECK` wait for the agent: they ask about now.
+const NOW: Duration = Duration::from_secs(3);
+
+/// What the program prints and how it ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// For standard output; none: nothing.
+    pub output: Option<Value>,
+    /// 0 or 1.
+    pub code: u8,
+}
+
+/// Carries out the command that the environment names, with the configuration on standard input.
+pub fn run(variable: impl Fn(&str) -> Option<String>, input: &[u8]) -> Outcome {
+    let conf = NetConf::read(input);
+    let version = conf.as_ref().map_or(CURRENT, |conf| match conf.cni_version.as_str() {
+        "" => CURRENT,
+        version => version,
+    });
+    let request = Request::read(variable);
+    let status = matches!(&request, Ok(request) if request.command == Command::Status);
+    match request.and_then(|request| carry_out(&request, &conf, version)) {
+        Ok(output) => Outcome { output, code: 0 },
+        Err(error) if status => Outcome { output: Some(error.status_object(version)), code: 1 },
+        Err(error) => Outcome { output: Some(error.object(version)), code: 1 },
+    }
+}
+
+fn carry_out(
+    request: &Request,
+    conf: &Result<NetConf, serde_json::Error>,
+    version: &str,
+) -> Result<Option<Value>, Error> {
+    if request.command == Command::Version {
+        return Ok(Some(json!({ "cniVersion": version, "supportedVersions": SUPPORTED })));
+    }
+    let conf = conf.as_ref().map_err(|error| Error::Decode(error.to_string()))?;
+    conf.supported()?;
+    match request.command {
+        Command::Add => add(request, conf).map(Some),
+        Command::Check => check(request, conf).map(|()| None),
+        Command::Status => agent::ready(conf.socket(), NOW).map(|()| None),
+        Command::Del => {
+            del(request, conf);
+            Ok(None)
+        }
+        // The agent keeps nothing about pods but what the API tells it.
+        Command::Gc | Command::Version => Ok(None),
+    }
+}
+
+/// Waits until the pod's policy is in the kernel and hands on the result of the plugin before.
+fn add(request: &Request, conf: &NetConf) -> Result<Value, Error> {
+    let result = conf.previous()?;
+    agent::wait(conf.socket(), &question(request, conf, conf.patience())?)?;
+    Ok(result.clone())
+}
+
+/// Whether the policy of a connected pod is in the kernel now.
+fn check(request: &Request, conf: &NetConf) -> Result<(), Error> {
+    agent::wait(conf.socket(), &question(request, conf, NOW)?).map(drop)
+}
+
+/// Closes the pod's addresses at once: they may be given to another pod before the API says that this one is gone.
+///
+/// Never fails: the address stays closed to everybody but pods the API knows, whether the agent hears of this or not.
+fn del(request: &Request, conf: &NetConf) {
+    let Ok(pod) = request.pod() else { return };
+    let release =
+        ReleaseRequest { namespace: pod.namespace, name: pod.name, uid: pod.uid, container: request.container.clone() };
+    let _ = agent::release(conf.socket(), NOW, &release);
+}
+
+fn question(request: &Request, conf: &NetConf, patience: Duration) -> Result<WaitRequest, Error> {
+    let pod = request.pod()?;
+    Ok(WaitRequest {
+        namespace: pod.namespace,
+        name: pod.name,
+        uid: pod.uid,
+        container: Some(request.container.clone()),
+        addresses: conf.addresses()?,
+        timeout_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+    })
+}
