@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 
 use crate::figures::{quantile, table};
 use cluster::{Change, Cluster};
-use seen::Seen;
+use seen::{Seen, Tally};
 
 /// How to measure.
 #[derive(clap::Args)]
@@ -51,9 +51,8 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<String> {
     let measured = measure(options, &runtime, &cluster, &mut seen);
     drop(end);
     let times = measured?;
-    let strays = seen.strays();
     lab.down()?;
-    Ok(report(&times, strays, seen.count()))
+    Ok(report(&times, seen.tally()))
 }
 
 /// Milliseconds of each kind of change.
@@ -72,7 +71,9 @@ fn measure(
         for change in Change::ROUND {
             // Not in step with anything periodic: between 20 and 60 ms.
             let rest = 20 + (round * 7 + times.values().map(Vec::len).sum::<usize>() * 13) % 41;
-            seen.hold(allowed, Duration::from_millis(rest as u64));
+            if !seen.hold(allowed, Duration::from_millis(rest as u64)) {
+                bail!("before {change:?} of round {round} the prober ended or stood still");
+            }
             let asked = Instant::now();
             runtime.block_on(cluster.make(change))?;
             let answered = Instant::now();
@@ -92,7 +93,7 @@ fn signed_millis(from: Instant, to: Instant) -> f64 {
     (forward - from.saturating_duration_since(to).as_secs_f64()) * 1e3
 }
 
-fn report(times: &Times, strays: usize, probes: usize) -> String {
+fn report(times: &Times, tally: Tally) -> String {
     let group = |name: &str, member: &dyn Fn(Change) -> bool| {
         let values: Vec<f64> =
             times.iter().filter(|(change, _)| member(**change)).flat_map(|(_, v)| v.clone()).collect();
@@ -109,6 +110,7 @@ fn report(times: &Times, strays: usize, probes: usize) -> String {
         group("all", &|_| true),
     ];
     let headings = ["change", "n", "P50 ms", "P90 ms", "P99 ms", "max ms"];
-    let tail = format!("{probes} probes, {strays} of them against the state outside of changes.");
+    let Tally { all, known, strays } = tally;
+    let tail = format!("{all} probes; {known} of them outside of changes, of which {strays} contradict the state.");
     format!("{}\n{tail}\n", table(&headings, &rows))
 }

@@ -7,6 +7,7 @@
 mod changes;
 mod figures;
 mod host;
+mod nft;
 mod traffic;
 
 use std::process::ExitCode;

@@ -245,7 +245,7 @@ fn only(role: &str) -> Value {
         "spec": {
             "podSelector": {"matchLabels": {"app": "server"}},
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": [from], "ports": [{"protocol": "TCP", "port": 80}]}],
+            "ingress": [{"from": [from], "ports": [{"protocol": "TCP", "port": super::prober::PORT}]}],
         },
     })
 }

@@ -1,4 +1,4 @@
-//! Opens a connection every half millisecond and says which were answered.
+//! Knocks every half millisecond and says which knocks were answered.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -10,26 +10,30 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use nix::errno::Errno;
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{
-    AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, setsockopt, socket, sockopt,
-};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, socket, sockopt};
 use ringfence_netns::Namespace;
 
 /// After so long a first packet counts as unanswered. Less than the second after which the kernel sends another.
-pub(super) const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Port probed.
-const PORT: u16 = 80;
+/// Port probed. Nobody listens there: the far end's kernel answers at once with a reset and remembers nothing. An
+/// accepted connection would stay open at the far end if a change of policy cut it before the near end closed it, and the
+/// next probe from the same source port would be answered with a challenge (RFC 5961, 4.2) instead.
+pub(super) const PORT: u16 = 9;
 
-/// What became of one probe.
+/// What a prober tells. For each probe first that it is sent, in order; later what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Probe {
-    /// When its first packet was sent.
-    pub(super) sent: Instant,
-    /// Whether it was answered.
-    pub(super) answered: bool,
+pub(super) enum Told {
+    /// Its first packet is about to be sent.
+    Sent(Instant),
+    /// Nothing that happens from now on can change its outcome.
+    Decided {
+        /// When it was sent.
+        sent: Instant,
+        /// Whether it was answered.
+        answered: bool,
+    },
 }
 
 /// Stops the prober when dropped.
@@ -46,7 +50,7 @@ pub(super) fn start(
     namespace: &str,
     server: Ipv4Addr,
     interval: Duration,
-    out: mpsc::Sender<Probe>,
+    out: mpsc::Sender<Told>,
 ) -> anyhow::Result<End> {
     let namespace = Namespace::open(namespace).context("the client's network namespace")?;
     let end = Arc::new(AtomicBool::new(false));
@@ -61,14 +65,17 @@ struct Waiting {
     sent: Instant,
 }
 
-fn run(server: Ipv4Addr, interval: Duration, out: &mpsc::Sender<Probe>, stop: &AtomicBool) {
+fn run(server: Ipv4Addr, interval: Duration, out: &mpsc::Sender<Told>, stop: &AtomicBool) {
     let mut waiting: VecDeque<Waiting> = VecDeque::new();
     let mut next = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        if let Ok(probe) = send(server) {
-            waiting.push_back(probe);
+        if let Ok(connection) = open() {
+            let sent = Instant::now();
+            let _ = out.send(Told::Sent(sent));
+            let _ = connect(connection.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(server, PORT)));
+            waiting.push_back(Waiting { connection, sent });
         }
-        collect(&mut waiting, |probe| out.send(probe).is_ok());
+        collect(&mut waiting, out);
         next += interval;
         let now = Instant::now();
         match next.checked_duration_since(now) {
@@ -79,20 +86,14 @@ fn run(server: Ipv4Addr, interval: Duration, out: &mpsc::Sender<Probe>, stop: &A
     }
 }
 
-fn send(server: Ipv4Addr) -> nix::Result<Waiting> {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let connection = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
-    // Closing sends a reset: no port lingers.
-    setsockopt(&connection, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
-    let sent = Instant::now();
-    match connect(connection.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(server, PORT))) {
-        Ok(()) | Err(Errno::EINPROGRESS) => Ok(Waiting { connection, sent }),
-        Err(error) => Err(error),
-    }
+fn open() -> nix::Result<OwnedFd> {
+    socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
 }
 
-/// Reports every probe that has its answer, or has waited long enough.
-fn collect(waiting: &mut VecDeque<Waiting>, report: impl Fn(Probe) -> bool) {
+/// Tells of every probe that has its answer, or has waited long enough.
+fn collect(waiting: &mut VecDeque<Waiting>, out: &mpsc::Sender<Told>) {
+    // Before asking, lest an answer that is there be missed because asking took long.
+    let now = Instant::now();
     let mut polled: Vec<PollFd<'_>> =
         waiting.iter().map(|probe| PollFd::new(probe.connection.as_fd(), PollFlags::POLLOUT)).collect();
     if poll(&mut polled, PollTimeout::ZERO).is_err() {
@@ -101,14 +102,13 @@ fn collect(waiting: &mut VecDeque<Waiting>, report: impl Fn(Probe) -> bool) {
     #[expect(clippy::needless_collect, reason = "the connections are lent to `polled` until its answers are copied")]
     let ready: Vec<bool> = polled.iter().map(|fd| fd.any() == Some(true)).collect();
     let mut ready = ready.into_iter();
-    let now = Instant::now();
     waiting.retain(|probe| {
         let ready = ready.next() == Some(true);
-        if !ready && now.duration_since(probe.sent) < PATIENCE {
+        if !ready && now.saturating_duration_since(probe.sent) < PATIENCE {
             return true;
         }
-        let answered = ready && getsockopt(&probe.connection, sockopt::SocketError) == Ok(0);
-        let _ = report(Probe { sent: probe.sent, answered });
+        let answered = ready && getsockopt(&probe.connection, sockopt::SocketError) == Ok(Errno::ECONNREFUSED as i32);
+        let _ = out.send(Told::Decided { sent: probe.sent, answered });
         false
     });
 }

@@ -1,10 +1,10 @@
-//! Reads from probes when a state began.
+//! Reads from probes when a state began, and which probes contradict it while it is known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::prober::{PATIENCE, Probe};
+use super::prober::Told;
 
 /// So many unanswered probes in a row make a denial, so many answered ones an allowance.
 const RUN: usize = 20;
@@ -14,27 +14,48 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 /// The probes so far.
 pub(super) struct Seen {
-    probes: Receiver<Probe>,
+    told: Receiver<Told>,
+    /// Sent, and not decided yet.
+    open: BTreeSet<Instant>,
+    /// When the newest probe was sent.
+    newest: Option<Instant>,
     /// By the time they were sent: whether they were answered.
     decided: BTreeMap<Instant, bool>,
-    /// Spans in which the state was known: first and last instant, and whether probes must be answered.
-    spans: Vec<(Instant, Instant, bool)>,
-    count: usize,
-    strays: usize,
+    /// When the probe was sent with which the present state was certain.
+    certain: Option<Instant>,
+    tally: Tally,
+}
+
+/// How many probes there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// All.
+    pub(super) all: usize,
+    /// While the state was known: sent after it was certain and decided before the next change was asked for.
+    pub(super) known: usize,
+    /// Of those, the ones that contradict the state.
+    pub(super) strays: usize,
 }
 
 impl Seen {
     /// Reads from this channel.
-    pub(super) fn new(probes: Receiver<Probe>) -> Self {
-        Self { probes, decided: BTreeMap::new(), spans: Vec::new(), count: 0, strays: 0 }
+    pub(super) fn new(told: Receiver<Told>) -> Self {
+        Self {
+            told,
+            open: BTreeSet::new(),
+            newest: None,
+            decided: BTreeMap::new(),
+            certain: None,
+            tally: Tally::default(),
+        }
     }
 
     /// Waits until a state holds for [`RUN`] probes sent since `since`; returns when the first packet in it was sent.
     pub(super) fn begin(&mut self, allowed: bool, since: Instant) -> Option<Instant> {
         let end = Instant::now() + LIMIT;
-        while Instant::now() < end {
-            self.read(Duration::from_millis(2));
-            if let Some(first) = self.run_since(allowed, since) {
+        while Instant::now() < end && self.read(Duration::from_millis(2)) {
+            if let Some((first, last)) = self.run_since(allowed, since) {
+                self.certain = Some(last);
                 // A lone answer before the run was let through by the new state already.
                 let lone = self.decided.range(since..).find(|(_, answered)| **answered);
                 return if allowed { lone.map(|(sent, _)| *sent) } else { Some(first) };
@@ -43,41 +64,42 @@ impl Seen {
         None
     }
 
-    /// Lets time pass in a known state.
-    pub(super) fn hold(&mut self, allowed: bool, span: Duration) {
+    /// Lets time pass in a known state, and then until all probes sent meanwhile are decided: what is changed when this
+    /// returns cannot change their outcome. Counts them.
+    pub(super) fn hold(&mut self, allowed: bool, span: Duration) -> bool {
         let begin = Instant::now();
         while let Some(rest) = span.checked_sub(begin.elapsed()).filter(|rest| !rest.is_zero()) {
-            self.read(rest);
-        }
-        self.spans.push((begin, Instant::now(), allowed));
-        self.settle();
-    }
-
-    /// Probes that contradicted a known state.
-    pub(super) fn strays(&mut self) -> usize {
-        let end = Instant::now() + PATIENCE + Duration::from_millis(100);
-        while Instant::now() < end {
-            if !self.read(Duration::from_millis(10)) {
-                break;
+            if !self.read(rest) {
+                return false;
             }
         }
-        self.count_strays(|_| true);
-        self.strays
+        let (Some(certain), Some(last)) = (self.certain, self.newest) else { return false };
+        while self.open.first().is_some_and(|oldest| *oldest <= last) {
+            if begin.elapsed() > LIMIT || !self.read(LIMIT) {
+                return false;
+            }
+        }
+        let known = self.decided.range(certain..=last);
+        self.tally.known += known.clone().count();
+        self.tally.strays += known.filter(|(_, answered)| **answered != allowed).count();
+        self.decided = self.decided.split_off(&last);
+        true
     }
 
-    /// All probes.
-    pub(super) fn count(&self) -> usize {
-        self.count
+    /// What was counted so far.
+    pub(super) fn tally(&self) -> Tally {
+        self.tally
     }
 
-    fn run_since(&self, allowed: bool, since: Instant) -> Option<Instant> {
+    /// The first and the last of the first run of probes with one outcome.
+    fn run_since(&self, allowed: bool, since: Instant) -> Option<(Instant, Instant)> {
         let (mut first, mut length) = (None, 0);
         for (sent, answered) in self.decided.range(since..) {
             if *answered == allowed {
-                first = first.or(Some(*sent));
+                let first = *first.get_or_insert(*sent);
                 length += 1;
                 if length >= RUN {
-                    return first;
+                    return Some((first, *sent));
                 }
             } else {
                 (first, length) = (None, 0);
@@ -86,75 +108,34 @@ impl Seen {
         None
     }
 
-    /// Waits for a probe, takes in all there are; false once the prober has ended.
+    /// Waits for something to be told, takes in all there is; false once the prober has ended.
     fn read(&mut self, limit: Duration) -> bool {
-        match self.probes.recv_timeout(limit) {
-            Ok(probe) => self.take(probe),
+        match self.told.recv_timeout(limit) {
+            Ok(told) => self.take(told),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return false,
         }
-        while let Ok(probe) = self.probes.try_recv() {
-            self.take(probe);
+        while let Ok(told) = self.told.try_recv() {
+            self.take(told);
         }
         true
     }
 
-    fn take(&mut self, probe: Probe) {
-        self.count += 1;
-        self.decided.insert(probe.sent, probe.answered);
-    }
-
-    /// Counts and forgets what is certainly decided.
-    fn settle(&mut self) {
-        let sure = Instant::now().checked_sub(PATIENCE + Duration::from_millis(100));
-        if let Some(sure) = sure {
-            self.count_strays(|end| end < sure);
-        }
-    }
-
-    fn count_strays(&mut self, over: impl Fn(Instant) -> bool) {
-        let done = self.spans.iter().take_while(|(_, end, _)| over(*end)).count();
-        for (begin, end, allowed) in self.spans.drain(..done) {
-            self.strays += self.decided.range(begin..=end).filter(|(_, answered)| **answered != allowed).count();
-            self.decided = self.decided.split_off(&end);
+    fn take(&mut self, told: Told) {
+        match told {
+            Told::Sent(sent) => {
+                self.open.insert(sent);
+                self.newest = Some(sent);
+            }
+            Told::Decided { sent, answered } => {
+                self.open.remove(&sent);
+                self.tally.all += 1;
+                self.decided.insert(sent, answered);
+            }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use super::*;
-
-    /// Probes a millisecond apart; `#` answered, `.` not.
-    fn seen(pattern: &str) -> (Seen, Instant) {
-        let (sender, receiver) = mpsc::channel();
-        let begin = Instant::now();
-        for (number, outcome) in (0..).zip(pattern.chars()) {
-            let sent = begin + Duration::from_millis(number);
-            sender.send(Probe { sent, answered: outcome == '#' }).unwrap();
-        }
-        (Seen::new(receiver), begin)
-    }
-
-    #[test]
-    fn a_denial_begins_with_its_first_unanswered_packet() {
-        let (mut seen, begin) = seen(&format!("###.#{}", ".".repeat(RUN)));
-        assert_eq!(seen.begin(false, begin), Some(begin + Duration::from_millis(5)));
-    }
-
-    #[test]
-    fn an_allowance_begins_with_the_first_answer() {
-        let (mut seen, begin) = seen(&format!("..#.{}", "#".repeat(RUN)));
-        assert_eq!(seen.begin(true, begin), Some(begin + Duration::from_millis(2)));
-    }
-
-    #[test]
-    fn contradictions_are_counted() {
-        let (mut seen, begin) = seen("##.#");
-        seen.spans.push((begin, begin + Duration::from_millis(3), true));
-        assert_eq!(seen.strays(), 1);
-        assert_eq!(seen.count(), 4);
-    }
-}
+#[path = "seen_tests.rs"]
+mod tests;

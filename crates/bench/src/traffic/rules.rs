@@ -1,12 +1,7 @@
 //! The same allowances as nftables rules.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::net::Ipv4Addr;
-use std::process::{Command, Stdio};
-
-use anyhow::{Context as _, bail};
-use ringfence_netns::Namespace;
 
 /// Tracks connections, and nothing else.
 pub(super) const TRACK: &str = "table inet bench {\n chain forward {\n  type filter hook forward priority filter;\n  \
@@ -40,19 +35,4 @@ fn head(server: Ipv4Addr) -> String {
          type filter hook forward priority filter;\n  ct state established,related accept\n  \
          ip daddr {server} jump to-server\n }}\n"
     )
-}
-
-/// Loads a ruleset in a namespace.
-pub(super) fn load(namespace: &Namespace, text: &str) -> anyhow::Result<()> {
-    let mut nft = Command::new("nft");
-    nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = namespace.spawn(&mut nft).context("nft")?;
-    let mut input = child.stdin.take().context("nft has no input")?;
-    input.write_all(text.as_bytes())?;
-    drop(input);
-    let output = child.wait_with_output()?;
-    if !output.status.success() {
-        bail!("nft: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
 }

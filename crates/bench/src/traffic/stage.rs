@@ -14,6 +14,7 @@ use ringfence_netns::{Namespace, Route, VethEnd};
 use super::client::{self, Rates};
 use super::variant::Variant;
 use super::{policies, rules, server};
+use crate::nft;
 
 const PREFIX: &str = "rfbench";
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 246, 0, 2);
@@ -80,14 +81,14 @@ impl Stage {
     fn enforce(&self, variant: &Variant) -> anyhow::Result<()> {
         match *variant {
             Variant::Bare => {}
-            Variant::Conntrack => rules::load(&self.node, rules::TRACK)?,
+            Variant::Conntrack => nft::load(&self.node, rules::TRACK)?,
             Variant::Ringfence(0) => self.ringfence(&[])?,
             Variant::Ringfence(count) => self.lock_and_open(count, |sources| self.ringfence(sources))?,
             Variant::Rules(count) => {
-                self.lock_and_open(count, |sources| rules::load(&self.node, &rules::chain(SERVER, sources)))?;
+                self.lock_and_open(count, |sources| nft::load(&self.node, &rules::chain(SERVER, sources)))?;
             }
             Variant::Set(count) => {
-                self.lock_and_open(count, |sources| rules::load(&self.node, &rules::set(SERVER, sources)))?;
+                self.lock_and_open(count, |sources| nft::load(&self.node, &rules::set(SERVER, sources)))?;
             }
         }
         if *variant != Variant::Bare {
