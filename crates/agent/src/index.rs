@@ -156,7 +156,10 @@ impl Index {
             Kind::Namespace => self.namespaces.keys().cloned().map(ObjectKey::Namespace).collect(),
             Kind::Node => self.nodes.keys().cloned().map(ObjectKey::Node).collect(),
             Kind::Pod => self.pods.keys().cloned().map(ObjectKey::Pod).collect(),
-            Kind::NetworkPolicy => self.policies.keys().cloned().map(ObjectKey::Policy).collect(),
+            Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::AdminNetworkPolicy
+            | Kind::BaselineAdminNetworkPolicy => self.policies_of(kind).cloned().map(ObjectKey::Policy).collect(),
         }
     }
 
@@ -166,8 +169,15 @@ impl Index {
             Kind::Namespace => self.namespaces.len(),
             Kind::Node => self.nodes.len(),
             Kind::Pod => self.pods.len(),
-            Kind::NetworkPolicy => self.policies.len(),
+            Kind::NetworkPolicy
+            | Kind::ClusterNetworkPolicy
+            | Kind::AdminNetworkPolicy
+            | Kind::BaselineAdminNetworkPolicy => self.policies_of(kind).count(),
         }
+    }
+
+    fn policies_of(&self, kind: Kind) -> impl Iterator<Item = &PolicyId> {
+        self.policies.keys().filter(move |id| Some(id.kind) == kind.policy())
     }
 
     /// Everything these policies say is in the kernel now.

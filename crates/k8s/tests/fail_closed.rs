@@ -277,6 +277,18 @@ fn almost_policy() -> impl Strategy<Value = Value> {
         "hostNetwork",
         "creationTimestamp",
         "ownerReferences",
+        "subject",
+        "tier",
+        "priority",
+        "action",
+        "pods",
+        "namespaces",
+        "networks",
+        "domainNames",
+        "protocols",
+        "tcp",
+        "destinationPort",
+        "portNumber",
         "stranger",
     ]);
     leaf.prop_recursive(8, 96, 6, move |inner| {
@@ -286,6 +298,13 @@ fn almost_policy() -> impl Strategy<Value = Value> {
                 .prop_map(|pairs| pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect::<Value>()),
         ]
     })
+}
+
+fn has_unknown_rule(policy: &Policy) -> bool {
+    [Direction::Ingress, Direction::Egress]
+        .into_iter()
+        .flat_map(|direction| policy.rules(direction).unwrap_or_default())
+        .any(|rule| rule.unknown().is_some())
 }
 
 /// Whether every rule that matches anything at all comes from a rule that is understood.
@@ -306,6 +325,14 @@ proptest! {
                 let _ = kind.key(object);
             }
             prop_assert!(isolates(&convert::network_policy(object).0));
+            for convert in [
+                convert::cluster_network_policy,
+                convert::admin_network_policy,
+                convert::baseline_admin_network_policy,
+            ] {
+                let (policy, diagnostics) = convert(object);
+                prop_assert!(!diagnostics.is_empty() || !has_unknown_rule(&policy), "denied without a word: {}", object);
+            }
             for (api_version, kind) in [
                 ("v1", "Namespace"), ("v1", "Pod"), ("v1", "Service"), ("v1", "ConfigMap"), ("apps/v1", "Deployment"),
                 ("apps/v1", "ReplicaSet"), ("networking.k8s.io/v1", "NetworkPolicy"), ("v1", "Node"), ("v1", "Event"),

@@ -276,12 +276,54 @@ async fn in_sync_comes_once_after_all_kinds() {
     });
     let mut events = Box::pin(watch::objects(&kube::Client::new(app, "default")));
     let mut seen = Vec::new();
-    for _ in 0..9 {
+    for _ in 0..=2 * Kind::ALL.len() {
         seen.push(next(&mut events).await);
     }
     let at = seen.iter().position(|event| event == "in sync").unwrap();
-    assert_eq!(seen[..at].iter().filter(|event| *event == "reset ").count(), 4, "{seen:?}");
-    assert_eq!(seen.iter().filter(|event| *event == "connected").count(), 4, "{seen:?}");
+    assert_eq!(seen[..at].iter().filter(|event| *event == "reset ").count(), Kind::ALL.len(), "{seen:?}");
+    assert_eq!(seen.iter().filter(|event| *event == "connected").count(), Kind::ALL.len(), "{seen:?}");
+}
+
+/// A kind whose definition comes, goes and comes back while the watch runs.
+#[tokio::test]
+async fn a_kind_may_come_and_go() {
+    let definition = |established: &str| {
+        json!({
+            "metadata": {"name": "clusternetworkpolicies.policy.networking.k8s.io", "resourceVersion": "5"},
+            "spec": {"versions": [{"name": "v1alpha2", "served": true}]},
+            "status": {"conditions": [{"type": "Established", "status": established}]},
+        })
+    };
+    let policy = json!({"metadata": {"name": "p", "resourceVersion": "7"}, "spec": {}});
+    let ((defined, one), (lines, two), (again, three), (_lines, four)) = (watched(), watched(), watched(), watched());
+    let server = Server::new([
+        Answer::Error(404, "no such kind"),
+        one,
+        Answer::List("7", vec![policy.clone()]),
+        two,
+        Answer::Error(404, "no such kind"),
+        Answer::Error(404, "no such kind"),
+        three,
+        Answer::List("9", vec![policy]),
+        four,
+    ]);
+    let mut events = Box::pin(watch::kinds(&server.client(), &[Kind::ClusterNetworkPolicy]));
+    for expect in ["reset ", "in sync", "connected"] {
+        assert_eq!(next(&mut events).await, expect);
+    }
+    say(&defined, "ADDED", &definition("False"));
+    say(&defined, "MODIFIED", &definition("True"));
+    assert_eq!(next(&mut events).await, "reset ClusterNetworkPolicy p");
+    say(&lines, "DELETED", &json!({"metadata": {"name": "p", "resourceVersion": "8"}}));
+    assert_eq!(next(&mut events).await, "delete ClusterNetworkPolicy p");
+    drop(lines);
+    assert_eq!(next(&mut events).await, "reset ");
+    say(&again, "ADDED", &definition("True"));
+    assert_eq!(next(&mut events).await, "reset ClusterNetworkPolicy p");
+    let asked = server.asked(1);
+    assert!(asked.starts_with("/apis/apiextensions.k8s.io/v1/customresourcedefinitions?"), "{asked}");
+    assert!(asked.contains("fieldSelector=metadata.name%3Dclusternetworkpolicies.policy.networking.k8s.io"), "{asked}");
+    assert!(server.asked(2).starts_with("/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies?"));
 }
 
 /// From the server's line to the event: nothing may sit and wait for more.

@@ -6,6 +6,7 @@ use ringfence_model::{ContainerPort, Name, Namespace, Node, Pod, PodKey, PodPhas
 use serde_json::Value;
 
 use super::reader::Reader;
+use super::selector::NotUnderstood;
 use super::{NAMESPACE_NAME_LABEL, labels, namespace_of};
 use crate::address::{parse_cidr, parse_ip};
 use crate::diagnostic::{Diagnostic, Severity};
@@ -154,6 +155,12 @@ fn container_port(port: &Value) -> Option<ContainerPort> {
         protocol: protocol(get(port, "protocol"))?,
         port: u16::try_from(number).ok().filter(|number| *number != 0)?,
     })
+}
+
+/// A port from 1 to 65535.
+pub(super) fn port_number(value: &Value, path: &Path<'_>) -> Result<u16, NotUnderstood> {
+    let number = value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0);
+    number.ok_or_else(|| NotUnderstood::new(path, format!("{value} is not a port number")))
 }
 
 /// A transport protocol; null is TCP.

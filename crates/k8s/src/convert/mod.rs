@@ -7,13 +7,15 @@ mod cluster;
 mod network_policy;
 mod reader;
 mod selector;
+mod tiered;
 
-use ringfence_model::{Labels, Object, ObjectKey, PodKey, PolicyId, PolicyKind};
+use ringfence_model::{Labels, Name, Object, ObjectKey, PodKey, PolicyId, PolicyKind};
 use serde_json::Value;
 
 pub use cluster::{namespace, node, pod};
 pub use network_policy::network_policy;
 pub use selector::{NotUnderstood, selector};
+pub use tiered::{admin_network_policy, baseline_admin_network_policy, cluster_network_policy};
 
 use crate::diagnostic::Diagnostic;
 use crate::json::{at, entries, get, text};
@@ -32,6 +34,12 @@ pub enum Kind {
     Pod,
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1` AdminNetworkPolicy.
+    AdminNetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha1` BaselineAdminNetworkPolicy.
+    BaselineAdminNetworkPolicy,
 }
 
 /// What is needed to find a kind in the API.
@@ -53,12 +61,28 @@ pub struct Resource {
 
 impl Kind {
     /// All of them, in the order in which a reader wants them.
-    pub const ALL: [Self; 4] = [Self::Namespace, Self::Node, Self::Pod, Self::NetworkPolicy];
+    pub const ALL: [Self; 7] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Pod,
+        Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::AdminNetworkPolicy,
+        Self::BaselineAdminNetworkPolicy,
+    ];
 
     /// Where the API has it.
     pub fn resource(self) -> Resource {
         let core =
             |kind, plural, namespaced| Resource { group: "", version: "v1", kind, plural, namespaced, optional: false };
+        let tiered = |version, kind, plural| Resource {
+            group: "policy.networking.k8s.io",
+            version,
+            kind,
+            plural,
+            namespaced: false,
+            optional: true,
+        };
         match self {
             Self::Namespace => core("Namespace", "namespaces", false),
             Self::Node => core("Node", "nodes", false),
@@ -71,6 +95,22 @@ impl Kind {
                 namespaced: true,
                 optional: false,
             },
+            Self::ClusterNetworkPolicy => tiered("v1alpha2", "ClusterNetworkPolicy", "clusternetworkpolicies"),
+            Self::AdminNetworkPolicy => tiered("v1alpha1", "AdminNetworkPolicy", "adminnetworkpolicies"),
+            Self::BaselineAdminNetworkPolicy => {
+                tiered("v1alpha1", "BaselineAdminNetworkPolicy", "baselineadminnetworkpolicies")
+            }
+        }
+    }
+
+    /// The kind as policies are called by it; none if it is no policy.
+    pub fn policy(self) -> Option<PolicyKind> {
+        match self {
+            Self::Namespace | Self::Node | Self::Pod => None,
+            Self::NetworkPolicy => Some(PolicyKind::NetworkPolicy),
+            Self::ClusterNetworkPolicy => Some(PolicyKind::ClusterNetworkPolicy),
+            Self::AdminNetworkPolicy => Some(PolicyKind::AdminNetworkPolicy),
+            Self::BaselineAdminNetworkPolicy => Some(PolicyKind::BaselineAdminNetworkPolicy),
         }
     }
 
@@ -92,13 +132,17 @@ impl Kind {
             Self::Node => wrap(Object::Node, node(object)),
             Self::Pod => wrap(Object::Pod, pod(object)),
             Self::NetworkPolicy => wrap(Object::Policy, network_policy(object)),
+            Self::ClusterNetworkPolicy => wrap(Object::Policy, cluster_network_policy(object)),
+            Self::AdminNetworkPolicy => wrap(Object::Policy, admin_network_policy(object)),
+            Self::BaselineAdminNetworkPolicy => wrap(Object::Policy, baseline_admin_network_policy(object)),
         }
     }
 
     /// What an object of this kind is called.
     pub fn key(self, object: &Value) -> ObjectKey {
-        let name = text(at(object, &["metadata", "name"])).into();
+        let name = Name::from(text(at(object, &["metadata", "name"])));
         let namespace = || namespace_of(object).into();
+        let tiered = |kind| ObjectKey::Policy(PolicyId { kind, namespace: None, name: Name::clone(&name) });
         match self {
             Self::Namespace => ObjectKey::Namespace(name),
             Self::Node => ObjectKey::Node(name),
@@ -106,6 +150,9 @@ impl Kind {
             Self::NetworkPolicy => {
                 ObjectKey::Policy(PolicyId { kind: PolicyKind::NetworkPolicy, namespace: Some(namespace()), name })
             }
+            Self::ClusterNetworkPolicy => tiered(PolicyKind::ClusterNetworkPolicy),
+            Self::AdminNetworkPolicy => tiered(PolicyKind::AdminNetworkPolicy),
+            Self::BaselineAdminNetworkPolicy => tiered(PolicyKind::BaselineAdminNetworkPolicy),
         }
     }
 }

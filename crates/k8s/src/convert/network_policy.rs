@@ -11,7 +11,7 @@ use ringfence_model::{
 };
 use serde_json::Value;
 
-use super::cluster::protocol;
+use super::cluster::{port_number, protocol};
 use super::namespace_of;
 use super::reader::{Reader, unknown_field};
 use super::selector::{self, NotUnderstood, list, object};
@@ -249,10 +249,6 @@ fn port(value: &Value, path: &Path<'_>) -> Result<PortMatch, NotUnderstood> {
     let protocol = protocol(get(value, "protocol")).ok_or_else(|| {
         NotUnderstood::new(&path.field("protocol"), format!("unknown protocol {}", get(value, "protocol")))
     })?;
-    let number = |value: &Value, path: &Path<'_>| {
-        let number = value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0);
-        number.ok_or_else(|| NotUnderstood::new(path, format!("{value} is not a port number")))
-    };
     match (named, end) {
         (Value::Null, Value::Null) => Ok(PortMatch::Range(PortRange::all(protocol))),
         (Value::Null, _) => Err(NotUnderstood::new(&end_path, "endPort needs a port")),
@@ -263,8 +259,8 @@ fn port(value: &Value, path: &Path<'_>) -> Result<PortMatch, NotUnderstood> {
             Err(NotUnderstood::new(&port_path, format!("{name:?} is not a port name")))
         }
         (Value::String(_), _) => Err(NotUnderstood::new(&end_path, "endPort needs a port that is a number")),
-        (first, Value::Null) => Ok(PortMatch::Range(PortRange::single(protocol, number(first, &port_path)?))),
-        (first, last) => range(protocol, number(first, &port_path)?, number(last, &end_path)?, &end_path),
+        (first, Value::Null) => Ok(PortMatch::Range(PortRange::single(protocol, port_number(first, &port_path)?))),
+        (first, last) => range(protocol, port_number(first, &port_path)?, port_number(last, &end_path)?, &end_path),
     }
 }
 

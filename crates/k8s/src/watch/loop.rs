@@ -12,6 +12,7 @@ use kube::api::{ListParams, WatchEvent, WatchParams};
 use kube::{Api, Client};
 
 use super::Event;
+use super::arrival::Arrival;
 use super::backoff::Backoff;
 use super::raw::Raw;
 use crate::convert::Kind;
@@ -26,8 +27,6 @@ const SILENCE: Duration = Duration::from_secs(295);
 const ANSWER: Duration = Duration::from_mins(1);
 /// A watch that ends sooner without a word counts as a failure.
 const SHORT: Duration = Duration::from_secs(1);
-/// How often a kind is asked for that the server does not have.
-const ABSENT: Duration = Duration::from_secs(30);
 
 type Lines = BoxStream<'static, kube::Result<WatchEvent<Raw>>>;
 
@@ -49,6 +48,10 @@ pub(super) struct Loop {
     api: Api<Raw>,
     kind: Kind,
     optional: bool,
+    /// Says when the server may have the kind; for optional ones.
+    arrival: Arrival,
+    /// The server does not have the kind, and that has been said.
+    absent: bool,
     state: State,
     /// What was said last about the connection: nothing, fine, or an error.
     said: Option<Result<(), String>>,
@@ -60,9 +63,11 @@ impl Loop {
     pub(super) fn new(client: Client, kind: Kind) -> Self {
         let resource = kind.resource();
         Self {
-            api: Api::all_with(client, &Raw::resource(resource)),
+            api: Api::all_with(client.clone(), &Raw::resource(resource)),
             kind,
             optional: resource.optional,
+            arrival: Arrival::new(client, resource),
+            absent: false,
             state: State::Start,
             said: None,
             backoff: Backoff::new(),
@@ -85,7 +90,7 @@ impl Loop {
                     version.map_or(State::Start, |version| State::Listed { version })
                 }
                 State::Absent => {
-                    tokio::time::sleep(ABSENT).await;
+                    self.arrival.wait().await;
                     State::Start
                 }
             };
@@ -98,13 +103,7 @@ impl Loop {
         loop {
             let list = match in_time(self.api.list(&page)).await {
                 Ok(list) => list,
-                Err(kube::Error::Api(status)) if self.optional && status.code == 404 => {
-                    if !matches!(self.said, Some(Ok(()))) {
-                        self.reset(Vec::new(), Vec::new());
-                    }
-                    self.connected();
-                    return State::Absent;
-                }
+                Err(kube::Error::Api(status)) if self.optional && status.code == 404 => return self.absent(),
                 Err(error) => return self.failed(&error, None),
             };
             for object in &list.items {
@@ -116,10 +115,22 @@ impl Loop {
             page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
             if page.continue_token.is_none() {
                 self.backoff.reset();
+                self.arrival.happened();
+                self.absent = false;
                 self.reset(objects, diagnostics);
                 return State::Listed { version };
             }
         }
+    }
+
+    /// The server does not have the kind, so there are no objects of it.
+    fn absent(&mut self) -> State {
+        if !self.absent {
+            self.absent = true;
+            self.reset(Vec::new(), Vec::new());
+        }
+        self.connected();
+        State::Absent
     }
 
     async fn watch(&mut self, version: String) -> State {
@@ -131,6 +142,8 @@ impl Loop {
             }
             // The server does not know the version: it is too old, or the server is another one.
             Err(kube::Error::Api(status)) if matches!(status.code, 410 | 504) => self.expired(),
+            // The kind is gone: the list will say so.
+            Err(kube::Error::Api(status)) if self.optional && status.code == 404 => State::Retry { version: None },
             Err(error @ kube::Error::Api(_)) => self.failed(&error, None),
             Err(error) => self.failed(&error, Some(version)),
         }
@@ -196,7 +209,7 @@ impl Loop {
 }
 
 /// The answer to a request, or an error if there is none for too long.
-async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
+pub(super) async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
     tokio::time::timeout(ANSWER, request).await.unwrap_or_else(|_| Err(timed_out()))
 }
 

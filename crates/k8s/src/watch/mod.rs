@@ -4,6 +4,7 @@
 //! event is there as soon as the API server's line has been read. A reader that wants to take bursts together uses
 //! [`ready_chunks`](futures::StreamExt::ready_chunks), which never waits for more than is there.
 
+mod arrival;
 mod backoff;
 mod r#loop;
 mod raw;
