@@ -29,6 +29,9 @@ pub struct Status {
     pub watches: Vec<Watch>,
     /// What the kernel holds.
     pub enforcement: Enforcement,
+    /// What is learnt of domain names.
+    #[serde(default)]
+    pub names: Names,
     /// Every policy of the cluster, by namespace and name.
     pub policies: Vec<Policy>,
     /// Addresses of local pods that are in the kernel.
@@ -93,6 +96,24 @@ pub struct Chain {
     /// The plugins it follows.
     pub plugins: Vec<String>,
     /// Why it is not there: starting pods are not waited for, but closed until their policy is in the kernel.
+    pub error: Option<String>,
+}
+
+/// What is learnt of domain names, for rules that allow by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Names {
+    /// Patterns that rules of the cluster have.
+    pub patterns: usize,
+    /// Whether answers of DNS servers are read; they are only while there are patterns.
+    pub active: bool,
+    /// The servers that are believed.
+    pub servers: Vec<String>,
+    /// Names that are known.
+    pub names: usize,
+    /// Their addresses.
+    pub addresses: usize,
+    /// Why nothing is learnt though there are patterns.
     pub error: Option<String>,
 }
 

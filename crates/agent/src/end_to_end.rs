@@ -124,6 +124,7 @@ impl Agent {
             enforcer: Box::new(kernel.clone()),
             meters: Arc::clone(&meters),
             scout: None,
+            listener: None,
         };
         thread::spawn(move || Core::new(setup).run(&messages));
         let flows = Flows::new();

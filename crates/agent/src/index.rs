@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_model::{
-    Labels, Name, NamespaceSelection, Object, ObjectKey, Pod, PodKey, PodSelection, Policy, PolicyId,
+    DomainName, DomainPattern, Labels, Name, NamespaceSelection, Object, ObjectKey, Peer, Peers, Pod, PodKey,
+    PodSelection, Policy, PolicyId, Rule,
 };
 
 /// The objects of the cluster, as far as status and flows need them.
@@ -20,6 +21,10 @@ pub(crate) struct Index {
     /// Pods of this node, whole.
     local: BTreeMap<PodKey, Pod>,
     policies: BTreeMap<PolicyId, PolicyRecord>,
+    /// How many policies speak of each pattern of domain names.
+    patterns: BTreeMap<DomainPattern, usize>,
+    /// How many addresses each known domain name has.
+    domains: BTreeMap<DomainName, usize>,
     /// What was said about objects, by kind and name, for those about which anything was.
     diagnostics: BTreeMap<String, Vec<String>>,
     /// Addresses that more than one endpoint claims.
@@ -35,6 +40,8 @@ pub(crate) struct PolicyRecord {
     pub(crate) subject: PodSelection,
     pub(crate) ingress: bool,
     pub(crate) egress: bool,
+    /// The domain names it speaks of.
+    pub(crate) patterns: BTreeSet<DomainPattern>,
 }
 
 impl Index {
@@ -46,6 +53,8 @@ impl Index {
             pods: HashMap::new(),
             local: BTreeMap::new(),
             policies: BTreeMap::new(),
+            patterns: BTreeMap::new(),
+            domains: BTreeMap::new(),
             diagnostics: BTreeMap::new(),
             owners: HashMap::new(),
         }
@@ -60,7 +69,7 @@ impl Index {
             Object::Node(node) => drop(self.nodes.insert(Name::clone(&node.name), node.addresses.clone())),
             Object::Pod(pod) => self.apply_pod(pod),
             Object::Policy(policy) => self.apply_policy(policy),
-            Object::Domain(_) => {}
+            Object::Domain(domain) => drop(self.domains.insert(domain.name.clone(), domain.addresses.len())),
         }
     }
 
@@ -101,8 +110,12 @@ impl Index {
                 self.disown(key);
                 self.local.remove(key);
             }
-            ObjectKey::Policy(id) => drop(self.policies.remove(id)),
-            ObjectKey::Domain(_) => {}
+            ObjectKey::Policy(id) => {
+                if let Some(policy) = self.policies.remove(id) {
+                    self.count_patterns(&policy.patterns, false);
+                }
+            }
+            ObjectKey::Domain(name) => drop(self.domains.remove(name)),
         }
     }
 
@@ -146,8 +159,22 @@ impl Index {
             subject: policy.subject.clone(),
             ingress: policy.ingress.is_some(),
             egress: policy.egress.is_some(),
+            patterns: patterns(policy),
         };
-        self.policies.insert(policy.id.clone(), record);
+        self.count_patterns(&record.patterns, true);
+        if let Some(before) = self.policies.insert(policy.id.clone(), record) {
+            self.count_patterns(&before.patterns, false);
+        }
+    }
+
+    fn count_patterns(&mut self, patterns: &BTreeSet<DomainPattern>, more: bool) {
+        for pattern in patterns {
+            let count = self.patterns.entry(pattern.clone()).or_default();
+            *count = if more { *count + 1 } else { count.saturating_sub(1) };
+            if *count == 0 {
+                self.patterns.remove(pattern);
+            }
+        }
     }
 
     /// All known objects of a kind: what a new listing replaces.
@@ -192,6 +219,16 @@ impl Index {
     /// All policies, by name.
     pub(crate) fn policies(&self) -> &BTreeMap<PolicyId, PolicyRecord> {
         &self.policies
+    }
+
+    /// The domain names that rules speak of.
+    pub(crate) fn patterns(&self) -> BTreeSet<DomainPattern> {
+        self.patterns.keys().cloned().collect()
+    }
+
+    /// How many addresses each known domain name has.
+    pub(crate) fn domains(&self) -> &BTreeMap<DomainName, usize> {
+        &self.domains
     }
 
     /// A pod of this node.
@@ -239,6 +276,20 @@ impl Index {
         });
         said.chain(twice).collect()
     }
+}
+
+fn patterns(policy: &Policy) -> BTreeSet<DomainPattern> {
+    fn peers(rule: &Rule) -> &[Peer] {
+        match &rule.peers {
+            Peers::List(peers) => peers,
+            Peers::Any => &[],
+        }
+    }
+    let pattern = |peer: &Peer| match peer {
+        Peer::Domain(pattern) => Some(pattern.clone()),
+        _ => None,
+    };
+    policy.egress.iter().flatten().flat_map(peers).filter_map(pattern).collect()
 }
 
 /// A diagnostic without the object it is about.

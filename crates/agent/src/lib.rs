@@ -17,6 +17,7 @@ pub mod client;
 mod cni_cache;
 mod core;
 mod datapath;
+mod dns;
 #[cfg(test)]
 mod end_to_end;
 mod enforcer;

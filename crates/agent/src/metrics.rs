@@ -27,6 +27,14 @@ pub(crate) struct Meters {
     pub(crate) apply: Histogram,
     /// Seconds from the delivery of the oldest event of a batch until the kernel has it.
     pub(crate) enforced: Histogram,
+    /// Messages of DNS servers that were read.
+    pub(crate) answers: Counter,
+    /// Those that could not be read, and pieces of them.
+    pub(crate) answers_unread: Counter,
+    /// Answers that were let go before what they say was in the kernel.
+    pub(crate) answers_late: Counter,
+    /// Addresses of names for which there was no room.
+    pub(crate) names_refused: Counter,
 }
 
 impl Meters {
@@ -38,6 +46,10 @@ impl Meters {
             plan: Histogram::new(buckets()),
             apply: Histogram::new(buckets()),
             enforced: Histogram::new(buckets()),
+            answers: Counter::default(),
+            answers_unread: Counter::default(),
+            answers_late: Counter::default(),
+            names_refused: Counter::default(),
         }
     }
 
@@ -50,6 +62,13 @@ impl Meters {
         registry.register_with_unit("apply", help, Unit::Seconds, self.apply.clone());
         let help = "Time from the delivery of an event until the kernel has what follows from it";
         registry.register_with_unit("enforced", help, Unit::Seconds, self.enforced.clone());
+        registry.register("dns_messages", "Messages of DNS servers that were read", self.answers.clone());
+        let help = "Packets of DNS servers that could not be read";
+        registry.register("dns_unread", help, self.answers_unread.clone());
+        let help = "Answers that were let go before what they say was in the kernel";
+        registry.register("dns_late", help, self.answers_late.clone());
+        let help = "Addresses of domain names for which there was no room";
+        registry.register("domain_addresses_refused", help, self.names_refused.clone());
     }
 }
 
@@ -73,6 +92,7 @@ pub(crate) struct Gauges {
     pub(crate) diagnostics: usize,
     pub(crate) watches: Vec<api::Watch>,
     pub(crate) bridge: Option<api::Bridge>,
+    pub(crate) names: api::Names,
     pub(crate) rules: Vec<(RuleName, Count)>,
     pub(crate) drops: BTreeMap<String, u64>,
     pub(crate) maps: Vec<api::MapUse>,
@@ -108,6 +128,11 @@ impl Collector for Gauges {
             ("rulesets", "Different rulesets", self.rulesets),
             ("policies", "Policies in the cluster", self.policies),
             ("policies_behind", "Policies whose newest generation is not in the kernel", self.policies_behind),
+            ("domain_patterns", "Patterns of domain names that rules have", self.names.patterns),
+            ("domain_learning", "1 while answers of DNS servers are read", usize::from(self.names.active)),
+            ("dns_servers", "DNS servers that are believed", self.names.servers.len()),
+            ("domain_names", "Domain names that are known", self.names.names),
+            ("domain_addresses", "Addresses of domain names that are known", self.names.addresses),
             ("diagnostics", "Things in objects that were not understood or are in doubt", self.diagnostics),
         ];
         for (name, help, value) in plain {

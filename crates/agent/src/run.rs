@@ -18,8 +18,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::{self, Chain};
-use crate::core::{Core, Handle, Message, Setup};
+use crate::core::{Core, Gone, Handle, Message, Setup};
 use crate::datapath;
+use crate::dns::servers::Trusted;
+use crate::dns::{self, Listener};
 use crate::flows::Flows;
 use crate::interfaces;
 use crate::metrics::Meters;
@@ -61,6 +63,10 @@ pub struct Config {
     pub chain: Option<Chain>,
     /// Take enforcement down when stopping.
     pub detach: bool,
+    /// Namespace and name of the Service of the cluster's DNS.
+    pub dns_service: (String, String),
+    /// DNS servers to believe besides those behind the Service, such as caches on the nodes.
+    pub dns_servers: Vec<SocketAddr>,
 }
 
 impl std::fmt::Display for Connections {
@@ -82,6 +88,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (core, messages) = Handle::channel();
     let scout = interfaces::start(core.clone()).context("cannot start a thread")?;
     let meters = Arc::new(Meters::new());
+    let journal = config.socket.with_extension("names");
+    let names = dns::start(core.clone(), &journal, Arc::clone(&meters)).context("cannot start a thread")?;
     let setup = Setup {
         node: Name::from(config.node.as_str()),
         connections: config.connections.to_string(),
@@ -89,6 +97,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         enforcer,
         meters: Arc::clone(&meters),
         scout: Some(scout),
+        listener: Some(names.clone()),
     };
     let planning = thread::Builder::new().name("core".into()).spawn(move || Core::new(setup).run(&messages))?;
     let flows = Flows::new();
@@ -107,7 +116,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = config.node, socket = %config.socket.display(), "started");
     let result = tokio::select! {
         told = told_to_stop() => told,
-        ended = watch::pump(client, core.clone()) => ended.context("the watch of the cluster ended"),
+        ended = follow(client, &config, core.clone(), names) => ended.context("the watch of the cluster ended"),
     };
     stop.cancel();
     // The change the thread is carrying out, if any, is finished first.
@@ -122,6 +131,14 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!(enforcing = !config.detach, "stopped");
     result
+}
+
+/// Follows the cluster, for ever.
+async fn follow(client: kube::Client, config: &Config, core: Handle, names: Listener) -> Result<(), Gone> {
+    let others = config.dns_servers.iter().copied().collect();
+    let trusted = Trusted { service: config.dns_service.clone(), others };
+    let servers = dns::servers::follow(client.clone(), trusted, core.clone(), names);
+    tokio::try_join!(watch::pump(client, core), servers).map(drop)
 }
 
 async fn told_to_stop() -> anyhow::Result<()> {

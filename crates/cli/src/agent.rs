@@ -1,6 +1,6 @@
 //! `ringfence agent`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -12,6 +12,9 @@ use crate::logging::{self, LogFormat};
 
 /// Where links and maps are pinned, unless told otherwise.
 const PIN_DIR: &str = "/sys/fs/bpf/ringfence";
+
+/// Port of DNS.
+const DNS_PORT: u16 = 53;
 
 /// `ringfence agent`
 #[derive(Debug, clap::Args)]
@@ -86,6 +89,12 @@ struct Run {
     /// Take enforcement down when stopping, instead of leaving it standing
     #[arg(long)]
     detach: bool,
+    /// Service of the cluster's DNS: what the servers behind it answer is believed, for rules with `domainNames`
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = service, default_value = "kube-system/kube-dns")]
+    dns_service: (String, String),
+    /// Another DNS server to believe, such as a cache on the nodes; may be repeated
+    #[arg(long = "dns-server", value_name = "ADDRESS[:PORT]", value_parser = dns_server)]
+    dns_servers: Vec<SocketAddr>,
     /// How log lines look
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
@@ -104,6 +113,16 @@ fn map_size(text: &str) -> Result<(String, u32), String> {
     let (name, entries) = text.split_once('=').ok_or("expected NAME=ENTRIES")?;
     let entries = entries.parse().map_err(|error| format!("{entries:?} is not a number of entries: {error}"))?;
     Ok((name.to_owned(), entries))
+}
+
+fn service(text: &str) -> Result<(String, String), String> {
+    let (namespace, name) = text.split_once('/').ok_or("expected NAMESPACE/NAME")?;
+    Ok((namespace.to_owned(), name.to_owned()))
+}
+
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let address = |text: &str| text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+    text.parse().or_else(|_no_port| address(text)).map_err(|error| format!("{text:?} is no address: {error}"))
 }
 
 /// Runs the agent, or cleans up after one.
@@ -135,6 +154,8 @@ fn config(run: Run) -> anyhow::Result<Config> {
         report_allowed,
         plugin,
         detach,
+        dns_service,
+        dns_servers,
         log_format: _,
     } = run;
     let node = match node {
@@ -146,7 +167,20 @@ fn config(run: Run) -> anyhow::Result<Config> {
         OpenConnections::Cut => Connections::Cut,
         OpenConnections::Drain => Connections::Drain,
     };
-    Ok(Config { node, kubeconfig, pin_dir, socket, metrics, connections, map_sizes, report_allowed, chain, detach })
+    Ok(Config {
+        node,
+        kubeconfig,
+        pin_dir,
+        socket,
+        metrics,
+        connections,
+        map_sizes,
+        report_allowed,
+        chain,
+        detach,
+        dns_service,
+        dns_servers,
+    })
 }
 
 /// The host name as the kubelet makes a node name of it: in lower case.

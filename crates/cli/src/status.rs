@@ -1,6 +1,6 @@
 //! `ringfence status`.
 
-use ringfence_agent::api::Status;
+use ringfence_agent::api::{Names, Status};
 use ringfence_agent::client::Client;
 
 use crate::args::{Format, Socket};
@@ -112,7 +112,19 @@ fn wide(status: &Status) -> Vec<String> {
         ["bridged packets filtered".to_owned(), or_none(bridge)],
     ];
     sections.push(table(["ENFORCEMENT", ""], &rows));
+    sections.push(names(&status.names));
     sections
+}
+
+fn names(names: &Names) -> String {
+    let row = [
+        names.patterns.to_string(),
+        yes(names.active),
+        or_none(Some(names.servers.join(",")).filter(|servers| !servers.is_empty())),
+        names.names.to_string(),
+        names.addresses.to_string(),
+    ];
+    table(["DOMAIN PATTERNS", "LEARNING", "DNS SERVERS", "NAMES", "ADDRESSES"], &[row])
 }
 
 fn endpoints(status: &Status) -> String {

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use crate::Error;
 
-const TABLE: &str = "ringfence";
+/// Our table, in family `inet`.
+pub(crate) const TABLE: &str = "ringfence";
 
 /// Makes the table; one that is there stays as it is.
 pub(crate) fn activate() -> Result<(), Error> {
@@ -21,16 +22,17 @@ pub(crate) fn activate() -> Result<(), Error> {
          add rule inet {TABLE} keep_tracking ct state new comment \"keeps connection tracking active\"\n"
     ))
     .map(drop)
+    .map_err(Error::Conntrack)
 }
 
 /// Removes the table.
 pub(crate) fn release() -> Result<(), Error> {
-    nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop)
+    nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop).map_err(Error::Conntrack)
 }
 
-/// Runs a script in one transaction.
-fn nft(script: &str) -> Result<String, Error> {
-    let failed = |error: std::io::Error| Error::Conntrack(format!("nft: {error}"));
+/// Runs a script of nftables in one transaction; says what it printed, or why not.
+pub(crate) fn nft(script: &str) -> Result<String, String> {
+    let failed = |error: std::io::Error| format!("nft: {error}");
     let mut child = Command::new("nft")
         .args(["-f", "-"])
         .stdin(Stdio::piped())
@@ -45,5 +47,5 @@ fn nft(script: &str) -> Result<String, Error> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    Err(Error::Conntrack(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+    Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }

@@ -48,6 +48,9 @@ pub enum Error {
     /// Connection tracking could not be made sure of.
     #[error("cannot keep connection tracking active: {0}. hint: the `nft` command is needed (apt install nftables)")]
     Conntrack(String),
+    /// Answers of DNS servers cannot be held.
+    #[error("cannot hold answers of DNS servers: cannot {0}. hint: the kernel needs nfnetlink_queue")]
+    Answers(String),
     /// Asking the kernel for its links failed.
     #[error("cannot {what} over netlink: {source}")]
     Netlink {

@@ -4,8 +4,10 @@
 //! the plan of this node. They are pinned, so that enforcement outlives the process, and adopted by the next one.
 
 mod abi;
+pub mod answers;
 mod apply;
 mod config;
+mod connections;
 mod conntrack;
 mod datapath;
 mod error;
@@ -15,6 +17,7 @@ mod interfaces;
 mod kernel;
 mod links;
 mod namespace;
+mod nfnetlink;
 mod object;
 mod pins;
 mod slices;
@@ -25,6 +28,7 @@ mod transition;
 mod trial;
 
 pub use config::{Config, Connections, Sizes};
+pub use connections::open_connections;
 pub use datapath::{Datapath, remove};
 pub use error::{ApplyError, Error};
 pub use events::{Drop, Event, Events, Outcome};

@@ -3,6 +3,7 @@
 //! It sleeps until a message comes, takes every other message that is ready, and carries the sum of them to the kernel
 //! in one step. Nothing waits for a clock, nothing is shared and locked; whoever wants to know something asks.
 
+mod names;
 mod naming;
 mod report;
 mod state;
@@ -16,9 +17,11 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use ringfence_k8s::watch::Event;
+use ringfence_model::Domain;
 use tokio::sync::oneshot;
 
 use crate::api;
+use crate::dns::Learning;
 use crate::flows::{Named, Record};
 use crate::metrics::Gauges;
 
@@ -40,6 +43,17 @@ pub(crate) enum Message {
     Bridge(Option<api::Bridge>),
     /// How the network plugin stands in the node's configuration.
     Chain(api::Chain),
+    /// What names stand for now, without addresses where that is not known any more; and the number of this change.
+    Domains {
+        /// The names.
+        domains: Vec<Domain>,
+        /// To be told back once it is carried out.
+        change: u64,
+    },
+    /// How learning of names stands.
+    Learning(Learning),
+    /// How the watch of a kind stands that is no object of policy.
+    Watched(api::Watch),
     /// Somebody wants to know something.
     Ask(Question),
     /// The end: what is in the kernel stays there.
@@ -141,6 +155,9 @@ impl Core {
             Message::Interfaces(interfaces) => self.interfaces(interfaces),
             Message::Bridge(bridge) => self.bridge(bridge),
             Message::Chain(chain) => self.chain = Some(chain),
+            Message::Domains { domains, change } => self.domains(domains, change),
+            Message::Learning(learning) => self.learning = learning,
+            Message::Watched(watch) => drop(self.others.insert(watch.kind.clone(), watch)),
             Message::Ask(question) => self.answer(question),
             Message::Stop => return false,
         }

@@ -57,6 +57,7 @@ impl Core {
                 bridge: self.bridge,
                 chain: self.chain.clone(),
             },
+            names: self.names_status(),
             policies: self.index.policies().iter().map(|(id, record)| self.policy_status(id, record)).collect(),
             endpoints: self.endpoint_status(),
             diagnostics: self.diagnostics(),
@@ -78,6 +79,14 @@ impl Core {
             warnings
                 .push("not in sync with the API yet: what an earlier agent left in the kernel stays in force".into());
         }
+        if let Some(error) = &self.learning.error {
+            warnings.push(format!("what rules allow by name cannot be learnt, and is denied: {error}"));
+        }
+        for watch in self.others.values() {
+            if let Some(error) = &watch.error {
+                warnings.push(format!("the API does not answer for {}: {error}", watch.kind));
+            }
+        }
         for (kind, watch) in &self.watches {
             if let Some(error) = &watch.error {
                 warnings.push(format!("the API does not answer for {kind:?}: {error}"));
@@ -94,7 +103,7 @@ impl Core {
             objects: self.index.count(*kind),
             error: state.error.clone(),
         };
-        self.watches.iter().map(watch).collect()
+        self.watches.iter().map(watch).chain(self.others.values().cloned()).collect()
     }
 
     fn policy_status(&self, id: &ringfence_model::PolicyId, record: &PolicyRecord) -> api::Policy {
@@ -147,6 +156,7 @@ impl Core {
             diagnostics: self.index.diagnostics().len(),
             watches: self.watch_status(),
             bridge: self.bridge,
+            names: self.names_status(),
             rules,
             drops: facts.drops,
             maps: facts.maps,

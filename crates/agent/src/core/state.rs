@@ -15,8 +15,10 @@ use ringfence_model::{Name, Object, ObjectKey, PodKey, PolicyId};
 use tokio::sync::oneshot;
 
 use super::backoff;
+use super::names::Names;
 use super::waiting::{Announced, Sandbox, Waiter};
 use crate::api;
+use crate::dns::{Learning, Listener};
 use crate::enforcer::{EnforceError, Enforcer};
 use crate::index::Index;
 use crate::interfaces::Nudge;
@@ -36,6 +38,8 @@ pub(crate) struct Setup {
     pub(crate) meters: Arc<Meters>,
     /// Who finds out the interfaces of addresses: told all local addresses whenever they change.
     pub(crate) scout: Option<mpsc::Sender<Nudge>>,
+    /// Who learns what names stand for.
+    pub(crate) listener: Option<Listener>,
 }
 
 /// The state of the planning thread.
@@ -49,7 +53,7 @@ pub(crate) struct Core {
     /// The kernel held the whole view at least once.
     pub(super) ready: bool,
     /// Something changed since the last commit.
-    dirty: bool,
+    pub(super) dirty: bool,
     /// When the oldest of these changes was delivered.
     since: Option<Instant>,
     pub(super) failure: Option<Failure>,
@@ -68,6 +72,10 @@ pub(crate) struct Core {
     pub(super) sandboxes: HashMap<PodKey, Sandbox>,
     /// Those who wait until addresses are closed.
     pub(super) closing: Vec<oneshot::Sender<()>>,
+    pub(super) names: Names,
+    pub(super) learning: Learning,
+    /// Watches of kinds that are no objects of policy.
+    pub(super) others: BTreeMap<String, api::Watch>,
 }
 
 /// Why the kernel is behind.
@@ -109,6 +117,9 @@ impl Core {
             announced: HashMap::new(),
             sandboxes: HashMap::new(),
             closing: Vec::new(),
+            names: Names::default(),
+            learning: Learning::default(),
+            others: BTreeMap::new(),
             setup,
         }
     }
@@ -162,7 +173,7 @@ impl Core {
         self.dirty = true;
     }
 
-    fn delete(&mut self, key: &ObjectKey) {
+    pub(super) fn delete(&mut self, key: &ObjectKey) {
         if let ObjectKey::Pod(key) = key {
             self.announced.remove(key);
             self.sandboxes.remove(key);
@@ -211,9 +222,13 @@ impl Core {
     /// Brings the kernel up to date with what is known, once what is known is whole.
     pub(super) fn commit(&mut self) {
         let retry = self.retry_at().is_some_and(|at| at <= Instant::now());
-        if !self.in_sync || !(self.dirty || retry) {
-            return;
+        if self.in_sync && (self.dirty || retry) {
+            self.carry_out();
         }
+        self.tell_listener();
+    }
+
+    fn carry_out(&mut self) {
         self.dirty = false;
         let started = Instant::now();
         let deltas = self.planner.commit();

@@ -41,6 +41,7 @@ impl Fixture {
             enforcer: Box::new(kernel.clone()),
             meters: Arc::clone(&meters),
             scout: None,
+            listener: None,
         });
         let (handle, messages) = Handle::channel();
         Self { core, meters, kernel, handle, messages }

@@ -1,7 +1,7 @@
 //! Who can talk to whom: echo servers and clients inside namespaces.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -161,8 +161,13 @@ pub(crate) struct Datagrams(UdpSocket);
 
 impl Datagrams {
     pub(crate) fn new(space: &Space, from: &str, to: &str, port: u16) -> Self {
+        Self::bound(space, socket_address(from, 0), to, port)
+    }
+
+    /// One with a port of its own.
+    pub(crate) fn bound(space: &Space, from: impl ToSocketAddrs, to: &str, port: u16) -> Self {
         let to = socket_address(to, port);
-        let from = socket_address(from, 0);
+        let from = from.to_socket_addrs().unwrap().next().unwrap();
         Self(space.enter(|| {
             let socket = UdpSocket::bind(from).unwrap();
             socket.connect(to).unwrap();
@@ -181,6 +186,12 @@ impl Datagrams {
 
     pub(crate) fn are_dead(&self, bytes: usize) -> bool {
         !self.answered(bytes, DOUBT)
+    }
+
+    /// Whether one arrives without another being sent.
+    pub(crate) fn arrives(&self) -> bool {
+        self.0.set_read_timeout(Some(DOUBT)).unwrap();
+        self.0.recv(&mut [0; 64]).is_ok()
     }
 
     /// Sends one and does not wait.

@@ -1,0 +1,75 @@
+//! What the thread that learns names is told, and what it tells.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use ringfence_model::{Domain, Object, ObjectKey};
+
+use super::state::Core;
+use crate::api;
+use crate::dns::{Demand, Tell};
+
+/// What was told, and what is to be.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    /// The newest change that was taken in, and the newest that was told back.
+    taken: u64,
+    told: u64,
+    demand: Option<Demand>,
+}
+
+impl Core {
+    /// Takes in what names stand for.
+    pub(super) fn domains(&mut self, domains: Vec<Domain>, change: u64) {
+        for domain in domains {
+            if domain.addresses.is_empty() {
+                self.delete(&ObjectKey::Domain(domain.name));
+            } else {
+                self.put(Object::Domain(domain));
+            }
+        }
+        self.names.taken = change;
+    }
+
+    /// Tells what is wanted, if that changed, and which changes were carried out: those the kernel refused too, for
+    /// nobody's answers wait for a map to have room.
+    pub(super) fn tell_listener(&mut self) {
+        let Some(listener) = &self.setup.listener else { return };
+        if self.ready {
+            let demand = self.demand();
+            if self.names.demand.as_ref() != Some(&demand) {
+                listener.tell(Tell::Demand(demand.clone()));
+                self.names.demand = Some(demand);
+            }
+        }
+        if self.names.taken > self.names.told {
+            listener.tell(Tell::Committed(self.names.taken));
+            self.names.told = self.names.taken;
+        }
+    }
+
+    /// What is to be learnt. Nothing of the pods is said where no rule has a name.
+    fn demand(&self) -> Demand {
+        let patterns = self.index.patterns();
+        if patterns.is_empty() {
+            return Demand::default();
+        }
+        let endpoints: BTreeSet<_> = self.held.endpoints.keys().copied().collect();
+        let gates: BTreeSet<_> = self.held.gates.iter().copied().collect();
+        let outside = endpoints.iter().filter(|address| !gates.iter().any(|gate| gate.contains(*address)));
+        let pods = gates.iter().copied().chain(outside.map(|address| IpNet::from(*address))).collect();
+        Demand { patterns, pods, endpoints }
+    }
+
+    pub(super) fn names_status(&self) -> api::Names {
+        let domains = self.index.domains();
+        api::Names {
+            patterns: self.names.demand.as_ref().map_or(0, |demand| demand.patterns.len()),
+            active: self.learning.active,
+            servers: self.learning.servers.iter().map(ToString::to_string).collect(),
+            names: domains.len(),
+            addresses: domains.values().sum(),
+            error: self.learning.error.clone(),
+        }
+    }
+}

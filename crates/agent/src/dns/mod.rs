@@ -1,0 +1,92 @@
+//! Learns which addresses names stand for, for rules that allow by name (`domainNames`).
+//!
+//! ```text
+//! server ─answer─► held by the kernel ─► Worker: what is new? ──► Core ──► kernel
+//! pod ◄──────────────── let go ◄───────────── Committed(change) ◄──┘
+//! ```
+//!
+//! Only answers of the cluster's own DNS servers are read, and only while some rule names a domain. An answer that
+//! brings nothing new goes on at once; one that does goes on when its addresses are in the kernel, so the pod's first
+//! connection is not lost. Whatever goes wrong, answers go on: then the addresses stay denied.
+
+mod answer;
+mod journal;
+mod learner;
+mod packet;
+mod reader;
+pub(crate) mod servers;
+mod stream;
+mod worker;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::{io, thread};
+
+use ipnet::IpNet;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use ringfence_model::DomainPattern;
+
+use crate::core::Handle;
+use crate::metrics::Meters;
+
+/// What the planning thread wants to know of names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Demand {
+    /// The names that rules mean.
+    pub(crate) patterns: BTreeSet<DomainPattern>,
+    /// Ranges of this node's pods, and those of their addresses that are outside.
+    pub(crate) pods: BTreeSet<IpNet>,
+    /// Addresses of this node's pods.
+    pub(crate) endpoints: BTreeSet<IpAddr>,
+}
+
+/// What the worker is told.
+#[derive(Debug)]
+pub(crate) enum Tell {
+    /// What is wanted, in place of what was wanted before.
+    Demand(Demand),
+    /// The cluster's DNS servers, in place of those before.
+    Servers(BTreeSet<SocketAddr>),
+    /// Changes up to this number are in the kernel, or were refused by it.
+    Committed(u64),
+}
+
+/// How learning stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Learning {
+    /// Answers are read.
+    pub(crate) active: bool,
+    /// The DNS servers that are believed.
+    pub(crate) servers: BTreeSet<SocketAddr>,
+    /// Why answers are not read though a rule needs them.
+    pub(crate) error: Option<String>,
+}
+
+/// How others reach the worker.
+#[derive(Clone, Debug)]
+pub(crate) struct Listener {
+    sender: mpsc::Sender<Tell>,
+    wake: Arc<EventFd>,
+}
+
+impl Listener {
+    /// Tells the worker something; if it is gone the agent is stopping.
+    pub(crate) fn tell(&self, tell: Tell) {
+        if self.sender.send(tell).is_ok() {
+            let _counts_up = self.wake.write(1);
+        }
+    }
+}
+
+/// Starts the worker in the network namespace of the calling thread. What an earlier process wrote into the journal is
+/// with the planning thread when this returns.
+pub(crate) fn start(core: Handle, journal: &Path, meters: Arc<Meters>) -> io::Result<Listener> {
+    let (sender, told) = mpsc::channel();
+    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+    let worker = worker::Worker::new(core, journal, meters, told, Arc::clone(&wake));
+    thread::Builder::new().name("names".into()).spawn(move || worker.run())?;
+    Ok(Listener { sender, wake })
+}

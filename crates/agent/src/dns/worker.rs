@@ -1,0 +1,345 @@
+//! The thread that reads answers, learns, and lets them go.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::EventFd;
+use ringfence_datapath::answers::Answers;
+use ringfence_datapath::open_connections;
+use ringfence_model::DomainName;
+
+use super::journal::Journal;
+use super::reader::Reader;
+use super::{Demand, Learning, Tell};
+use crate::core::{Gone, Handle, Message};
+use crate::metrics::Meters;
+
+/// Longest an answer is held, less than after which resolvers ask again.
+const PATIENCE: Duration = Duration::from_millis(900);
+/// How often to look whether connections to an address that has stood its time are still open.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How soon to try again to hold answers after that failed.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// A packet that waits for a change to be in the kernel.
+#[derive(Debug)]
+struct Held {
+    packet: u32,
+    awaits: u64,
+    since: Instant,
+}
+
+/// The thread's state.
+pub(super) struct Worker {
+    core: Handle,
+    told: Receiver<Tell>,
+    wake: Arc<EventFd>,
+    meters: Arc<Meters>,
+    clock: Clock,
+    journal: Journal,
+    reader: Reader,
+    demand: Demand,
+    servers: BTreeSet<SocketAddr>,
+    /// The queue, while answers are read.
+    answers: Option<Answers>,
+    retry: Option<Instant>,
+    held: VecDeque<Held>,
+    /// Number of the newest change told to the planning thread, and of the newest it has carried out.
+    change: u64,
+    committed: u64,
+    /// When to look for addresses that have stood their time.
+    due: Option<u64>,
+    said: Learning,
+}
+
+impl Worker {
+    /// Takes over what an earlier process learnt, and tells the planning thread.
+    pub(super) fn new(
+        core: Handle,
+        journal: &Path,
+        meters: Arc<Meters>,
+        told: Receiver<Tell>,
+        wake: Arc<EventFd>,
+    ) -> Self {
+        let (journal, known) = Journal::open(journal);
+        let mut worker = Self {
+            core,
+            told,
+            wake,
+            meters,
+            clock: Clock::new(),
+            journal,
+            reader: Reader::default(),
+            demand: Demand::default(),
+            servers: BTreeSet::new(),
+            answers: None,
+            retry: None,
+            held: VecDeque::new(),
+            change: 0,
+            committed: 0,
+            due: None,
+            said: Learning::default(),
+        };
+        for ((name, address), until) in known {
+            worker.reader.learner.restore(name, address, until);
+        }
+        let names: BTreeSet<_> = worker.reader.learner.names().cloned().collect();
+        let _the_agent_is_stopping = worker.tell_core(&names);
+        worker
+    }
+
+    /// Works until the planning thread is gone.
+    pub(super) fn run(mut self) {
+        // An earlier process may have died with its rule in place.
+        if let Err(error) = Answers::stop() {
+            tracing::debug!(%error, "no rule of an earlier process can be taken away");
+        }
+        while self.turn().is_ok() {}
+        self.stop_holding();
+    }
+
+    fn turn(&mut self) -> Result<(), Gone> {
+        self.wait();
+        self.listen()?;
+        self.read()?;
+        self.release();
+        self.expire()?;
+        if self.retry.is_some_and(|at| at <= Instant::now()) {
+            self.hold()?;
+        }
+        Ok(())
+    }
+
+    fn wait(&self) {
+        let now = Instant::now();
+        let overdue = self.held.front().map(|held| (held.since + PATIENCE).saturating_duration_since(now));
+        let retry = self.retry.map(|at| at.saturating_duration_since(now));
+        let due = self.due.map(|at| Duration::from_millis(at.saturating_sub(self.clock.now())));
+        let patience = [overdue, retry, due].into_iter().flatten().min();
+        // A moment more, so as not to wake just before.
+        let timeout = patience.map_or(PollTimeout::NONE, |patience| {
+            PollTimeout::try_from(patience + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        let mut ready = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        ready.extend(self.answers.as_ref().map(|answers| PollFd::new(answers.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut ready, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => tracing::error!(%error, "cannot wait for answers of DNS servers"),
+        }
+        let _none_if_nobody_woke_us = self.wake.read();
+    }
+
+    fn listen(&mut self) -> Result<(), Gone> {
+        let mut changed = false;
+        loop {
+            match self.told.try_recv() {
+                Ok(Tell::Demand(demand)) => {
+                    changed |= demand.patterns != self.demand.patterns || demand.pods != self.demand.pods;
+                    self.demand = demand;
+                }
+                Ok(Tell::Servers(servers)) => {
+                    changed |= servers != self.servers;
+                    self.servers = servers;
+                }
+                Ok(Tell::Committed(change)) => self.committed = self.committed.max(change),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) => return Err(Gone),
+            }
+        }
+        if changed { self.adjust() } else { Ok(()) }
+    }
+
+    /// Does what is wanted now.
+    fn adjust(&mut self) -> Result<(), Gone> {
+        let before: BTreeMap<_, Vec<_>> = self.reader.learner.entries().fold(BTreeMap::new(), |mut all, entry| {
+            all.entry(entry.0.clone()).or_insert_with(Vec::new).push(entry.1);
+            all
+        });
+        let gone = self.reader.learner.ask_for(self.demand.patterns.clone());
+        let lost = gone.into_iter().filter_map(|name| before.get_key_value(&name));
+        let lost: BTreeMap<_, _> = lost.map(|(name, addresses)| (name.clone(), addresses.clone())).collect();
+        self.forget(&lost)?;
+        self.due = self.reader.learner.next_expiry();
+        self.hold()
+    }
+
+    /// Holds answers if any are wanted, and only then.
+    fn hold(&mut self) -> Result<(), Gone> {
+        self.retry = None;
+        let mut learning = Learning { servers: self.servers.clone(), ..Learning::default() };
+        if !self.reader.learner.is_needed() || self.servers.is_empty() {
+            self.stop_holding();
+        } else if let Err(error) = self.try_hold() {
+            learning.error = Some(error.to_string());
+            self.retry = Some(Instant::now() + RETRY);
+        }
+        if self.reader.learner.is_needed() && self.servers.is_empty() {
+            learning.error = Some("no DNS server of the cluster is known".into());
+        }
+        learning.active = self.answers.is_some() && learning.error.is_none();
+        if learning != self.said {
+            if let Some(error) = learning.error.as_ref().filter(|error| self.said.error.as_ref() != Some(error)) {
+                tracing::error!(error, "what rules allow by name cannot be learnt: it is denied");
+            }
+            self.said = learning.clone();
+            self.core.tell(Message::Learning(learning))?;
+        }
+        Ok(())
+    }
+
+    fn try_hold(&mut self) -> Result<(), ringfence_datapath::Error> {
+        let answers = match &mut self.answers {
+            Some(answers) => answers,
+            none => none.insert(Answers::open()?),
+        };
+        answers.hold(&self.servers, &self.demand.pods)
+    }
+
+    fn stop_holding(&mut self) {
+        if self.answers.is_none() {
+            return;
+        }
+        if let Err(error) = Answers::stop() {
+            tracing::warn!(%error, "answers of DNS servers still pass through a queue that lets all of them pass");
+        }
+        // What came before the rule went: dropping the queue would drop these packets.
+        let late = self.answers.as_ref().and_then(|answers| answers.receive().ok()).unwrap_or_default();
+        let held = std::mem::take(&mut self.held).into_iter().map(|held| held.packet);
+        for packet in held.chain(late.into_iter().map(|packet| packet.id)) {
+            self.let_go(packet);
+        }
+        self.answers = None;
+    }
+
+    /// Reads the packets that came; tells the planning thread what is new in all of them as one change.
+    fn read(&mut self) -> Result<(), Gone> {
+        let Some(answers) = &self.answers else { return Ok(()) };
+        let packets = match answers.receive() {
+            Ok(packets) => packets,
+            Err(error) => {
+                tracing::error!(%error, "answers of DNS servers cannot be read any more; trying anew");
+                self.answers = None;
+                self.held.clear();
+                return self.hold();
+            }
+        };
+        let (now, since) = (self.clock.now(), Instant::now());
+        let mut changed = BTreeSet::new();
+        let mut lines = Vec::new();
+        for packet in packets {
+            let brought = self.reader.read(&packet.bytes, now, self.change + 1, &self.meters);
+            changed.extend(brought.changed);
+            for answer in brought.answers {
+                lines.extend(answer.addresses.into_iter().map(|(address, _)| (answer.name.clone(), address)));
+            }
+            self.held.push_back(Held { packet: packet.id, awaits: brought.awaits, since });
+        }
+        if !lines.is_empty() {
+            self.note(&lines);
+        }
+        self.tell_core(&changed)
+    }
+
+    /// Writes down until when addresses stand, before anybody can act on it.
+    fn note(&mut self, lines: &[(DomainName, IpAddr)]) {
+        let learner = &self.reader.learner;
+        let lines: Vec<_> =
+            lines.iter().filter_map(|(name, address)| Some((name, *address, learner.until(name, *address)?))).collect();
+        let first = lines.iter().map(|(_, _, until)| *until).min();
+        self.journal.write(&lines, learner.entries());
+        self.due = [self.due, first].into_iter().flatten().min();
+    }
+
+    fn tell_core(&mut self, names: &BTreeSet<DomainName>) -> Result<(), Gone> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.change += 1;
+        let domains = names.iter().map(|name| self.reader.learner.domain(name)).collect();
+        self.core.tell(Message::Domains { domains, change: self.change })
+    }
+
+    /// Lets go what has waited for its change, or long enough.
+    fn release(&mut self) {
+        let now = Instant::now();
+        let mut waiting = VecDeque::new();
+        for held in std::mem::take(&mut self.held) {
+            let late = held.awaits > self.committed && held.since + PATIENCE <= now;
+            if late {
+                self.meters.answers_late.inc();
+            }
+            if late || held.awaits <= self.committed {
+                self.let_go(held.packet);
+            } else {
+                waiting.push_back(held);
+            }
+        }
+        self.held = waiting;
+    }
+
+    fn let_go(&self, packet: u32) {
+        let Some(answers) = &self.answers else { return };
+        if let Err(error) = answers.release(packet) {
+            tracing::warn!(%error, "an answer of a DNS server is lost");
+        }
+    }
+
+    /// Forgets addresses that have stood their time and to which no connection is open.
+    fn expire(&mut self) -> Result<(), Gone> {
+        let now = self.clock.now();
+        if self.due.is_none_or(|due| due > now) {
+            return Ok(());
+        }
+        let expired = self.reader.learner.expired(now);
+        // While it is not known, every address counts as in use: connections must not break for it.
+        let in_use = open_connections(&self.demand.endpoints, &expired).unwrap_or_else(|error| {
+            tracing::warn!(%error, "addresses of names are kept beyond their time");
+            expired
+        });
+        let then = now + u64::try_from(LOOK_AGAIN.as_millis()).unwrap_or(u64::MAX);
+        let lost = self.reader.learner.expire(now, &in_use, then);
+        self.due = self.reader.learner.next_expiry();
+        self.forget(&lost)
+    }
+
+    /// Carries what was forgotten to the journal and to the planning thread.
+    fn forget(&mut self, lost: &BTreeMap<DomainName, Vec<IpAddr>>) -> Result<(), Gone> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<_> = lost
+            .iter()
+            .flat_map(|(name, addresses)| addresses.iter().map(move |address| (name, *address, 0)))
+            .collect();
+        self.journal.write(&lines, self.reader.learner.entries());
+        self.tell_core(&lost.keys().cloned().collect())
+    }
+}
+
+/// Milliseconds since the machine was started: the same clock for every process, which nobody can set.
+#[derive(Debug)]
+struct Clock {
+    started: u64,
+    since: Instant,
+}
+
+impl Clock {
+    fn new() -> Self {
+        let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+        let seconds: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or_default();
+        let started = u64::try_from(Duration::try_from_secs_f64(seconds).unwrap_or_default().as_millis());
+        Self { started: started.unwrap_or_default(), since: Instant::now() }
+    }
+
+    fn now(&self) -> u64 {
+        self.started + u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
