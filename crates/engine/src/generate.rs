@@ -3,6 +3,7 @@
 //! Names, labels, ports and addresses come from small pools, so that selectors select, blocks cover and addresses
 //! collide. Everything follows from a seed.
 
+mod domains;
 mod policies;
 mod segmented;
 
@@ -69,7 +70,7 @@ pub struct Settings {
     pub policies: usize,
     /// So many nodes, named `node0` and so on.
     pub nodes: usize,
-    /// Also cluster-wide policies.
+    /// Also cluster-wide policies, and learnt domain names.
     pub tiers: bool,
 }
 
@@ -103,7 +104,12 @@ impl Settings {
     pub fn world(&self, rng: &mut Rng) -> World {
         let mut world = World::default();
         for number in 0..self.nodes {
-            world.apply(Object::Node(node(number)));
+            world.apply(Object::Node(node(rng, number)));
+        }
+        for _ in 0..rng.below(6) {
+            if self.tiers {
+                world.apply(Object::Domain(domains::domain(rng)));
+            }
         }
         for number in 0..self.namespaces {
             // The last is a name that pods and policies use, but whose object is often unknown.
@@ -123,15 +129,19 @@ impl Settings {
     /// A random change of a cluster.
     pub fn event(&self, rng: &mut Rng, world: &World) -> Event {
         let mut keys: Vec<ObjectKey> = world.objects().map(|object| object.key()).collect();
-        keys.retain(|key| !matches!(key, ObjectKey::Node(_)) || rng.percent(10));
-        match rng.below(10) {
+        keys.retain(|key| !matches!(key, ObjectKey::Node(_)) || rng.percent(20));
+        match rng.below(12) {
             0..=3 => Event::Apply(Object::Pod(self.pod(rng))),
             4..=6 => Event::Apply(Object::Policy(self.policy(rng))),
             7 => {
                 let number = rng.below(self.namespaces);
                 Event::Apply(Object::Namespace(namespace(rng, number)))
             }
-            8 if rng.percent(10) => Event::Apply(Object::Node(node(rng.below(self.nodes)))),
+            8 if rng.percent(50) => {
+                let number = rng.below(self.nodes);
+                Event::Apply(Object::Node(node(rng, number)))
+            }
+            9 | 10 if self.tiers => Event::Apply(Object::Domain(domains::domain(rng))),
             _ if keys.is_empty() => Event::Apply(Object::Pod(self.pod(rng))),
             _ => Event::Delete(rng.pick(&keys).clone()),
         }
@@ -179,11 +189,15 @@ impl Settings {
         }
     }
 
-    /// A random connection, with pods of the world at most of the ends.
+    /// A random connection, with pods of the world at most of the ends, and addresses of nodes and domain names.
     pub fn connection(&self, rng: &mut Rng, world: &World) -> Connection {
         let v6 = rng.percent(30);
-        let source = self.address(rng, world, v6);
-        let destination = if rng.percent(5) { source } else { self.address(rng, world, v6) };
+        let source = Self::address(rng, world, v6);
+        let destination = match rng.below(20) {
+            0 => source,
+            1..=4 => Self::host_address(rng, world, v6),
+            _ => Self::address(rng, world, v6),
+        };
         let protocol = match rng.below(12) {
             0..=5 => Protocol::TCP,
             6 | 7 => Protocol::UDP,
@@ -208,12 +222,12 @@ impl Settings {
         }
     }
 
-    fn address(&self, rng: &mut Rng, world: &World, v6: bool) -> IpAddr {
+    fn address(rng: &mut Rng, world: &World, v6: bool) -> IpAddr {
         let all = world.pods.values().flat_map(|pod| pod.addresses.iter().copied());
         let pods: Vec<_> = all.filter(|address| address.is_ipv6() == v6).collect();
         let address = match rng.below(10) {
             0..=6 if !pods.is_empty() => *rng.pick(&pods),
-            7 => node_addresses(rng.below(self.nodes))[usize::from(v6)],
+            7 => Self::host_address(rng, world, v6),
             8 => {
                 let net = policies::net(rng, v6);
                 if rng.percent(50) { net.network() } else { net.broadcast() }
@@ -225,6 +239,16 @@ impl Settings {
             IpAddr::V4(v4) if rng.percent(5) => IpAddr::V6(v4.to_ipv6_mapped()),
             _ => address,
         }
+    }
+}
+
+impl Settings {
+    /// An address that some node or domain name of the world has, or might have.
+    fn host_address(rng: &mut Rng, world: &World, v6: bool) -> IpAddr {
+        let nodes = world.nodes.values().flat_map(|node| &node.addresses);
+        let hosts = nodes.chain(world.domains.values().flat_map(|domain| &domain.addresses));
+        let hosts: Vec<_> = hosts.copied().filter(|address| address.is_ipv6() == v6).collect();
+        if hosts.is_empty() || rng.percent(20) { domains::address(rng, v6) } else { *rng.pick(&hosts) }
     }
 }
 
@@ -241,12 +265,19 @@ fn node_addresses(number: usize) -> Vec<IpAddr> {
     vec![Ipv4Addr::new(192, 168, 0, number).into(), Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, number.into()).into()]
 }
 
-fn node(number: usize) -> Node {
+fn node(rng: &mut Rng, number: usize) -> Node {
     let nets = [format!("10.0.{number}.0/24"), format!("fd00:0:0:{number}::/64")];
+    let mut addresses = node_addresses(number);
+    // Some have one address, others one more, which may be that of another node, of a pod or of a domain name.
+    addresses.truncate(rng.below(8));
+    if rng.percent(30) {
+        let v6 = rng.percent(30);
+        addresses.push(domains::address(rng, v6));
+    }
     Node {
         name: name("node", number),
-        labels: Labels::default(),
-        addresses: node_addresses(number),
+        labels: labels(rng),
+        addresses,
         pod_cidrs: nets.iter().filter_map(|net| net.parse::<IpNet>().ok()).collect(),
     }
 }

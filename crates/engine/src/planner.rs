@@ -1,7 +1,7 @@
 //! The planner: from a world that changes object by object to plans, and from plan to plan by deltas.
 //!
-//! What a peer is to the policies of this node is a set of **atoms**: the pod selections, the `ipBlock`s and the
-//! (name, protocol, port) triples that the rulesets in use on this node ask for. Peers with equal sets are one
+//! What a peer is to the policies of this node is a set of **atoms**: the pod selections, the `ipBlock`s, the node
+//! selections, the domain names and the (name, protocol, port) triples that the rulesets in use on this node ask for. Peers with equal sets are one
 //! **class**. What a local pod is subject to in one direction is a **ruleset**: the policies that select it, in order
 //! of evaluation. For a ruleset and a class the decision depends on protocol and port only and is flattened into a
 //! [`Block`]. All three have ids that are hashes of their content, so that the plan is a function of the world: the
@@ -15,7 +15,8 @@
 //! * "Every pod of every known namespace" is no atom but a flag of the class: it is what tells the two fallback
 //!   entries of each ruleset apart, so that the many peers that differ in nothing else need no entries of their own.
 //! * Entries are stored only where the decision differs from that of the fallback.
-//! * Blocks are closed under longest match ([`prefixes`]): every prefix in use carries all blocks that cover it.
+//! * Blocks are closed under longest match ([`prefixes`]): every prefix in use carries all blocks that cover it. An
+//!   address of a node or domain name in use ([`hosts`]) is such a prefix, which carries those atoms too.
 //!
 //! A commit that takes atoms out of use comes in two deltas. In the first, classes tell apart what the old *and* the
 //! new rulesets ask for; entries for both are there before peers move, and endpoints flip when everything is in
@@ -28,6 +29,7 @@ mod classes;
 mod commit;
 mod digest;
 mod flatten;
+mod hosts;
 mod peers;
 mod pods;
 mod policy;
@@ -52,6 +54,7 @@ use crate::{Block, ClassId, Endpoint, EntryKey, Plan, RulesetId};
 use atoms::Atoms;
 use causes::Causes;
 use classes::Classes;
+use hosts::Hosts;
 use pods::Pods;
 use policy::Policy;
 use prefixes::Prefixes;
@@ -76,6 +79,7 @@ pub struct Planner {
     namespaces: HashMap<Sym, Namespace>,
     /// Ranges of pods, by node in scope.
     nodes: BTreeMap<Name, Vec<IpNet>>,
+    hosts: Hosts,
     pods: Pods,
     policies: Policies,
     /// Identities with pods in scope.
@@ -149,6 +153,7 @@ impl Planner {
             strings: Strings::default(),
             namespaces: HashMap::default(),
             nodes: BTreeMap::new(),
+            hosts: Hosts::default(),
             pods: Pods::default(),
             policies: Policies::default(),
             locals: HashSet::default(),

@@ -4,7 +4,7 @@
 
 use ringfence_engine::generate::{Rng, Settings};
 use ringfence_engine::{Planner, Scope, reference};
-use ringfence_model::{Connection, Decision, Direction, Name, Reason, Verdict, World};
+use ringfence_model::{Connection, Decision, Direction, Name, Peer, Peers, Reason, Verdict, World};
 
 const PROBES_A_WORLD: u64 = 200;
 
@@ -27,11 +27,21 @@ fn expected(world: &World, connection: &Connection, node: &Name) -> Decision {
     }
 }
 
+/// Whether a rule decided that means nobody but nodes and domain names.
+fn is_by_host(world: &World, reason: &Reason) -> bool {
+    let Reason::Rule(reference) = reason else { return false };
+    let rules = world.policies[&reference.policy].rules(reference.direction).unwrap_or_default();
+    match &rules[reference.index].peers {
+        Peers::Any => false,
+        Peers::List(peers) => peers.iter().all(|peer| matches!(peer, Peer::Nodes(_) | Peer::Domain(_))),
+    }
+}
+
 #[test]
 fn plan_and_reference_agree() {
     let cases = number("RINGFENCE_CASES", 100_000);
     let first = number("RINGFENCE_SEED", 1);
-    let (mut denied, mut by_rule, mut isolated) = (0_u64, 0_u64, 0_u64);
+    let (mut denied, mut by_rule, mut isolated, mut by_host) = (0_u64, 0_u64, 0_u64, 0_u64);
     for seed in first..first + cases.div_ceil(PROBES_A_WORLD) {
         let rng = &mut Rng::new(seed);
         let settings = Settings { tiers: seed % 3 != 0, ..Settings::default() };
@@ -51,11 +61,14 @@ fn plan_and_reference_agree() {
             assert_eq!(plans[1].decide(&connection), local, "node, seed {seed}: {connection:?}\n{world:#?}");
             denied += u64::from(!decision.allow());
             by_rule += u64::from(matches!(decision.deciding().reason, Reason::Rule(_)));
+            let reasons = [&decision.egress.reason, &decision.ingress.reason];
+            by_host += u64::from(reasons.iter().any(|reason| is_by_host(&world, reason)));
             isolated += u64::from(matches!(decision.deciding().reason, Reason::Isolated { .. }));
         }
     }
     // Verdicts that are all the same would prove nothing.
     assert!(denied * 10 > cases && denied * 10 < cases * 9, "{denied} of {cases} are denied");
     assert!(by_rule * 10 > cases, "{by_rule} of {cases} are decided by a rule");
+    assert!(by_host * 200 > cases, "{by_host} of {cases} are decided by a rule about nodes or domain names alone");
     assert!(isolated * 20 > cases, "{isolated} of {cases} are decided by isolation");
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ringfence_engine::generate::{Event, Rng, Settings};
 use ringfence_engine::{CauseId, Delta, Plan, Planner, RulesetId, Scope, port_key};
-use ringfence_model::{Direction, Namespace, Object, Pod, Protocol, World};
+use ringfence_model::{Direction, DomainName, Labels, Namespace, Object, ObjectKey, Pod, Protocol, World};
 
 /// The writes of a delta, one by one, in the order an applier makes them.
 fn writes(delta: &Delta) -> Vec<Delta> {
@@ -23,6 +23,13 @@ fn writes(delta: &Delta) -> Vec<Delta> {
     }
     each!(put_endpoints, delete_endpoints, delete_peers, delete_entries, delete_causes);
     writes
+}
+
+fn is_rule_or_host(event: &Event) -> bool {
+    match event {
+        Event::Apply(object) => matches!(object, Object::Policy(_) | Object::Node(_) | Object::Domain(_)),
+        Event::Delete(key) => matches!(key, ObjectKey::Policy(_) | ObjectKey::Node(_) | ObjectKey::Domain(_)),
+    }
 }
 
 /// What an endpoint says of a peer, by direction and port: verdict and cause, or nothing if there are no rules.
@@ -46,17 +53,25 @@ fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
     [Direction::Ingress, Direction::Egress].map(of).into_iter().flatten().collect()
 }
 
-/// What policy can see of an address.
-fn seen(world: &World, address: IpAddr) -> Option<(&Pod, Option<&Namespace>)> {
-    let pod = world.owner(address)?;
-    Some((pod, world.namespaces.get(&pod.key.namespace)))
+/// What policy can see of an address: the pod that owns it, the nodes and the domain names that have it.
+type Visible<'a> = (Option<(&'a Pod, Option<&'a Namespace>)>, Vec<&'a Labels>, Vec<&'a DomainName>);
+
+fn seen(world: &World, address: IpAddr) -> Visible<'_> {
+    let pod = world.owner(address).map(|pod| (pod, world.namespaces.get(&pod.key.namespace)));
+    let nodes = world.nodes.values().filter(|node| node.addresses.contains(&address)).map(|node| &node.labels);
+    let domains = world.domains.values().filter(|domain| domain.addresses.contains(&address));
+    (pod, nodes.collect(), domains.map(|domain| &domain.name).collect())
 }
 
-/// Addresses worth asking about: those of pods, and both ends of every prefix.
+/// Addresses worth asking about: those of pods, nodes and domain names, and both ends of every prefix.
 fn peers(worlds: [&World; 2], plans: [&Plan; 2]) -> BTreeSet<IpAddr> {
     let pods = worlds.into_iter().flat_map(|world| world.pods.values()).flat_map(|pod| pod.addresses.iter().copied());
+    let nodes = worlds.into_iter().flat_map(|world| world.nodes.values().flat_map(|node| &node.addresses));
+    let domains = worlds.into_iter().flat_map(|world| world.domains.values().flat_map(|domain| &domain.addresses));
     let nets = plans.into_iter().flat_map(|plan| plan.peers.keys());
-    pods.chain(nets.flat_map(|net: &IpNet| [net.network(), net.broadcast()])).collect()
+    pods.chain(nodes.chain(domains).copied())
+        .chain(nets.flat_map(|net: &IpNet| [net.network(), net.broadcast()]))
+        .collect()
 }
 
 #[derive(Default)]
@@ -65,10 +80,22 @@ struct Seen {
     flips: usize,
     twofold: usize,
     questions: usize,
+    moved: usize,
+}
+
+/// A change, and the plans around it.
+struct Change<'a> {
+    worlds: [&'a World; 2],
+    before: &'a Plan,
+    after: &'a Plan,
+    /// The old policies about the new peers, if only policies, nodes and domain names changed.
+    between: Option<&'a Plan>,
+    deltas: &'a [Delta],
 }
 
 /// Steps through a change from one plan to the next.
-fn check(worlds: [&World; 2], before: &Plan, after: &Plan, deltas: &[Delta], context: &str, seen_so_far: &mut Seen) {
+fn check(change: &Change<'_>, context: &str, seen_so_far: &mut Seen) {
+    let Change { worlds, before, after, between, deltas } = *change;
     let all = peers(worlds, [before, after]);
     let (same, changed): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|address| seen(worlds[0], *address) == seen(worlds[1], *address));
@@ -89,16 +116,26 @@ fn check(worlds: [&World; 2], before: &Plan, after: &Plan, deltas: &[Delta], con
             // A peer that itself changed in the same moment is judged as it was or as it is, as long as the rules
             // stay the same. If the rules change too, the old rules may meet the new peer: just what is seen if the
             // two events come one after the other.
-            if before.endpoints.get(endpoint) == after.endpoints.get(endpoint) {
+            let same_rules = before.endpoints.get(endpoint) == after.endpoints.get(endpoint);
+            if same_rules || between.is_some() {
                 for peer in &changed {
                     let now = answers(&plan, *endpoint, *peer);
-                    let either = [before, after].iter().any(|plan| answers(plan, *endpoint, *peer) == now);
-                    assert!(either, "{context}: {endpoint} sees a third {peer} after {write:?}");
+                    let known = |plan: &Plan| answers(plan, *endpoint, *peer) == now;
+                    let expected = known(before) || known(after) || between.is_some_and(known);
+                    assert!(expected, "{context}: {endpoint} sees a third {peer} after {write:?}");
+                    seen_so_far.moved += 1;
                 }
             }
         }
     }
     assert_eq!(plan, *after, "{context}: the deltas lead there");
+}
+
+fn fresh(scope: &Scope, world: &World) -> Planner {
+    let mut planner = Planner::new(scope.clone());
+    planner.reset(world.objects());
+    planner.commit();
+    planner
 }
 
 /// Commits random events; `wanted` selects which kinds.
@@ -109,14 +146,14 @@ fn run(seeds: std::ops::Range<u64>, wanted: impl Fn(&Event) -> bool) -> Seen {
         let settings = Settings { pods: 10, policies: 8, ..Settings::default() };
         let scope = if seed % 2 == 0 { Scope::Cluster } else { Scope::Node("node0".into()) };
         let mut world = settings.world(rng);
-        let mut planner = Planner::new(scope);
-        planner.reset(world.objects());
-        planner.commit();
+        let mut planner = fresh(&scope, &world);
         for step in 0..6 {
             let (before, old) = (planner.plan(), world.clone());
+            let mut rules_and_hosts = true;
             for _ in 0..=rng.below(3) {
                 let Some(event) = (0..100).map(|_| settings.event(rng, &world)).find(&wanted) else { continue };
                 event.happen(&mut world);
+                rules_and_hosts &= is_rule_or_host(&event);
                 match &event {
                     Event::Apply(object) => planner.apply(object.clone()),
                     Event::Delete(key) => planner.delete(key),
@@ -124,7 +161,11 @@ fn run(seeds: std::ops::Range<u64>, wanted: impl Fn(&Event) -> bool) -> Seen {
             }
             let deltas = planner.commit();
             let context = format!("seed {seed}, step {step}");
-            check([&old, &world], &before, &planner.plan(), &deltas, &context, &mut seen_so_far);
+            let between = World { policies: old.policies.clone(), ..world.clone() };
+            let between = rules_and_hosts.then(|| fresh(&scope, &between).plan());
+            let (worlds, after) = ([&old, &world], planner.plan());
+            let change = Change { worlds, before: &before, after: &after, between: between.as_ref(), deltas: &deltas };
+            check(&change, &context, &mut seen_so_far);
         }
     }
     seen_so_far
@@ -139,7 +180,14 @@ fn policies_change_whole() {
 }
 
 #[test]
+fn nodes_names_and_policies_change_whole() {
+    let seen = run(200..214, is_rule_or_host);
+    let enough = seen.moved > 10_000 && seen.flips > 500 && seen.twofold > 3;
+    assert!(enough, "{} answers about what moved, {} flips, {} twofold", seen.moved, seen.flips, seen.twofold);
+}
+
+#[test]
 fn anything_changes_whole() {
-    let seen = run(100..112, |_| true);
+    let seen = run(100..116, |_| true);
     assert!(seen.questions > 100_000 && seen.twofold > 5, "{} questions, {} twofold", seen.questions, seen.twofold);
 }

@@ -19,6 +19,13 @@ impl DomainName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// All patterns that match it: itself, and one for each name it is below.
+    pub fn patterns(&self) -> impl Iterator<Item = DomainPattern> + '_ {
+        let parents = self.0.match_indices('.').filter(|(at, _)| *at > 0).map(|(at, _)| &self.0[at + 1..]);
+        let wildcards = parents.map(|parent| DomainPattern { below: true, name: Self(parent.into()) });
+        std::iter::once(DomainPattern { below: false, name: self.clone() }).chain(wildcards)
+    }
 }
 
 impl fmt::Display for DomainName {
@@ -45,6 +52,16 @@ impl DomainPattern {
             Some(parent) => Self { below: true, name: DomainName::new(parent) },
             None => Self { below: false, name: DomainName::new(text) },
         }
+    }
+
+    /// The name the pattern means, or below which it means all.
+    pub fn name(&self) -> &DomainName {
+        &self.name
+    }
+
+    /// Whether names below [`DomainPattern::name`] are meant, instead of that name.
+    pub fn is_wildcard(&self) -> bool {
+        self.below
     }
 
     /// Whether the pattern means this name.
@@ -91,6 +108,20 @@ mod tests {
         assert!(pattern.matches(&DomainName::new("a.b.Example.com.")));
         for other in ["example.com", ".example.com", "badexample.com", "www.example.org", "com"] {
             assert!(!pattern.matches(&DomainName::new(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn the_patterns_of_a_name_are_those_that_match_it() {
+        let names = ["a.b.example.com", "example.com", "com", "", ".com", "a..b", "a.", "*.example.com"];
+        let texts = names.iter().flat_map(|name| [(*name).to_owned(), format!("{name}."), format!("*.{name}.")]);
+        let texts: Vec<_> = texts.chain([String::from("*.b.example.com"), String::from("*..b")]).collect();
+        for name in names.map(DomainName::new) {
+            let patterns: Vec<_> = name.patterns().collect();
+            for pattern in texts.iter().map(|text| DomainPattern::new(text)) {
+                assert_eq!(patterns.contains(&pattern), pattern.matches(&name), "{name}: {pattern}");
+            }
+            assert!(patterns.iter().all(|pattern| pattern.matches(&name)), "{name}");
         }
     }
 }

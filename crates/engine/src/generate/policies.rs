@@ -8,7 +8,7 @@ use ringfence_model::{
     PortRange, Ports, Requirement, Rule, Selector, Tier,
 };
 
-use super::{Rng, Settings, name, port, protocol};
+use super::{Rng, Settings, domains, name, port, protocol};
 
 impl Settings {
     /// A random policy.
@@ -39,12 +39,13 @@ impl Settings {
             rng.percent(70).then(|| (0..rng.below(4)).map(|_| Self::rule(rng, tier, &namespace)).collect())
         };
         let (ingress, egress) = (rules(rng), rules(rng));
+        let older =
+            if tier == Tier::Admin { PolicyKind::AdminNetworkPolicy } else { PolicyKind::BaselineAdminNetworkPolicy };
+        let kind = if rng.percent(15) { older } else { PolicyKind::ClusterNetworkPolicy };
+        // One name for several kinds: only the kind tells them apart then.
+        let name = name("policy", rng.below(self.policies));
         Policy {
-            id: PolicyId {
-                kind: PolicyKind::ClusterNetworkPolicy,
-                namespace: None,
-                name: name("policy", rng.below(self.policies)),
-            },
+            id: PolicyId { kind, namespace: None, name },
             uid: uid(rng),
             generation: generation(rng),
             tier,
@@ -66,8 +67,10 @@ impl Settings {
         };
         let peers = if rng.percent(25) {
             Peers::Any
+        } else if tier != Tier::NetworkPolicy && rng.percent(40) {
+            Peers::List((0..=rng.below(3)).map(|_| host(rng)).collect())
         } else {
-            Peers::List((0..=rng.below(3)).map(|_| Self::peer(rng, own)).collect())
+            Peers::List((0..=rng.below(3)).map(|_| Self::peer(rng, tier, own)).collect())
         };
         let ports = if rng.percent(35) {
             Ports::Any
@@ -77,20 +80,27 @@ impl Settings {
         Rule { name: rng.percent(20).then(|| name("rule", rng.below(3))), action, peers, ports }
     }
 
-    fn peer(rng: &mut Rng, own: &Name) -> Peer {
+    fn peer(rng: &mut Rng, tier: Tier, own: &Name) -> Peer {
         match rng.below(10) {
-            0..=2 => Peer::Pods(PodSelection {
+            // A cluster-wide policy has no namespace of its own.
+            0..=2 if tier == Tier::NetworkPolicy || rng.percent(20) => Peer::Pods(PodSelection {
                 namespaces: NamespaceSelection::Named(Name::clone(own)),
                 pods: selector(rng),
             }),
+            0 if tier != Tier::NetworkPolicy => host(rng),
             3..=5 => Peer::Pods(PodSelection {
                 namespaces: NamespaceSelection::Matching(selector(rng)),
                 pods: selector(rng),
             }),
-            _ if rng.percent(2) => Peer::Unknown("domainNames".into()),
+            _ if rng.percent(3) => Peer::Unknown("a new kind of peer".into()),
             _ => Peer::Block(block(rng)),
         }
     }
+}
+
+/// Nodes or domain names.
+fn host(rng: &mut Rng) -> Peer {
+    if rng.percent(40) { Peer::Nodes(selector(rng)) } else { Peer::Domain(domains::pattern(rng)) }
 }
 
 fn uid(rng: &mut Rng) -> Name {
@@ -132,7 +142,16 @@ fn port_match(rng: &mut Rng) -> PortMatch {
 /// Around, at and inside the addresses of pods and nodes; host bits may be set.
 pub(super) fn net(rng: &mut Rng, v6: bool) -> IpNet {
     let pool: &[&str] = if v6 {
-        &["::/0", "fd00::/16", "fd00::/60", "fd00:0:0:1::/64", "fd00:0:0:1::7/125", "fd00::3/128", "fd00:1::/64"]
+        &[
+            "::/0",
+            "fd00::/16",
+            "fd00::/60",
+            "fd00:0:0:1::/64",
+            "fd00:0:0:1::7/125",
+            "fd00::3/128",
+            "fd00:1::/64",
+            "fd00:2::8/125",
+        ]
     } else {
         &[
             "0.0.0.0/0",
@@ -146,6 +165,8 @@ pub(super) fn net(rng: &mut Rng, v6: bool) -> IpNet {
             "10.0.1.5/32",
             "192.168.0.0/24",
             "192.168.0.1/32",
+            "203.0.113.0/28",
+            "203.0.113.5/32",
         ]
     };
     rng.pick(pool).parse().unwrap_or_default()

@@ -3,11 +3,11 @@
 use foldhash::{HashMap, HashSet};
 use std::sync::Arc;
 
-use ringfence_model::{IpBlock, Protocol};
+use ringfence_model::{DomainPattern, IpBlock, Protocol};
 
 use super::digest::{Content, Digest};
 use super::slab::Slab;
-use super::strings::{NamedPort, Selection, Strings, Sym};
+use super::strings::{Compiled, Condition, NamedPort, Selection, Strings, Sym, describe};
 
 /// What a peer can satisfy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +16,10 @@ pub(super) enum AtomKey {
     Pods(Arc<Selection>),
     /// Its address is in this block.
     Block(Arc<IpBlock>),
+    /// Its address is one of a node with such labels.
+    Nodes(Arc<Compiled>),
+    /// Its address was learnt for such a domain name.
+    Domain(DomainPattern),
     /// It is a pod that declares this port.
     Port(NamedPort),
 }
@@ -82,6 +86,14 @@ impl Atoms {
                 content.number(port.protocol.0);
                 content.number(port.port);
             }
+            AtomKey::Nodes(selector) => {
+                content.number(3);
+                describe(selector, strings, &mut content);
+            }
+            AtomKey::Domain(pattern) => {
+                content.number(4);
+                content.text(&pattern.to_string());
+            }
         }
         let atom =
             Atom { key: key.clone(), digest: content.digest(), rulesets: Vec::new(), classes: HashSet::default() };
@@ -91,6 +103,11 @@ impl Atoms {
         }
         self.numbers.insert(key, index);
         index
+    }
+
+    /// The number of an atom that rulesets ask for, if any does.
+    pub(super) fn in_use(&self, key: &AtomKey) -> Option<u32> {
+        self.numbers.get(key).copied().filter(|index| !self.slab[*index].rulesets.is_empty())
     }
 
     /// A ruleset asks for a port name. Whether it is the first.
@@ -139,7 +156,7 @@ impl Atoms {
             let declared = self.ports.get(name).into_iter().flatten().copied();
             declared.filter(move |atom| match &self.slab[*atom].key {
                 AtomKey::Port(port) => protocol.is_none_or(|protocol| protocol == port.protocol),
-                AtomKey::Pods(_) | AtomKey::Block(_) => false,
+                AtomKey::Pods(_) | AtomKey::Block(_) | AtomKey::Nodes(_) | AtomKey::Domain(_) => false,
             })
         });
         atoms.into_iter().chain(ports).flat_map(|atom| self.slab[atom].classes.iter().copied()).collect()
@@ -155,12 +172,14 @@ impl Atoms {
 
     pub(super) fn symbols(&self) -> impl Iterator<Item = Sym> {
         self.slab.iter().flat_map(|(_, atom)| {
-            let (selection, port) = match &atom.key {
-                AtomKey::Pods(selection) => (Some(selection), None),
-                AtomKey::Block(_) => (None, None),
-                AtomKey::Port(port) => (None, Some(port.name)),
+            let (selection, selector, port) = match &atom.key {
+                AtomKey::Pods(selection) => (Some(selection), None, None),
+                AtomKey::Block(_) | AtomKey::Domain(_) => (None, None, None),
+                AtomKey::Nodes(selector) => (None, Some(selector), None),
+                AtomKey::Port(port) => (None, None, Some(port.name)),
             };
-            selection.into_iter().flat_map(|selection| selection.symbols()).chain(port)
+            let conditions = selector.into_iter().flat_map(|selector| selector.iter().flat_map(Condition::symbols));
+            selection.into_iter().flat_map(|selection| selection.symbols()).chain(conditions).chain(port)
         })
     }
 

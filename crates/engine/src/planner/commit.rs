@@ -38,7 +38,7 @@ impl Planner {
                 AtomKey::Pods(selection) => {
                     !atom.rulesets.is_empty() && selection.admits(sym, namespace.labels.as_deref())
                 }
-                AtomKey::Block(_) | AtomKey::Port(_) => false,
+                AtomKey::Block(_) | AtomKey::Nodes(_) | AtomKey::Domain(_) | AtomKey::Port(_) => false,
             };
             namespace.candidates =
                 self.atoms.iter().filter(|(_, atom)| admits(atom)).map(|(number, _)| number).collect();
@@ -98,7 +98,7 @@ impl Planner {
 
     /// Moves marked peers to their classes and computes the entries that makes necessary or superfluous.
     fn settle(&mut self, delta: &mut Delta, fresh: &[u32]) {
-        let (born, dead) = self.move_peers(delta);
+        let (born, dead) = self.move_peers(delta, !fresh.is_empty());
         for class in dead {
             let content = Arc::clone(&self.classes[class].content);
             for atom in &content.atoms {

@@ -31,7 +31,10 @@ impl Planner {
     }
 
     /// Moves marked peers to their classes. Returns the classes that had no peers and those that have none any more.
-    pub(super) fn move_peers(&mut self, delta: &mut Delta) -> (Vec<u32>, Vec<u32>) {
+    ///
+    /// `flips`: endpoints get new rulesets in this delta. They do so before peers go, and must find in an entry that is
+    /// about to go what will be there without it; so it first becomes that and goes with the next delta.
+    pub(super) fn move_peers(&mut self, delta: &mut Delta, flips: bool) -> (Vec<u32>, Vec<u32>) {
         for identity in std::mem::take(&mut self.dirty.identities) {
             self.refresh_identity(identity);
         }
@@ -39,7 +42,10 @@ impl Planner {
         nets.extend(std::mem::take(&mut self.dirty.addresses).into_iter().map(IpNet::from));
         let mut touched: HashMap<u32, bool> = HashMap::default();
         for net in nets {
-            let class = self.class_of(net);
+            let mut class = self.class_of(net);
+            if flips && class.is_none() {
+                class = self.farewell(net);
+            }
             let Published { peers, .. } = &mut self.published;
             let before = match class {
                 Some(class) => peers.insert(net, class),
@@ -88,7 +94,7 @@ impl Planner {
         let Some(namespace) = self.namespaces.get(&visible.namespace) else { return };
         let selected = namespace.candidates.iter().filter(|atom| match &self.atoms[**atom].key {
             AtomKey::Pods(selection) => matches(&selection.pods, &visible.labels),
-            AtomKey::Block(_) | AtomKey::Port(_) => false,
+            AtomKey::Block(_) | AtomKey::Nodes(_) | AtomKey::Domain(_) | AtomKey::Port(_) => false,
         });
         let mut atoms: Vec<_> = selected.copied().collect();
         for port in &visible.ports {
@@ -111,17 +117,27 @@ impl Planner {
             let owner = self.pods.owner(net.addr());
             let pod = owner.map_or(EMPTY, |pod| self.pods.identities[pod.identity].class);
             if pod != EMPTY {
-                let blocks = self.prefixes.blocks(net.addr());
-                let blocks = if blocks.is_empty() {
-                    EMPTY
-                } else {
-                    let atoms = blocks.to_vec();
-                    self.classes.intern(Satisfied { universal: false, atoms }, &self.atoms)
-                };
-                return Some(self.classes.join(pod, blocks, &self.atoms));
+                let address = self.class_around(net);
+                return Some(self.classes.join(pod, address, &self.atoms));
             }
         }
         let atoms = self.prefixes.get(net)?.to_vec();
         Some(self.classes.intern(Satisfied { universal: false, atoms }, &self.atoms))
+    }
+
+    /// What an entry that goes has to be before it does, if it is not that already.
+    fn farewell(&mut self, net: IpNet) -> Option<u32> {
+        let before = *self.published.peers.get(&net)?;
+        let class = self.class_around(net);
+        (class != before).then(|| {
+            self.dirty.nets.insert(net);
+            class
+        })
+    }
+
+    /// The class of the addresses of a prefix that has no entry, or of an address, pods aside.
+    fn class_around(&mut self, net: IpNet) -> u32 {
+        let atoms = self.prefixes.around(net).to_vec();
+        self.classes.intern(Satisfied { universal: false, atoms }, &self.atoms)
     }
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use ringfence_model::{
-    self as model, Direction, IpBlock, Name, PolicyId, PortMatch, PortRange, Protocol, RuleRef, Tier,
+    self as model, Direction, DomainPattern, IpBlock, Name, PolicyId, PortMatch, PortRange, Protocol, RuleRef, Tier,
 };
 
 use super::digest::{Content, Digest};
-use super::strings::{Selection, Strings, Sym};
+use super::strings::{Compiled, Condition, Selection, Strings, Sym};
 use crate::{CauseId, port_key};
 
 /// A policy.
@@ -59,6 +59,8 @@ pub(super) enum Peer {
     AnyPod,
     Pods(Arc<Selection>),
     Block(Arc<IpBlock>),
+    Nodes(Arc<Compiled>),
+    Domain(DomainPattern),
 }
 
 /// Destination ports.
@@ -141,11 +143,19 @@ impl Rule {
             Peers::Any => &[][..],
             Peers::List(peers) => peers,
         };
-        let selections = peers.iter().filter_map(|peer| match peer {
-            Peer::Pods(selection) => Some(selection),
-            Peer::AnyPod | Peer::Block(_) => None,
+        let of_peers = peers.iter().flat_map(|peer| {
+            let (selection, selector) = match peer {
+                Peer::Pods(selection) => (Some(selection), None),
+                Peer::Nodes(selector) => (None, Some(selector)),
+                Peer::AnyPod | Peer::Block(_) | Peer::Domain(_) => (None, None),
+            };
+            let conditions = selector.into_iter().flat_map(|selector| selector.iter());
+            selection
+                .into_iter()
+                .flat_map(|selection| selection.symbols())
+                .chain(conditions.flat_map(Condition::symbols))
         });
-        selections.flat_map(|selection| selection.symbols()).chain(self.ports.names().iter().map(|(name, _)| *name))
+        of_peers.chain(self.ports.names().iter().map(|(name, _)| *name))
     }
 }
 
@@ -158,13 +168,7 @@ fn rules(strings: &mut Strings, policy: &model::Policy, direction: Direction) ->
 
 /// What a rule does, and whether its peers and ports count; none: it never matches.
 fn effect(tier: Tier, rule: &model::Rule) -> Option<(Action, bool)> {
-    let planned = match &rule.peers {
-        model::Peers::Any => true,
-        model::Peers::List(peers) => {
-            !peers.iter().any(|peer| matches!(peer, model::Peer::Nodes(_) | model::Peer::Domain(_)))
-        }
-    };
-    let known = planned && rule.unknown().is_none();
+    let known = rule.unknown().is_none();
     match &rule.action {
         model::Action::Accept => known.then_some((Action::Accept, true)),
         _ if tier == Tier::NetworkPolicy => None,
@@ -194,7 +198,9 @@ impl Peers {
                 Some(if selection.is_universal() { Peer::AnyPod } else { Peer::Pods(Arc::new(selection)) })
             }
             model::Peer::Block(block) => Some(Peer::Block(Arc::new(block.clone()))),
-            model::Peer::Nodes(_) | model::Peer::Domain(_) | model::Peer::Unknown(_) => None,
+            model::Peer::Nodes(selector) => Some(Peer::Nodes(Arc::new(strings.selector(selector)))),
+            model::Peer::Domain(pattern) => Some(Peer::Domain(pattern.clone())),
+            model::Peer::Unknown(_) => None,
         });
         Self::List(peers.collect())
     }

@@ -1,7 +1,8 @@
 //! Longest-match closure of blocks.
 //!
 //! The kernel looks up the longest prefix only, so each prefix that a block in use mentions (its `cidr` and every
-//! `except`) is an entry that carries all blocks its addresses are in.
+//! `except`) is an entry that carries all blocks its addresses are in. So is each address that some host in use has
+//! ([`super::hosts`]): it carries the atoms of its hosts too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -10,16 +11,17 @@ use foldhash::HashMap;
 use ipnet::IpNet;
 use ringfence_model::IpBlock;
 
-/// A prefix some block mentions.
+/// A prefix that is mentioned.
 #[derive(Debug, Default)]
 struct Prefix {
-    /// How many blocks mention it.
+    /// How many blocks, and pairs of an address and an atom of its hosts, mention it.
     mentions: u32,
-    /// Atoms of the blocks that hold the addresses for which this prefix is the longest match, ascending.
-    blocks: Vec<u32>,
+    /// What the addresses satisfy for which this prefix is the longest match, as far as it is about addresses,
+    /// ascending.
+    atoms: Vec<u32>,
 }
 
-/// All prefixes of blocks in use.
+/// All prefixes of blocks and hosts in use.
 #[derive(Debug, Default)]
 pub(super) struct Prefixes {
     nets: HashMap<IpNet, Prefix>,
@@ -27,6 +29,8 @@ pub(super) struct Prefixes {
     order: BTreeSet<IpNet>,
     /// How many prefixes have a length, IPv4 and IPv6.
     lengths: [BTreeMap<u8, u32>; 2],
+    /// How many hosts give an address an atom.
+    hosts: HashMap<(IpAddr, u32), u32>,
 }
 
 impl Prefixes {
@@ -36,21 +40,15 @@ impl Prefixes {
             return Vec::new();
         }
         for net in mentioned(block) {
-            if !self.nets.contains_key(&net) {
-                let blocks = self.parent(net).to_vec();
-                self.nets.insert(net, Prefix { mentions: 0, blocks });
-                self.order.insert(net);
-                *self.lengths[family(net)].entry(net.prefix_len()).or_default() += 1;
-            }
-            self.nets.entry(net).or_default().mentions += 1;
+            self.mention(net);
         }
         let mut changed: Vec<_> = mentioned(block).collect();
         for net in inside(&self.order, block.cidr()) {
             if !block.except().iter().any(|except| except.contains(net))
                 && let Some(prefix) = self.nets.get_mut(net)
-                && let Err(position) = prefix.blocks.binary_search(&atom)
+                && let Err(position) = prefix.atoms.binary_search(&atom)
             {
-                prefix.blocks.insert(position, atom);
+                prefix.atoms.insert(position, atom);
                 changed.push(*net);
             }
         }
@@ -65,41 +63,87 @@ impl Prefixes {
         let mut changed: Vec<_> = mentioned(block).collect();
         for net in inside(&self.order, block.cidr()) {
             if let Some(prefix) = self.nets.get_mut(net)
-                && let Ok(position) = prefix.blocks.binary_search(&atom)
+                && let Ok(position) = prefix.atoms.binary_search(&atom)
             {
-                prefix.blocks.remove(position);
+                prefix.atoms.remove(position);
                 changed.push(*net);
             }
         }
         for net in mentioned(block) {
-            let Some(prefix) = self.nets.get_mut(&net) else { continue };
-            prefix.mentions -= 1;
-            if prefix.mentions == 0 {
-                self.nets.remove(&net);
-                self.order.remove(&net);
-                let lengths = &mut self.lengths[family(net)];
-                if let Some(count) = lengths.get_mut(&net.prefix_len()) {
-                    *count -= 1;
-                    if *count == 0 {
-                        lengths.remove(&net.prefix_len());
-                    }
-                }
-            }
+            self.unmention(net);
         }
         changed
     }
 
-    /// The blocks of exactly this prefix, if it is one.
+    /// A host with an address comes to have an atom, or one that has it gets the address.
+    pub(super) fn include(&mut self, atom: u32, address: IpAddr) {
+        let hosts = self.hosts.entry((address, atom)).or_default();
+        *hosts += 1;
+        if *hosts == 1 {
+            let prefix = self.mention(IpNet::from(address));
+            if let Err(position) = prefix.atoms.binary_search(&atom) {
+                prefix.atoms.insert(position, atom);
+            }
+        }
+    }
+
+    /// A host with an address and an atom loses one of them.
+    pub(super) fn exclude(&mut self, atom: u32, address: IpAddr) {
+        let Some(hosts) = self.hosts.get_mut(&(address, atom)) else { return };
+        *hosts -= 1;
+        if *hosts == 0 {
+            self.hosts.remove(&(address, atom));
+            let net = IpNet::from(address);
+            if let Some(prefix) = self.nets.get_mut(&net)
+                && let Ok(position) = prefix.atoms.binary_search(&atom)
+            {
+                prefix.atoms.remove(position);
+            }
+            self.unmention(net);
+        }
+    }
+
+    /// A prefix is mentioned once more.
+    fn mention(&mut self, net: IpNet) -> &mut Prefix {
+        if !self.nets.contains_key(&net) {
+            let atoms = self.parent(net).to_vec();
+            self.nets.insert(net, Prefix { mentions: 0, atoms });
+            self.order.insert(net);
+            *self.lengths[family(net)].entry(net.prefix_len()).or_default() += 1;
+        }
+        let prefix = self.nets.entry(net).or_default();
+        prefix.mentions += 1;
+        prefix
+    }
+
+    fn unmention(&mut self, net: IpNet) {
+        let Some(prefix) = self.nets.get_mut(&net) else { return };
+        prefix.mentions -= 1;
+        if prefix.mentions > 0 {
+            return;
+        }
+        self.nets.remove(&net);
+        self.order.remove(&net);
+        let lengths = &mut self.lengths[family(net)];
+        if let Some(count) = lengths.get_mut(&net.prefix_len()) {
+            *count -= 1;
+            if *count == 0 {
+                lengths.remove(&net.prefix_len());
+            }
+        }
+    }
+
+    /// What is satisfied in exactly this prefix, if it is one.
     pub(super) fn get(&self, net: IpNet) -> Option<&[u32]> {
-        self.nets.get(&net).map(|prefix| &*prefix.blocks)
+        self.nets.get(&net).map(|prefix| &*prefix.atoms)
     }
 
-    /// The blocks an address is in.
-    pub(super) fn blocks(&self, address: IpAddr) -> &[u32] {
-        self.longest(IpNet::from(address), true)
+    /// What the addresses of a prefix satisfy that is no entry (or, an address, may be one).
+    pub(super) fn around(&self, net: IpNet) -> &[u32] {
+        self.longest(net, net.prefix_len() == net.max_prefix_len())
     }
 
-    /// The blocks of the longest prefix around a prefix.
+    /// What is satisfied in the longest prefix around a prefix.
     fn parent(&self, net: IpNet) -> &[u32] {
         self.longest(net, false)
     }

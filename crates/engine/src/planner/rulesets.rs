@@ -156,6 +156,8 @@ impl Ruleset {
                     Peer::AnyPod => continue,
                     Peer::Pods(selection) => (AtomKey::Pods(Arc::clone(selection)), false),
                     Peer::Block(block) => (AtomKey::Block(Arc::clone(block)), true),
+                    Peer::Nodes(selector) => (AtomKey::Nodes(Arc::clone(selector)), true),
+                    Peer::Domain(pattern) => (AtomKey::Domain(pattern.clone()), true),
                 };
                 uses.push(Use { atom: atoms.intern(key, strings), rule, by_address });
             }
@@ -219,7 +221,7 @@ impl Ruleset {
         } else {
             let ports = peer.atoms.iter().filter_map(|atom| match &atoms[*atom].key {
                 AtomKey::Port(port) => Some(*port),
-                AtomKey::Pods(_) | AtomKey::Block(_) => None,
+                AtomKey::Pods(_) | AtomKey::Block(_) | AtomKey::Nodes(_) | AtomKey::Domain(_) => None,
             });
             ports.collect()
         };

@@ -106,12 +106,13 @@ impl Condition {
         self.values.as_ref().is_none_or(|values| values.contains(value)) == self.wanted
     }
 
-    fn symbols(&self) -> impl Iterator<Item = Sym> {
+    pub(super) fn symbols(&self) -> impl Iterator<Item = Sym> {
         self.values.iter().flatten().copied().chain([self.key])
     }
 }
 
-fn describe(selector: &[Condition], strings: &Strings, content: &mut Content) {
+/// Writes what a selector means.
+pub(super) fn describe(selector: &[Condition], strings: &Strings, content: &mut Content) {
     content.length(selector.len());
     for Condition { key, values, wanted, absent } in selector {
         content.text(strings.name(*key));

@@ -228,6 +228,7 @@ impl Planner {
                 let nets = self.prefixes.add(atom, &block);
                 self.mark_block(&block, nets);
             }
+            key @ (AtomKey::Nodes(_) | AtomKey::Domain(_)) => self.join_hosts(atom, &key),
             AtomKey::Port(_) => {}
         }
     }
@@ -253,6 +254,7 @@ impl Planner {
                 let nets = self.prefixes.remove(atom, &block);
                 self.mark_block(&block, nets);
             }
+            key @ (AtomKey::Nodes(_) | AtomKey::Domain(_)) => self.leave_hosts(atom, &key),
             AtomKey::Port(_) => {}
         }
     }

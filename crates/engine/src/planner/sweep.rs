@@ -53,6 +53,7 @@ impl Planner {
     fn symbols(&self) -> HashSet<Sym> {
         let mut live = self.pods.symbols();
         live.extend(self.atoms.symbols());
+        live.extend(self.hosts.symbols());
         for (name, namespace) in &self.namespaces {
             live.insert(*name);
             live.extend(namespace.labels.iter().flatten().flat_map(|(key, value)| [*key, *value]));

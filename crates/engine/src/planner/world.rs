@@ -19,7 +19,7 @@ impl Planner {
             Object::Node(node) => self.apply_node(node),
             Object::Pod(pod) => self.apply_pod(pod),
             Object::Policy(policy) => self.apply_policy(&policy),
-            Object::Domain(_) => {}
+            Object::Domain(domain) => self.apply_domain(domain),
         }
     }
 
@@ -27,10 +27,10 @@ impl Planner {
     pub fn delete(&mut self, key: &ObjectKey) {
         match key {
             ObjectKey::Namespace(name) => self.delete_namespace(name),
-            ObjectKey::Node(name) => self.dirty.gates |= self.nodes.remove(name).is_some(),
+            ObjectKey::Node(name) => self.delete_node(name),
             ObjectKey::Pod(key) => self.delete_pod(key),
             ObjectKey::Policy(id) => self.delete_policy(id),
-            ObjectKey::Domain(_) => {}
+            ObjectKey::Domain(name) => self.delete_domain(name),
         }
     }
 
@@ -59,13 +59,14 @@ impl Planner {
         let name = |sym: Sym| Name::clone(self.strings.name(sym));
         let namespaces = self.namespaces.iter().filter(|(_, namespace)| namespace.labels.is_some());
         let namespaces = namespaces.map(move |(sym, _)| ObjectKey::Namespace(name(*sym)));
-        let nodes = self.nodes.keys().cloned().map(ObjectKey::Node);
+        let nodes = self.hosts.nodes().cloned().map(ObjectKey::Node);
+        let domains = self.hosts.domains().cloned().map(ObjectKey::Domain);
         let pods = self.pods.keys();
         let pods = pods.map(move |(namespace, pod)| {
             ObjectKey::Pod(PodKey { namespace: name(*namespace), name: Name::clone(pod) })
         });
         let policies = self.policies.by_id.keys().cloned().map(ObjectKey::Policy);
-        namespaces.chain(nodes).chain(pods).chain(policies)
+        namespaces.chain(nodes).chain(pods).chain(policies).chain(domains)
     }
 
     fn apply_namespace(&mut self, namespace: &model::Namespace) {
@@ -88,6 +89,7 @@ impl Planner {
     }
 
     fn apply_node(&mut self, node: model::Node) {
+        self.apply_node_host(&node);
         let in_scope = match &self.scope {
             Scope::Node(name) => *name == node.name,
             Scope::Cluster => true,
@@ -96,6 +98,11 @@ impl Planner {
             self.nodes.insert(node.name, node.pod_cidrs);
             self.dirty.gates = true;
         }
+    }
+
+    fn delete_node(&mut self, name: &Name) {
+        self.delete_node_host(name);
+        self.dirty.gates |= self.nodes.remove(name).is_some();
     }
 
     fn apply_pod(&mut self, pod: model::Pod) {

@@ -1,0 +1,41 @@
+//! Random domain names, what they stand for, and patterns that mean some of them.
+
+use std::net::IpAddr;
+
+use ringfence_model::{Domain, DomainName, DomainPattern};
+
+use super::{Rng, small};
+
+/// Names at, below and beside each other.
+const NAMES: &[&str] =
+    &["example.com", "www.example.com", "a.www.example.com", "notexample.com", "example.org", "www.example.org", "com"];
+
+/// What a random name stands for: no address, few, or many.
+pub(super) fn domain(rng: &mut Rng) -> Domain {
+    let count = *rng.pick(&[0, 1, 1, 2, 3, 5, 120]);
+    let addresses = (0..count).map(|_| {
+        let v6 = rng.percent(30);
+        address(rng, v6)
+    });
+    let mut addresses: Vec<_> = addresses.collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Domain { name: DomainName::new(rng.pick::<&str>(NAMES)), addresses }
+}
+
+pub(super) fn pattern(rng: &mut Rng) -> DomainPattern {
+    let name = rng.pick(NAMES);
+    DomainPattern::new(&if rng.percent(50) { format!("*.{name}") } else { (*name).to_owned() })
+}
+
+/// Outside of the cluster most of the time; else that of a node or of a pod (a headless Service).
+pub(super) fn address(rng: &mut Rng, v6: bool) -> IpAddr {
+    match (rng.below(6), v6) {
+        (0, false) => IpAddr::from([192, 168, 0, small(rng, 3)]),
+        (0, true) => IpAddr::from([0xfd00, 1, 0, 0, 0, 0, 0, small(rng, 3).into()]),
+        (1, false) => IpAddr::from([10, 0, small(rng, 3), small(rng, 12)]),
+        (1, true) => IpAddr::from([0xfd00, 0, 0, small(rng, 3).into(), 0, 0, 0, 1 + u16::from(small(rng, 12))]),
+        (_, false) => IpAddr::from([203, 0, 113, small(rng, 24)]),
+        (_, true) => IpAddr::from([0xfd00, 2, 0, 0, 0, 0, 0, small(rng, 24).into()]),
+    }
+}

@@ -1,0 +1,98 @@
+//! Many domain names with many addresses: what nothing asks for is not planned, and a change is as big as what changed.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ringfence_engine::generate::Segmented;
+use ringfence_engine::{Delta, Planner, Scope, reference};
+use ringfence_model::{
+    Action, Connection, Domain, DomainName, DomainPattern, NamespaceSelection, Object, ObjectKey, Origin, Peer, Peers,
+    PodSelection, Policy, PolicyId, PolicyKind, Ports, Protocol, Rule, Selector, Tier, World,
+};
+
+const NAMES: u32 = 3000;
+const ADDRESSES: u32 = 100;
+
+fn address(name: u32, number: u32) -> IpAddr {
+    Ipv4Addr::from(0x1400_0000 + name * 256 + number).into()
+}
+
+/// Every tenth name is below `wanted.example`.
+fn domain(number: u32) -> Domain {
+    let parent = if number.is_multiple_of(10) { "wanted.example" } else { "other.example" };
+    let addresses = (0..ADDRESSES).map(|host| address(number, host)).collect();
+    Domain { name: DomainName::new(&format!("n{number}.{parent}")), addresses }
+}
+
+/// Everybody may talk to `*.wanted.example`, and out of the cluster to nobody else.
+fn policy() -> Policy {
+    let rule = |action, peers| Rule { name: None, action, peers, ports: Ports::Any };
+    let wanted = Peers::List(vec![Peer::Domain(DomainPattern::new("*.wanted.example"))]);
+    Policy {
+        id: PolicyId { kind: PolicyKind::ClusterNetworkPolicy, namespace: None, name: "names".into() },
+        uid: "names".into(),
+        generation: 1,
+        tier: Tier::Admin,
+        priority: 1,
+        subject: PodSelection {
+            namespaces: NamespaceSelection::Matching(Selector::everything()),
+            pods: Selector::everything(),
+        },
+        ingress: None,
+        egress: Some(vec![rule(Action::Accept, wanted), rule(Action::Deny, Peers::Any)]),
+    }
+}
+
+#[test]
+fn a_change_of_a_name_is_as_big_as_what_changed() {
+    let cluster = Segmented { namespaces: 2, workloads: 2, pods: 8, local: 8, blocks: false };
+    let pods = cluster.objects().filter(|object| !matches!(object, Object::Policy(_)));
+    let names = (0..NAMES).map(|number| Object::Domain(domain(number)));
+    let mut world: World = pods.chain(names).chain([Object::Policy(policy())]).collect();
+    let mut planner = Planner::new(Scope::Cluster);
+    planner.reset(world.objects());
+    planner.commit();
+    assert_eq!(planner.plan().peers.len(), (NAMES / 10 * ADDRESSES) as usize, "only what is asked for");
+
+    let agree = |world: &World, planner: &Planner, number: u32, host: u32, expected: bool| {
+        let connection = Connection {
+            source: world.pods.values().next().expect("a pod").addresses[0],
+            destination: address(number, host),
+            protocol: Protocol::TCP,
+            port: 443,
+            origin: Origin::Elsewhere,
+            translated: false,
+        };
+        let decision = planner.plan().decide(&connection);
+        assert_eq!(decision, reference::decide(world, &connection));
+        assert_eq!(decision.allow(), expected, "{number}, {host}");
+    };
+    agree(&world, &planner, 20, 99, true);
+    agree(&world, &planner, 21, 99, false);
+
+    let mut change = |event: Result<Domain, u32>, planner: &mut Planner| -> Vec<Delta> {
+        match event {
+            Ok(domain) => {
+                world.apply(Object::Domain(domain.clone()));
+                planner.apply(Object::Domain(domain));
+            }
+            Err(gone) => {
+                let key = ObjectKey::Domain(domain(gone).name);
+                world.delete(&key);
+                planner.delete(&key);
+            }
+        }
+        planner.commit()
+    };
+    assert_eq!(change(Err(21), &mut planner), [], "nobody asks for it");
+    let mut moved = domain(20);
+    moved.addresses[99] = address(20, 200);
+    let deltas = change(Ok(moved), &mut planner);
+    let [Delta { put_peers, delete_peers, .. }] = &deltas[..] else { panic!("{deltas:?}") };
+    assert_eq!(put_peers.iter().map(|(net, _)| net.addr()).collect::<Vec<_>>(), [address(20, 200)]);
+    assert_eq!(delete_peers.iter().map(ipnet::IpNet::addr).collect::<Vec<_>>(), [address(20, 99)]);
+    let deltas = change(Err(30), &mut planner);
+    assert_eq!(deltas.iter().map(|delta| delta.delete_peers.len()).sum::<usize>(), ADDRESSES as usize);
+    agree(&world, &planner, 20, 200, true);
+    agree(&world, &planner, 20, 99, false);
+    agree(&world, &planner, 30, 0, false);
+}
