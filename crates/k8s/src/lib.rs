@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod convert;
+pub mod crd;
 mod diagnostic;
 mod json;
 pub mod manifest;

@@ -8,10 +8,13 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::convert::Kind;
+use crate::crd::{self, Channel};
 use crate::json::text;
 use crate::path::{FieldPath, Path, Segment};
 
@@ -64,9 +67,29 @@ pub fn check(object: &Value) -> Option<Vec<Mismatch>> {
         ("coordination.k8s.io/v1", "Lease") => compare::<Lease>,
         ("discovery.k8s.io/v1", "EndpointSlice") => compare::<EndpointSlice>,
         ("networking.k8s.io/v1", "NetworkPolicy") => compare::<NetworkPolicy>,
-        _ => return None,
+        _ => {
+            let kind = Kind::of(api_version, kind)?;
+            return crd::schema(kind, Channel::Experimental).map(|schema| defined(object, schema));
+        }
     };
     Some(compare(object))
+}
+
+/// Compares an object with the schema of its definition. Fields of the wrong type are for validation to find: API servers
+/// decode these kinds whatever their fields hold.
+fn defined(object: &Value, schema: &Value) -> Vec<Mismatch> {
+    let mut unknown = Vec::new();
+    crd::unknown_fields(object, schema, &Path::ROOT, &mut unknown);
+    let metadata = serde_json::json!({ "metadata": object.get("metadata") });
+    let metadata = compare::<Metadata>(&metadata);
+    metadata.into_iter().chain(unknown.into_iter().map(Mismatch::UnknownField)).collect()
+}
+
+/// What every object has.
+#[derive(Serialize, serde::Deserialize)]
+struct Metadata {
+    #[serde(default)]
+    metadata: Option<ObjectMeta>,
 }
 
 /// Compares an object with a type.

@@ -166,7 +166,7 @@ fn title(value: &Value) -> String {
         "" => "(no name)",
         name => name,
     };
-    let cluster_wide =
-        matches!(kind, "Namespace" | "Node" | "ClusterNetworkPolicy" | "ClusterRole" | "ClusterRoleBinding");
+    let policy = Kind::of(text(&value["apiVersion"]), kind).is_some_and(|kind| !kind.resource().namespaced);
+    let cluster_wide = policy || matches!(kind, "ClusterRole" | "ClusterRoleBinding");
     if cluster_wide { format!("{kind} {name}") } else { format!("{kind} {}/{name}", namespace_of(value)) }
 }

@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Required,
     /// The value is too long.
     TooLong,
+    /// There are too many items or fields.
+    TooMany,
     /// The value is of the wrong JSON type.
     TypeInvalid,
 }
@@ -36,6 +38,7 @@ impl ErrorKind {
             Self::NotSupported => "FieldValueNotSupported",
             Self::Required => "FieldValueRequired",
             Self::TooLong => "FieldValueTooLong",
+            Self::TooMany => "FieldValueTooMany",
             Self::TypeInvalid => "FieldValueTypeInvalid",
         }
     }
@@ -49,6 +52,7 @@ impl ErrorKind {
             Self::NotSupported => "Unsupported value",
             Self::Required => "Required value",
             Self::TooLong => "Too long",
+            Self::TooMany => "Too many",
         }
     }
 }
@@ -83,6 +87,9 @@ impl FieldError {
 
 impl fmt::Display for FieldError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_root() {
+            return f.write_str(&self.body());
+        }
         write!(f, "{}: {}", self.path, self.body())
     }
 }
@@ -142,6 +149,10 @@ impl Errors {
         self.push(path, ErrorKind::TooLong, None, detail);
     }
 
+    pub(crate) fn too_many(&mut self, path: &Path<'_>, found: usize, detail: impl Into<String>) {
+        self.push(path, ErrorKind::TooMany, Some(found.into()), detail);
+    }
+
     pub(crate) fn duplicate(&mut self, path: &Path<'_>, bad_value: impl Into<Value>) {
         self.push(path, ErrorKind::Duplicate, Some(bad_value.into()), "");
     }
@@ -159,7 +170,12 @@ impl Errors {
         }
     }
 
-    fn wrong_type(&mut self, path: &Path<'_>, value: &Value, expected: &str) {
+    /// Whether something of one of these kinds was found.
+    pub(crate) fn any(&self, kinds: &[ErrorKind]) -> bool {
+        self.0.iter().any(|error| kinds.contains(&error.kind))
+    }
+
+    pub(crate) fn wrong_type(&mut self, path: &Path<'_>, value: &Value, expected: &str) {
         let detail = format!("must be {expected}, not {}", json::type_name(value));
         self.push(path, ErrorKind::TypeInvalid, Some(value.clone()), detail);
     }

@@ -12,6 +12,7 @@ mod network_policy;
 mod pod;
 mod selector;
 mod service;
+mod structural;
 mod workload;
 
 use serde_json::Value;
@@ -28,12 +29,19 @@ pub use workload::{deployment, replica_set, workload_update};
 
 pub(crate) use error::Errors;
 
+use crate::convert::Kind;
+use crate::crd::{self, Channel};
 use crate::json;
 
 /// Validates an object of a kind that has rules here; `None` for other kinds.
+///
+/// Kinds that clusters know by definition are held against that of the experimental channel, which has every field.
 pub fn object(object: &Value) -> Option<Vec<FieldError>> {
     let api_version = json::text(json::get(object, "apiVersion"));
     let kind = json::text(json::get(object, "kind"));
+    if let Some(schema) = Kind::of(api_version, kind).and_then(|kind| crd::schema(kind, Channel::Experimental)) {
+        return Some(structural::object(object, schema));
+    }
     let check = match (api_version, kind) {
         ("v1", "Namespace") => namespace,
         ("v1", "Pod") => pod,
