@@ -33,4 +33,4 @@ mod watch;
 
 pub use chain::{Chain, remove as unchain};
 pub use enforcer::{Count, EnforceError, Enforcer, Facts};
-pub use run::{Config, Connections, cleanup, run};
+pub use run::{Config, Connections, cleanup, cluster, run};

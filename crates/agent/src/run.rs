@@ -178,14 +178,20 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
-    let mut config = match kubeconfig {
+/// Where the cluster is: by this kubeconfig, or else `KUBECONFIG`, `~/.kube/config`, or the service account of the pod we
+/// are in.
+pub async fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
+    match kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path)?;
-            kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?
+            Ok(kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?)
         }
-        None => kube::Config::infer().await.context("no cluster; hint: --kubeconfig FILE, or KUBECONFIG")?,
-    };
+        None => kube::Config::infer().await.context("no cluster; hint: --kubeconfig FILE, or KUBECONFIG"),
+    }
+}
+
+async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
+    let mut config = cluster(kubeconfig).await?;
     // A watch is quiet for as long as nothing happens, but not longer than the API server lets one live.
     config.read_timeout = Some(QUIET);
     Ok(kube::Client::try_from(config)?)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{agent, lab, observe, status};
+use crate::{agent, crds, lab, observe, status};
 
 /// Shown below every help text.
 const EXIT_CODES: &str = "Exit codes: 0 fine; 1 a negative answer; 2 wrong usage or unreadable input; \
@@ -29,6 +29,9 @@ pub(crate) enum Command {
     /// A Kubernetes of one's own on this machine, for trying policy
     #[command(after_help = EXIT_CODES)]
     Lab(lab::Args),
+    /// Print or install the definitions of ClusterNetworkPolicy, for clusters that lack them
+    #[command(after_help = EXIT_CODES)]
+    Crds(crds::Args),
     /// What the agent of this node knows and enforces
     #[command(after_help = EXIT_CODES)]
     Status(status::Args),

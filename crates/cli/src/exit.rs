@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use ringfence_agent::client::ClientError;
+use ringfence_k8s::crd::install::InstallError;
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,9 @@ fn classify(error: &anyhow::Error) -> Code {
         if matches!(cause.downcast_ref(), Some(ClientError::Unreachable { .. } | ClientError::Http(_))) {
             return Code::Unreachable;
         }
+        if matches!(cause.downcast_ref(), Some(InstallError::Refused { .. })) {
+            return Code::Negative;
+        }
         if cause.downcast_ref::<kube::Error>().is_some() {
             return Code::Unreachable;
         }
@@ -67,5 +71,10 @@ mod tests {
         let unreachable: Result<(), _> = Err(ClientError::Unreachable { path: "/x".into(), error });
         assert_eq!(classify(&unreachable.context("status").unwrap_err()), Code::Unreachable);
         assert_eq!(classify(&anyhow::anyhow!("no such file")), Code::Usage);
+        let refused = InstallError::Refused { name: "x".into(), reason: "y".into() };
+        assert_eq!(classify(&anyhow::Error::from(refused).context("install")), Code::Negative);
+        let service = || kube::Error::LinesCodecMaxLineLengthExceeded;
+        let unreachable = InstallError::Api { name: "x".into(), error: service() };
+        assert_eq!(classify(&unreachable.into()), Code::Unreachable);
     }
 }

@@ -4,6 +4,7 @@
 mod agent;
 mod args;
 mod cni;
+mod crds;
 mod exit;
 mod lab;
 mod logging;
@@ -32,6 +33,7 @@ fn run(args: args::Args) -> anyhow::Result<exit::Code> {
     match args.command {
         args::Command::Agent(args) => agent::run(*args),
         args::Command::Lab(args) => lab::run(args),
+        args::Command::Crds(args) => crds::run(&args),
         args::Command::Status(args) => status::run(&args),
         args::Command::Observe(args) => observe::run(&args),
         args::Command::Version => output::line(&format!("ringfence {}", env!("CARGO_PKG_VERSION"))),

@@ -6,6 +6,7 @@
 
 mod admin;
 mod cluster;
+pub mod install;
 mod parts;
 pub(crate) mod rules;
 mod schema;
