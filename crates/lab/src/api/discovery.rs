@@ -32,7 +32,9 @@ fn architecture() -> &'static str {
 
 /// The paths of the root.
 pub(crate) fn paths() -> Value {
-    let groups = named_groups().flat_map(|group| [format!("/apis/{group}"), format!("/apis/{group}/v1")]);
+    let versions =
+        |group: &'static str| versions(group).into_iter().map(move |version| format!("/apis/{group}/{version}"));
+    let groups = named_groups().flat_map(|group| std::iter::once(format!("/apis/{group}")).chain(versions(group)));
     let fixed = ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/openapi/v3", "/readyz", "/version"];
     let mut paths: Vec<String> = fixed.iter().map(|path| (*path).to_owned()).chain(groups).collect();
     paths.sort();
@@ -48,6 +50,18 @@ pub(crate) fn named_groups() -> impl Iterator<Item = &'static str> {
         seen.push(*group);
         new
     })
+}
+
+/// The versions of a group, the preferred one first.
+pub(crate) fn versions(group: &str) -> Vec<&'static str> {
+    let mut versions = Vec::new();
+    for kind in KINDS.iter().filter(|kind| kind.group == group) {
+        if !versions.contains(&kind.version) {
+            versions.push(kind.version);
+        }
+    }
+    // Groups of questions have no kinds.
+    if versions.is_empty() { vec!["v1"] } else { versions }
 }
 
 fn aggregated(headers: &HeaderMap) -> bool {
@@ -77,8 +91,9 @@ pub(crate) fn groups(headers: &HeaderMap) -> Response {
 }
 
 fn group_value(group: &str) -> Value {
-    let version = json!({ "groupVersion": format!("{group}/v1"), "version": "v1" });
-    json!({ "name": group, "versions": [version], "preferredVersion": version })
+    let version = |version| json!({ "groupVersion": format!("{group}/{version}"), "version": version });
+    let versions: Vec<_> = versions(group).into_iter().map(version).collect();
+    json!({ "name": group, "preferredVersion": versions[0], "versions": versions })
 }
 
 /// `/apis/GROUP`
@@ -90,9 +105,9 @@ pub(crate) fn group(name: &str) -> Result<Response, ApiError> {
     Ok(Json(group).into_response())
 }
 
-/// The kinds of a group.
-fn kinds_of(group: &str) -> impl Iterator<Item = &'static Kind> {
-    KINDS.iter().filter(move |kind| kind.group == group)
+/// The kinds of a version of a group.
+fn kinds_of(group: &str, version: &str) -> impl Iterator<Item = &'static Kind> {
+    KINDS.iter().filter(move |kind| kind.group == group && kind.version == version)
 }
 
 fn reviews_of(group: &str) -> impl Iterator<Item = (&'static str, &'static str)> {
@@ -102,10 +117,10 @@ fn reviews_of(group: &str) -> impl Iterator<Item = (&'static str, &'static str)>
 /// `/api/v1` and `/apis/GROUP/VERSION`
 pub(crate) fn resources(group: &str, version: &str) -> Result<Response, ApiError> {
     let known = group.is_empty() || named_groups().any(|known| known == group);
-    if version != "v1" || !known {
+    if !known || !versions(group).contains(&version) {
         return Err(ApiError::unknown_path());
     }
-    let mut resources: Vec<Value> = kinds_of(group).flat_map(plain_resource).collect();
+    let mut resources: Vec<Value> = kinds_of(group, version).flat_map(plain_resource).collect();
     resources.extend(reviews_of(group).map(|(plural, kind)| {
         json!({ "name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind, "verbs": ["create"] })
     }));
@@ -146,23 +161,28 @@ fn plain_resource(kind: &'static Kind) -> Vec<Value> {
 fn discovery_list<'a>(groups: impl Iterator<Item = &'a str>) -> Response {
     let items: Vec<_> = groups
         .map(|group| {
-            let mut resources: Vec<_> = kinds_of(group).map(aggregated_resource).collect();
-            resources.extend(reviews_of(group).map(|(plural, kind)| {
-                json!({
-                    "resource": plural, "singularResource": kind.to_lowercase(), "scope": "Cluster", "verbs": ["create"],
-                    "responseKind": { "group": group, "version": "v1", "kind": kind },
-                })
-            }));
             let mut metadata = json!({ "creationTimestamp": null });
             if !group.is_empty() {
                 metadata["name"] = group.into();
             }
-            let version = json!({ "version": "v1", "freshness": "Current", "resources": resources });
-            json!({ "metadata": metadata, "versions": [version] })
+            let versions: Vec<_> =
+                versions(group).into_iter().map(|version| aggregated_version(group, version)).collect();
+            json!({ "metadata": metadata, "versions": versions })
         })
         .collect();
     let list = json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items });
     ([(CONTENT_TYPE, AGGREGATED)], list.to_string()).into_response()
+}
+
+fn aggregated_version(group: &str, version: &str) -> Value {
+    let mut resources: Vec<_> = kinds_of(group, version).map(aggregated_resource).collect();
+    resources.extend(reviews_of(group).map(|(plural, kind)| {
+        json!({
+            "resource": plural, "singularResource": kind.to_lowercase(), "scope": "Cluster", "verbs": ["create"],
+            "responseKind": { "group": group, "version": "v1", "kind": kind },
+        })
+    }));
+    json!({ "version": version, "freshness": "Current", "resources": resources })
 }
 
 fn aggregated_resource(kind: &'static Kind) -> Value {

@@ -20,7 +20,9 @@ pub(crate) fn object(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Cause
 
 impl From<FieldError> for Cause {
     fn from(error: FieldError) -> Self {
-        Self { reason: error.kind.reason().to_owned(), message: error.body(), field: error.path.to_string() }
+        // As the API server calls the object as a whole.
+        let field = if error.path.is_root() { "<nil>".to_owned() } else { error.path.to_string() };
+        Self { reason: error.kind.reason().to_owned(), message: error.body(), field }
     }
 }
 

@@ -5,14 +5,16 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::first_address;
-use crate::api::kinds;
-use crate::api::registry::{Registry, Target, WriteOptions};
+use crate::api::json::Json as _;
+use crate::api::kinds::{self, definition};
+use crate::api::registry::{Registry, Target, WriteOptions, now};
 
 /// Makes the namespaces of every cluster, and the Service of the API with its endpoints.
 pub(super) fn run(registry: &Registry, endpoint: Option<SocketAddr>) {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
         ensure(registry, "namespaces", "", json!({ "metadata": { "name": name } }));
     }
+    definition::definitions().for_each(|definition| define(registry, definition));
     let addresses: Vec<_> = registry.service_ranges.iter().filter_map(first_address).collect();
     let Some(address) = addresses.first() else { return };
     let service = json!({
@@ -31,6 +33,34 @@ pub(super) fn run(registry: &Registry, endpoint: Option<SocketAddr>) {
             "endpoints": [{ "addresses": [endpoint.ip().to_string()], "conditions": { "ready": true } }],
         });
         point(registry, slice);
+    }
+}
+
+/// Makes a definition and says that its kind is served; one of an earlier life becomes what it is now.
+fn define(registry: &Registry, wanted: Value) {
+    const COLLECTION: &str = "customresourcedefinitions.apiextensions.k8s.io";
+    let Some(kind) = kinds::stored_in(COLLECTION) else { return };
+    let name = wanted.text("/metadata/name").to_owned();
+    let target = Target { kind, namespace: "", name: &name };
+    let status = definition::established(&wanted, &now());
+    let renewed = registry.modify(target, None, &WriteOptions::default(), |old| {
+        let mut new = old.clone();
+        new["metadata"]["annotations"] = wanted["metadata"]["annotations"].clone();
+        new["spec"] = wanted["spec"].clone();
+        Ok(new)
+    });
+    if renewed.is_err() {
+        ensure(registry, COLLECTION, "", wanted);
+    }
+    let said = registry.modify(target, Some(kinds::Subresource::Status), &WriteOptions::default(), |old| {
+        let mut new = old.clone();
+        if new.condition("Established").is_none() {
+            new["status"] = status;
+        }
+        Ok(new)
+    });
+    if let Err(error) = said {
+        tracing::error!(%error, name, "a definition could not be established");
     }
 }
 

@@ -4,10 +4,12 @@ mod apps;
 mod cluster;
 mod coordination;
 mod core;
+pub(crate) mod definition;
 mod discovery;
 mod event;
 mod networking;
 mod pod;
+mod policy;
 mod service;
 
 use std::borrow::Cow;
@@ -115,6 +117,8 @@ pub(crate) struct Kind {
     pub(crate) allocate: Allocation,
     pub(crate) validate_update: UpdateValidation,
     pub(crate) normalise: Normalisation,
+    /// The schema of a kind that clusters know by definition; none for kinds every cluster has.
+    pub(crate) schema: fn() -> Option<&'static Value>,
     /// Lists that strategic merge patches merge, by the end of their path, with how their members are told apart.
     pub(crate) merge_keys: &'static [&'static [(&'static str, ListMerge)]],
     /// Fields that field selectors may name besides name and namespace.
@@ -192,6 +196,7 @@ const BASE: Kind = Kind {
     allocate: |_, _| Ok(()),
     validate_update: |_, _| Vec::new(),
     normalise: Ok,
+    schema: || None,
     merge_keys: &[META_LISTS],
     fields: &[],
 };
@@ -211,6 +216,10 @@ pub(crate) static KINDS: &[Kind] = &[
     discovery::ENDPOINT_SLICE,
     event::EVENT_VIEW,
     networking::NETWORK_POLICY,
+    definition::CUSTOM_RESOURCE_DEFINITION,
+    policy::CLUSTER_NETWORK_POLICY,
+    policy::ADMIN_NETWORK_POLICY,
+    policy::BASELINE_ADMIN_NETWORK_POLICY,
 ];
 
 /// The kind with this plural in a group and version.

@@ -7,14 +7,14 @@ mod schemas;
 
 use serde_json::{Map, Value, json};
 
-use super::discovery::named_groups;
+use super::discovery::{named_groups, versions};
 use super::kinds::{KINDS, Kind};
-use super::protobuf;
 use super::status::ApiError;
 
 /// `/openapi/v3`: where the document of each group is.
 pub(crate) fn index() -> Value {
-    let groups = named_groups().map(|group| format!("apis/{group}/v1"));
+    let of = |group: &'static str| versions(group).into_iter().map(move |version| format!("apis/{group}/{version}"));
+    let groups = named_groups().flat_map(of);
     let entry = |name: String| {
         let url = format!("/openapi/v3/{name}?hash={}", env!("CARGO_PKG_VERSION"));
         (name, json!({ "serverRelativeURL": url }))
@@ -23,23 +23,23 @@ pub(crate) fn index() -> Value {
     json!({ "paths": paths })
 }
 
-/// `/openapi/v3/NAME`: the operations of a group.
+/// `/openapi/v3/NAME`: the operations of a version of a group.
 pub(crate) fn document(name: &str) -> Result<Value, ApiError> {
-    let group = match name {
-        "api/v1" => "",
-        _ => name.strip_prefix("apis/").and_then(|rest| rest.strip_suffix("/v1")).ok_or_else(ApiError::unknown_path)?,
+    let (group, version) = match name {
+        "api/v1" => ("", "v1"),
+        _ => name.strip_prefix("apis/").and_then(|rest| rest.split_once('/')).ok_or_else(ApiError::unknown_path)?,
     };
-    if !group.is_empty() && !named_groups().any(|known| known == group) {
+    let known = group.is_empty() || named_groups().any(|known| known == group);
+    if !known || !versions(group).contains(&version) {
         return Err(ApiError::unknown_path());
     }
     let (mut paths, mut components) = (Map::new(), Map::new());
-    for kind in KINDS.iter().filter(|kind| kind.group == group) {
+    for kind in KINDS.iter().filter(|kind| kind.group == group && kind.version == version) {
         let base = if kind.namespaced { format!("/{name}/namespaces/{{namespace}}") } else { format!("/{name}") };
         paths.insert(format!("{base}/{}", kind.plural), collection(kind));
         paths.insert(format!("{base}/{}/{{name}}", kind.plural), object(kind));
-        let message = protobuf::message_of(kind.group, kind.kind);
-        schemas::add(&message, &mut components);
-        let schema = &mut components[&schemas::name(&message)];
+        schemas::add_kind(kind, &mut components);
+        let schema = &mut components[&schemas::of(kind)];
         schema["x-kubernetes-group-version-kind"] = json!([gvk(kind)]);
         for field in ["apiVersion", "kind"] {
             schema["properties"][field] = json!({ "type": "string" });
@@ -62,7 +62,7 @@ fn operation(kind: &Kind, action: &str, parameters: &[&str]) -> Value {
         .iter()
         .map(|name| json!({ "name": name, "in": "query", "schema": { "type": "string", "uniqueItems": true } }))
         .collect();
-    let reference = json!({ "$ref": format!("#/components/schemas/{}", schemas::name(&protobuf::message_of(kind.group, kind.kind))) });
+    let reference = json!({ "$ref": format!("#/components/schemas/{}", schemas::of(kind)) });
     json!({
         "operationId": format!("{action}{}{}", kind.version.to_uppercase(), kind.kind),
         "parameters": parameters,

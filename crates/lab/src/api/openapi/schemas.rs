@@ -1,16 +1,34 @@
-//! Schemas of the kinds: names and types of their fields, from the messages of the protobuf encoding.
+//! Schemas of the kinds: those of their definitions, or else names and types of their fields, from the messages of the
+//! protobuf encoding.
 
 use serde_json::{Map, Value, json};
 
+use crate::api::kinds::Kind;
 use crate::api::protobuf::{self, Shape};
 
+/// The name of the schema of a kind.
+pub(super) fn of(kind: &Kind) -> String {
+    if (kind.schema)().is_none() {
+        return name(&protobuf::message_of(kind.group, kind.kind));
+    }
+    let group: Vec<_> = kind.group.rsplit('.').collect();
+    format!("{}.{}.{}", group.join("."), kind.version, kind.kind)
+}
+
+/// Adds the schema of a kind, and those of all it refers to.
+pub(super) fn add_kind(kind: &Kind, schemas: &mut Map<String, Value>) {
+    let Some(defined) = (kind.schema)() else { return add(&protobuf::message_of(kind.group, kind.kind), schemas) };
+    let mut schema = defined.clone();
+    schema["properties"]["metadata"] = one("ObjectMeta", schemas);
+    schemas.insert(of(kind), schema);
+}
+
 /// The name of the schema of a message.
-pub(super) fn name(message: &str) -> String {
+fn name(message: &str) -> String {
     format!("io.k8s.api.{message}")
 }
 
-/// Adds the schema of a message, and those of all it refers to.
-pub(super) fn add(message: &str, schemas: &mut Map<String, Value>) {
+fn add(message: &str, schemas: &mut Map<String, Value>) {
     let name = name(message);
     if schemas.contains_key(&name) {
         return;

@@ -24,6 +24,9 @@ pub(crate) enum Patch {
 const MEDIA_TYPES: &str = "application/json-patch+json, application/merge-patch+json, \
                            application/strategic-merge-patch+json, application/apply-patch+yaml";
 
+const WITHOUT_STRATEGIC: &str =
+    "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
+
 impl Patch {
     /// Reads a patch of a media type.
     pub(crate) fn read(
@@ -60,6 +63,10 @@ impl Patch {
                 json_patch::patch(&mut new, patch).map_err(|error| ApiError::bad_request(error.to_string()))?;
             }
             Self::Merge(patch) => json_patch::merge(&mut new, patch),
+            // How to merge is known of the kinds every cluster has.
+            Self::Strategic(_) if (kind.schema)().is_some() => {
+                return Err(ApiError::unsupported_media_type(WITHOUT_STRATEGIC));
+            }
             Self::Strategic(patch) => strategic::merge(kind, &mut new, patch, "")?,
             Self::Apply(wanted) => apply::apply(kind, &mut new, wanted, manager)?,
         }

@@ -61,6 +61,9 @@ impl Registry {
         if target.kind.kind == "Namespace" && IMMORTAL.contains(&target.name) {
             return Err(ApiError::forbidden(target.kind, target.name, "this namespace may not be deleted"));
         }
+        if target.kind.kind == "CustomResourceDefinition" {
+            return Err(ApiError::forbidden(target.kind, target.name, "the lab always has this kind"));
+        }
         let mut gone = false;
         let object = self.store.change::<ApiError>(&target.key(), |old, _| {
             let old = old.ok_or_else(|| target.not_found())?;

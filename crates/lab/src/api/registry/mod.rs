@@ -78,7 +78,12 @@ impl Registry {
         let context = DefaultContext { objects, service_ranges: &self.service_ranges, old };
         (kind.default)(value, &context);
         (kind.allocate)(value, &context).map_err(|cause| ApiError::invalid(kind, &name, vec![cause]))?;
-        let causes = super::validation::object(kind, value, old);
-        if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, &name, causes)) }
+        validate(kind, value, old)
     }
+}
+
+fn validate(kind: &Kind, value: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    let causes = super::validation::object(kind, value, old);
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    if causes.is_empty() { Ok(()) } else { Err(ApiError::invalid(kind, name, causes)) }
 }

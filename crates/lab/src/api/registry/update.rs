@@ -41,6 +41,8 @@ impl Registry {
             let mut value = merge(kind, part, &old, value);
             if part.is_none() {
                 self.admit(kind, &mut value, Some(&old), objects)?;
+            } else if (kind.schema)().is_some() {
+                super::validate(kind, &value, Some(&old))?;
             }
             count_generation(kind, &old, &mut value);
             let finished = finished(&value);
