@@ -8,7 +8,7 @@ fn agrees(test: &str, arguments: &[&str]) {
         ringfence().args(["lab", "demo"]).args(arguments).env("RINGFENCE_LAB_DIR", directory).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     let said = String::from_utf8_lossy(&output.stdout);
-    for step in 1..=9 {
+    for step in 1..=11 {
         assert!(said.contains(&format!("Step {step}: ")), "step {step} is missing:\n{said}");
     }
     assert!(said.contains("all agree"), "{said}");

@@ -9,14 +9,17 @@ use k8s_openapi::api::core::v1::Pod as KubePod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use kube::api::{AttachParams, ListParams};
 use kube::{Api, Client};
+use ringfence_k8s::convert::{self, Resource};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::expect::Outcome;
-use super::request::{Listing, Names, Pod, Request};
+use super::request::{Listing, Names, PatchStyle, Pod, Request};
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_mins(1);
+
+const MERGE_PATCH: &str = "application/merge-patch+json";
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
@@ -67,13 +70,22 @@ async fn attempt(client: &Client, request: &Request, names: &Names) -> anyhow::R
             send(client, "POST", &path, &plain_pod(name), format!("pod/{name} created")).await
         }
         Request::Apply(manifest) => {
-            let (path, name, body) = policy(manifest.text)?;
-            send(client, "POST", &path, &body, format!("networkpolicy.networking.k8s.io/{name} created")).await
+            let Policy { path, called, name, body } = policy(&manifest.text(names))?;
+            send(client, "POST", &path, &body, format!("{called}/{name} created")).await
         }
         Request::Delete(manifest) => {
-            let (path, name, _) = policy(manifest.text)?;
-            let said = format!("networkpolicy.networking.k8s.io \"{name}\" deleted");
-            send(client, "DELETE", &format!("{path}/{name}"), &json!({}), said).await
+            let Policy { path, called, name, .. } = policy(&manifest.text(names))?;
+            send(client, "DELETE", &format!("{path}/{name}"), &json!({}), format!("{called} \"{name}\" deleted")).await
+        }
+        Request::Patch { name, style, patch } => {
+            let resource = convert::Kind::ClusterNetworkPolicy.resource();
+            let said = format!("{}/{name} patched", called(resource));
+            let media_type = match style {
+                PatchStyle::Merge => MERGE_PATCH,
+                PatchStyle::Json => "application/json-patch+json",
+            };
+            let path = format!("{}/{name}", path_of(resource, ""));
+            send_as(client, ("PATCH", media_type), &path, &serde_json::from_str(patch)?, said).await
         }
         Request::LabelNamespace { namespace, label } => {
             let said = format!("namespace/{namespace} labeled");
@@ -122,18 +134,51 @@ fn labels((key, value): (&str, &str)) -> Value {
     json!({"metadata": {"labels": {key: value}}})
 }
 
-/// Path of the policies of its namespace, name and body of a manifest of the tour.
-fn policy(text: &str) -> anyhow::Result<(String, String, Value)> {
+/// A policy of a manifest of the tour.
+struct Policy {
+    /// Of the policies of its kind, in its namespace if it has one.
+    path: String,
+    /// Its kind, as kubectl writes it.
+    called: String,
+    name: String,
+    body: Value,
+}
+
+fn policy(text: &str) -> anyhow::Result<Policy> {
     let body: Value = serde_saphyr::from_str(text).context("a manifest of the tour")?;
-    let field = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-    let namespace = field("/metadata/namespace").context("a manifest of the tour has no namespace")?;
-    let name = field("/metadata/name").context("a manifest of the tour has no name")?;
-    Ok((format!("/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"), name, body))
+    let field = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let kind =
+        convert::Kind::of(&field("/apiVersion"), &field("/kind")).context("a manifest of the tour has no kind")?;
+    let resource = kind.resource();
+    let path = path_of(resource, &field("/metadata/namespace"));
+    Ok(Policy { path, called: called(resource), name: field("/metadata/name"), body })
+}
+
+fn path_of(resource: Resource, namespace: &str) -> String {
+    let version = resource.api_version();
+    match namespace {
+        "" => format!("/apis/{version}/{}", resource.plural),
+        namespace => format!("/apis/{version}/namespaces/{namespace}/{}", resource.plural),
+    }
+}
+
+fn called(resource: Resource) -> String {
+    format!("{}.{}", resource.kind.to_lowercase(), resource.group)
 }
 
 async fn send(client: &Client, method: &str, path: &str, body: &Value, said: String) -> anyhow::Result<Outcome> {
-    let kind = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
-    let request = HttpRequest::builder().method(method).uri(path).header(CONTENT_TYPE, kind);
+    let media_type = if method == "PATCH" { MERGE_PATCH } else { "application/json" };
+    send_as(client, (method, media_type), path, body, said).await
+}
+
+async fn send_as(
+    client: &Client,
+    (method, media_type): (&str, &str),
+    path: &str,
+    body: &Value,
+    said: String,
+) -> anyhow::Result<Outcome> {
+    let request = HttpRequest::builder().method(method).uri(path).header(CONTENT_TYPE, media_type);
     let request = request.body(serde_json::to_vec(body)?)?;
     client.request_text(request).await?;
     Ok(Outcome { code: 0, stdout: said, stderr: String::new() })
@@ -225,7 +270,9 @@ fn exit_code(status: &Status) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::tour::MANIFESTS;
+    use ringfence_k8s::validate;
+
+    use crate::demo::tour::{CLUSTER_POLICIES, MANIFESTS, NAMESPACES};
 
     #[test]
     fn tables_look_like_kubectl_s() {
@@ -241,12 +288,20 @@ mod tests {
     }
 
     #[test]
-    fn manifests_are_policies_of_namespace_b() {
+    fn manifests_are_policies_called_as_their_files() {
         for manifest in MANIFESTS {
-            let (path, name, body) = policy(manifest.text).unwrap();
-            assert_eq!(path, "/apis/networking.k8s.io/v1/namespaces/namespace-b/networkpolicies");
+            let Policy { path, called, name, body } = policy(manifest.text).unwrap();
             assert_eq!(format!("{name}.yaml"), manifest.file);
-            assert_eq!(body["kind"], "NetworkPolicy");
+            let in_cluster = CLUSTER_POLICIES.contains(&name.as_str());
+            if in_cluster {
+                assert_eq!(path, "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies");
+                assert_eq!(called, "clusternetworkpolicy.policy.networking.k8s.io");
+                assert_eq!(validate::object(&body), Some(Vec::new()));
+            } else {
+                let namespace = body["metadata"]["namespace"].as_str().unwrap();
+                assert!(NAMESPACES.contains(&namespace));
+                assert_eq!(path, format!("/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies"));
+            }
         }
     }
 }

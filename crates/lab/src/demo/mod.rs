@@ -3,6 +3,7 @@
 //! The tour is a client like any other: it types kubectl commands, or makes the same requests itself where no kubectl
 //! is new enough. It runs in a lab of its own, or against any cluster.
 
+mod blocks;
 mod client;
 mod expect;
 mod kubectl;
@@ -17,9 +18,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::DeleteParams;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
+use ringfence_k8s::convert::Kind;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 
@@ -27,7 +29,7 @@ use expect::{Expect, Observation, Outcome};
 use kubectl::Kubectl;
 use lab::OwnLab;
 use request::{Names, Request};
-use tour::{Action, MANIFESTS, NAMESPACES, Step};
+use tour::{Action, CLUSTER_POLICIES, NAMESPACES, Step};
 
 /// How long the tour waits until what is expected is seen.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -85,16 +87,43 @@ async fn in_cluster(options: &Options, kubeconfig: &Path, out: &mut (dyn Write +
             bail!("namespace {name} exists already\nhint: the tour makes it and deletes it; choose another cluster");
         }
     }
+    let policies = cluster_policies(&tour.client);
+    if policies.list_metadata(&ListParams::default().limit(1)).await.is_err_and(|error| is_not_found(&error)) {
+        bail!(
+            "the cluster has no ClusterNetworkPolicy\nhint: ringfence crds install --kubeconfig {}",
+            kubeconfig.display()
+        );
+    }
+    for name in CLUSTER_POLICIES {
+        if policies.get_opt(name).await?.is_some() {
+            bail!("ClusterNetworkPolicy {name} exists already\nhint: the tour makes it and deletes it");
+        }
+    }
     let toured = tokio::select! {
         toured = tour.take() => toured,
         signal = interrupted() => signal.and_then(|name| bail!("interrupted by {name}")),
     };
+    for name in CLUSTER_POLICIES {
+        if policies.get_opt(name).await?.is_some() {
+            policies.delete(name, &DeleteParams::default()).await.with_context(|| format!("deleting {name}"))?;
+        }
+    }
     for name in NAMESPACES {
         if namespaces.get_opt(name).await?.is_some() {
             namespaces.delete(name, &DeleteParams::default()).await.with_context(|| format!("deleting {name}"))?;
         }
     }
     summary(toured?, out)
+}
+
+fn cluster_policies(client: &Client) -> Api<DynamicObject> {
+    let resource = Kind::ClusterNetworkPolicy.resource();
+    let kind = GroupVersionKind::gvk(resource.group, resource.version, resource.kind);
+    Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&kind, resource.plural))
+}
+
+fn is_not_found(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
 }
 
 fn summary(score: Score, out: &mut (dyn Write + Send)) -> anyhow::Result<bool> {
@@ -130,7 +159,7 @@ struct Tour<'a> {
     kubectl: Option<Kubectl>,
     out: &'a mut (dyn Write + Send),
     /// Holds the manifests, for kubectl to find.
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl<'a> Tour<'a> {
@@ -139,9 +168,6 @@ impl<'a> Tour<'a> {
         let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
         let client = Client::try_from(config)?;
         let folder = tempfile::tempdir()?;
-        for manifest in MANIFESTS {
-            std::fs::write(folder.path().join(manifest.file), manifest.text)?;
-        }
         let kubectl = if options.without_kubectl {
             Err("as asked".to_owned())
         } else {
@@ -150,7 +176,7 @@ impl<'a> Tour<'a> {
         if let Err(reason) = &kubectl {
             writeln!(out, "Without kubectl ({reason}): the commands below stand for the requests made.")?;
         }
-        Ok(Self { client, kubectl: kubectl.ok(), out, _folder: folder })
+        Ok(Self { client, kubectl: kubectl.ok(), out, folder })
     }
 
     async fn take(&mut self) -> anyhow::Result<Score> {
@@ -170,7 +196,7 @@ impl<'a> Tour<'a> {
     /// Does one thing and tells of it.
     async fn act(&mut self, action: &Action) -> anyhow::Result<Observation> {
         let names = self.names(&action.request).await;
-        writeln!(self.out, "  $ kubectl {}", action.request.kubectl(&names).join(" "))?;
+        writeln!(self.out, "  $ kubectl {}", action.request.typed(&names))?;
         writeln!(self.out, "    expected: {}", action.expect.text())?;
         self.out.flush()?;
         let seen = self.observe(&action.request, action.expect, names).await?;
@@ -195,7 +221,12 @@ impl<'a> Tour<'a> {
 
     async fn perform(&self, request: &Request, names: &Names) -> anyhow::Result<Outcome> {
         match &self.kubectl {
-            Some(kubectl) => kubectl.run(&request.kubectl(names)).await,
+            Some(kubectl) => {
+                if let Some(manifest) = request.manifest() {
+                    std::fs::write(self.folder.path().join(manifest.file), manifest.text(names))?;
+                }
+                kubectl.run(&request.kubectl(names)).await
+            }
             None => Ok(client::perform(&self.client, request, names).await),
         }
     }

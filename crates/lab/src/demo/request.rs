@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::blocks::Blocks;
+
 /// Seconds after which the tour gives a packet up.
 pub(super) const PATIENCE: &str = "2";
 
@@ -31,6 +33,15 @@ pub(super) enum Request {
     Apply(&'static Manifest),
     /// `kubectl delete -f`.
     Delete(&'static Manifest),
+    /// `kubectl patch clusternetworkpolicy`.
+    Patch {
+        /// Its name.
+        name: &'static str,
+        /// How the patch is written.
+        style: PatchStyle,
+        /// JSON.
+        patch: &'static str,
+    },
     /// `kubectl label namespaces`.
     LabelNamespace {
         /// Which.
@@ -70,9 +81,35 @@ impl Pod {
 pub(super) enum Target {
     /// The address of a pod.
     Pod(Pod),
+    /// The address of the pod that is there by the policy about addresses.
+    Reach(Reach),
     /// A name the cluster's DNS knows.
     Host(&'static str),
 }
+
+/// Where a pod's address is by the policy about addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// In its block.
+    Inside,
+    /// In its block, but excepted.
+    Excepted,
+    /// Outside its block.
+    Outside,
+}
+
+/// How a patch is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PatchStyle {
+    /// Members to set.
+    Merge,
+    /// Operations.
+    Json,
+}
+
+/// The pods whose addresses the policy about addresses tells apart.
+pub(super) const REACHED: [Pod; 3] =
+    [Pod::Nginx("namespace-b"), Pod::Nginx("namespace-c"), Pod::Named("namespace-b", "other")];
 
 /// Which pods, and what of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +127,29 @@ pub(super) struct Listing {
 pub(super) struct Manifest {
     /// Its name.
     pub(super) file: &'static str,
-    /// What is in it.
+    /// What is in it; in the policy about addresses, [`BLOCK`] and [`EXCEPT`] stand for them.
     pub(super) text: &'static str,
+}
+
+/// Stands for a block of addresses.
+const BLOCK: &str = "BLOCK";
+/// Stands for what is excepted from it.
+const EXCEPT: &str = "EXCEPT";
+
+impl Manifest {
+    fn has_addresses(&self) -> bool {
+        self.text.contains(BLOCK)
+    }
+
+    /// What to apply, with the addresses of this cluster.
+    pub(super) fn text(&self, names: &Names) -> String {
+        match names.blocks().filter(|_| self.has_addresses()) {
+            Some(blocks) => {
+                self.text.replace(BLOCK, &blocks.block.to_string()).replace(EXCEPT, &blocks.except.to_string())
+            }
+            None => self.text.to_owned(),
+        }
+    }
 }
 
 /// Name and address of the pods as the cluster has chosen them.
@@ -108,10 +166,21 @@ impl Names {
         }
     }
 
+    /// The block around the addresses of the [`REACHED`], once they are known.
+    fn blocks(&self) -> Option<Blocks> {
+        let address = |pod| self.0.get(&pod).and_then(|(_, address)| address.parse().ok());
+        let [one, two, three] = REACHED.map(address);
+        Blocks::around([one?, two?, three?])
+    }
+
     /// What to ask `curl` for.
     pub(super) fn url(&self, target: Target) -> String {
         match target {
             Target::Host(host) => format!("http://{host}/"),
+            Target::Reach(reach) => match self.blocks() {
+                Some(blocks) => self.url(Target::Pod(REACHED[blocks.roles[reach as usize]])),
+                None => "http://POD_IP/".to_owned(),
+            },
             Target::Pod(pod) => match self.0.get(&pod).map(|(_, address)| address.as_str()) {
                 Some(v6) if v6.contains(':') => format!("http://[{v6}]/"),
                 Some(address) => format!("http://{address}/"),
@@ -126,6 +195,8 @@ impl Request {
     pub(super) fn pods(&self) -> Vec<Pod> {
         match self {
             Self::Curl { from, to: Target::Pod(to) } => vec![*from, *to],
+            Self::Curl { from, to: Target::Reach(_) } => [&[*from], &REACHED[..]].concat(),
+            Self::Apply(manifest) | Self::Delete(manifest) if manifest.has_addresses() => REACHED.to_vec(),
             Self::Curl { from: pod, to: Target::Host(_) } | Self::LabelPod { pod, .. } => vec![*pod],
             _ => Vec::new(),
         }
@@ -134,6 +205,29 @@ impl Request {
     /// Whether it changes nothing, and may be made again until what is expected is seen.
     pub(super) fn looks_only(&self) -> bool {
         matches!(self, Self::GetNodes | Self::GetPods(_) | Self::Curl { .. })
+    }
+
+    /// The file it reads.
+    pub(super) fn manifest(&self) -> Option<&'static Manifest> {
+        match self {
+            Self::Apply(manifest) | Self::Delete(manifest) => Some(manifest),
+            _ => None,
+        }
+    }
+
+    /// The command line a person would type.
+    pub(super) fn typed(&self, names: &Names) -> String {
+        let quoted = |word: String| {
+            let plain = !word.contains(['{', '[', '"', ' ', '*', '$']) || word.starts_with("http");
+            if plain { word } else { format!("'{word}'") }
+        };
+        let line = self.kubectl(names).into_iter().map(quoted).collect::<Vec<_>>().join(" ");
+        match (self, names.blocks()) {
+            (Self::Apply(manifest), Some(Blocks { block, except, .. })) if manifest.has_addresses() => {
+                format!("{line}   # {block} except {except}")
+            }
+            _ => line,
+        }
     }
 
     /// The command to run in the pod.
@@ -160,6 +254,13 @@ impl Request {
             }
             Self::Apply(manifest) => vec!["apply", "-f", manifest.file],
             Self::Delete(manifest) => vec!["delete", "-f", manifest.file],
+            Self::Patch { name, style, patch } => {
+                let style = match style {
+                    PatchStyle::Merge => "--type=merge",
+                    PatchStyle::Json => "--type=json",
+                };
+                vec!["patch", "clusternetworkpolicy", name, style, "-p", patch]
+            }
             Self::LabelNamespace { namespace, label } => {
                 return ["label", "namespaces", namespace]
                     .map(str::to_owned)
@@ -217,9 +318,26 @@ mod tests {
             curl(Target::Host("nginx.namespace-b")),
             "-n namespace-a exec nginx-1 -- curl -sSi --max-time 2 http://nginx.namespace-b/",
         );
+        let patch = Request::Patch { name: "x", style: PatchStyle::Merge, patch: r#"{"spec":{"priority":20}}"# };
+        let typed = r#"patch clusternetworkpolicy x --type=merge -p '{"spec":{"priority":20}}'"#;
+        assert_eq!(patch.typed(&names), typed);
         let label = Request::LabelPod { pod: b, label: ("environment", "QA") };
         check(label, "label -n namespace-b pod nginx-2 environment=QA");
         let label = Request::LabelNamespace { namespace: "namespace-a", label: ("ns", "namespacea") };
         check(label, "label namespaces namespace-a ns=namespacea");
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_cluster() {
+        static MANIFEST: Manifest = Manifest { file: "x.yaml", text: "cidr: BLOCK\nexcept: [EXCEPT]\n" };
+        let addresses = ["10.0.1.2", "10.0.2.2", "10.0.1.3"];
+        let known = REACHED.into_iter().zip(addresses);
+        let names = Names(known.map(|(pod, address)| (pod, ("x".to_owned(), address.to_owned()))).collect());
+        assert_eq!(MANIFEST.text(&names), "cidr: 10.0.1.2/31\nexcept: [10.0.1.3/32]\n");
+        let typed = "apply -f x.yaml   # 10.0.1.2/31 except 10.0.1.3/32";
+        assert_eq!(Request::Apply(&MANIFEST).typed(&names), typed);
+        let urls = [Reach::Inside, Reach::Excepted, Reach::Outside].map(|reach| names.url(Target::Reach(reach)));
+        assert_eq!(urls, ["http://10.0.1.2/", "http://10.0.1.3/", "http://10.0.2.2/"]);
+        assert_eq!(Names::default().url(Target::Reach(Reach::Inside)), "http://POD_IP/");
     }
 }

@@ -1,7 +1,7 @@
 //! The steps of the tour, as values.
 
 use super::expect::Expect;
-use super::request::{Listing, Manifest, Pod, Request, Target};
+use super::request::{Listing, Manifest, PatchStyle, Pod, Reach, Request, Target};
 
 const A: &str = "namespace-a";
 const B: &str = "namespace-b";
@@ -13,8 +13,16 @@ pub(super) const NAMESPACES: [&str; 3] = [A, B, C];
 static DENY_ALL: Manifest = Manifest { file: "deny-all.yaml", text: include_str!("deny-all.yaml") };
 static ALLOW_A: Manifest = Manifest { file: "allow-namespace-a.yaml", text: include_str!("allow-namespace-a.yaml") };
 
+static TENANTS_DENY: Manifest = Manifest { file: "tenants-deny.yaml", text: include_str!("tenants-deny.yaml") };
+static TENANTS_ACCEPT: Manifest = Manifest { file: "tenants-accept.yaml", text: include_str!("tenants-accept.yaml") };
+static ADDRESSES: Manifest = Manifest { file: "addresses.yaml", text: include_str!("addresses.yaml") };
+
 /// Every file the tour applies.
-pub(super) static MANIFESTS: [&Manifest; 2] = [&DENY_ALL, &ALLOW_A];
+#[cfg(test)]
+pub(super) static MANIFESTS: [&Manifest; 5] = [&DENY_ALL, &ALLOW_A, &TENANTS_DENY, &TENANTS_ACCEPT, &ADDRESSES];
+
+/// What the tour makes outside of its namespaces: its ClusterNetworkPolicies.
+pub(super) const CLUSTER_POLICIES: [&str; 2] = ["tenants-deny", "tenants-accept"];
 
 /// A step of the tour.
 #[derive(Debug)]
@@ -73,6 +81,8 @@ pub(super) fn steps() -> Vec<Step> {
         Step::new(7, "labels", labels()),
         Step::new(8, "only one tenant may enter", one_tenant()),
         Step::new(9, "by service", [service_answers(A, "nginx.namespace-b"), service_silent(C, "nginx.namespace-b")]),
+        Step::new(10, "priority", priority()),
+        Step::new(11, "addresses", addresses()),
     ]
 }
 
@@ -117,6 +127,42 @@ fn one_tenant() -> Vec<(Request, Expect)> {
         silent(C, B),
         (Request::Run(other), Expect::Says("pod/other created")),
         (Request::Curl { from: Pod::Nginx(C), to: Target::Pod(other) }, Expect::Page),
+    ]
+}
+
+/// The smaller number decides; Pass hands over to the policy of step 8.
+fn priority() -> Vec<(Request, Expect)> {
+    let created = |manifest, said| (Request::Apply(manifest), Expect::Says(said));
+    let patched = |name, style, patch| (Request::Patch { name, style, patch }, Expect::Says("patched"));
+    let deleted = |manifest| (Request::Delete(manifest), Expect::Says("deleted"));
+    let pass = r#"[{"op":"replace","path":"/spec/ingress/0/action","value":"Pass"}]"#;
+    vec![
+        created(&TENANTS_DENY, "clusternetworkpolicy.policy.networking.k8s.io/tenants-deny created"),
+        created(&TENANTS_ACCEPT, "clusternetworkpolicy.policy.networking.k8s.io/tenants-accept created"),
+        silent(A, B),
+        patched("tenants-deny", PatchStyle::Merge, r#"{"spec":{"priority":20}}"#),
+        patched("tenants-accept", PatchStyle::Merge, r#"{"spec":{"priority":10}}"#),
+        answers(A, B),
+        answers(C, B),
+        patched("tenants-accept", PatchStyle::Json, pass),
+        answers(A, B),
+        silent(C, B),
+        deleted(&TENANTS_DENY),
+        deleted(&TENANTS_ACCEPT),
+    ]
+}
+
+fn addresses() -> Vec<(Request, Expect)> {
+    let reach = |to, expect| (Request::Curl { from: Pod::Nginx(A), to: Target::Reach(to) }, expect);
+    vec![
+        reach(Reach::Excepted, Expect::Page),
+        reach(Reach::Outside, Expect::Page),
+        (Request::Apply(&ADDRESSES), Expect::Says("networkpolicy.networking.k8s.io/addresses created")),
+        reach(Reach::Inside, Expect::Page),
+        reach(Reach::Excepted, Expect::TimeOut),
+        reach(Reach::Outside, Expect::TimeOut),
+        (Request::Delete(&ADDRESSES), Expect::Says("deleted")),
+        reach(Reach::Outside, Expect::Page),
     ]
 }
 
