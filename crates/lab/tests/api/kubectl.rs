@@ -27,7 +27,7 @@ fn unusable() -> Option<String> {
 }
 
 /// Skips a test where no kubectl can be used, but not in continuous integration.
-fn available() -> bool {
+pub(crate) fn available() -> bool {
     let Some(reason) = unusable() else { return true };
     assert!(std::env::var_os("CI").is_none(), "{reason}");
     let mut stderr = std::io::stderr();
@@ -35,20 +35,20 @@ fn available() -> bool {
     false
 }
 
-struct Kubectl {
+pub(crate) struct Kubectl {
     _server: RunningServer,
     dir: tempfile::TempDir,
 }
 
 impl Kubectl {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (server, url) = fake::start(None, true).await;
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config"), server.kubeconfig(&url)).unwrap();
         Self { _server: server, dir }
     }
 
-    fn file(&self, name: &str, content: &str) -> String {
+    pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path: PathBuf = self.dir.path().join(name);
         std::fs::write(&path, content).unwrap();
         path.display().to_string()
@@ -71,7 +71,7 @@ impl Kubectl {
     }
 
     /// What a command prints, that must succeed.
-    async fn run(&self, line: &str) -> String {
+    pub(crate) async fn run(&self, line: &str) -> String {
         let output = self.output(line, "").await;
         let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "kubectl {line}: {out}{error}");
@@ -79,7 +79,7 @@ impl Kubectl {
     }
 
     /// What a command says that must fail.
-    async fn fail(&self, line: &str) -> String {
+    pub(crate) async fn fail(&self, line: &str) -> String {
         let output = self.output(line, "").await;
         assert!(!output.status.success(), "kubectl {line} should fail");
         String::from_utf8_lossy(&output.stderr).into_owned()
@@ -87,7 +87,7 @@ impl Kubectl {
 }
 
 /// The cells of the first lines of a table.
-fn table(text: &str) -> Vec<Vec<&str>> {
+pub(crate) fn table(text: &str) -> Vec<Vec<&str>> {
     text.lines().map(|line| line.split("   ").map(str::trim).filter(|cell| !cell.is_empty()).collect()).collect()
 }
 

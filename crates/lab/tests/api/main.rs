@@ -5,4 +5,5 @@ mod client;
 mod fake;
 mod kubectl;
 mod lifecycle;
+mod policies;
 mod watching;
