@@ -11,12 +11,14 @@ mod common;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use http::Request;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
+use ringfence_k8s::crd::install::{InstallError, Outcome, install};
+use ringfence_k8s::crd::{self, Channel};
 use ringfence_k8s::watch::{self, Event};
 use ringfence_k8s::{convert::Kind, strict, validate};
 use serde_json::{Value, json};
@@ -34,8 +36,11 @@ async fn client() -> Option<Client> {
 
 /// What the server says to the creation of an object: nothing, or a status.
 async fn create(client: &Client, object: &Value) -> Option<Value> {
-    let way = match (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap()) {
+    let (api_version, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
+    let cluster_wide = Kind::of(api_version, kind).map(Kind::resource).filter(|resource| !resource.namespaced);
+    let way = match (api_version, kind) {
         ("v1", "Namespace") => "/api/v1/namespaces".to_owned(),
+        _ if cluster_wide.is_some() => format!("/apis/{api_version}/{}", cluster_wide.map_or("", |r| r.plural)),
         ("v1", kind) => format!("/api/v1/namespaces/default/{}s", kind.to_lowercase()),
         (group, "NetworkPolicy") => format!("/apis/{group}/namespaces/default/networkpolicies"),
         (group, kind) => format!("/apis/{group}/namespaces/default/{}s", kind.to_lowercase()),
@@ -56,9 +61,17 @@ fn theirs(status: &Value) -> Causes {
     let causes = status["details"]["causes"].as_array().cloned().unwrap_or_default();
     let text = |cause: &Value, field: &str| cause[field].as_str().unwrap_or_default().to_owned();
     let mut causes: Causes = causes.iter().map(|cause| (text(cause, "field"), text(cause, "reason"))).collect();
+    // What the server says of the object as a whole is that it stopped there, but for rules about the whole object.
+    causes.retain(|(field, _)| field != "<nil>" || !stopped(status));
+    causes.iter_mut().filter(|(field, _)| field == "<nil>").for_each(|(field, _)| field.clear());
     causes.sort();
     causes.dedup();
     causes
+}
+
+/// Whether the server did not evaluate rules because of other mistakes.
+fn stopped(status: &Value) -> bool {
+    status["message"].as_str().unwrap_or_default().contains("some validation rules were not checked")
 }
 
 fn ours(object: &Value) -> Causes {
@@ -82,7 +95,8 @@ async fn compare(client: &Client, object: &Value) -> Option<String> {
     let mismatches = strict::check(object).unwrap();
     let agree = match &status {
         None => ours(object).is_empty() && mismatches.is_empty(),
-        // It could not be decoded: no causes, but we must have noticed.
+        // An unknown field is told of before anything else, or together with what keeps the object from being decoded:
+        // no causes, but we must have noticed.
         Some(status) if status["code"] == 400 => !ours(object).is_empty() || !mismatches.is_empty(),
         Some(status) => theirs(status) == ours(object),
     };
@@ -253,6 +267,184 @@ async fn services_and_config_maps() {
         .into_iter()
         .map(|data| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x"}, "data": data}));
     compare_all(&client, services.chain(maps)).await;
+}
+
+/// Specifications of a cluster-wide policy, each with at most a few mistakes.
+fn tiered_specs(peers: &[Value], ports: (&str, &[Value]), actions: &[Value]) -> Vec<Value> {
+    let subject = json!({"namespaces": {}});
+    let one = json!([{"namespaces": {}}]);
+    let many = |item: &Value, count: usize| Value::Array(vec![item.clone(); count]);
+    let mut rules = vec![
+        json!(null),
+        json!("x"),
+        json!({}),
+        json!({"action": "Deny"}),
+        json!({"action": "Deny", "to": []}),
+        json!({"action": "Deny", "to": {}}),
+        json!({"action": "Deny", "to": many(&one[0], 25)}),
+        json!({"action": "Deny", "to": many(&one[0], 101)}),
+        json!({"action": "Deny", "to": one, "log": true}),
+        json!({"action": "Deny", "to": one, "from": one}),
+        json!({"action": "Deny", "to": one, "name": "n".repeat(100)}),
+        json!({"action": "Deny", "to": one, "name": "ü".repeat(101)}),
+        json!({"action": "Deny", "to": one, "name": 7}),
+        json!({"action": "Deny", "to": one, ports.0: null}),
+        json!({"action": "Deny", "to": one, ports.0: []}),
+        json!({"action": "Deny", "to": one, ports.0: many(&ports.1[0], 101)}),
+    ];
+    rules.extend(actions.iter().map(|action| json!({"action": action, "to": one})));
+    rules.extend(peers.iter().map(|peer| json!({"action": "Deny", "to": [peer]})));
+    rules.extend(ports.1.iter().map(|port| json!({"action": "Deny", "to": one, ports.0: [port]})));
+    rules.extend(peers.iter().map(|peer| json!({"action": "Deny", "to": [peer], ports.0: [ports.1.last()]})));
+    let mut specs: Vec<_> = rules.iter().map(|rule| json!({"subject": subject, "egress": [rule]})).collect();
+    specs.extend(rules.iter().map(|rule| {
+        let mut rule = rule.clone();
+        if let Some(peers) = rule.as_object_mut().and_then(|rule| rule.remove("to")) {
+            rule["from"] = peers;
+        }
+        json!({"subject": subject, "ingress": [rule]})
+    }));
+    let rule = json!({"action": "Deny", "to": one});
+    specs.extend([25, 26, 101].map(|count| json!({"subject": subject, "egress": many(&rule, count)})));
+    specs.extend(peers.iter().map(|subject| json!({"subject": subject})));
+    specs.extend([json!({}), json!({"subject": subject, "egress": {}}), json!({"subject": subject, "schedule": 1})]);
+    specs
+}
+
+fn tiered_peers() -> Vec<Value> {
+    let selector = |expression: Value| json!({"namespaces": {"matchExpressions": [expression]}});
+    let mut peers = vec![
+        json!({}),
+        json!(null),
+        json!("web"),
+        json!({"namespaces": null}),
+        json!({"namespaces": {"matchLabels": {"a": "b", "c": 1, "d": null}}}),
+        json!({"namespaces": {"matchLabels": {"not a key": "nor a value!"}}}),
+        json!({"namespaces": {"matchLabel": {}}}),
+        selector(json!({"key": "a", "operator": "Like"})),
+        selector(json!({"key": "a", "operator": "In", "values": []})),
+        selector(json!({"operator": "In", "values": ["a", 1, null]})),
+        json!({"pods": {}}),
+        json!({"pods": {"podSelector": {}}}),
+        json!({"pods": {"podSelector": {}, "namespaceSelector": {}}}),
+        json!({"pods": {"podSelector": {}, "namespaceSelector": {}}, "namespaces": {}}),
+        json!({"nodes": {}}),
+        json!({"nodes": {}, "networks": ["10.0.0.0/8"]}),
+        json!({"networks": []}),
+        json!({"networks": "10.0.0.0/8"}),
+        json!({"networks": ["10.0.0.0/8", "fd00::/8"]}),
+        json!({"networks": ["10.0.0.0/8", "10.0.0.0/8", "10.0.0.0/8"]}),
+        json!({"networks": (0..26).map(|i| format!("10.{i}.0.0/16")).collect::<Vec<_>>()}),
+        json!({"domainNames": []}),
+        json!({"domainNames": ["example.com", "*.example.com.", "example.com"]}),
+    ];
+    let blocks = [
+        "10.0.0.1",
+        "10.0.0.1/8",
+        "010.0.0.0/8",
+        "10.0.0.0/08",
+        "10.0.0.0/33",
+        "",
+        "::ffff:10.0.0.0/104",
+        "fe80::%eth0/64",
+    ];
+    peers.extend(blocks.map(|block| json!({"networks": [block]})));
+    peers.push(json!({"networks": [format!("{}/8", "0".repeat(44))]}));
+    let names = ["com", "*", "*.", "a..b", "a.b.", "a_b.c", "-a.b", "a.*.b", "A.B", "a^b.c", "ä.b", "^.b"];
+    peers.extend(names.map(|name| json!({"domainNames": [name]})));
+    peers
+}
+
+/// `spec` with the other fields of its kind.
+fn tiered(kind: Kind, name: &str, spec: &Value) -> Value {
+    let mut spec = spec.clone();
+    for (field, value) in [("tier", json!("Admin")), ("priority", json!(5))] {
+        let has = kind == Kind::ClusterNetworkPolicy || (kind == Kind::AdminNetworkPolicy && field == "priority");
+        if has && spec.is_object() && spec.get(field).is_none() {
+            spec[field] = value;
+        }
+    }
+    let resource = kind.resource();
+    json!({"apiVersion": resource.api_version(), "kind": resource.kind, "metadata": {"name": name}, "spec": spec})
+}
+
+#[tokio::test]
+async fn cluster_wide_policies() {
+    let Some(client) = client().await else { return };
+    let mut made = Vec::new();
+    for kind in crd::KINDS {
+        let definition = crd::definition(kind, Channel::Experimental).unwrap();
+        let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
+        match install(&client, &definition, false).await.unwrap() {
+            Outcome::Created => made.push(name),
+            other => println!("{name}: {other:?}"),
+        }
+        assert_eq!(install(&client, &definition, false).await.unwrap(), Outcome::Unchanged);
+        let standard = crd::definition(kind, Channel::Standard).unwrap();
+        let refused = install(&client, &standard, false).await.unwrap_err();
+        assert!(matches!(&refused, InstallError::Refused { .. }) && refused.to_string().contains("experimental"));
+    }
+    let disagreements = std::panic::AssertUnwindSafe(compare_tiered(&client)).catch_unwind().await;
+    for name in made {
+        let way = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
+        client.request::<Value>(Request::delete(way).body(Vec::new()).unwrap()).await.unwrap();
+    }
+    disagreements.unwrap();
+}
+
+async fn compare_tiered(client: &Client) {
+    let port = |port: Value| json!({"tcp": {"destinationPort": port}});
+    let mut protocols: Vec<_> = [
+        json!(null),
+        json!({}),
+        json!({"number": 80}),
+        json!({"number": 0}),
+        json!({"number": 65536}),
+        json!({"number": "80"}),
+        json!({"number": 80.5}),
+        json!({"number": 80, "range": {"start": 1, "end": 2}}),
+        json!({"range": {"start": 1}}),
+        json!({"range": {"start": 1, "end": 1}}),
+        json!({"range": {"start": 2, "end": 1}}),
+        json!({"range": {"start": 1, "end": 65536}}),
+    ]
+    .map(port)
+    .to_vec();
+    protocols.extend([json!({}), json!({"tcp": {}}), json!({"icmp": {}}), json!({"udp": {}, "sctp": {}})]);
+    protocols.extend([json!({"destinationNamedPort": ""}), json!({"destinationNamedPort": "web"})]);
+    let ports = [
+        json!({"portNumber": {"port": 80}}),
+        json!({"portNumber": {"port": 0, "protocol": "tcp"}}),
+        json!({"portNumber": {"protocol": "UDP"}}),
+        json!({"portRange": {"start": 2, "end": 1}}),
+        json!({"portRange": {"start": 2, "protocol": null}}),
+        json!({"portNumber": {"port": 80}, "namedPort": "x"}),
+        json!({}),
+        json!({"namedPort": "web"}),
+    ];
+    let actions = ["Accept", "Allow", "Deny", "Pass", "deny", ""].map(Value::from);
+    let actions: Vec<_> = actions.into_iter().chain([json!(1), json!(null)]).collect();
+    let mut objects = Vec::new();
+    for kind in crd::KINDS {
+        let ports =
+            if kind == Kind::ClusterNetworkPolicy { ("protocols", &protocols[..]) } else { ("ports", &ports[..]) };
+        let name = if kind == Kind::BaselineAdminNetworkPolicy { "default" } else { "x" };
+        let specs = tiered_specs(&tiered_peers(), ports, &actions);
+        objects.extend(specs.iter().map(|spec| tiered(kind, name, spec)));
+        let subject =
+            |field: &str, value: Value| tiered(kind, name, &json!({"subject": {"namespaces": {}}, field: value}));
+        objects.extend(
+            [json!(-1), json!(0), json!(1000), json!(1001), json!("5"), json!(null)].map(|p| subject("priority", p)),
+        );
+        objects.extend(["Baseline", "Later", ""].map(|tier| subject("tier", tier.into())));
+        objects.push(tiered(kind, "other", &json!({"subject": {"namespaces": {}}})));
+        objects.push(tiered(kind, "Bad_Name", &json!({"subject": {"namespaces": {}}})));
+        objects.push(json!({"apiVersion": kind.resource().api_version(), "kind": kind.resource().kind, "metadata": {"name": name}}));
+    }
+    let valid = objects.iter().filter(|object| ours(object).is_empty()).count();
+    println!("{valid} of {} policies are valid", objects.len());
+    assert!(valid > 30 && objects.len() > 400, "{valid} of {}", objects.len());
+    compare_all(client, objects).await;
 }
 
 /// From the request that creates a policy to the event that tells of it.

@@ -131,16 +131,43 @@ spec: {ports: [{port: 80}]}
 ---
 {apiVersion: example.com/v1, kind: Thing, metadata: {name: t}}
 ---
-{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {name: c}}
+{apiVersion: policy.networking.k8s.io/v1beta7, kind: ClusterNetworkPolicy, metadata: {name: c}}
 ",
     );
     let aside: Vec<_> = manifests.left_aside.iter().map(|(kind, count)| format!("{kind}: {count}")).collect();
     assert_eq!(
         aside,
-        ["example.com/v1 Thing: 1", "policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy: 1", "v1 Service: 1"]
+        ["example.com/v1 Thing: 1", "policy.networking.k8s.io/v1beta7 ClusterNetworkPolicy: 1", "v1 Service: 1"]
     );
     assert_eq!(manifests.counts(), (0, 2));
     assert!(manifests.diagnostics[1].message.contains("verdicts do not heed it"));
+}
+
+#[test]
+fn cluster_wide_policies_are_read_and_checked() {
+    let manifests = Manifests::from_text(
+        "m.yaml",
+        "\
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: c}
+spec:
+  tier: Admin
+  priority: 1001
+  subject: {namespaces: {}}
+  egress:
+    - {action: Deny, to: [{services: {}}]}
+",
+    );
+    let said: Vec<_> = manifests.diagnostics.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "m.yaml:9:28: error: ClusterNetworkPolicy c: spec.egress[0].to[0].services: unknown field \"spec.egress[0].to[0].services\"",
+            "m.yaml:6:13: error: ClusterNetworkPolicy c: spec.priority: Invalid value: 1001: must be less than or equal to 1000",
+        ]
+    );
+    assert_eq!((manifests.world().policies.len(), manifests.left_aside.len()), (1, 0));
 }
 
 #[test]

@@ -153,16 +153,19 @@ pub async fn install(client: &Client, definition: &Value, force: bool) -> Result
     let name = text(at(definition, &["metadata", "name"])).to_owned();
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let failed = |error: kube::Error| InstallError::Api { name: name.clone(), error };
+    let wanted = Identity::of(definition);
     let before = api.get_opt(&name).await.map_err(failed)?;
     let from = before.as_ref().map(Identity::of_installed);
-    let objection = from.as_ref().and_then(|installed| Identity::of(definition).objection(installed));
+    let objection = from.as_ref().and_then(|installed| wanted.objection(installed));
     if let Some(reason) = objection.filter(|_| !force) {
         return Err(InstallError::Refused { name, reason });
     }
     // Whoever owned its fields so far hands them over: half of one definition and half of another is none.
     let parameters = PatchParams::apply(MANAGER).force();
     let after = api.patch(&name, &parameters, &Patch::Apply(definition)).await.map_err(failed)?;
-    let unchanged = before.is_some_and(|before| before.metadata.resource_version == after.metadata.resource_version);
+    // Not by resource version: its status changes while the API server takes it in.
+    let same = before.is_some_and(|before| before.metadata.generation == after.metadata.generation);
+    let unchanged = same && from.as_ref() == Some(&wanted);
     established(&api, &name, after).await?;
     Ok(match from {
         Some(_) if unchanged => Outcome::Unchanged,

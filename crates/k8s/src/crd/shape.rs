@@ -44,7 +44,7 @@ pub fn defaults(value: &mut Value, schema: &Value) {
 pub(crate) fn unknown_fields(value: &Value, schema: &Value, path: &Path<'_>, found: &mut Vec<FieldPath>) {
     match value {
         Value::Object(fields) => {
-            for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+            for (name, value) in fields {
                 let path = path.field(name);
                 match known(schema, name) {
                     None => found.push(path.to_field_path()),

@@ -35,7 +35,8 @@ fn check(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
     match (text(get(schema, "type")), value) {
         ("object", Value::Object(members)) => {
-            counts(members.len(), "field", ["minProperties", "maxProperties"], schema, path, errors);
+            let given = members.values().filter(|member| !member.is_null()).count();
+            counts(given, "field", ["minProperties", "maxProperties"], schema, path, errors);
             fields(value, schema, path, &[], errors);
         }
         ("array", Value::Array(list)) => {
@@ -164,7 +165,7 @@ fn distinct(list: &[Value], schema: &Value, path: &Path<'_>, errors: &mut Errors
 fn keep(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors) {
     for entry in items(get(schema, "x-kubernetes-validations")) {
         if !rules::holds(text(get(entry, "rule")), value) {
-            // As the API server says it: objects by their type.
+            // The API server shows the type of what breaks a rule; a plain value says more.
             let shown = if value.is_object() { "object".into() } else { value.clone() };
             errors.invalid(path, shown, text(get(entry, "message")));
         }
@@ -183,5 +184,77 @@ fn keep(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::validate;
+
+    #[track_caller]
+    fn check(spec: &Value, expect: &[&str]) {
+        let mut whole = json!({"tier": "Admin", "priority": 5, "subject": {"namespaces": {}}});
+        for (field, value) in entries(spec) {
+            whole[field] = value.clone();
+        }
+        let policy = json!({
+            "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+            "metadata": {"name": "p"}, "spec": whole,
+        });
+        let said: Vec<_> = validate::object(&policy).unwrap().iter().map(FieldError::to_string).collect();
+        assert_eq!(said, expect, "{spec}");
+    }
+
+    #[test]
+    fn every_kind_of_mistake() {
+        check(&json!({}), &[]);
+        check(
+            &json!({"tier": null, "priority": -1}),
+            &["spec.priority: Invalid value: -1: must be greater than or equal to 0", "spec.tier: Required value"],
+        );
+        check(
+            &json!({"tier": "Root"}),
+            &["spec.tier: Unsupported value: \"Root\": supported values: \"Admin\", \"Baseline\""],
+        );
+        check(
+            &json!({"priority": "5"}),
+            &["spec.priority: Invalid value: \"5\": must be a whole number, not a string"],
+        );
+        check(
+            &json!({"subject": {"namespaces": null}}),
+            &["spec.subject: Invalid value: 0: must have at least 1 field"],
+        );
+        let rule = |name: &str, peer: Value| json!({"egress": [{"name": name, "action": "Deny", "to": [peer]}]});
+        check(
+            &rule(&"n".repeat(101), json!({"nodes": {}})),
+            &["spec.egress[0].name: Too long: may not have more than 100 characters"],
+        );
+        check(
+            &rule("", json!({"networks": ["10.0.0.0/8", "10.0.0.0/8", "10.0.0.0/8"]})),
+            &["spec.egress[0].to[0].networks[1]: Duplicate value: \"10.0.0.0/8\""],
+        );
+        check(
+            &rule("", json!({"networks": ["10.0.0.0"]})),
+            &["spec.egress[0].to[0].networks[0]: Invalid value: \"10.0.0.0\": Invalid CIDR format provided"],
+        );
+        check(
+            &json!({"egress": vec![json!({"action": "Deny", "to": [{"nodes": {}}]}); 26]}),
+            &["spec.egress: Too many: 26: must have at most 25 items"],
+        );
+    }
+
+    #[test]
+    fn rules_wait_for_a_sound_object() {
+        let ports = json!([{"tcp": {"destinationPort": {"range": {"start": 2, "end": 1}}}}]);
+        let rule = json!({"action": "Deny", "to": [{"namespaces": {}}], "protocols": ports});
+        let range = "spec.egress[0].protocols[0].tcp.destinationPort.range: Invalid value: \"object\": Start port must be less than End port";
+        check(&json!({"egress": [rule]}), &[range]);
+        check(
+            &json!({"egress": [rule], "tier": "Root"}),
+            &["spec.tier: Unsupported value: \"Root\": supported values: \"Admin\", \"Baseline\""],
+        );
     }
 }
