@@ -32,13 +32,13 @@ fn upstream(folder: &Path, kind: Kind, channel: Channel) -> Value {
     serde_saphyr::from_str(&text).unwrap()
 }
 
-/// Every leaf of a definition by its path; what is a set is sorted, what is prose is left out.
+/// Every leaf of a definition by its path; what is a set is sorted, what is prose (descriptions, messages) is left out.
 fn leaves(value: &Value, path: &str, leaves_of: &mut BTreeMap<String, String>) {
     match value {
         Value::Object(fields) if !fields.is_empty() => {
             for (name, value) in fields {
                 // A description is text; a field may be called so, too, and would be a schema.
-                let prose = name == "description" && value.is_string();
+                let prose = (name == "description" || name == "message") && value.is_string();
                 if !prose && !value.is_null() {
                     leaves(value, &format!("{path}/{name}"), leaves_of);
                 }

@@ -20,14 +20,12 @@ pub(super) const NAMED_PORTS: (&str, &str) = (
 pub(super) const BASELINE_NAMED_PORTS: (&str, &str) = (
     "!(self.to.exists(peer, has(peer.networks) || has(peer.nodes)) && has(self.ports) && self.ports.exists(port, \
      has(port.namedPort)))",
-    "networks/nodes peer cannot be set with namedPorts since there are no namedPorts for networks/nodes",
+    "only pods have named ports: a rule to networks or nodes cannot name one",
 );
 
 /// The rule about the name of the only one.
-pub(super) const ONLY: (&str, &str) = (
-    "self.metadata.name == 'default'",
-    "Only one baseline admin network policy with metadata.name=\"default\" can be created in the cluster",
-);
+pub(super) const ONLY: (&str, &str) =
+    ("self.metadata.name == 'default'", "a cluster has one of them, named \"default\"");
 
 pub(super) const ADMIN: Definition = Definition {
     kind: "AdminNetworkPolicy",

@@ -8,14 +8,13 @@ use super::{Channel, Column, Definition};
 const MAX: usize = 25;
 
 /// The rule about ports of a range.
-pub(super) const ASCENDING: (&str, &str) = ("self.start < self.end", "Start port must be less than End port");
+pub(super) const ASCENDING: (&str, &str) = ("self.start < self.end", "start must be less than end");
 
 /// The rule about names of ports, which only pods have.
 pub(super) const NAMED_PORTS: (&str, &str) = (
     "!(self.to.exists(peer, has(peer.networks) || has(peer.nodes) || has(peer.domainNames)) && has(self.protocols) && \
      self.protocols.exists(protocol, has(protocol.destinationNamedPort)))",
-    "networks/nodes/domainNames peer cannot be set with namedPorts since there are no namedPorts for \
-     networks/nodes/domainNames",
+    "only pods have named ports: a rule to networks, nodes or domainNames cannot name one",
 );
 
 pub(super) const DEFINITION: Definition = Definition {

@@ -13,7 +13,7 @@ const CONDITION_TYPE: &str =
 pub(super) const PATTERNS: [&str; 3] = [DOMAIN, CONDITION_REASON, CONDITION_TYPE];
 
 /// A block of addresses: the rule and what is said where it does not hold.
-pub(super) const CIDR: (&str, &str) = ("isCIDR(self)", "Invalid CIDR format provided");
+pub(super) const CIDR: (&str, &str) = ("isCIDR(self)", "must be a range of addresses in CIDR notation");
 
 /// Most blocks or names of one peer.
 const ADDRESSES_MAX: usize = 25;

@@ -86,7 +86,7 @@ async fn kubectl_is_told_what_is_wrong() {
     refused(
         "10.0.0.0/8",
         "10.0.0.0",
-        "spec.egress[0].to[0].networks[0]: Invalid value: \"10.0.0.0\": Invalid CIDR format provided",
+        "spec.egress[0].to[0].networks[0]: Invalid value: \"10.0.0.0\": must be a range of addresses in CIDR notation",
     )
     .await;
     refused(
