@@ -57,4 +57,15 @@ impl Block {
     pub fn breakpoints(&self) -> &[Breakpoint] {
         &self.0
     }
+
+    /// The same decisions with one cause named `to` instead of `from`, if they name it. `to` must be new to them: then
+    /// neighbours still differ.
+    pub(crate) fn renamed(&self, from: CauseId, to: CauseId) -> Option<Self> {
+        let named = |point: &Breakpoint| point.cause == from;
+        self.0.iter().any(named).then(|| {
+            let rename =
+                |point: &Breakpoint| Breakpoint { cause: if named(point) { to } else { point.cause }, ..*point };
+            Self(self.0.iter().map(rename).collect())
+        })
+    }
 }

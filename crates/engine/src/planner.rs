@@ -30,6 +30,8 @@ mod commit;
 mod digest;
 mod flatten;
 mod hosts;
+mod isolation;
+mod layout;
 mod peers;
 mod pods;
 mod policy;
@@ -40,6 +42,8 @@ mod slab;
 mod strings;
 mod subjects;
 mod sweep;
+mod turnover;
+mod usage;
 mod world;
 
 use foldhash::{HashMap, HashSet};

@@ -1,11 +1,14 @@
 //! Causes: what decisions name, for as long as some ruleset can name it.
 
+use std::sync::Arc;
+
 use foldhash::HashMap;
 use ringfence_model::{Direction, Reason};
 
 use super::digest::Digest;
+use super::isolation::Isolation;
 use super::policy::Policy;
-use super::rulesets::{Isolation, Ruleset};
+use super::rulesets::Ruleset;
 use crate::{Cause, CauseId, Delta};
 
 /// All causes in use.
@@ -34,21 +37,29 @@ impl Causes {
         self.known.iter().map(|(id, known)| (*id, &known.cause))
     }
 
-    /// Counts what a ruleset names.
-    pub(super) fn add(&mut self, ruleset: &Ruleset, delta: &mut Delta) -> Result<(), Conflict> {
-        // All is counted, also after a conflict, so that `remove` undoes it.
+    /// Counts what a ruleset names: `policies` are those of it that are not counted yet. Undone if ids collide.
+    pub(super) fn add(
+        &mut self,
+        ruleset: &Ruleset,
+        policies: &[Arc<Policy>],
+        delta: &mut Delta,
+    ) -> Result<(), Conflict> {
         let mut conflict = !self.count(CauseId::DEFAULT, Digest::default(), || Reason::Default, delta);
         if let Some(Isolation { cause, digest }) = ruleset.isolated {
             conflict |= !self.count(cause, digest, || Isolation::reason(ruleset), delta);
         }
-        for policy in &ruleset.policies {
+        for policy in policies {
             let rulesets = self.policies.entry((policy.digest, ruleset.direction)).or_default();
             *rulesets += 1;
             if *rulesets == 1 {
                 conflict |= !self.add_rules(policy, ruleset.direction, delta);
             }
         }
-        if conflict { Err(Conflict) } else { Ok(()) }
+        if conflict {
+            self.remove(ruleset, policies, delta);
+            return Err(Conflict);
+        }
+        Ok(())
     }
 
     fn add_rules(&mut self, policy: &Policy, direction: Direction, delta: &mut Delta) -> bool {
@@ -73,13 +84,13 @@ impl Causes {
         known.digest == digest
     }
 
-    /// Counts what a ruleset names no more.
-    pub(super) fn remove(&mut self, ruleset: &Ruleset, delta: &mut Delta) {
+    /// Counts what a ruleset names no more: `policies` are those of it that were counted.
+    pub(super) fn remove(&mut self, ruleset: &Ruleset, policies: &[Arc<Policy>], delta: &mut Delta) {
         self.discount(CauseId::DEFAULT, delta);
         if let Some(Isolation { cause, .. }) = ruleset.isolated {
             self.discount(cause, delta);
         }
-        for policy in &ruleset.policies {
+        for policy in policies {
             let key = (policy.digest, ruleset.direction);
             let Some(rulesets) = self.policies.get_mut(&key) else { continue };
             *rulesets -= 1;

@@ -9,7 +9,8 @@ use ringfence_model::{Name, PodKey};
 
 use super::Planner;
 use super::atoms::AtomKey;
-use crate::{ClassId, Delta, Endpoint, EntryKey, RulesetId};
+use super::turnover::Turnover;
+use crate::{Block, ClassId, Delta, Endpoint, EntryKey, RulesetId};
 
 impl Planner {
     /// Computes what the events since the last commit change: no, one or two deltas, to be carried out in order.
@@ -19,12 +20,12 @@ impl Planner {
         let (mut first, mut second) = (Delta::default(), Delta::default());
         self.refresh_namespaces();
         let mut moved: HashSet<IpAddr> = self.dirty.addresses.iter().copied().collect();
-        let turnover = self.refresh_subjects(&mut first, &mut moved);
-        self.settle(&mut first, &turnover.fresh);
+        let mut turnover = self.refresh_subjects(&mut first, &mut moved);
+        self.settle(&mut first, &mut turnover);
         self.refresh_gates(&mut first);
         self.refresh_endpoints(&moved, &mut first);
-        self.retire(&turnover.retired, &mut first);
-        self.settle(&mut second, &[]);
+        self.retire(turnover, &mut first);
+        self.settle(&mut second, &mut Turnover::default());
         self.sweep_if_due();
         let deltas = [first, second].into_iter().filter(|delta| !delta.is_empty());
         deltas.map(sorted).collect()
@@ -97,8 +98,8 @@ impl Planner {
     }
 
     /// Moves marked peers to their classes and computes the entries that makes necessary or superfluous.
-    fn settle(&mut self, delta: &mut Delta, fresh: &[u32]) {
-        let (born, dead) = self.move_peers(delta, !fresh.is_empty());
+    fn settle(&mut self, delta: &mut Delta, turnover: &mut Turnover) {
+        let (born, dead) = self.move_peers(delta, !turnover.is_empty());
         for class in dead {
             let content = Arc::clone(&self.classes[class].content);
             for atom in &content.atoms {
@@ -112,7 +113,7 @@ impl Planner {
                 }
             }
         }
-        let new: HashSet<u32> = fresh.iter().copied().collect();
+        let new: HashSet<u32> = turnover.fresh.iter().map(|(number, _)| *number).collect();
         for class in born {
             let content = Arc::clone(&self.classes[class].content);
             for atom in &content.atoms {
@@ -124,22 +125,11 @@ impl Planner {
                 }
             }
         }
-        for number in fresh {
-            let ruleset = &self.rulesets.slab[*number];
-            for (class, block) in [ClassId::UNKNOWN, ClassId::ANY_POD].into_iter().zip(&ruleset.fallback) {
-                delta.put_entries.push((EntryKey { ruleset: ruleset.id, class }, Arc::clone(block)));
-            }
-            // Classes that came together look at rules that are side by side.
-            let mut classes: Vec<_> = self.atoms.classes(ruleset.atoms(), &ruleset.wanted).into_iter().collect();
-            classes.sort_unstable();
-            for class in classes {
-                self.put_entry(*number, class, delta);
-            }
-        }
+        self.fill(turnover, delta);
     }
 
     /// Stores what a ruleset decides about a class, if that is not what it decides about the fallback.
-    fn put_entry(&mut self, number: u32, class: u32, delta: &mut Delta) {
+    pub(super) fn put_entry(&mut self, number: u32, class: u32, delta: &mut Delta) {
         let (ruleset, known) = (&self.rulesets.slab[number], &self.classes[class]);
         if known.id == ClassId::CONFLICT {
             return;
@@ -148,15 +138,20 @@ impl Planner {
         if block == *ruleset.fallback[usize::from(known.content.universal)] {
             return;
         }
-        let block = if let Some(shared) = self.blocks.get(&block) {
-            Arc::clone(shared)
-        } else {
-            let block = Arc::new(block);
-            self.blocks.insert(Arc::clone(&block));
-            block
-        };
-        delta.put_entries.push((EntryKey { ruleset: ruleset.id, class: known.id }, Arc::clone(&block)));
+        let key = EntryKey { ruleset: ruleset.id, class: known.id };
+        let block = self.shared(block);
+        delta.put_entries.push((key, Arc::clone(&block)));
         self.rulesets.slab[number].entries.insert(class, block);
+    }
+
+    /// The one copy of equal decisions.
+    pub(super) fn shared(&mut self, block: Block) -> Arc<Block> {
+        if let Some(shared) = self.blocks.get(&block) {
+            return Arc::clone(shared);
+        }
+        let block = Arc::new(block);
+        self.blocks.insert(Arc::clone(&block));
+        block
     }
 }
 

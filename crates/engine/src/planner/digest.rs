@@ -27,7 +27,11 @@ impl Content {
 
     /// The first 64 bits of the hash, never one of the reserved ids.
     pub(super) fn id(&self) -> u64 {
-        let digest = self.digest();
+        Self::id_of(&self.digest())
+    }
+
+    /// The same of a hash.
+    pub(super) fn id_of(digest: &Digest) -> u64 {
         let mut first = [0; 8];
         first.copy_from_slice(&digest[..8]);
         u64::from_le_bytes(first).max(RESERVED)

@@ -117,10 +117,13 @@ impl Policy {
     }
 }
 
-impl Peer {
-    /// Whether every pod of every known namespace is meant.
-    pub(super) fn is_any_pod(&self) -> bool {
-        matches!(self, Self::AnyPod)
+impl Peers {
+    /// Whether every address, and whether every pod of every known namespace is meant.
+    pub(super) fn any(&self) -> [bool; 2] {
+        match self {
+            Self::Any => [true, true],
+            Self::List(peers) => [false, peers.iter().any(|peer| matches!(peer, Peer::AnyPod))],
+        }
     }
 }
 

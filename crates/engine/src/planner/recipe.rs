@@ -13,37 +13,38 @@ use crate::RulesetId;
 
 /// What makes a ruleset: the policies in the order of evaluation, and the subject's ports that their ingress rules
 /// name.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Recipe<'a> {
     pub(super) direction: Direction,
     /// All policies that select the subject.
-    pub(super) policies: &'a [Arc<Policy>],
-    /// All ports the subject declares.
-    pub(super) declared: &'a [NamedPort],
+    policies: &'a [Arc<Policy>],
+    pub(super) ports: Box<[NamedPort]>,
 }
 
 impl<'a> Recipe<'a> {
+    /// Of all policies that select a subject and all ports it declares. None if no policy governs the direction.
+    pub(super) fn new(direction: Direction, policies: &'a [Arc<Policy>], declared: &[NamedPort]) -> Option<Self> {
+        let mut recipe = Self { direction, policies, ports: Box::default() };
+        recipe.governing().next()?;
+        if direction == Direction::Ingress {
+            let named = |port: &NamedPort| {
+                let names = recipe.governing().flat_map(|(_, rules)| rules).flat_map(|rule| rule.ports.names());
+                names.into_iter().any(|wanted| is_meant(*wanted, *port))
+            };
+            recipe.ports = declared.iter().filter(|port| named(port)).copied().collect();
+        }
+        Some(recipe)
+    }
+
     /// The policies that govern the direction.
-    pub(super) fn governing(&self) -> impl Iterator<Item = (&'a Arc<Policy>, &'a [Rule])> {
+    fn governing(&self) -> impl Iterator<Item = (&'a Arc<Policy>, &'a [Rule])> {
         let direction = self.direction;
         self.policies.iter().filter_map(move |policy| Some((policy, policy.rules(direction)?)))
     }
 
-    /// Whether no policy governs the direction.
-    pub(super) fn is_empty(&self) -> bool {
-        self.governing().next().is_none()
-    }
-
-    /// The declared ports that ingress rules name.
-    pub(super) fn ports(&self) -> Box<[NamedPort]> {
-        let named = |port: &NamedPort| {
-            let names = self.governing().flat_map(|(_, rules)| rules).flat_map(|rule| rule.ports.names());
-            names.into_iter().any(|wanted| is_meant(*wanted, *port))
-        };
-        match self.direction {
-            Direction::Ingress => self.declared.iter().filter(|port| named(port)).copied().collect(),
-            Direction::Egress => Box::default(),
-        }
+    /// The policies that govern the direction, to be kept.
+    pub(super) fn governing_policies(&self) -> Box<[Arc<Policy>]> {
+        self.governing().map(|(policy, _)| Arc::clone(policy)).collect()
     }
 
     /// The id of the ruleset.
@@ -54,8 +55,8 @@ impl<'a> Recipe<'a> {
             content.bytes(&policy.digest);
         }
         // By name, not by number: that of a string depends on the order of events.
-        let ports = self.ports();
-        let mut ports: Vec<_> = ports.iter().map(|port| (strings.name(port.name), port.protocol, port.port)).collect();
+        let mut ports: Vec<_> =
+            self.ports.iter().map(|port| (strings.name(port.name), port.protocol, port.port)).collect();
         ports.sort_unstable();
         for (name, protocol, port) in ports {
             content.text(name);
@@ -69,7 +70,7 @@ impl<'a> Recipe<'a> {
     pub(super) fn made(&self, ruleset: &Ruleset) -> bool {
         self.direction == ruleset.direction
             && self.governing().map(|(policy, _)| policy.digest).eq(ruleset.policies.iter().map(|policy| policy.digest))
-            && self.ports() == ruleset.ports
+            && self.ports == ruleset.ports
     }
 }
 

@@ -4,16 +4,20 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use ringfence_model::{Direction, PolicyId, PortRange, Reason, Tier};
+use ringfence_model::{Direction, Tier};
 
 use super::atoms::{AtomKey, Atoms, Wanted};
 use super::classes::Satisfied;
-use super::digest::{Content, Digest};
-use super::flatten::{Keys, LAST, Step, flatten};
-use super::policy::{Action, Peer, Peers, Policy, Ports, keys};
-use super::recipe::{Recipe, is_meant};
+use super::flatten::{Keys, Step, flatten};
+use super::isolation::Isolation;
+use super::layout::{Change, Flat, Layout, Maker, resolved};
+use super::policy::Policy;
+use super::recipe::Recipe;
 use super::strings::{NamedPort, Strings};
-use crate::{Block, Cause, CauseId, RulesetId};
+use crate::{Block, CauseId, RulesetId};
+
+/// Atoms and port names that rules ask for, and whether some rule speaks of every pod.
+pub(super) type Asked = (Vec<u32>, Vec<Wanted>, bool);
 
 /// A ruleset in use.
 #[derive(Debug)]
@@ -24,12 +28,7 @@ pub(super) struct Ruleset {
     pub(super) policies: Box<[Arc<Policy>]>,
     /// Ports of the subject that ingress rules name.
     pub(super) ports: Box<[NamedPort]>,
-    /// All rules in the order of evaluation.
-    rules: Box<[Flat]>,
-    /// Keys of the rules, those of one rule side by side.
-    keys: Box<[(u32, u32)]>,
-    /// Which rules each atom satisfies, and whether as a pod; sorted.
-    uses: Box<[Use]>,
+    layout: Layout,
     /// Rules that match an unknown address, and any pod; less those that never win.
     any: [Box<[u32]>; 2],
     /// Port names of egress rules, sorted.
@@ -46,60 +45,34 @@ pub(super) struct Ruleset {
     pub(super) entries: HashMap<u32, Arc<Block>>,
 }
 
-/// A rule, as far as deciding needs it: with 10,000 of them, following pointers is what costs.
-#[derive(Clone, Copy, Debug)]
-struct Flat {
-    cause: CauseId,
-    /// First and end of its keys; of all of them at a destination without named ports.
-    keys: (u32, u32),
-    tier: Tier,
-    action: Action,
-    /// Whether it matches every address, or every pod.
-    any: [bool; 2],
-    /// Whether it is an egress rule that names ports: then its policy and position tell which.
-    named: bool,
-    policy: u32,
-    position: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Use {
-    atom: u32,
-    rule: u32,
-    /// Not as a pod: then named ports of egress rules do not match.
-    by_address: bool,
-}
-
-/// The policies that isolate the subject.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Isolation {
-    pub(super) cause: CauseId,
-    /// Of all of them.
-    pub(super) digest: Digest,
-}
-
 impl Ruleset {
-    /// Makes a ruleset. `atoms` interns the atoms of its rules; they are not yet counted as used.
-    pub(super) fn new(recipe: &Recipe<'_>, id: RulesetId, atoms: &mut Atoms, strings: &Strings) -> Self {
-        let policies: Box<[_]> = recipe.governing().map(|(policy, _)| Arc::clone(policy)).collect();
+    /// Makes a ruleset, without entries. `atoms` interns the atoms of its rules; they are not yet counted as used.
+    /// `model`: one of the same subject, and how its policies differ.
+    pub(super) fn new(
+        recipe: &Recipe<'_>,
+        id: RulesetId,
+        model: Option<(&Self, &Change)>,
+        atoms: &mut Atoms,
+        strings: &Strings,
+    ) -> Self {
+        let direction = recipe.direction;
+        let policies = recipe.governing_policies();
+        let mut maker = Maker { direction, ports: &recipe.ports, atoms, strings };
+        let layout = Layout::new(&policies, &mut maker, model.map(|(model, change)| (&model.layout, change)));
         let mut ruleset = Self {
             id,
-            direction: recipe.direction,
-            ports: recipe.ports(),
-            rules: Box::default(),
-            keys: Box::default(),
-            uses: Box::default(),
+            direction,
+            ports: recipe.ports.clone(),
             any: [Box::default(), Box::default()],
-            wanted: Box::default(),
-            universal: false,
-            isolated: Isolation::of(recipe.direction, &policies),
+            wanted: wanted(direction, &policies, model),
+            universal: layout.rules.iter().any(|rule| rule.any == [false, true]),
+            isolated: Isolation::of(direction, &policies, model),
             subjects: 0,
             fallback: [(); 2].map(|()| Arc::new(Block::constant(false, CauseId::DEFAULT))),
             entries: HashMap::default(),
+            layout,
             policies,
         };
-        ruleset.flatten();
-        ruleset.index(atoms, strings);
         for universal in [false, true] {
             ruleset.any[usize::from(universal)] = ruleset.winners(universal);
             let peer = Satisfied { universal, atoms: Vec::new() };
@@ -108,68 +81,26 @@ impl Ruleset {
         ruleset
     }
 
-    /// Lays out rules and keys side by side.
-    fn flatten(&mut self) {
-        let (mut rules, mut keys, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
-        for (number, policy) in (0..).zip(&self.policies) {
-            for (position, rule) in (0..).zip(policy.rules(self.direction).unwrap_or_default()) {
-                let first = length(&keys);
-                match &rule.ports {
-                    Ports::Any => keys.push((0, LAST)),
-                    Ports::List { ranges, .. } => keys.extend_from_slice(ranges),
-                }
-                if self.direction == Direction::Ingress {
-                    keys.extend(resolved(rule.ports.names(), &self.ports));
-                } else {
-                    wanted.extend_from_slice(rule.ports.names());
-                }
-                let any = matches!(rule.peers, Peers::Any);
-                let any_pod = matches!(&rule.peers, Peers::List(peers) if peers.iter().any(Peer::is_any_pod));
-                self.universal |= any_pod;
-                rules.push(Flat {
-                    cause: rule.cause,
-                    keys: (first, length(&keys)),
-                    tier: policy.tier,
-                    action: rule.action,
-                    any: [any, any || any_pod],
-                    named: self.direction == Direction::Egress && !rule.ports.names().is_empty(),
-                    policy: number,
-                    position,
-                });
-            }
-        }
-        wanted.sort_unstable();
-        wanted.dedup();
-        self.rules = rules.into();
-        self.keys = keys.into();
-        self.wanted = wanted.into();
-    }
-
-    /// Finds out what its rules look at.
-    fn index(&mut self, atoms: &mut Atoms, strings: &Strings) {
-        let mut uses = Vec::new();
-        let rules = self.policies.iter().flat_map(|policy| policy.rules(self.direction).unwrap_or_default());
-        for (rule, known) in (0..).zip(rules) {
-            let Peers::List(peers) = &known.peers else { continue };
-            for peer in peers {
-                let (key, by_address) = match peer {
-                    Peer::AnyPod => continue,
-                    Peer::Pods(selection) => (AtomKey::Pods(Arc::clone(selection)), false),
-                    Peer::Block(block) => (AtomKey::Block(Arc::clone(block)), true),
-                    Peer::Nodes(selector) => (AtomKey::Nodes(Arc::clone(selector)), true),
-                    Peer::Domain(pattern) => (AtomKey::Domain(pattern.clone()), true),
-                };
-                uses.push(Use { atom: atoms.intern(key, strings), rule, by_address });
-            }
-        }
-        uses.sort_unstable();
-        uses.dedup();
-        self.uses = uses.into();
-    }
-
-    /// The atoms its rules look at.
+    /// The atoms its rules look at, ascending.
     pub(super) fn atoms(&self) -> impl Iterator<Item = u32> {
-        self.uses.chunk_by(|a, b| a.atom == b.atom).map(|uses| uses[0].atom)
+        self.layout.atoms()
+    }
+
+    /// What its rules ask of peers: atoms, port names, and whether somebody is any pod.
+    pub(super) fn asks(&self) -> Asked {
+        (self.atoms().collect(), self.wanted.to_vec(), self.universal)
+    }
+
+    /// What its rules ask of peers and those of another do not.
+    pub(super) fn asks_beyond(&self, other: &Self) -> Asked {
+        let (mut atoms, mut wanted, universal) = self.asks();
+        let mut others = other.atoms().peekable();
+        atoms.retain(|atom| {
+            while others.next_if(|other| other < atom).is_some() {}
+            others.peek() != Some(atom)
+        });
+        wanted.retain(|wanted| other.wanted.binary_search(wanted).is_err());
+        (atoms, wanted, universal && !other.universal)
     }
 
     /// Rules without conditions on the peer, except those that earlier ones of their tier leave nothing to: whatever
@@ -177,13 +108,13 @@ impl Ruleset {
     fn winners(&self, universal: bool) -> Box<[u32]> {
         let mut open: HashMap<Tier, Keys> = HashMap::default();
         let mut winners = Vec::new();
-        for (ordinal, rule) in (0..).zip(&self.rules) {
+        for (ordinal, rule) in (0..).zip(&self.layout.rules) {
             if !rule.any[usize::from(universal)] {
                 continue;
             }
             let mut wins = rule.named;
             let open = open.entry(rule.tier).or_insert_with(Keys::all);
-            for range in self.ranges(rule, &[]).iter() {
+            for range in self.layout.keys(rule) {
                 open.take(*range, |_| wins = true);
             }
             if wins {
@@ -195,8 +126,7 @@ impl Ruleset {
 
     /// The keys a rule matches at a destination that declares these ports.
     fn ranges(&self, rule: &Flat, declared: &[NamedPort]) -> Cow<'_, [(u32, u32)]> {
-        let (first, end) = rule.keys;
-        let ranges = &self.keys[first as usize..end as usize];
+        let ranges = self.layout.keys(rule);
         if !rule.named || declared.is_empty() {
             return Cow::Borrowed(ranges);
         }
@@ -210,9 +140,7 @@ impl Ruleset {
         let mut matching: Vec<(u32, bool)> =
             self.any[usize::from(peer.universal)].iter().map(|rule| (*rule, false)).collect();
         for atom in &peer.atoms {
-            let start = self.uses.partition_point(|used| used.atom < *atom);
-            let uses = self.uses[start..].iter().take_while(|used| used.atom == *atom);
-            matching.extend(uses.map(|used| (used.rule, used.by_address)));
+            matching.extend(self.layout.uses(*atom).iter().map(|used| (used.rule, used.by_address)));
         }
         matching.sort_unstable();
         matching.dedup_by_key(|(rule, _)| *rule);
@@ -226,7 +154,7 @@ impl Ruleset {
             ports.collect()
         };
         let steps = matching.iter().map(|(ordinal, by_address)| {
-            let rule = &self.rules[*ordinal as usize];
+            let rule = &self.layout.rules[*ordinal as usize];
             let ranges = self.ranges(rule, if *by_address { &[] } else { &declared });
             Step { tier: rule.tier, action: rule.action, cause: rule.cause, ranges }
         });
@@ -234,38 +162,22 @@ impl Ruleset {
     }
 }
 
-fn length<T>(list: &[T]) -> u32 {
-    u32::try_from(list.len()).unwrap_or(u32::MAX)
-}
-
-/// The keys of the declared ports that are meant.
-fn resolved(names: &[Wanted], declared: &[NamedPort]) -> impl Iterator<Item = (u32, u32)> {
-    names.iter().flat_map(|wanted| {
-        let meant = declared.iter().filter(|port| is_meant(*wanted, **port));
-        meant.filter_map(|port| keys(PortRange::single(port.protocol, port.port)))
-    })
-}
-
-impl Isolation {
-    fn of(direction: Direction, policies: &[Arc<Policy>]) -> Option<Self> {
-        let mut content = Content::new("isolated");
-        content.number(direction as u8);
-        let empty = content.length_so_far();
-        for policy in isolating(policies) {
-            content.bytes(&policy.id_digest);
-        }
-        let digest = content.digest();
-        (content.length_so_far() > empty).then(|| Self { cause: CauseId(content.id()), digest })
+/// The port names of egress rules, sorted.
+fn wanted(direction: Direction, policies: &[Arc<Policy>], model: Option<(&Ruleset, &Change)>) -> Box<[Wanted]> {
+    if direction == Direction::Ingress {
+        return Box::default();
     }
-
-    /// What the cause stands for.
-    pub(super) fn reason(ruleset: &Ruleset) -> Cause {
-        let mut policies: Vec<PolicyId> = isolating(&ruleset.policies).map(|policy| policy.id.clone()).collect();
-        policies.sort_unstable();
-        Reason::Isolated { direction: ruleset.direction, policies: policies.into() }
+    let names = |policy: &Arc<Policy>| {
+        let rules = policy.rules(direction).unwrap_or_default();
+        rules.iter().flat_map(|rule| rule.ports.names()).copied().collect::<Vec<_>>()
+    };
+    if let Some((model, change)) = model
+        && change.policies().all(|policy| names(policy).is_empty())
+    {
+        return model.wanted.clone();
     }
-}
-
-fn isolating(policies: &[Arc<Policy>]) -> impl Iterator<Item = &Arc<Policy>> {
-    policies.iter().filter(|policy| policy.tier == Tier::NetworkPolicy)
+    let mut wanted: Vec<_> = policies.iter().flat_map(names).collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    wanted.into()
 }
