@@ -7,7 +7,7 @@ use crate::CauseId;
 /// A piecewise constant function over `protocol << 16 | port` (24 bits): each breakpoint decides from its key up to
 /// the next one. Breakpoints are sorted, the first has key 0, neighbours differ: equal functions are equal values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Block(Vec<Breakpoint>);
+pub struct Block(Box<[Breakpoint]>);
 
 /// From this key on, this is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ pub fn port_key(protocol: Protocol, port: u16) -> u32 {
 impl Block {
     /// The same decision for everything.
     pub fn constant(allow: bool, cause: CauseId) -> Self {
-        Self(vec![Breakpoint { key: 0, allow, cause }])
+        Self(Box::new([Breakpoint { key: 0, allow, cause }]))
     }
 
     /// From breakpoints in ascending order of key, the first at 0; later ones of one key replace earlier ones and
@@ -45,7 +45,7 @@ impl Block {
             }
         }
         debug_assert!(merged.first().is_some_and(|first| first.key == 0), "a block decides from key 0 on");
-        Self(merged)
+        Self(merged.into())
     }
 
     /// The decision at a key.

@@ -81,6 +81,8 @@ pub struct Planner {
     scope: Scope,
     strings: Strings,
     namespaces: HashMap<Sym, Namespace>,
+    /// The namespaces with a label.
+    labelled: HashMap<(Sym, Sym), HashSet<Sym>>,
     /// Ranges of pods, by node in scope.
     nodes: BTreeMap<Name, Vec<IpNet>>,
     hosts: Hosts,
@@ -145,6 +147,8 @@ struct Dirty {
     /// Their rulesets may differ; whether the policies that select them have to be found anew.
     subjects: HashMap<u32, bool>,
     addresses: HashSet<IpAddr>,
+    /// They are or were addresses of local pods.
+    endpoints: HashSet<IpAddr>,
     nets: HashSet<IpNet>,
     gates: bool,
 }
@@ -156,6 +160,7 @@ impl Planner {
             scope,
             strings: Strings::default(),
             namespaces: HashMap::default(),
+            labelled: HashMap::default(),
             nodes: BTreeMap::new(),
             hosts: Hosts::default(),
             pods: Pods::default(),

@@ -19,7 +19,7 @@ impl Planner {
     pub fn commit(&mut self) -> Vec<Delta> {
         let (mut first, mut second) = (Delta::default(), Delta::default());
         self.refresh_namespaces();
-        let mut moved: HashSet<IpAddr> = self.dirty.addresses.iter().copied().collect();
+        let mut moved = std::mem::take(&mut self.dirty.endpoints);
         let mut turnover = self.refresh_subjects(&mut first, &mut moved);
         self.settle(&mut first, &mut turnover);
         self.refresh_gates(&mut first);

@@ -10,6 +10,9 @@ use super::strings::{Sym, matches};
 use super::{Planner, Published};
 use crate::Delta;
 
+/// Whether classes had peers before.
+type Touched = HashMap<u32, bool>;
+
 impl Planner {
     /// Marks whoever declares a port of this name.
     pub(super) fn mark_declaring(&mut self, name: Sym) {
@@ -35,38 +38,20 @@ impl Planner {
     /// `flips`: endpoints get new rulesets in this delta. They do so before peers go, and must find in an entry that is
     /// about to go what will be there without it; so it first becomes that and goes with the next delta.
     pub(super) fn move_peers(&mut self, delta: &mut Delta, flips: bool) -> (Vec<u32>, Vec<u32>) {
-        for identity in std::mem::take(&mut self.dirty.identities) {
-            self.refresh_identity(identity);
+        let mut touched = HashMap::default();
+        let mut identities: Vec<_> = std::mem::take(&mut self.dirty.identities).into_iter().collect();
+        identities.retain(|identity| self.refresh_identity(*identity));
+        for identity in identities {
+            self.move_pods(identity, delta, &mut touched);
         }
         let mut nets = std::mem::take(&mut self.dirty.nets);
         nets.extend(std::mem::take(&mut self.dirty.addresses).into_iter().map(IpNet::from));
-        let mut touched: HashMap<u32, bool> = HashMap::default();
         for net in nets {
             let mut class = self.class_of(net);
             if flips && class.is_none() {
                 class = self.farewell(net);
             }
-            let Published { peers, .. } = &mut self.published;
-            let before = match class {
-                Some(class) => peers.insert(net, class),
-                None => peers.remove(&net),
-            };
-            if before == class {
-                continue;
-            }
-            for class in before.iter().chain(&class) {
-                touched.entry(*class).or_insert_with(|| self.classes[*class].peers > 0);
-            }
-            if let Some(before) = before {
-                self.classes.leave(before);
-            }
-            match class {
-                Some(class) => {
-                    self.classes.enter(class);
-                    delta.put_peers.push((net, self.classes[class].peer()));
-                }
-                None => delta.delete_peers.push(net),
-            }
+            self.move_peer(net, class, delta, &mut touched);
         }
         let (mut born, mut dead) = (Vec::new(), Vec::new());
         for (class, had) in touched {
@@ -79,19 +64,62 @@ impl Planner {
         (born, dead)
     }
 
-    /// Finds out what the pods of an identity satisfy as pods; removes it if there are none.
-    fn refresh_identity(&mut self, number: u32) {
-        let Some(identity) = self.pods.identities.get(number) else { return };
+    /// Moves all pods of an identity whose class is another. Addresses that several pods claim are looked at later.
+    fn move_pods(&mut self, number: u32, delta: &mut Delta, touched: &mut Touched) {
+        let class = self.pods.identities[number].class;
+        let addresses: Vec<_> = self.pods.addresses(number).collect();
+        for address in addresses {
+            if class == EMPTY || self.pods.is_contested(address) {
+                self.dirty.addresses.insert(address);
+                continue;
+            }
+            self.dirty.addresses.remove(&address);
+            let net = IpNet::from(address);
+            let around = self.class_around(net);
+            let class = self.classes.join(class, around, &self.atoms);
+            self.move_peer(net, Some(class), delta, touched);
+        }
+    }
+
+    /// Notes that a peer is in a class, or needs no entry.
+    fn move_peer(&mut self, net: IpNet, class: Option<u32>, delta: &mut Delta, touched: &mut Touched) {
+        let Published { peers, .. } = &mut self.published;
+        let before = match class {
+            Some(class) => peers.insert(net, class),
+            None => peers.remove(&net),
+        };
+        if before == class {
+            return;
+        }
+        for class in before.iter().chain(&class) {
+            touched.entry(*class).or_insert_with(|| self.classes[*class].peers > 0);
+        }
+        if let Some(before) = before {
+            self.classes.leave(before);
+        }
+        match class {
+            Some(class) => {
+                self.classes.enter(class);
+                delta.put_peers.push((net, self.classes[class].peer()));
+            }
+            None => delta.delete_peers.push(net),
+        }
+    }
+
+    /// Finds out what the pods of an identity satisfy as pods; removes it if there are none. Whether their class is
+    /// another.
+    fn refresh_identity(&mut self, number: u32) -> bool {
+        let Some(identity) = self.pods.identities.get(number) else { return false };
         if identity.pods.is_empty() {
             if let Some(identity) = self.pods.remove_identity(number)
                 && let Some(namespace) = self.namespaces.get_mut(&identity.visible.namespace)
             {
                 namespace.identities.remove(&number);
             }
-            return;
+            return false;
         }
         let visible = &identity.visible;
-        let Some(namespace) = self.namespaces.get(&visible.namespace) else { return };
+        let Some(namespace) = self.namespaces.get(&visible.namespace) else { return false };
         let selected = namespace.candidates.iter().filter(|atom| match &self.atoms[**atom].key {
             AtomKey::Pods(selection) => matches(&selection.pods, &visible.labels),
             AtomKey::Block(_) | AtomKey::Nodes(_) | AtomKey::Domain(_) | AtomKey::Port(_) => false,
@@ -105,10 +133,7 @@ impl Planner {
         atoms.sort_unstable();
         let universal = self.atoms.universal > 0 && namespace.labels.is_some();
         let class = self.classes.intern(Satisfied { universal, atoms }, &self.atoms);
-        if class != identity.class {
-            self.pods.identities[number].class = class;
-            self.dirty.addresses.extend(self.pods.addresses(number));
-        }
+        std::mem::replace(&mut self.pods.identities[number].class, class) != class
     }
 
     /// The class of a prefix or address; none: it needs no entry, because it is in that of the next longest prefix.
@@ -137,7 +162,11 @@ impl Planner {
 
     /// The class of the addresses of a prefix that has no entry, or of an address, pods aside.
     fn class_around(&mut self, net: IpNet) -> u32 {
-        let atoms = self.prefixes.around(net).to_vec();
+        let atoms = self.prefixes.around(net);
+        if atoms.is_empty() {
+            return EMPTY;
+        }
+        let atoms = atoms.to_vec();
         self.classes.intern(Satisfied { universal: false, atoms }, &self.atoms)
     }
 }

@@ -236,6 +236,11 @@ impl Pods {
         }
     }
 
+    /// Whether several pods claim an address.
+    pub(super) fn is_contested(&self, address: IpAddr) -> bool {
+        !self.contested.is_empty() && self.contested.contains_key(&address)
+    }
+
     pub(super) fn owner(&self, address: IpAddr) -> Option<&Pod> {
         self.owners.get(&Address::of(address)).map(|index| &self.slab[*index])
     }

@@ -106,6 +106,12 @@ impl Condition {
         self.values.as_ref().is_none_or(|values| values.contains(value)) == self.wanted
     }
 
+    /// Labels of which an object must have one, if that is what it asks for.
+    pub(super) fn one_of(&self) -> Option<impl Iterator<Item = (Sym, Sym)>> {
+        let values = self.values.as_ref().filter(|_| self.wanted && !self.absent)?;
+        Some(values.iter().map(|value| (self.key, *value)))
+    }
+
     pub(super) fn symbols(&self) -> impl Iterator<Item = Sym> {
         self.values.iter().flatten().copied().chain([self.key])
     }

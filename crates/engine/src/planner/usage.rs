@@ -2,7 +2,7 @@
 
 use super::Planner;
 use super::atoms::{AtomKey, Wanted};
-use super::strings::{Namespaces, Sym, matches};
+use super::strings::{Condition, Namespaces, Sym, matches};
 
 impl Planner {
     /// A ruleset asks for these atoms and port names, and perhaps for every pod.
@@ -106,7 +106,10 @@ impl Planner {
                 self.namespaces.entry(*name).or_default();
                 vec![*name]
             }
-            Namespaces::Matching(_) => self.namespaces.keys().copied().collect(),
+            Namespaces::Matching(selector) => match selector.iter().find_map(Condition::one_of) {
+                Some(labels) => labels.flat_map(|label| self.labelled.get(&label)).flatten().copied().collect(),
+                None => self.namespaces.keys().copied().collect(),
+            },
         }
     }
 }

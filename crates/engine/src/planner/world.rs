@@ -1,6 +1,7 @@
 //! Events: objects come, change and go.
 
 use foldhash::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringfence_model::{self as model, Name, Object, ObjectKey, PodKey, PolicyId};
@@ -8,7 +9,7 @@ use ringfence_model::{self as model, Name, Object, ObjectKey, PodKey, PolicyId};
 use super::digest::Content;
 use super::pods::{Facts, Visible};
 use super::policy::Policy;
-use super::strings::{NamedPort, Namespaces, Sym};
+use super::strings::{NamedPort, Namespaces, Pairs, Sym};
 use super::{Planner, Scope};
 
 impl Planner {
@@ -72,20 +73,34 @@ impl Planner {
     fn apply_namespace(&mut self, namespace: &model::Namespace) {
         let sym = self.strings.intern(&namespace.name);
         let labels = self.strings.labels(&namespace.labels);
-        let known = self.namespaces.entry(sym).or_default();
-        if known.labels.as_ref() != Some(&labels) {
-            known.labels = Some(labels);
-            self.dirty.namespaces.insert(sym);
+        if self.labels(sym) != Some(&*labels) {
+            self.relabel(sym, Some(labels));
         }
     }
 
     fn delete_namespace(&mut self, name: &Name) {
         let Some(sym) = self.strings.get(name) else { return };
-        if let Some(namespace) = self.namespaces.get_mut(&sym)
-            && namespace.labels.take().is_some()
-        {
-            self.dirty.namespaces.insert(sym);
+        if self.labels(sym).is_some() {
+            self.relabel(sym, None);
         }
+    }
+
+    /// The object of a namespace comes, has other labels, or goes.
+    fn relabel(&mut self, namespace: Sym, labels: Option<Pairs>) {
+        let known = self.namespaces.entry(namespace).or_default();
+        for pair in known.labels.iter().flatten() {
+            if let Some(labelled) = self.labelled.get_mut(pair) {
+                labelled.remove(&namespace);
+                if labelled.is_empty() {
+                    self.labelled.remove(pair);
+                }
+            }
+        }
+        for pair in labels.iter().flatten() {
+            self.labelled.entry(*pair).or_default().insert(namespace);
+        }
+        known.labels = labels;
+        self.dirty.namespaces.insert(namespace);
     }
 
     fn apply_node(&mut self, node: model::Node) {
@@ -117,9 +132,9 @@ impl Planner {
             }
             self.remove_pod(index);
         }
-        self.dirty.addresses.extend(facts.addresses.iter().copied());
-        let (namespace, local) = (facts.visible.namespace, facts.local);
+        let (namespace, local, addresses) = (facts.visible.namespace, facts.local, facts.addresses.clone());
         let (identity, fresh) = self.pods.insert(facts);
+        self.mark_addresses(&addresses, local);
         if fresh {
             self.namespaces.entry(namespace).or_default().identities.insert(identity);
             self.dirty.identities.insert(identity);
@@ -168,9 +183,20 @@ impl Planner {
         }
     }
 
+    /// Marks the addresses of a pod while it claims them: if others do, too, any of them may be local.
+    fn mark_addresses(&mut self, addresses: &[IpAddr], local: bool) {
+        for address in addresses {
+            self.dirty.addresses.insert(*address);
+            if local || self.pods.is_contested(*address) {
+                self.dirty.endpoints.insert(*address);
+            }
+        }
+    }
+
     fn remove_pod(&mut self, index: u32) {
+        let (addresses, local) = (self.pods[index].addresses.clone(), self.pods[index].local);
+        self.mark_addresses(&addresses, local);
         let Some(pod) = self.pods.remove(index) else { return };
-        self.dirty.addresses.extend(pod.addresses.iter().copied());
         let identity = &self.pods.identities[pod.identity];
         if pod.local && identity.local == 0 {
             self.locals.remove(&pod.identity);
