@@ -44,7 +44,7 @@ fn policy() -> Policy {
 
 #[test]
 fn a_change_of_a_name_is_as_big_as_what_changed() {
-    let cluster = Segmented { namespaces: 2, workloads: 2, pods: 8, local: 8, blocks: false };
+    let cluster = Segmented { namespaces: 2, workloads: 2, pods: 8, local: 8, ..Segmented::default() };
     let pods = cluster.objects().filter(|object| !matches!(object, Object::Policy(_)));
     let names = (0..NAMES).map(|number| Object::Domain(domain(number)));
     let mut world: World = pods.chain(names).chain([Object::Policy(policy())]).collect();

@@ -13,7 +13,7 @@ use ringfence_model::{
 use super::Rng;
 
 /// What the cluster looks like.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Segmented {
     /// How many namespaces.
     pub namespaces: usize,
@@ -25,6 +25,8 @@ pub struct Segmented {
     pub local: usize,
     /// Whether each workload may also talk to a block of addresses outside.
     pub blocks: bool,
+    /// How many cluster-wide policies, every second one in the Baseline tier.
+    pub tiers: usize,
 }
 
 impl Segmented {
@@ -39,10 +41,11 @@ impl Segmented {
             pod_cidrs: Vec::new(),
         };
         let policies = (0..self.policies()).map(|number| Object::Policy(self.policy(number, 1)));
-        namespaces.chain([Object::Node(node)]).chain(pods).chain(policies)
+        let tiered = (0..self.tiers).map(|number| Object::Policy(self.tiered_policy(number, 1)));
+        namespaces.chain([Object::Node(node)]).chain(pods).chain(policies).chain(tiered)
     }
 
-    /// How many policies there are.
+    /// How many policies there are in namespaces.
     pub fn policies(&self) -> usize {
         self.namespaces * (self.workloads + 2)
     }
@@ -54,7 +57,7 @@ impl Segmented {
         // Numbers that lie far apart, so that the node has pods of many workloads.
         let local = (number * 7919) % self.pods < self.local;
         let node = if local { 0 } else { 1 + number % 400 };
-        let tier = ["front", "mid", "data"][k % 3];
+        let tier = TIERS[k % 3];
         let labels = [
             ("app", format!("w{k}")),
             ("tier", tier.to_owned()),
@@ -122,7 +125,51 @@ impl Segmented {
             egress,
         }
     }
+
+    /// A cluster-wide policy, by number, as of a generation: 25 rules for the namespaces of one team, about the pods of
+    /// one tier of application in the namespaces of another team each, and some about blocks of addresses outside.
+    pub fn tiered_policy(&self, number: usize, generation: u16) -> Policy {
+        let mut rng = Rng::new(number as u64);
+        let team = |number: usize| NamespaceSelection::Matching(with("team", &format!("t{}", number % 10)));
+        let mut rule = |index: usize| {
+            let peer = if index < BLOCKS {
+                Peer::Pods(PodSelection { namespaces: team(rng.below(10)), pods: with("tier", *rng.pick(&TIERS)) })
+            } else {
+                let net = [small(&mut rng, 100, 120), small(&mut rng, 0, 256), small(&mut rng, 0, 256), 0];
+                Peer::Block(IpBlock::new(ipnet::Ipv4Net::new_assert(net.into(), 24).into(), []))
+            };
+            Rule {
+                name: Some(format!("rule-{index}").into()),
+                action: rng.pick(&[Action::Accept, Action::Deny, Action::Pass]).clone(),
+                peers: Peers::List(vec![peer]),
+                ports: only(port(rng.below(20)) + generation - 1),
+            }
+        };
+        let (ingress, egress) = ((0..INGRESS).map(&mut rule).collect(), (INGRESS..25).map(&mut rule).collect());
+        Policy {
+            id: PolicyId {
+                kind: PolicyKind::ClusterNetworkPolicy,
+                namespace: None,
+                name: format!("tiered-{number}").into(),
+            },
+            uid: format!("{number:08x}-2222-4000-8000-{number:012x}").into(),
+            generation: generation.into(),
+            tier: if number.is_multiple_of(2) { Tier::Admin } else { Tier::Baseline },
+            priority: u32::try_from(number % 1000).unwrap_or_default(),
+            subject: PodSelection { namespaces: team(number), pods: Selector::everything() },
+            ingress: Some(ingress),
+            egress: Some(egress),
+        }
+    }
 }
+
+/// The tiers of applications.
+const TIERS: [&str; 3] = ["front", "mid", "data"];
+
+/// How many rules of a cluster-wide policy are about connections in; of 25.
+const INGRESS: usize = 13;
+/// The rules from this one on are about addresses.
+const BLOCKS: usize = 19;
 
 fn namespace(number: usize) -> Namespace {
     let name: Name = format!("ns{number}").into();
