@@ -198,6 +198,24 @@ impl Settings {
             1..=4 => Self::host_address(rng, world, v6),
             _ => Self::address(rng, world, v6),
         };
+        let (protocol, port) = Self::asked(rng, world.owner(destination));
+        Connection {
+            source,
+            destination,
+            protocol,
+            port,
+            origin: if rng.percent(15) { Origin::Node(name("node", rng.below(self.nodes))) } else { Origin::Elsewhere },
+            translated: rng.percent(20),
+        }
+    }
+
+    /// A protocol and a destination port, now and then one that the destination declares.
+    fn asked(rng: &mut Rng, destination: Option<&Pod>) -> (Protocol, u16) {
+        let declared = destination.map_or(&[][..], |pod| &pod.ports);
+        if !declared.is_empty() && rng.percent(40) {
+            let declared = rng.pick(declared);
+            return (declared.protocol, declared.port);
+        }
         let protocol = match rng.below(12) {
             0..=5 => Protocol::TCP,
             6 | 7 => Protocol::UDP,
@@ -212,18 +230,13 @@ impl Settings {
             _ if protocol.has_ports() => port(rng),
             _ => 0,
         };
-        Connection {
-            source,
-            destination,
-            protocol,
-            port,
-            origin: if rng.percent(15) { Origin::Node(name("node", rng.below(self.nodes))) } else { Origin::Elsewhere },
-            translated: rng.percent(20),
-        }
+        (protocol, port)
     }
 
     fn address(rng: &mut Rng, world: &World, v6: bool) -> IpAddr {
-        let all = world.pods.values().flat_map(|pod| pod.addresses.iter().copied());
+        let strangers = rng.percent(15);
+        let all = world.pods.values().filter(|pod| strangers || pod.is_endpoint());
+        let all = all.flat_map(|pod| pod.addresses.iter().copied());
         let pods: Vec<_> = all.filter(|address| address.is_ipv6() == v6).collect();
         let address = match rng.below(10) {
             0..=6 if !pods.is_empty() => *rng.pick(&pods),

@@ -135,7 +135,7 @@ fn port_match(rng: &mut Rng) -> PortMatch {
         }
         6 => PortMatch::Range(PortRange::all(protocol(rng))),
         _ if rng.percent(2) => PortMatch::Unknown("icmp".into()),
-        _ => PortMatch::Named { protocol: rng.percent(80).then(|| protocol(rng)), name: name("p", rng.below(3)) },
+        _ => PortMatch::Named { protocol: rng.percent(50).then(|| protocol(rng)), name: name("p", rng.below(3)) },
     }
 }
 
