@@ -1,52 +1,66 @@
 //! The pages of `vectors/` are true: of the reference evaluator and of the plan.
 
-mod manifests;
-
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 
 use ringfence_engine::{Plan, Planner, Scope, reference};
-use ringfence_model::{Connection, Origin, PodKey, Protocol, World};
+use ringfence_k8s::Diagnostic;
+use ringfence_k8s::convert::Kind;
+use ringfence_model::{Connection, Domain, DomainName, Origin, PodKey, Protocol, World};
+use serde_json::Value;
 
-/// A page: texts of manifests and tables under headings.
-#[derive(Default)]
+/// How many numbered cases the pages state.
+const CASES: usize = 35;
+
+/// A part of a page: texts under a heading, and tables.
+#[derive(Clone, Default)]
 struct Section {
     title: String,
     /// Manifests of this section and of those around it.
-    manifests: String,
+    manifests: Vec<String>,
+    /// What domain names stand for, as records.
+    names: Vec<String>,
+    /// What the reader of the manifests is to say, sorted: severity, object and field.
+    said: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
-/// Splits a page at its headings. A section inherits the manifests of the sections it is in.
-fn sections(page: &str, cluster: &str) -> Vec<Section> {
+/// Splits a page at its headings. A section inherits everything but tables from the sections it is in.
+fn sections(page: &str, cluster: &Section) -> Vec<Section> {
     let mut sections = Vec::new();
-    let mut levels = vec![cluster.to_owned()];
-    let mut current = Section { manifests: cluster.to_owned(), ..Section::default() };
-    let mut in_yaml = false;
+    let mut levels = vec![cluster.clone()];
+    let mut current = cluster.clone();
+    let mut fence = None;
     for line in page.lines() {
-        match line {
-            "```yaml" => {
-                in_yaml = true;
-                current.manifests.push_str("\n---\n");
+        match (fence, line) {
+            (None, "```yaml") => {
+                fence = Some("yaml");
+                current.manifests.push(String::new());
             }
-            "```" => in_yaml = false,
-            _ if in_yaml => {
-                current.manifests.push_str(line);
-                current.manifests.push('\n');
+            (None, _) if line.starts_with("```") => fence = Some(line.trim_start_matches('`')),
+            (Some(_), "```") => fence = None,
+            (Some("yaml"), _) => {
+                let text = current.manifests.last_mut().expect("a manifest has begun");
+                text.push_str(line);
+                text.push('\n');
             }
-            _ if line.starts_with('#') => {
+            (Some("dns"), _) => current.names.push(line.to_owned()),
+            (Some("text"), _) => current.said.push(line.to_owned()),
+            (Some(other), _) => panic!("{}: a block of {other}", current.title),
+            (None, _) if line.starts_with('#') => {
                 let level = line.chars().take_while(|c| *c == '#').count();
-                levels.push(current.manifests.clone());
-                sections.push(std::mem::take(&mut current));
+                levels.push(Section { rows: Vec::new(), ..current.clone() });
+                sections.push(current);
                 levels.truncate(level.min(levels.len()));
+                current = levels.last().expect("the cluster is there").clone();
                 line.trim_start_matches('#').trim().clone_into(&mut current.title);
-                current.manifests.clone_from(levels.last().expect("the cluster is there"));
             }
-            _ if line.starts_with('|') => {
+            (None, _) if line.starts_with('|') => {
                 let cells = line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned());
                 current.rows.push(cells.collect());
             }
-            _ => {}
+            (None, _) => {}
         }
     }
     sections.push(current);
@@ -64,7 +78,8 @@ fn end(world: &World, text: &str) -> (IpAddr, Origin) {
     }
     let (name, v6) = text.strip_suffix(" (IPv6)").map_or((text, false), |name| (name, true));
     let (namespace, name) = name.split_once('/').unwrap_or_else(|| panic!("{text} is no pod, node or address"));
-    let pod = &world.pods[&PodKey { namespace: namespace.into(), name: name.into() }];
+    let pod = world.pods.get(&PodKey { namespace: namespace.into(), name: name.into() });
+    let pod = pod.unwrap_or_else(|| panic!("{text} is not there"));
     let address = pod.addresses.iter().find(|address| address.is_ipv6() == v6);
     (*address.unwrap_or_else(|| panic!("{text} has no such address")), Origin::Elsewhere)
 }
@@ -86,38 +101,77 @@ fn connection(world: &World, from: &str, to: &str, port: &str) -> Connection {
     Connection { source, destination, protocol, port: port.parse().expect("a port"), origin, translated }
 }
 
-/// Asks everything of a section. Returns what is wrong, and how much was asked.
-fn check(page: &str, section: &Section) -> (Vec<String>, usize) {
-    let world = match manifests::world(&section.manifests) {
-        Ok(world) => world,
-        Err(error) => return (vec![format!("{page}, {}: {error}", section.title)], 0),
-    };
-    let mut wrong = Vec::new();
-    let plan = plan(&world);
-    let mut asked = 0;
-    for row in &section.rows {
-        let [from, to, port, verdict, because] = &row[..] else {
-            wrong.push(format!("{page}, {}: a row of {} cells: {row:?}", section.title, row.len()));
-            continue;
-        };
-        if from == "from" || from.starts_with("---") {
-            continue;
+impl Section {
+    /// The world of its manifests and names, and what the reader has to say about them. Later objects replace earlier
+    /// ones.
+    fn world(&self) -> (World, Vec<String>) {
+        let (mut world, mut said) = (World::default(), Vec::new());
+        for text in &self.manifests {
+            let documents = text.split("---\n").filter(|document| !document.trim().is_empty());
+            for document in documents {
+                let object: Value = serde_saphyr::from_str(document).unwrap_or_else(|e| panic!("{e}\n{document}"));
+                let field = |name: &str| object[name].as_str().unwrap_or_default();
+                let kind = Kind::of(field("apiVersion"), field("kind"));
+                let kind = kind.unwrap_or_else(|| panic!("{}: policy does not depend on {object}", self.title));
+                let (object, diagnostics) = kind.convert(&object);
+                world.apply(object);
+                said.extend(diagnostics.into_iter().map(|Diagnostic { severity, object, path, .. }| {
+                    format!("{severity}: {}: {path}", object.unwrap_or_default())
+                }));
+            }
         }
-        asked += 1;
-        let connection = connection(&world, from, to, port);
-        let decision = reference::decide(&world, &connection);
-        let found = if decision.allow() { "accept" } else { "drop" };
-        let reason = decision.deciding().reason.to_string();
-        let context = format!("{page}, {}: {from} → {to}, {port}", section.title);
-        if found != verdict || !reason.contains(because.as_str()) {
-            wrong.push(format!("{context}: {found} ({reason}), not {verdict} ({because})"));
+        for line in &self.names {
+            let [name, _, address] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line} is no record") };
+            let name = DomainName::new(name);
+            let known = world.domains.entry(name.clone()).or_insert(Domain { name, addresses: Vec::new() });
+            known.addresses.push(address.parse().expect("an address"));
         }
-        let planned = plan.decide(&connection);
-        if planned != decision {
-            wrong.push(format!("{context}: the plan says {planned:?}, the reference {decision:?}"));
-        }
+        said.sort();
+        said.dedup();
+        (world, said)
     }
-    (wrong, asked)
+
+    /// Asks everything. Returns what is wrong, and how much was asked.
+    fn check(&self, page: &str) -> (Vec<String>, usize) {
+        let title = format!("{page}, {}", self.title);
+        let (world, said) = self.world();
+        let mut wrong = Vec::new();
+        if said != self.said {
+            wrong.push(format!("{title}: the reader says\n{}\n, not\n{}", said.join("\n"), self.said.join("\n")));
+        }
+        let plan = plan(&world);
+        let mut asked = 0;
+        for row in &self.rows {
+            let [from, to, port, verdict, because] = &row[..] else {
+                wrong.push(format!("{title}: a row of {} cells: {row:?}", row.len()));
+                continue;
+            };
+            if from == "from" || from.starts_with("---") {
+                continue;
+            }
+            asked += 1;
+            let connection = connection(&world, from, to, port);
+            let decision = reference::decide(&world, &connection);
+            let found = if decision.allow() { "accept" } else { "drop" };
+            let reason = decision.deciding().reason.to_string();
+            let context = format!("{title}: {from} → {to}, {port}");
+            if found != verdict || !reason.contains(because.as_str()) {
+                wrong.push(format!("{context}: {found} ({reason}), not {verdict} ({because})"));
+            }
+            let planned = plan.decide(&connection);
+            if planned != decision {
+                wrong.push(format!("{context}: the plan says {planned:?}, the reference {decision:?}"));
+            }
+        }
+        (wrong, asked)
+    }
+
+    /// The numbers of the cases it states: `(case 3)` or `(cases 3, 4)` in its title.
+    fn cases(&self) -> impl Iterator<Item = usize> {
+        let list = self.title.rsplit_once("(case").and_then(|(_, list)| list.strip_suffix(')')).unwrap_or_default();
+        let numbers = list.trim_start_matches('s').split(',');
+        numbers.filter_map(|number| number.trim().parse().ok())
+    }
 }
 
 fn plan(world: &World) -> Plan {
@@ -137,16 +191,19 @@ fn all_pages_are_true() {
         .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "md"))
         .collect();
     pages.sort();
-    let cluster = sections(&read("README.md"), "").pop().expect("the cluster").manifests;
-    let (mut wrong, mut asked) = (Vec::new(), 0);
+    let cluster = sections(&read("README.md"), &Section::default()).pop().expect("the cluster");
+    let cluster = Section { rows: Vec::new(), ..cluster };
+    let (mut wrong, mut asked, mut cases) = (Vec::new(), 0, BTreeSet::new());
     for page in &pages {
-        let base = if page == "README.md" { "" } else { &cluster };
+        let base = if page == "README.md" { &Section::default() } else { &cluster };
         for section in sections(&read(page), base) {
-            let (more, rows) = check(page, &section);
+            let (more, rows) = section.check(page);
             wrong.extend(more);
             asked += rows;
+            cases.extend(section.cases());
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert!(pages.len() >= 7 && asked >= 100, "only {asked} rows on {} pages", pages.len());
+    assert!(pages.len() >= 11 && asked >= 250, "only {asked} rows on {} pages", pages.len());
+    assert_eq!(cases, (1..=CASES).collect(), "every case is stated, and no other");
 }
