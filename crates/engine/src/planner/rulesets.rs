@@ -46,17 +46,18 @@ pub(super) struct Ruleset {
 }
 
 impl Ruleset {
-    /// Makes a ruleset, without entries. `atoms` interns the atoms of its rules; they are not yet counted as used.
+    /// Makes a ruleset of the policies of a recipe that govern its direction, without entries. `atoms` interns the atoms
+    /// of its rules; they are not yet counted as used.
     /// `model`: one of the same subject, and how its policies differ.
     pub(super) fn new(
-        recipe: &Recipe<'_>,
         id: RulesetId,
+        recipe: &Recipe<'_>,
+        policies: Box<[Arc<Policy>]>,
         model: Option<(&Self, &Change)>,
         atoms: &mut Atoms,
         strings: &Strings,
     ) -> Self {
         let direction = recipe.direction;
-        let policies = recipe.governing_policies();
         let mut maker = Maker { direction, ports: &recipe.ports, atoms, strings };
         let layout = Layout::new(&policies, &mut maker, model.map(|(model, change)| (&model.layout, change)));
         let mut ruleset = Self {

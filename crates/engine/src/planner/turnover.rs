@@ -70,12 +70,10 @@ impl Planner {
             Applied::Ruleset(number, _) => Some((number, &self.rulesets.slab[number])),
             Applied::Nothing | Applied::Conflict => None,
         };
-        let model = model.map(|(number, model)| {
-            let change = Change::between(&model.policies, &recipe.governing_policies());
-            (number, model, change)
-        });
+        let policies = recipe.governing_policies();
+        let model = model.map(|(number, model)| (number, model, Change::between(&model.policies, &policies)));
         let after = model.as_ref().map(|(_, model, change)| (*model, change));
-        let mut ruleset = Ruleset::new(&recipe, id, after, &mut self.atoms, &self.strings);
+        let mut ruleset = Ruleset::new(id, &recipe, policies, after, &mut self.atoms, &self.strings);
         ruleset.subjects = 1;
         match model.map(|(number, _, change)| (number, change)) {
             Some((number, change))
@@ -163,7 +161,7 @@ impl Planner {
                     entries.remove(class);
                 }
                 if let Some((from, to)) = renamed {
-                    self.rename(&mut entries, from, to);
+                    rename(&mut entries, from, to);
                 }
                 let ruleset = &mut self.rulesets.slab[number];
                 let put = |(class, block): (&u32, &Arc<Block>)| {
@@ -180,20 +178,6 @@ impl Planner {
         classes.sort_unstable();
         for class in classes {
             self.put_entry(number, class, delta);
-        }
-    }
-
-    /// Replaces one cause by another in all decisions.
-    fn rename(&mut self, entries: &mut Entries, from: CauseId, to: CauseId) {
-        let mut renamed: HashMap<*const Block, Arc<Block>> = HashMap::default();
-        for block in entries.values_mut() {
-            if let Some(known) = renamed.get(&Arc::as_ptr(block)) {
-                *block = Arc::clone(known);
-            } else if let Some(new) = block.renamed(from, to) {
-                let new = self.shared(new);
-                renamed.insert(Arc::as_ptr(block), Arc::clone(&new));
-                *block = new;
-            }
         }
     }
 
@@ -218,6 +202,21 @@ impl Planner {
         let classes = ruleset.entries.keys().map(|class| self.classes[*class].id);
         let all = [ClassId::UNKNOWN, ClassId::ANY_POD].into_iter().chain(classes);
         delta.delete_entries.extend(all.map(|class| EntryKey { ruleset: ruleset.id, class }));
+    }
+}
+
+/// Replaces one cause by another in all decisions. Equal ones stay one; that others elsewhere may come to equal them is
+/// not worth finding out.
+fn rename(entries: &mut Entries, from: CauseId, to: CauseId) {
+    let mut renamed: HashMap<*const Block, Arc<Block>> = HashMap::default();
+    for block in entries.values_mut() {
+        if let Some(known) = renamed.get(&Arc::as_ptr(block)) {
+            *block = Arc::clone(known);
+        } else if let Some(new) = block.renamed(from, to) {
+            let new = Arc::new(new);
+            renamed.insert(Arc::as_ptr(block), Arc::clone(&new));
+            *block = new;
+        }
     }
 }
 
