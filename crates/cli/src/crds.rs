@@ -100,3 +100,32 @@ fn told(definition: &Value, outcome: &Outcome) -> String {
     };
     format!("customresourcedefinition.apiextensions.k8s.io/{name} {said}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_says_what_the_definition_does() {
+        for kind in KINDS {
+            for channel in Channel::ALL {
+                let definition = definition(kind, channel).unwrap();
+                let text = serde_saphyr::to_string(&definition).unwrap();
+                assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), definition);
+                // Where it is not quoted, some readers take it for a truth.
+                assert!(text.contains("\"True\"") || text.contains("'True'"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn outcomes_name_both_versions() {
+        let definition = definition(Kind::ClusterNetworkPolicy, Channel::Standard).unwrap();
+        let from = Identity { bundle: String::new(), channel: String::new() };
+        assert_eq!(
+            told(&definition, &Outcome::Changed { from }),
+            "customresourcedefinition.apiextensions.k8s.io/clusternetworkpolicies.policy.networking.k8s.io changed (from a \
+             definition without a version to v0.2.0 standard)"
+        );
+    }
+}
