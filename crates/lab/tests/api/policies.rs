@@ -97,7 +97,7 @@ async fn kubectl_is_told_what_is_wrong() {
     .await;
     refused("action: Deny", "action: Deny\n      log: true", "unknown field \"spec.egress[0].log\"").await;
     let ports = "action: Deny\n      protocols: [{destinationNamedPort: web}]";
-    refused("action: Deny", ports, "spec.egress[0]: Invalid value: \"object\": networks/nodes/domainNames peer").await;
+    refused("action: Deny", ports, "spec.egress[0]: Invalid value: \"object\": only pods have named ports").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,7 +155,11 @@ async fn the_older_kinds_are_filled_in_and_validated() {
     let made = send(&client, "POST", &baseline, "application/json", &policy("default")).await.unwrap();
     assert_eq!(made["spec"].get("priority"), None);
     let status = refusal(send(&client, "POST", &baseline, "application/json", &policy("other")).await);
-    assert!(status.message.contains("<nil>: Invalid value: \"object\": Only one"), "{}", status.message);
+    assert!(
+        status.message.contains("<nil>: Invalid value: \"object\": a cluster has one of them"),
+        "{}",
+        status.message
+    );
 }
 
 #[tokio::test]
