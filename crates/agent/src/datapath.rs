@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use ringfence_datapath::{ApplyError, Datapath, Drop, Event, Events, Features, Outcome, Sizes};
+use ringfence_datapath::{ApplyError, Datapath, Drop, Event, Events, Features, Interface, Outcome, Sizes};
 use ringfence_engine::{CauseId, Delta, Plan};
 
 use crate::api::{Feature, MapUse};
@@ -33,7 +33,7 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<(Box<dyn Enforcer>, Box<dy
 /// Ends the enforcement that is pinned in a directory, if there is any.
 pub(crate) fn remove(pin_dir: &Path) -> anyhow::Result<()> {
     if holds_anything(pin_dir) {
-        Datapath::open(ringfence_datapath::Config::new(pin_dir))?.detach()?;
+        ringfence_datapath::remove(pin_dir)?;
     }
     Ok(())
 }
@@ -103,8 +103,8 @@ impl Enforcer for Kernel {
         Ok(self.datapath.apply(delta)?)
     }
 
-    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, u32>) -> Result<(), EnforceError> {
-        Ok(self.datapath.set_interfaces(interfaces.iter().map(|(address, index)| (*address, *index)))?)
+    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError> {
+        Ok(self.datapath.set_interfaces(interfaces.iter().map(|(address, interface)| (*address, *interface)))?)
     }
 
     fn facts(&mut self) -> Facts {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ringfence_datapath::Interface;
 use ringfence_engine::{CauseId, Delta, Plan};
 
 use crate::api::{Feature, MapUse};
@@ -15,7 +16,7 @@ pub trait Enforcer: Send {
     /// than capacity) something that a [`Enforcer::sync`] puts right.
     fn apply(&mut self, delta: &Delta) -> Result<(), EnforceError>;
     /// The host-side interface of each local address whose interface is known.
-    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, u32>) -> Result<(), EnforceError>;
+    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError>;
     /// Facts for status and metrics, read now.
     fn facts(&mut self) -> Facts;
     /// How much each cause decided, read now.

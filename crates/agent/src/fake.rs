@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use ringfence_datapath::Interface;
 use ringfence_engine::{CauseId, Delta, Plan};
 
 use crate::api::MapUse;
@@ -65,7 +66,7 @@ impl Enforcer for FakeKernel {
         self.called(Call::Apply, |held| held.apply(delta))
     }
 
-    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, u32>) -> Result<(), EnforceError> {
+    fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError> {
         self.called(Call::Interfaces(interfaces.len()), |_| {})
     }
 

@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use ringfence_datapath::Interface;
 use ringfence_netns::{Link, Netlink};
 
 use crate::api::Bridge;
@@ -39,14 +40,14 @@ pub(crate) struct Scout {
     core: Handle,
     results: PathBuf,
     local: BTreeSet<IpAddr>,
-    told: Option<(BTreeMap<IpAddr, u32>, Option<Bridge>)>,
+    told: Option<(BTreeMap<IpAddr, Interface>, Option<Bridge>)>,
     again: Duration,
 }
 
 /// What was found.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Found {
-    interfaces: BTreeMap<IpAddr, u32>,
+    interfaces: BTreeMap<IpAddr, Interface>,
     /// Some local pod is, or may be, on a bridge.
     bridged: bool,
 }
@@ -128,14 +129,18 @@ fn find(local: &BTreeSet<IpAddr>, results: &std::path::Path) -> Result<Found, ri
     let mut netlink = Netlink::open()?;
     let mut found = Found::default();
     let mut rest = Vec::new();
+    let links = if local.is_empty() { Vec::new() } else { netlink.links()? };
+    let controllers: HashMap<u32, u32> = links.iter().filter_map(|link| Some((link.index, link.controller?))).collect();
     for address in local {
         match netlink.route_ifindex(*address)? {
-            Some(index) => drop(found.interfaces.insert(*address, index)),
+            Some(index) => {
+                let bridge = controllers.get(&index).copied();
+                found.interfaces.insert(*address, Interface { index, bridge });
+            }
             None => rest.push(*address),
         }
     }
     if !rest.is_empty() {
-        let links = netlink.links()?;
         let ports = bridge_ports(&rest, &cni_cache::read(results), &links);
         // A pod that is behind nothing we know may be on any bridge there is.
         found.bridged = !ports.is_empty() || links.iter().any(|link| link.controller.is_some());
@@ -145,12 +150,16 @@ fn find(local: &BTreeSet<IpAddr>, results: &std::path::Path) -> Result<Found, ri
 }
 
 /// The bridge ports of addresses: of the interfaces a plugin wrote down, the one that is a port of a bridge.
-fn bridge_ports(addresses: &[IpAddr], names: &HashMap<IpAddr, Vec<String>>, links: &[Link]) -> BTreeMap<IpAddr, u32> {
+fn bridge_ports(
+    addresses: &[IpAddr],
+    names: &HashMap<IpAddr, Vec<String>>,
+    links: &[Link],
+) -> BTreeMap<IpAddr, Interface> {
     let ports: HashMap<&str, &Link> =
         links.iter().filter(|link| link.controller.is_some()).map(|link| (link.name.as_str(), link)).collect();
     let port = |address: &IpAddr| {
         let link = names.get(address)?.iter().find_map(|name| ports.get(name.as_str()))?;
-        Some((*address, link.index))
+        Some((*address, Interface { index: link.index, bridge: link.controller }))
     };
     addresses.iter().filter_map(port).collect()
 }
@@ -204,7 +213,10 @@ mod tests {
             (address, vec!["cni0".to_owned(), "veth1234".to_owned()]),
             (other, vec!["cni0".to_owned(), "veth-gone".to_owned()]),
         ]);
-        assert_eq!(bridge_ports(&[address, other], &names, &links), BTreeMap::from([(address, 9)]));
+        assert_eq!(
+            bridge_ports(&[address, other], &names, &links),
+            BTreeMap::from([(address, Interface { index: 9, bridge: Some(3) })])
+        );
     }
 
     /// A namespace that goes with the test.
@@ -243,7 +255,10 @@ mod tests {
         let local = BTreeSet::from(["10.244.0.7", "fd00:10:244::7"].map(|address| address.parse().unwrap()));
         let routed = netlink.link_index("routed").unwrap();
         let found = host.0.run(|| find(&local, &results)).unwrap().unwrap();
-        assert_eq!(found.interfaces, local.iter().map(|address| (*address, routed)).collect());
+        assert_eq!(
+            found.interfaces,
+            local.iter().map(|address| (*address, Interface { index: routed, bridge: None })).collect()
+        );
         assert!(!found.bridged);
 
         netlink.add_bridge("cni0").unwrap();
@@ -259,7 +274,7 @@ mod tests {
         std::fs::write(results.join("bridge-x-eth0"), result).unwrap();
         let found = host.0.run(|| find(&local, &results)).unwrap().unwrap();
         std::fs::remove_dir_all(&results).unwrap();
-        let port = netlink.link_index("port").unwrap();
+        let port = Interface { index: netlink.link_index("port").unwrap(), bridge: netlink.link_index("cni0").ok() };
         assert_eq!(found.interfaces, local.iter().map(|address| (*address, port)).collect());
         assert!(found.bridged);
     }

@@ -18,9 +18,9 @@ use crate::abi::{
 };
 use crate::kernel::grace_period;
 use crate::slices::{Slice, Slices};
-use crate::state::{Interface, Rulesets, State, is_address};
+use crate::state::{Rulesets, State, is_address};
 use crate::table::{PerCpu, Table};
-use crate::{ApplyError, Error};
+use crate::{ApplyError, Error, Interface};
 
 /// The maps that hold policy.
 #[derive(Debug)]
@@ -84,7 +84,8 @@ impl Maps {
             let rulesets = Rulesets { ingress: RulesetId(value.ingress), egress: RulesetId(value.egress) };
             state.endpoints.insert(address.ip(), rulesets);
             if value.interface != 0 {
-                let interface = Interface { index: value.interface, bridge: value.bridge };
+                let bridge = (value.bridge != 0).then_some(value.bridge);
+                let interface = Interface { index: value.interface, bridge };
                 state.interfaces.insert(address.ip(), interface);
             }
         }
@@ -120,12 +121,22 @@ impl Maps {
         Ok(())
     }
 
-    /// Carries out a change. With [`ApplyError::NoCapacity`] nothing has been touched.
+    /// Carries out a change. With [`ApplyError::NoCapacity`] nothing has been touched. After any other error every pod
+    /// is on one whole policy, the old or the new, and open connections are decided anew by it.
     pub(crate) fn apply(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
         self.check_capacity(state, delta)?;
         let fresh = acquire(state, delta)?;
+        let written = self.write(state, delta, &fresh);
+        if written.is_err() {
+            // As well as can be: the next sync raises the epoch in any case.
+            let _refused = self.configure(|_| ());
+        }
+        written
+    }
+
+    fn write(&self, state: &mut State, delta: &Delta, fresh: &[(Slice, Arc<Block>)]) -> Result<(), ApplyError> {
         self.put_causes(state, delta)?;
-        self.put_blocks(&fresh)?;
+        self.put_blocks(fresh)?;
         self.put_entries(state, delta)?;
         self.put_peers(state, &delta.put_peers)?;
         self.set_gates(state, delta.gates.as_ref())?;
@@ -146,12 +157,12 @@ impl Maps {
         let growth = state.growth(delta);
         let prefixes = state.peers.keys().filter(|net| !is_address(**net)).count();
         let checks = [
-            (self.endpoints.name, growth.endpoints, state.endpoints.len(), self.endpoints.capacity()),
-            (self.peers.name, growth.peers, state.peers.len() - prefixes, self.peers.capacity()),
-            (self.prefixes.name, growth.prefixes, prefixes, self.prefixes.capacity()),
-            (self.entries.name, growth.entries, state.entries.len(), self.entries.capacity()),
-            (self.counters.name, growth.causes, state.causes.len(), self.counters.capacity()),
-            (self.gates.name, growth.gates, state.gates.len(), self.gates.capacity()),
+            (self.endpoints.name(), growth.endpoints, state.endpoints.len(), self.endpoints.capacity()),
+            (self.peers.name(), growth.peers, state.peers.len() - prefixes, self.peers.capacity()),
+            (self.prefixes.name(), growth.prefixes, prefixes, self.prefixes.capacity()),
+            (self.entries.name(), growth.entries, state.entries.len(), self.entries.capacity()),
+            (self.counters.name(), growth.causes, state.causes.len(), self.counters.capacity()),
+            (self.gates.name(), growth.gates, state.gates.len(), self.gates.capacity()),
         ];
         for (map, needed, used, capacity) in checks {
             let available = capacity.saturating_sub(used);
@@ -349,7 +360,11 @@ impl State {
     fn endpoint(&self, address: IpAddr, rulesets: Rulesets) -> (Address, EndpointValue) {
         let interface = self.interfaces.get(&address).copied().unwrap_or_default();
         let key = Address::from(address);
-        let value = EndpointValue::new(key, rulesets.ingress.0, rulesets.egress.0, interface.index, interface.bridge);
-        (key, value)
+        let (index, bridge) = (interface.index, interface.bridge.unwrap_or(0));
+        (key, EndpointValue::new(key, rulesets.ingress.0, rulesets.egress.0, index, bridge))
     }
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -2,23 +2,23 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use libbpf_rs::{MapCore as _, Object};
 use ringfence_engine::{CauseId, Delta, Plan};
 
-use crate::abi::{CounterValue, FlowKey, FlowValue, flags};
+use crate::abi::{ConfigValue, CounterValue, FlowKey, FlowValue, flags};
 use crate::apply::Maps;
 use crate::kernel::grace_period;
 use crate::namespace::Namespace;
 use crate::object::{MAPS, PROGRAM, Version, load, log_quietly};
 use crate::pins::{Pins, stage};
-use crate::state::{Interface, State, is_address};
+use crate::state::{State, is_address};
 use crate::table::{PerCpu, Table};
 use crate::transition::{Transition, transition};
 use crate::{
-    ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Trial, conntrack,
-    features, interfaces, links,
+    ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Interface, Trial,
+    conntrack, features, links,
 };
 
 /// What the kernel enforces in one network namespace.
@@ -163,15 +163,15 @@ impl Datapath {
         self.in_step
     }
 
-    /// Tells on which interface (by index) the packets of each local pod arrive: the node's end of its veth pair, be
-    /// that routed or a port of a bridge. Replaces what was told before; addresses that are not in it are not checked
-    /// for spoofing. To be told again when a pod comes: an endpoint that goes takes its interface along.
-    pub fn set_interfaces(&mut self, addresses: impl IntoIterator<Item = (IpAddr, u32)>) -> Result<(), ApplyError> {
-        let masters = self.namespace.enter(interfaces::masters)?;
-        let interface = |index| Interface { index, bridge: masters.get(&index).copied().unwrap_or(0) };
-        let interfaces: HashMap<_, _> =
-            addresses.into_iter().map(|(address, index)| (address.to_canonical(), interface(index))).collect();
-        self.maps.set_interfaces(&mut self.state, interfaces)
+    /// Tells on which interface the packets of each local pod arrive. Replaces what was told before; addresses that are
+    /// not in it are not checked for spoofing. To be told again when a pod comes: an endpoint that goes takes its
+    /// interface along.
+    pub fn set_interfaces(
+        &mut self,
+        addresses: impl IntoIterator<Item = (IpAddr, Interface)>,
+    ) -> Result<(), ApplyError> {
+        let interfaces = addresses.into_iter().map(|(address, interface)| (address.to_canonical(), interface));
+        self.maps.set_interfaces(&mut self.state, interfaces.collect())
     }
 
     /// A reader of the kernel's reports.
@@ -241,22 +241,33 @@ impl Datapath {
 }
 
 /// Ends what is pinned in a directory and removes every trace of it, whichever version and network namespace it is
-/// of; the calling thread should be in that namespace, if it still is there. No error if nothing is pinned.
+/// of. What keeps connection tracking active there goes too if the calling thread is in that namespace. No error if
+/// nothing is pinned.
 pub fn remove(pin_dir: &Path) -> Result<(), Error> {
+    let own = Namespace::current()?.inode;
+    let mut enforced = own;
     if pin_dir.exists() {
-        Pins::open(pin_dir, Version { layout: 0, program: 0 })?.remove_all()?;
+        let pins = Pins::open(pin_dir, Version { layout: 0, program: 0 })?;
+        enforced = pinned_namespace(&pins)?.map_or(own, |(_, inode)| inode);
+        pins.remove_all()?;
     }
-    conntrack::release()
+    // In another namespace the table is another's.
+    if enforced == own { conntrack::release() } else { Ok(()) }
 }
 
 fn check_namespace(pins: &Pins, own: u64) -> Result<(), Error> {
-    let Some(maps) = pins.any_maps()? else { return Ok(()) };
-    let config = Table::<u32, crate::abi::ConfigValue>::open(&maps, "config")?;
-    let pinned = config.get(&0).ok().flatten().map_or(0, |config| config.netns);
-    if pinned == 0 || pinned == own {
-        return Ok(());
+    match pinned_namespace(pins)? {
+        Some((path, pinned)) if pinned != own => Err(Error::OtherNamespace { path, pinned, own }),
+        _ => Ok(()),
     }
-    Err(Error::OtherNamespace { path: maps, pinned, own })
+}
+
+/// The maps that are pinned, if any, and the network namespace they are for, if that is known.
+fn pinned_namespace(pins: &Pins) -> Result<Option<(PathBuf, u64)>, Error> {
+    let Some(maps) = pins.any_maps()? else { return Ok(None) };
+    let config = Table::<u32, ConfigValue>::open(&maps, "config")?;
+    let pinned = config.get(&0).ok().flatten().map_or(0, |config| config.netns);
+    Ok((pinned != 0).then_some((maps, pinned)))
 }
 
 fn pin_maps(pins: &Pins, object: &Object) -> Result<(), Error> {

@@ -12,6 +12,8 @@ mod conntrack;
 mod datapath;
 mod error;
 mod events;
+#[cfg(test)]
+mod faults;
 pub mod features;
 mod interfaces;
 mod kernel;
@@ -33,6 +35,6 @@ pub use datapath::{Datapath, remove};
 pub use error::{ApplyError, Error};
 pub use events::{Drop, Event, Events, Outcome};
 pub use features::{Features, Missing};
-pub use interfaces::{BridgeNetfilter, bridge_netfilter};
+pub use interfaces::{BridgeNetfilter, Interface, bridge_netfilter};
 pub use statistics::{Capacity, Counter, DropCounters, Flow};
 pub use trial::{Circumstances, Conntrack, Ground, Trial, Tried};

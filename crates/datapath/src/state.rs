@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_engine::{Block, CauseId, Delta, EntryKey, PeerClass, Plan, RulesetId};
 
+use crate::Interface;
 use crate::abi::InterfaceValue;
 use crate::slices::Slices;
 
@@ -21,15 +22,6 @@ impl From<&ringfence_engine::Endpoint> for Rulesets {
     fn from(endpoint: &ringfence_engine::Endpoint) -> Self {
         Self { ingress: endpoint.ingress, egress: endpoint.egress }
     }
-}
-
-/// The interface of an endpoint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Interface {
-    /// Index of the interface its packets arrive on.
-    pub(crate) index: u32,
-    /// Index of the bridge that interface is a port of; 0: none.
-    pub(crate) bridge: u32,
 }
 
 /// The content of the maps.

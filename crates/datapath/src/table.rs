@@ -18,13 +18,10 @@ const BATCH: usize = 1024;
 const ATTEMPTS: u32 = 50;
 const REFILL: Duration = Duration::from_millis(1);
 
-/// A pinned kernel map.
-#[derive(Debug)]
-pub(crate) struct Table<K, V> {
-    pub(crate) name: &'static str,
-    handle: MapHandle,
-    kinds: PhantomData<fn(K) -> V>,
-}
+/// What can be a key or a value.
+pub(crate) trait Raw: IntoBytes + FromBytes + Immutable + Copy {}
+
+impl<T: IntoBytes + FromBytes + Immutable + Copy> Raw for T {}
 
 /// Opens the map pinned as `name` in a directory.
 pub(crate) fn open_map(directory: &Path, name: &str) -> Result<MapHandle, Error> {
@@ -32,39 +29,92 @@ pub(crate) fn open_map(directory: &Path, name: &str) -> Result<MapHandle, Error>
     MapHandle::from_pinned_path(&path).map_err(Error::bpf(format!("open the map pinned at {}", path.display())))
 }
 
-impl<K, V> Table<K, V>
-where
-    K: IntoBytes + FromBytes + Immutable + Copy,
-    V: IntoBytes + FromBytes + Immutable + Copy,
-{
+/// A pinned kernel map.
+#[derive(Debug)]
+struct Map {
+    name: &'static str,
+    handle: MapHandle,
+}
+
+impl Map {
+    fn open(directory: &Path, name: &'static str) -> Result<Self, Error> {
+        Ok(Self { name, handle: open_map(directory, name)? })
+    }
+
+    /// Inserts; tries again while there is no memory.
+    fn put(&self, insert: impl Fn(&MapHandle) -> libbpf_rs::Result<()>) -> libbpf_rs::Result<()> {
+        let mut attempt = 1;
+        loop {
+            match insert(&self.handle) {
+                Err(error) if error.kind() == ErrorKind::OutOfMemory && attempt < ATTEMPTS => thread::sleep(REFILL),
+                result => return result,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Removes; an element that is not there is no error.
+    fn delete(&self, key: &impl Raw) -> Result<(), ApplyError> {
+        self.may_write("delete an element")?;
+        match self.handle.delete(key.as_bytes()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result.map_err(|e| self.error("delete an element", e)),
+        }
+    }
+
+    fn error(&self, what: &'static str, source: libbpf_rs::Error) -> ApplyError {
+        ApplyError::Kernel { map: self.name, what, source }
+    }
+
+    /// In tests a write can be made to fail.
+    #[cfg(test)]
+    fn may_write(&self, what: &'static str) -> Result<(), ApplyError> {
+        crate::faults::strike().map_err(|errno| self.error(what, libbpf_rs::Error::from_raw_os_error(errno as i32)))
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, clippy::unnecessary_wraps, reason = "in tests it does something")]
+    fn may_write(&self, _what: &'static str) -> Result<(), ApplyError> {
+        Ok(())
+    }
+}
+
+/// A map with one value a key.
+#[derive(Debug)]
+pub(crate) struct Table<K, V> {
+    map: Map,
+    kinds: PhantomData<fn(K) -> V>,
+}
+
+impl<K: Raw, V: Raw> Table<K, V> {
     pub(crate) fn open(directory: &Path, name: &'static str) -> Result<Self, Error> {
-        Ok(Self { name, handle: open_map(directory, name)?, kinds: PhantomData })
+        Ok(Self { map: Map::open(directory, name)?, kinds: PhantomData })
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.map.name
     }
 
     /// How many elements fit.
     pub(crate) fn capacity(&self) -> usize {
-        self.handle.max_entries() as usize
+        self.map.handle.max_entries() as usize
     }
 
     pub(crate) fn get(&self, key: &K) -> Result<Option<V>, ApplyError> {
-        let bytes =
-            self.handle.lookup(key.as_bytes(), MapFlags::ANY).map_err(|e| self.error("look up an element", e))?;
+        let bytes = self.map.handle.lookup(key.as_bytes(), MapFlags::ANY);
+        let bytes = bytes.map_err(|e| self.map.error("look up an element", e))?;
         Ok(bytes.and_then(|bytes| V::read_from_bytes(&bytes).ok()))
     }
 
     pub(crate) fn put(&self, key: &K, value: &V) -> Result<(), ApplyError> {
-        for attempt in 1.. {
-            match self.handle.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY) {
-                Err(error) if error.kind() == ErrorKind::OutOfMemory && attempt < ATTEMPTS => thread::sleep(REFILL),
-                result => return result.map_err(|e| self.error("put an element", e)),
-            }
-        }
-        Ok(())
+        self.map.may_write("put an element")?;
+        let put = self.map.put(|handle| handle.update(key.as_bytes(), value.as_bytes(), MapFlags::ANY));
+        put.map_err(|e| self.map.error("put an element", e))
     }
 
     /// Inserts or replaces.
     pub(crate) fn put_all(&self, pairs: &[(K, V)]) -> Result<(), ApplyError> {
-        for chunk in pairs.chunks(BATCH) {
+        for chunk in pairs.chunks(batch()) {
             if chunk.len() == 1 || self.put_batch(chunk).is_err() {
                 chunk.iter().try_for_each(|(key, value)| self.put(key, value))?;
             }
@@ -75,15 +125,12 @@ where
     fn put_batch(&self, pairs: &[(K, V)]) -> Result<(), libbpf_rs::Error> {
         let (keys, values): (Vec<K>, Vec<V>) = pairs.iter().copied().unzip();
         let count = u32::try_from(pairs.len()).unwrap_or(u32::MAX);
-        self.handle.update_batch(keys.as_bytes(), values.as_bytes(), count, MapFlags::ANY, MapFlags::ANY)
+        self.map.handle.update_batch(keys.as_bytes(), values.as_bytes(), count, MapFlags::ANY, MapFlags::ANY)
     }
 
     /// Removes; an element that is not there is no error.
     pub(crate) fn delete(&self, key: &K) -> Result<(), ApplyError> {
-        match self.handle.delete(key.as_bytes()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|e| self.error("delete an element", e)),
-        }
+        self.map.delete(key)
     }
 
     /// Removes all of these.
@@ -104,7 +151,7 @@ where
         let mut begun = false;
         while all.len() < enough {
             let (mut keys, mut values) = (vec![0; room * size_of::<K>()], vec![0; room * size_of::<V>()]);
-            match lookup_batch(&self.handle, !begun, &mut token, &mut keys, &mut values) {
+            match lookup_batch(&self.map.handle, !begun, &mut token, &mut keys, &mut values) {
                 Ok((count, last)) => {
                     let keys = keys.chunks_exact(size_of::<K>()).map(K::read_from_bytes);
                     let values = values.chunks_exact(size_of::<V>()).map(V::read_from_bytes);
@@ -118,74 +165,66 @@ where
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Err(error) => {
                     let error = libbpf_rs::Error::from_raw_os_error(error as i32);
-                    return Err(self.error("read the elements", error));
+                    return Err(self.map.error("read the elements", error));
                 }
             }
         }
         Ok(all)
     }
+}
 
-    fn error(&self, what: &'static str, source: libbpf_rs::Error) -> ApplyError {
-        ApplyError::Kernel { map: self.name, what, source }
+/// How many elements of a change go to the kernel in one call: in tests that make writes fail, one.
+fn batch() -> usize {
+    #[cfg(test)]
+    if crate::faults::are_planned() {
+        return 1;
     }
+    BATCH
 }
 
 /// A map with one value a processor.
 #[derive(Debug)]
 pub(crate) struct PerCpu<K, V> {
-    pub(crate) name: &'static str,
-    handle: MapHandle,
+    map: Map,
     kinds: PhantomData<fn(K) -> V>,
 }
 
-impl<K, V> PerCpu<K, V>
-where
-    K: IntoBytes + FromBytes + Immutable + Copy,
-    V: IntoBytes + FromBytes + Immutable + Copy,
-{
+impl<K: Raw, V: Raw> PerCpu<K, V> {
     pub(crate) fn open(directory: &Path, name: &'static str) -> Result<Self, Error> {
-        Ok(Self { name, handle: open_map(directory, name)?, kinds: PhantomData })
+        Ok(Self { map: Map::open(directory, name)?, kinds: PhantomData })
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.map.name
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        self.handle.max_entries() as usize
+        self.map.handle.max_entries() as usize
     }
 
     /// The values of all processors under one key.
     pub(crate) fn get(&self, key: &K) -> Result<Vec<V>, ApplyError> {
-        let values = self
-            .handle
-            .lookup_percpu(key.as_bytes(), MapFlags::ANY)
-            .map_err(|e| self.error("look up an element", e))?;
+        let values = self.map.handle.lookup_percpu(key.as_bytes(), MapFlags::ANY);
+        let values = values.map_err(|e| self.map.error("look up an element", e))?;
         Ok(values.unwrap_or_default().iter().filter_map(|value| V::read_from_bytes(value).ok()).collect())
     }
 
     /// Inserts a zero under the key unless there is something.
     pub(crate) fn ensure(&self, key: &K) -> Result<(), ApplyError> {
-        let processors = libbpf_rs::num_possible_cpus().map_err(|e| self.error("count the processors", e))?;
+        self.map.may_write("put an element")?;
+        let processors = libbpf_rs::num_possible_cpus().map_err(|e| self.map.error("count the processors", e))?;
         let zeros = vec![vec![0; size_of::<V>()]; processors];
-        for attempt in 1.. {
-            match self.handle.update_percpu(key.as_bytes(), &zeros, MapFlags::NO_EXIST) {
-                Err(error) if error.kind() == ErrorKind::OutOfMemory && attempt < ATTEMPTS => thread::sleep(REFILL),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => break,
-                result => return result.map_err(|e| self.error("put an element", e)),
-            }
+        match self.map.put(|handle| handle.update_percpu(key.as_bytes(), &zeros, MapFlags::NO_EXIST)) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+            result => result.map_err(|e| self.map.error("put an element", e)),
         }
-        Ok(())
     }
 
     pub(crate) fn delete(&self, key: &K) -> Result<(), ApplyError> {
-        match self.handle.delete(key.as_bytes()) {
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|e| self.error("delete an element", e)),
-        }
+        self.map.delete(key)
     }
 
     pub(crate) fn keys(&self) -> Vec<K> {
-        self.handle.keys().filter_map(|key| K::read_from_bytes(&key).ok()).collect()
-    }
-
-    fn error(&self, what: &'static str, source: libbpf_rs::Error) -> ApplyError {
-        ApplyError::Kernel { map: self.name, what, source }
+        self.map.handle.keys().filter_map(|key| K::read_from_bytes(&key).ok()).collect()
     }
 }

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
+use ringfence_datapath::Interface;
 use ringfence_k8s::watch::Event;
 use ringfence_model::Domain;
 use tokio::sync::oneshot;
@@ -38,7 +39,7 @@ pub(crate) enum Message {
         received: Instant,
     },
     /// Host-side interfaces of all local addresses for which one is known.
-    Interfaces(BTreeMap<IpAddr, u32>),
+    Interfaces(BTreeMap<IpAddr, Interface>),
     /// Whether bridged packets pass the hook; none if no local pod is on a bridge.
     Bridge(Option<api::Bridge>),
     /// How the network plugin stands in the node's configuration.

@@ -127,7 +127,7 @@ impl Core {
             namespace: endpoint.pod.namespace.to_string(),
             pod: endpoint.pod.name.to_string(),
             uid: endpoint.uid.to_string(),
-            interface: self.interfaces.get(address).copied(),
+            interface: self.interfaces.get(address).map(|interface| interface.index),
             ingress: ruleset(endpoint.ingress),
             egress: ruleset(endpoint.egress),
         };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use ringfence_datapath::Interface;
 use ringfence_engine::{Cause, CauseId, Delta, Plan, Planner, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
@@ -63,7 +64,7 @@ pub(crate) struct Core {
     pub(super) held: Plan,
     /// Causes deleted by the last change: records about them may still be on their way.
     pub(super) retired: HashMap<CauseId, Cause>,
-    pub(super) interfaces: BTreeMap<IpAddr, u32>,
+    pub(super) interfaces: BTreeMap<IpAddr, Interface>,
     pub(super) bridge: Option<api::Bridge>,
     pub(super) chain: Option<api::Chain>,
     pub(super) waiters: Vec<Waiter>,
@@ -202,7 +203,7 @@ impl Core {
         watch.error = None;
     }
 
-    pub(super) fn interfaces(&mut self, interfaces: BTreeMap<IpAddr, u32>) {
+    pub(super) fn interfaces(&mut self, interfaces: BTreeMap<IpAddr, Interface>) {
         if let Err(error) = self.setup.enforcer.set_interfaces(&interfaces) {
             tracing::error!(%error, "the interfaces of local pods are not in the kernel");
             return;

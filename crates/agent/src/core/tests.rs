@@ -5,6 +5,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use ringfence_datapath::Interface;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
 use ringfence_model::{Object, ObjectKey, PodKey};
@@ -283,7 +284,10 @@ fn interfaces_reach_the_kernel_and_unknown_ones_are_told() {
     let mut fixture = Fixture::in_sync();
     fixture.step([apply(pod("a", "more", "10.244.0.3"))]);
     fixture.calls();
-    fixture.step([Message::Interfaces(BTreeMap::from([("10.244.0.2".parse().unwrap(), 7)]))]);
+    fixture.step([Message::Interfaces(BTreeMap::from([(
+        "10.244.0.2".parse().unwrap(),
+        Interface { index: 7, bridge: Some(3) },
+    )]))]);
     assert_eq!(fixture.calls(), [Call::Interfaces(1)]);
     let interfaces: Vec<_> = fixture.status().endpoints.into_iter().map(|endpoint| endpoint.interface).collect();
     assert_eq!(interfaces, [Some(7), None]);

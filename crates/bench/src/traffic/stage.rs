@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use ringfence_datapath::{Config, Datapath};
+use ringfence_datapath::{Config, Datapath, Interface};
 use ringfence_netns::{Namespace, Route, VethEnd};
 
 use super::client::{self, Rates};
@@ -123,7 +123,8 @@ impl Stage {
         let pins = self.pins.as_ref().context("no place for pins")?;
         let plan = policies::plan(CLIENT, SERVER, sources);
         let mut links = self.node.netlink()?;
-        let interfaces = [(IpAddr::V4(CLIENT), links.link_index("vc")?), (IpAddr::V4(SERVER), links.link_index("vs")?)];
+        let mut interface = |link| anyhow::Ok(Interface { index: links.link_index(link)?, bridge: None });
+        let interfaces = [(IpAddr::V4(CLIENT), interface("vc")?), (IpAddr::V4(SERVER), interface("vs")?)];
         self.node.run(|| {
             let mut datapath = Datapath::open(Config::new(pins))?;
             datapath.sync(&plan)?;

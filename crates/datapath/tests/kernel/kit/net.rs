@@ -1,6 +1,6 @@
 //! A node with pods, and the world outside, as network namespaces.
 
-use ringfence_datapath::{Config, Datapath};
+use ringfence_datapath::{Config, Datapath, Interface};
 
 use super::space::{PinDir, Space};
 
@@ -17,6 +17,7 @@ pub(crate) struct Net {
     pub(crate) pods: Vec<Space>,
     pub(crate) world: Space,
     pub(crate) pins: PinDir,
+    joint: Joint,
 }
 
 pub(crate) const WORLD: &str = "192.168.50.2";
@@ -39,7 +40,7 @@ impl Net {
             node.run("for f in iptables ip6tables; do echo 1 > /proc/sys/net/bridge/bridge-nf-call-$f; done");
         }
         let pods = (2..).take(pods).map(|number| pod(&node, joint, number)).collect();
-        Self { node, pods, world, pins: PinDir::new() }
+        Self { node, pods, world, pins: PinDir::new(), joint }
     }
 
     pub(crate) fn open(&self) -> Datapath {
@@ -53,12 +54,13 @@ impl Net {
     /// Tells the interfaces of all pods.
     pub(crate) fn tell_interfaces(&self, datapath: &mut Datapath) {
         let mut addresses = Vec::new();
+        let bridge = (self.joint == Joint::Bridge).then(|| self.node.index("br0"));
         for number in 2..2 + self.pods.len() {
-            let index = self.node.index(&format!("pod{number}"));
-            addresses.push((address(number).parse().unwrap(), index));
-            addresses.push((address_v6(number).parse().unwrap(), index));
+            let interface = Interface { index: self.node.index(&format!("pod{number}")), bridge };
+            addresses.push((address(number).parse().unwrap(), interface));
+            addresses.push((address_v6(number).parse().unwrap(), interface));
         }
-        self.node.enter(|| datapath.set_interfaces(addresses)).unwrap();
+        datapath.set_interfaces(addresses).unwrap();
     }
 
     pub(crate) fn detach(&self, datapath: Datapath) {
