@@ -51,6 +51,7 @@ fn report(trial: &Trial, what: &str, packet: &[u8], flows: bool) -> Result<(), B
         interface: Some(1000),
         out_interface: Some(1001),
         conntrack: Conntrack::Established,
+        about: None,
         translated: false,
         local_in: false,
         flows,

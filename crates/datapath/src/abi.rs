@@ -34,9 +34,9 @@ mirror! {
         source: Address, destination: Address, source_port: u16, destination_port: u16,
         protocol: u8, family: u8, flags: u8, zero: u8,
     }
-    FlowValue(80) {
+    FlowValue(88) {
         seal: u64, epoch: [u64; 2], egress_cause: u64, ingress_cause: u64, packets: u64, bytes: u64,
-        first: u64, last: u64, interface: [u32; 2],
+        first: u64, last: u64, interface: [u32; 2], tail: u64,
     }
     ConfigValue(24) { epoch: u64, netns: u64, flags: u32, zero: u32 }
     CounterValue(16) { accepted: u64, dropped: u64 }
@@ -45,10 +45,11 @@ mirror! {
         source_port: u16, destination_port: u16, interface: u32,
         protocol: u8, reason: u8, direction: u8, flags: u8, length: u32,
     }
-    TrialValue(40) {
+    TrialValue(72) {
         interface: u32, out_interface: u32, conntrack: u8, translated: u8, local_in: u8, flags: u8,
-        accepted: u8, reason: u8, direction: u8, egress_ground: u8, ingress_ground: u8, hit: u8, zero: [u8; 6],
-        egress_cause: u64, ingress_cause: u64,
+        accepted: u8, reason: u8, direction: u8, egress_ground: u8, ingress_ground: u8, hit: u8,
+        open: u8, about_protocol: u8, about_port: u16, zero: [u8; 2],
+        egress_cause: u64, ingress_cause: u64, about_source: Address, about_destination: Address,
     }
 }
 

@@ -10,7 +10,7 @@ pub struct Config {
     pub pin_dir: PathBuf,
     /// Sizes of the kernel maps.
     pub sizes: Sizes,
-    /// What becomes of established connections that a change of policy denies.
+    /// What becomes of open connections that a change of policy denies.
     pub connections: Connections,
     /// Whether the first packet of every connection that is let through is reported, not only denials.
     pub report_allowed: bool,
@@ -23,7 +23,8 @@ impl Config {
     }
 }
 
-/// What becomes of established connections that a change of policy denies.
+/// What becomes of open connections that a change of policy denies: those of which a packet was let through before and
+/// that connection tracking still knows, answered or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Connections {
     /// Their next packet is dropped, in either direction.

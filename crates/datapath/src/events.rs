@@ -66,7 +66,7 @@ pub enum Drop {
     Policy {
         /// Which, and by which rule or lack of one.
         cause: CauseId,
-        /// The connection was established: a change of policy cut it.
+        /// Packets of the connection had been let through before: a change of policy cut it.
         cut: bool,
     },
     /// The source is not an address of the pod whose interface it came from, or a pod's that has another interface.

@@ -37,4 +37,4 @@ pub use events::{Drop, Event, Events, Outcome};
 pub use features::{Features, Missing};
 pub use interfaces::{BridgeNetfilter, Interface, bridge_netfilter};
 pub use statistics::{Capacity, Counter, DropCounters, Flow};
-pub use trial::{Circumstances, Conntrack, Ground, Trial, Tried};
+pub use trial::{About, Circumstances, Conntrack, Ground, Trial, Tried};

@@ -31,7 +31,7 @@ impl FromIterator<CounterValue> for Counter {
 pub struct DropCounters {
     /// A policy said so.
     pub policy: u64,
-    /// Those of `policy` that belonged to established connections.
+    /// Those of `policy` that belonged to connections of which packets had been let through before.
     pub cut: u64,
     /// The source is not an address of the pod whose interface it came from, or a pod's that has another interface.
     pub spoofed: u64,

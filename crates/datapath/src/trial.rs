@@ -1,14 +1,15 @@
 //! Asks the kernel program what it would do with a packet (`BPF_PROG_TEST_RUN`), on the maps that enforce.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, Object, ProgramInput as Input, ProgramMut};
 use ringfence_engine::CauseId;
-use ringfence_model::Direction;
+use ringfence_model::{Direction, Protocol};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use crate::abi::TrialValue;
+use crate::abi::{Address, TrialValue};
 use crate::events::{Drop, side};
 use crate::object::{TRIAL_PROGRAM, load};
 use crate::{Error, Sizes};
@@ -23,6 +24,8 @@ pub struct Circumstances {
     pub out_interface: Option<u32>,
     /// What connection tracking says.
     pub conntrack: Conntrack,
+    /// The connection a related packet is about.
+    pub about: Option<About>,
     /// Its destination was rewritten. The program looks at that only where source and destination are the same.
     pub translated: bool,
     /// It is for a socket of this node.
@@ -41,12 +44,27 @@ pub enum Conntrack {
     /// It opens a connection.
     #[default]
     New,
+    /// It belongs to a connection that was let through and not answered yet.
+    Unanswered,
     /// It belongs to one that was answered.
     Established,
     /// It answers one.
     Reply,
     /// It is about another connection.
     Related,
+}
+
+/// A connection as it was opened, before its source and after its destination were translated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Who opened it.
+    pub source: IpAddr,
+    /// Who answers.
+    pub destination: IpAddr,
+    /// IP protocol.
+    pub protocol: Protocol,
+    /// Port of the destination; 0 for protocols without ports.
+    pub port: u16,
 }
 
 /// What the program said.
@@ -175,8 +193,11 @@ impl From<&Circumstances> for TrialValue {
             Conntrack::None => 0xff,
             Conntrack::Established => 0,
             Conntrack::Related => 1,
-            Conntrack::New => 2,
+            Conntrack::New | Conntrack::Unanswered => 2,
             Conntrack::Reply => 3,
+        };
+        let about = |about: fn(About) -> IpAddr| {
+            given.about.map_or(Address { bytes: [0; 16] }, |connection| about(connection).into())
         };
         Self {
             interface: given.interface.unwrap_or(0),
@@ -191,9 +212,14 @@ impl From<&Circumstances> for TrialValue {
             egress_ground: 0,
             ingress_ground: 0,
             hit: 0,
-            zero: [0; 6],
+            open: (given.conntrack == Conntrack::Unanswered).into(),
+            about_protocol: given.about.map_or(0, |about| about.protocol.0),
+            about_port: given.about.map_or(0, |about| about.port),
+            zero: [0; 2],
             egress_cause: 0,
             ingress_cause: 0,
+            about_source: about(|about| about.source),
+            about_destination: about(|about| about.destination),
         }
     }
 }

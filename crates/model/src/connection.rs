@@ -32,8 +32,10 @@ pub enum Origin {
 }
 
 impl Connection {
-    /// ICMPv6 neighbour and router discovery (types 133–137, RFC 4861): never subject to policy.
+    /// ICMPv6 neighbour and router discovery (types 133–137, RFC 4861): never subject to policy. There is none over
+    /// IPv4.
     pub fn is_neighbour_discovery(&self) -> bool {
-        self.protocol == Protocol::ICMPV6 && (133..=137).contains(&self.port)
+        let over_v6 = self.source.is_ipv6() && self.destination.is_ipv6();
+        over_v6 && self.protocol == Protocol::ICMPV6 && (133..=137).contains(&self.port)
     }
 }

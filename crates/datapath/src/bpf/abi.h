@@ -95,6 +95,7 @@ struct rf_flow { /* an accepted connection; [0] and [1]: from and to who opened 
 	__u64 first; /* CLOCK_MONOTONIC, ns */
 	__u64 last;
 	__u32 interface[2]; /* on which they arrived */
+	__u64 tail;
 };
 
 enum { RF_REPORT_ALLOWED = 1, RF_DRAIN = 2, RF_PREFIXES = 4, RF_GATES = 8 };
@@ -120,7 +121,7 @@ enum rf_reason {
 	RF_UNPARSEABLE = 4,
 	RF_INCOMPLETE = 5,
 	RF_EVENTS_LOST = 6, /* no reason: events that did not fit into the ring buffer */
-	RF_CUT = 7, /* no reason: packets of established connections among RF_POLICY */
+	RF_CUT = 7, /* no reason: packets of open connections among RF_POLICY */
 	RF_REASONS = 8,
 };
 
@@ -187,9 +188,14 @@ struct rf_trial { /* trial: circumstances of a packet given to ringfence_trial, 
 	__u8 egress_ground;
 	__u8 ingress_ground;
 	__u8 hit; /* the flow table knew */
-	__u8 zero[6];
+	__u8 open; /* packets of the connection were let through before */
+	__u8 about_protocol; /* of the connection a related packet is about */
+	__u16 about_port;
+	__u8 zero[2];
 	__u64 egress_cause;
 	__u64 ingress_cause;
+	struct rf_address about_source;
+	struct rf_address about_destination;
 };
 
 #define RF_ASSERT_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), "size of " #type)
@@ -203,12 +209,12 @@ RF_ASSERT_SIZE(rf_entry, 24);
 RF_ASSERT_SIZE(rf_interface, 32);
 RF_ASSERT_SIZE(rf_breakpoint, 16);
 RF_ASSERT_SIZE(rf_flow_key, 40);
-RF_ASSERT_SIZE(rf_flow, 80);
+RF_ASSERT_SIZE(rf_flow, 88);
 RF_ASSERT_SIZE(rf_config, 24);
 RF_ASSERT_SIZE(rf_counter, 16);
 RF_ASSERT_SIZE(rf_event, 72);
 RF_ASSERT_SIZE(rf_denial_key, 40);
 RF_ASSERT_SIZE(rf_denial, 16);
-RF_ASSERT_SIZE(rf_trial, 40);
+RF_ASSERT_SIZE(rf_trial, 72);
 
 #endif

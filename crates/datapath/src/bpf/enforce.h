@@ -42,46 +42,57 @@ static __always_inline void rf_flow_count(struct rf_flow *flow, const struct rf_
 	flow->last = bpf_ktime_get_ns();
 }
 
-/* Remembers that packets of this direction, arriving on this interface, were let through under this epoch. */
-static __always_inline void rf_flow_update(struct rf_flow *flow, const struct rf_packet *packet,
-					   const struct rf_way *way, __u64 epoch,
-					   const struct rf_judgement *judgement)
+static __always_inline bool rf_flow_is_of(const struct rf_flow *flow, const struct rf_flow_key *key)
 {
-	flow->egress_cause = judgement->egress_cause;
-	flow->ingress_cause = judgement->ingress_cause;
-	if (way->reply) {
-		flow->interface[1] = way->in;
-		flow->epoch[1] = epoch;
-	} else {
-		flow->interface[0] = way->in;
-		flow->epoch[0] = epoch;
-	}
-	rf_flow_count(flow, packet);
+	__u64 seal = rf_flow_seal(key);
+
+	return READ_ONCE(flow->tail) == seal && READ_ONCE(flow->seal) == seal;
 }
 
-static __noinline void rf_flow_create(const struct rf_flow_key *key, const struct rf_packet *packet,
-				      const struct rf_way *way, __u64 epoch, const struct rf_judgement *judgement)
+/*
+ * Remembers that packets of this direction, arriving on this interface, were let through under this epoch. As a new
+ * element: the memory of the one that was found may be another flow's by now, which was perhaps not let through.
+ */
+static __noinline void rf_flow_put(const struct rf_flow_key *key, const struct rf_packet *packet,
+				   const struct rf_way *way, __u64 epoch, const struct rf_judgement *judgement)
 {
-	struct rf_flow flow = {
-		.seal = rf_flow_seal(key),
-		.epoch = { way->reply ? 0 : epoch, way->reply ? epoch : 0 },
-		.egress_cause = judgement->egress_cause,
-		.ingress_cause = judgement->ingress_cause,
-		.packets = 1,
-		.bytes = packet->length,
-		.first = bpf_ktime_get_ns(),
-		.interface = { way->reply ? 0 : way->in, way->reply ? way->in : 0 },
-	};
+	const struct rf_flow *known = bpf_map_lookup_elem(&flows, key);
+	struct rf_flow flow = {};
+	__u64 now = bpf_ktime_get_ns();
 
-	flow.last = flow.first;
+	if (known) {
+		flow = *known;
+		barrier();
+		if (!rf_flow_is_of(known, key))
+			known = NULL;
+	}
+	if (!known) {
+		__builtin_memset(&flow, 0, sizeof(flow));
+		flow.first = now;
+	}
+	flow.seal = rf_flow_seal(key);
+	flow.tail = flow.seal;
+	flow.egress_cause = judgement->egress_cause;
+	flow.ingress_cause = judgement->ingress_cause;
+	if (way->reply) {
+		flow.interface[1] = way->in;
+		flow.epoch[1] = epoch;
+	} else {
+		flow.interface[0] = way->in;
+		flow.epoch[0] = epoch;
+	}
+	flow.packets += 1;
+	flow.bytes += packet->length;
+	flow.last = now;
 	bpf_map_update_elem(&flows, key, &flow, BPF_ANY);
 }
 
+/* Read before asking whose it is. */
 static __always_inline bool rf_flow_knows(const struct rf_flow *flow, const struct rf_way *way, __u64 epoch)
 {
 	if (way->reply)
-		return READ_ONCE(flow->epoch[1]) == epoch && flow->interface[1] == way->in;
-	return READ_ONCE(flow->epoch[0]) == epoch && flow->interface[0] == way->in;
+		return READ_ONCE(flow->epoch[1]) == epoch && READ_ONCE(flow->interface[1]) == way->in;
+	return READ_ONCE(flow->epoch[0]) == epoch && READ_ONCE(flow->interface[0]) == way->in;
 }
 
 enum { RF_QUIET = 1, RF_NO_FLOWS = 2 };
@@ -114,30 +125,26 @@ __noinline int rf_enforce(const struct rf_packet *packet, const struct rf_way *w
 	if (!packet->unparseable && !way->related && !(how & RF_NO_FLOWS)) {
 		rf_flow_key(packet, way, &key);
 		flow = bpf_map_lookup_elem(&flows, &key);
-		if (flow && READ_ONCE(flow->seal) != rf_flow_seal(&key))
-			flow = NULL;
-		if (flow && rf_flow_knows(flow, way, epoch)) {
+		if (flow && rf_flow_knows(flow, way, epoch) && rf_flow_is_of(flow, &key)) {
 			rf_flow_count(flow, packet);
 			judgement->lasting = 2;
 			return true;
 		}
 	}
 	rf_judge_steadily(packet, way, flags, judgement);
-	if (!judgement->accepted && judgement->reason == RF_POLICY && way->established && flags & RF_DRAIN)
+	if (!judgement->accepted && judgement->reason == RF_POLICY && way->open && flags & RF_DRAIN)
 		judgement->accepted = true;
 	if (!judgement->accepted) {
+		if (flow && judgement->reason == RF_POLICY)
+			bpf_map_delete_elem(&flows, &key);
 		if (!(how & RF_QUIET))
 			rf_tell_denied(packet, way, judgement);
 		return false;
 	}
-	if (!(how & RF_QUIET) && !flow && !way->established && !way->related && judgement->lasting)
+	if (!(how & RF_QUIET) && !flow && !way->open && !way->related && judgement->lasting)
 		rf_tell_accepted(packet, way, judgement, flags);
-	if (!judgement->lasting || way->related || how & RF_NO_FLOWS)
-		return true;
-	if (flow)
-		rf_flow_update(flow, packet, way, epoch, judgement);
-	else
-		rf_flow_create(&key, packet, way, epoch, judgement);
+	if (judgement->lasting && !way->related && !(how & RF_NO_FLOWS))
+		rf_flow_put(&key, packet, way, epoch, judgement);
 	return true;
 }
 

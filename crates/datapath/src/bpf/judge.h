@@ -198,20 +198,16 @@ static __always_inline int rf_drop(struct rf_judgement *judgement, int reason)
 }
 
 /* One end's opinion. Returns false if that settles it. */
-static __always_inline bool rf_ask(const struct rf_packet *packet, __u32 flags, __u64 ruleset,
-				   const struct rf_address *peer, __u16 port, __u8 direction,
-				   struct rf_judgement *judgement)
+static __always_inline bool rf_ask(__u32 key, __u32 flags, __u64 ruleset, const struct rf_address *peer,
+				   __u8 direction, struct rf_judgement *judgement)
 {
-	struct rf_question question = { .peer = *peer, .ruleset = ruleset, .flags = flags };
+	struct rf_question question = { .peer = *peer, .ruleset = ruleset, .key = key, .flags = flags };
 	struct rf_answer answer = {};
 
-	if (ruleset) {
-		question.key = packet->protocol << 16 | (rf_has_ports(packet->protocol) ? port : 0);
-		if (rf_decide(&question, &answer)) {
-			judgement->direction = direction;
-			rf_drop(judgement, RF_INCOMPLETE);
-			return false;
-		}
+	if (ruleset && rf_decide(&question, &answer)) {
+		judgement->direction = direction;
+		rf_drop(judgement, RF_INCOMPLETE);
+		return false;
 	}
 	if (direction == RF_EGRESS) {
 		judgement->egress_ground = RF_DECIDED;
@@ -228,14 +224,11 @@ static __always_inline bool rf_ask(const struct rf_packet *packet, __u32 flags, 
 	return true;
 }
 
-/* Both ends' opinions about the connection a packet belongs to, as it was opened. */
-static __always_inline int rf_judge_connection(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
+/* Both ends' opinions about a connection as it was opened, perhaps by this node itself. */
+static __always_inline int rf_judge_connection(const struct rf_way *way, __u32 key, bool node, __u32 flags,
 					       const struct rf_end *opener, const struct rf_end *answerer,
 					       struct rf_judgement *judgement)
 {
-	__u16 port = way->reply ? packet->source_port : packet->destination_port;
-	bool node = way->reply ? way->local_in : way->node;
-
 	judgement->egress_ground = RF_NOT_A_POD;
 	judgement->ingress_ground = RF_NOT_A_POD;
 	if (opener->pod && answerer->pod && !way->translated && rf_same_address(&opener->address, &answerer->address)) {
@@ -245,17 +238,65 @@ static __always_inline int rf_judge_connection(const struct rf_packet *packet, c
 		return 0;
 	}
 	judgement->lasting = (opener->pod || answerer->pod) && !opener->by_interface && !answerer->by_interface;
-	if (opener->pod && !rf_ask(packet, flags, opener->policy.egress, &answerer->address, port, RF_EGRESS,
-				   judgement)) {
+	if (opener->pod && !rf_ask(key, flags, opener->policy.egress, &answerer->address, RF_EGRESS, judgement)) {
 		judgement->ingress_ground = RF_NOT_ASKED;
 		return 0;
 	}
 	if (answerer->pod && node)
 		judgement->ingress_ground = RF_LOCAL_NODE;
-	else if (answerer->pod && !rf_ask(packet, flags, answerer->policy.ingress, &opener->address, port,
-					  RF_INGRESS, judgement))
+	else if (answerer->pod && !rf_ask(key, flags, answerer->policy.ingress, &opener->address, RF_INGRESS,
+					  judgement))
 		return 0;
 	judgement->accepted = true;
+	return 0;
+}
+
+/*
+ * Whether an error is one of those that conntrack relates to a connection: sent to one of its ends, by the other or by
+ * a router between them. A pod that is neither has no say about it. If so, `sender` becomes the other end. Negative:
+ * the reason to drop it.
+ */
+static __always_inline int rf_find_other_end(const struct rf_packet *packet, const struct rf_connection *about,
+					     struct rf_end *sender)
+{
+	const struct rf_address *other;
+	int found;
+
+	if (rf_same_address(&packet->destination, &about->source))
+		other = &about->destination;
+	else if (rf_same_address(&packet->destination, &about->destination))
+		other = &about->source;
+	else
+		return 0;
+	if (rf_same_address(&packet->source, other))
+		return 1;
+	if (sender->pod)
+		return 0;
+	sender->address = *other;
+	found = rf_find_endpoint(&sender->address, &sender->policy);
+	if (found < 0)
+		return -RF_INCOMPLETE;
+	sender->pod = found;
+	return 1;
+}
+
+/* An error is judged like the connection it is about. */
+static __always_inline int rf_judge_error(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
+					  const struct rf_end *other, const struct rf_end *receiver,
+					  struct rf_judgement *judgement)
+{
+	__u32 key = rf_port_key(way->about.protocol, way->about.port);
+
+	/* Only this node's own connections have an end that a packet for this node is sent to, and is no pod. */
+	if (rf_same_address(&packet->destination, &way->about.source))
+		rf_judge_connection(way, key, way->local_in, flags, receiver, other, judgement);
+	else
+		rf_judge_connection(way, key, false, flags, other, receiver, judgement);
+	judgement->lasting = false;
+	if (judgement->accepted) {
+		judgement->egress_ground = RF_RELATED;
+		judgement->ingress_ground = RF_RELATED;
+	}
 	return 0;
 }
 
@@ -289,16 +330,25 @@ __noinline int rf_judge(const struct rf_packet *packet, const struct rf_way *way
 		judgement->accepted = true;
 		return 0;
 	}
-	if (way->related && (way->node || rf_is_error(packet))) {
-		/* An error about a connection, or this node's reset of one. */
+	if (way->related && way->node) {
+		/* This node's error about a connection, or its reset of one: a pod always hears its node. */
 		judgement->egress_ground = RF_RELATED;
 		judgement->ingress_ground = RF_RELATED;
 		judgement->accepted = true;
 		return 0;
 	}
+	if (way->related && rf_is_error(packet)) {
+		found = rf_find_other_end(packet, &way->about, &sender);
+		if (found < 0)
+			return rf_drop(judgement, -found);
+		if (found)
+			return rf_judge_error(packet, way, flags, &sender, &receiver, judgement);
+	}
 	if (way->reply)
-		return rf_judge_connection(packet, way, flags, &receiver, &sender, judgement);
-	return rf_judge_connection(packet, way, flags, &sender, &receiver, judgement);
+		return rf_judge_connection(way, rf_port_key(packet->protocol, packet->source_port), way->local_in,
+					   flags, &receiver, &sender, judgement);
+	return rf_judge_connection(way, rf_port_key(packet->protocol, packet->destination_port), way->node, flags,
+				   &sender, &receiver, judgement);
 }
 
 static __always_inline void rf_judge_steadily(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,

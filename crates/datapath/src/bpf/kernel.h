@@ -64,6 +64,8 @@ enum {
 	CT_RELATED_REPLY = 4,
 };
 #define CT_INFO_MASK 7UL
+/* Bit of nf_conn->status: a packet of the connection has passed all hooks. */
+#define CT_CONFIRMED 8UL
 
 #define LOOPBACK_IFINDEX 1
 
@@ -95,9 +97,20 @@ union nf_inet_addr {
 	__u32 all[4];
 };
 
+union nf_conntrack_man_proto {
+	__be16 all;
+};
+
+struct nf_conntrack_man {
+	union nf_inet_addr u3;
+	union nf_conntrack_man_proto u;
+};
+
 struct nf_conntrack_tuple {
+	struct nf_conntrack_man src;
 	struct {
 		union nf_inet_addr u3;
+		__u8 protonum;
 	} dst;
 };
 
@@ -107,6 +120,7 @@ struct nf_conntrack_tuple_hash {
 
 struct nf_conn {
 	struct nf_conntrack_tuple_hash tuplehash[2]; /* original direction, reply direction */
+	unsigned long status;
 };
 
 enum skb_ext_id {

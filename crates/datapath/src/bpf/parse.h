@@ -39,14 +39,6 @@ struct rf_ipv6 {
 _Static_assert(sizeof(struct rf_ipv4) == RF_IPV4_HEADER, "IPv4 header");
 _Static_assert(sizeof(struct rf_ipv6) == RF_IPV6_HEADER, "IPv6 header");
 
-static __always_inline void rf_map_ipv4(struct rf_address *to, __be32 from)
-{
-	to->words[0] = 0;
-	to->words[1] = 0;
-	to->words[2] = bpf_htonl(0xffff);
-	to->words[3] = from;
-}
-
 /* Ports, or the type and identifier of ICMP. */
 static __always_inline bool rf_parse_transport(const struct bpf_dynptr *bytes, __u32 at, struct rf_packet *packet)
 {
@@ -169,6 +161,7 @@ static __always_inline bool rf_parse_ipv6(const struct bpf_dynptr *bytes, struct
 		return false;
 	packet->family = 6;
 	packet->protocol = ip->next;
+	packet->hops = ip->hops;
 	packet->source = ip->source;
 	packet->destination = ip->destination;
 	packet->unparseable = !rf_skip_extensions(bytes, packet) ||

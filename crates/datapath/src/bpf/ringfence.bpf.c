@@ -69,6 +69,11 @@ int ringfence_trial(struct bpf_nf_ctx *ctx)
 	way.translated = asked->translated;
 	rf_set_origin(&way);
 	rf_set_state(&way, asked->conntrack);
+	way.open |= asked->open;
+	way.about.source = asked->about_source;
+	way.about.destination = asked->about_destination;
+	way.about.port = asked->about_port;
+	way.about.protocol = asked->about_protocol;
 	how = (asked->flags & RF_TRIAL_FLOWS ? 0 : RF_NO_FLOWS) | (asked->flags & RF_TRIAL_TELL ? 0 : RF_QUIET);
 	accepted = rf_enforce(&packet, &way, how, &judgement);
 	asked->accepted = accepted;

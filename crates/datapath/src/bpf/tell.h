@@ -11,8 +11,9 @@ static __always_inline void rf_count_drop(__u32 reason)
 {
 	__u64 *count = bpf_map_lookup_elem(&drops, &reason);
 
+	/* Of this processor alone, but a softirq may interrupt a process sending. */
 	if (count)
-		*count += 1;
+		__sync_fetch_and_add(count, 1);
 }
 
 static __always_inline void rf_count_cause(__u64 cause, bool accepted)
@@ -30,7 +31,6 @@ static __always_inline void rf_count_cause(__u64 cause, bool accepted)
 	}
 	if (!counter)
 		return;
-	/* Of this processor alone, but a softirq may interrupt a process sending. */
 	if (accepted)
 		__sync_fetch_and_add(&counter->accepted, 1);
 	else
@@ -73,7 +73,7 @@ static __noinline void rf_tell_denied(const struct rf_packet *packet, const stru
 		.protocol = packet->protocol,
 		.reason = judgement->reason,
 	};
-	bool cut = judgement->reason == RF_POLICY && way->established;
+	bool cut = judgement->reason == RF_POLICY && way->open;
 	struct rf_denial *denial, first = {};
 	__u64 now = bpf_ktime_get_ns(), repeated = 0;
 

@@ -45,11 +45,35 @@ static __always_inline bool rf_is_translated(const struct nf_conn *connection, c
 	       opened.all[2] != destination->words[2] || opened.all[3] != destination->words[3];
 }
 
+static __always_inline void rf_copy_address(struct rf_address *to, const union nf_inet_addr *from, __u8 family)
+{
+	if (family == 4) {
+		rf_map_ipv4(to, from->all[0]);
+		return;
+	}
+	to->words[0] = from->all[0];
+	to->words[1] = from->all[1];
+	to->words[2] = from->all[2];
+	to->words[3] = from->all[3];
+}
+
+/* The connection an error is about: who opened it before source NAT, and who answers after destination NAT. */
+static __always_inline void rf_find_subject(const struct nf_conn *connection, __u8 family, struct rf_connection *about)
+{
+	union nf_inet_addr opener = BPF_CORE_READ(connection, tuplehash[0].tuple.src.u3);
+	union nf_inet_addr answerer = BPF_CORE_READ(connection, tuplehash[1].tuple.src.u3);
+
+	rf_copy_address(&about->source, &opener, family);
+	rf_copy_address(&about->destination, &answerer, family);
+	about->port = bpf_ntohs(BPF_CORE_READ(connection, tuplehash[1].tuple.src.u.all));
+	about->protocol = BPF_CORE_READ(connection, tuplehash[0].tuple.dst.protonum);
+}
+
 /* The state conntrack gave: the low bits of skb->_nfct. Without any, a packet is judged as the first of its flow. */
 static __always_inline void rf_set_state(struct rf_way *way, __u8 info)
 {
 	way->reply = info == CT_ESTABLISHED_REPLY;
-	way->established = info == CT_ESTABLISHED || info == CT_ESTABLISHED_REPLY;
+	way->open = info == CT_ESTABLISHED || info == CT_ESTABLISHED_REPLY;
 	way->related = info == CT_RELATED || info == CT_RELATED_REPLY;
 }
 
@@ -63,10 +87,12 @@ static __always_inline void rf_set_origin(struct rf_way *way)
 	way->node = way->in == 0 || (way->local_in && way->in == LOOPBACK_IFINDEX);
 }
 
-static __always_inline void rf_find_way(const struct sk_buff *skb, __u8 hook, const struct rf_packet *packet,
-					struct rf_way *way)
+/* In a frame of its own: those that are open at once have 512 bytes, and the judge's are deep. */
+static __noinline void rf_find_way(const struct sk_buff *skb, __u8 hook, const struct rf_packet *packet,
+				   struct rf_way *way)
 {
 	unsigned long tracked = skb->_nfct;
+	const struct nf_conn *connection = (const struct nf_conn *)(tracked & ~CT_INFO_MASK);
 	__u32 port = 0;
 
 	way->local_in = hook == NF_INET_LOCAL_IN;
@@ -78,12 +104,15 @@ static __always_inline void rf_find_way(const struct sk_buff *skb, __u8 hook, co
 	if (!way->local_in)
 		way->out = skb->dev->ifindex;
 	rf_set_origin(way);
-	if (!(tracked & ~CT_INFO_MASK))
+	if (!connection)
 		return;
 	rf_set_state(way, tracked & CT_INFO_MASK);
+	if (!way->open)
+		way->open = (BPF_CORE_READ(connection, status) & CT_CONFIRMED) != 0;
+	if (way->related)
+		rf_find_subject(connection, packet->family, &way->about);
 	if (rf_same_address(&packet->source, &packet->destination))
-		way->translated = rf_is_translated((const struct nf_conn *)(tracked & ~CT_INFO_MASK),
-						   &packet->source, packet->family);
+		way->translated = rf_is_translated(connection, &packet->source, packet->family);
 }
 
 #endif

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use ringfence_datapath::{Circumstances, Conntrack, Datapath, Drop, Ground, Tried};
 use ringfence_engine::generate::{Rng, Settings};
 use ringfence_engine::{Plan, Planner, Scope, reference};
-use ringfence_model::{Connection, Direction, Name, Origin, Protocol, Reason, Verdict, World};
+use ringfence_model::{Connection, Direction, Name, Origin, Peer, Peers, Protocol, Reason, Tier, Verdict, World};
 
 use crate::kit::packet::Packet;
 use crate::kit::space::Bench;
 
 /// `RINGFENCE_CASES` packets are tried, by default these.
 const PACKETS: usize = 12_000;
-const PACKETS_PER_PLAN: usize = 100;
+const PACKETS_PER_PLAN: usize = 25;
 const NODE: &str = "node0";
 
 #[test]
@@ -28,7 +28,8 @@ fn the_kernel_decides_as_the_reference() {
     let mut seed = 0;
     while tally.packets < packets {
         let mut rng = Rng::new(seed);
-        let settings = Settings { tiers: seed % 2 == 1, ..Settings::default() };
+        // Now and then as clusters without cluster-wide policies are.
+        let settings = Settings { tiers: seed % 4 != 0, ..Settings::default() };
         let mut world = settings.world(&mut rng);
         let mut planner = Planner::new(Scope::Node(NODE.into()));
         world.objects().for_each(|object| planner.apply(object));
@@ -133,6 +134,7 @@ impl Case {
             interface: (!self.is_from_this_node()).then_some(1000),
             out_interface: Some(1001),
             conntrack: self.conntrack,
+            about: None,
             translated: self.connection.translated,
             local_in: false,
             flows: false,
@@ -199,6 +201,22 @@ impl Case {
             self.shape
         );
         tally.add(self, &expected);
+        self.count_deciders(world, plan, tally);
+    }
+
+    /// Who decides at the ends that are pods of this node, up to the first that denies.
+    fn count_deciders(&self, world: &World, plan: &Plan, tally: &mut Tally) {
+        let Connection { source, destination, .. } = &self.connection;
+        for (direction, address) in [(Direction::Egress, source), (Direction::Ingress, destination)] {
+            if self.is_unparseable() || !plan.endpoints.contains_key(&address.to_canonical()) {
+                continue;
+            }
+            let verdict = reference::judge(world, &self.connection, direction);
+            tally.decided(world, &verdict);
+            if !verdict.allow {
+                return;
+            }
+        }
     }
 
     /// Why it was accepted.
@@ -263,6 +281,12 @@ struct Tally {
     not_ready: usize,
     unparseable: usize,
     v6: usize,
+    /// Ends for which a rule of a tier decided, and one that means nobody but hosts, nodes or domain names among them.
+    admin: usize,
+    network_policy: usize,
+    baseline: usize,
+    nodes: usize,
+    domains: usize,
 }
 
 impl Tally {
@@ -277,7 +301,32 @@ impl Tally {
         } += 1;
     }
 
+    fn decided(&mut self, world: &World, verdict: &Verdict) {
+        let Reason::Rule(reference) = &verdict.reason else { return };
+        let policy = &world.policies[&reference.policy];
+        *match policy.tier {
+            Tier::Admin => &mut self.admin,
+            Tier::NetworkPolicy => &mut self.network_policy,
+            Tier::Baseline => &mut self.baseline,
+        } += 1;
+        let rule = &policy.rules(reference.direction).unwrap()[reference.index];
+        let Peers::List(peers) = &rule.peers else { return };
+        if peers.iter().all(|peer| matches!(peer, Peer::Nodes(_) | Peer::Domain(_))) {
+            self.nodes += usize::from(peers.iter().any(|peer| matches!(peer, Peer::Nodes(_))));
+            self.domains += usize::from(peers.iter().any(|peer| matches!(peer, Peer::Domain(_))));
+        }
+    }
+
     fn assert_varied(&self) {
+        for (what, count) in [
+            ("the Admin tier", self.admin),
+            ("the Baseline tier", self.baseline),
+            ("NetworkPolicy", self.network_policy),
+            ("a rule about nodes", self.nodes),
+            ("a rule about domain names", self.domains),
+        ] {
+            assert!(count * 1000 > self.packets, "only {count} ends of {} packets are decided by {what}", self.packets);
+        }
         for (what, count) in [
             ("accepted", self.accepted),
             ("denied by policy", self.policy),

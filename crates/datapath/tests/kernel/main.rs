@@ -2,8 +2,14 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests")]
 
 mod answers;
+mod cache;
 mod death;
 mod differential;
+mod errors;
 mod kit;
 mod maps;
 mod network;
+mod open;
+mod parse;
+mod spoofing;
+mod telling;

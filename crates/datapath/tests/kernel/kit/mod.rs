@@ -1,5 +1,6 @@
 //! What the tests share: namespaces, hand-made plans, packets.
 
+pub(crate) mod court;
 pub(crate) mod net;
 pub(crate) mod packet;
 pub(crate) mod plan;

@@ -20,6 +20,8 @@ pub(crate) struct Packet {
     pub(crate) fragment: Option<u16>,
     /// Bytes of transport header and payload that are there.
     pub(crate) payload: usize,
+    /// Routers it may still pass.
+    pub(crate) hops: u8,
 }
 
 pub(crate) const TRANSPORT: usize = 40;
@@ -36,6 +38,7 @@ impl Packet {
             extensions: Vec::new(),
             fragment: None,
             payload: TRANSPORT,
+            hops: 255,
         }
     }
 
@@ -80,7 +83,7 @@ impl Packet {
         bytes.extend(length.to_be_bytes());
         bytes.extend([0, 1]);
         bytes.extend(self.fragment.unwrap_or(0).to_be_bytes());
-        bytes.extend([64, self.protocol.0, 0, 0]);
+        bytes.extend([self.hops, self.protocol.0, 0, 0]);
         bytes.extend(source);
         bytes.extend(destination);
         bytes.extend(options);
@@ -107,7 +110,7 @@ impl Packet {
         let length = u16::try_from(chain.len() + transport.len()).unwrap();
         let mut bytes = vec![0x60, 0, 0, 0];
         bytes.extend(length.to_be_bytes());
-        bytes.extend([next(0), 64]);
+        bytes.extend([next(0), self.hops]);
         bytes.extend(source);
         bytes.extend(destination);
         bytes.extend(chain);

@@ -13,6 +13,17 @@ pub(crate) struct Hand {
 }
 
 impl Hand {
+    /// Pod `10.0.0.2` lets `10.0.1.0/24` (class 9) in at TCP port 80, by ruleset 7 for causes 90 and 70.
+    pub(crate) fn web() -> Self {
+        Self::default().endpoint("10.0.0.2", 7, 0).isolated(7, 70).peer("10.0.1.0/24", 9).allow(
+            7,
+            9,
+            &[(Protocol::TCP, 80)],
+            90,
+            70,
+        )
+    }
+
     /// A local pod with rulesets; 0 for none.
     pub(crate) fn endpoint(mut self, address: &str, ingress: u64, egress: u64) -> Self {
         let endpoint = Endpoint {

@@ -27,11 +27,14 @@ fn socket_address(address: &str, port: u16) -> SocketAddr {
 
 /// Sends an ICMP echo request.
 pub(crate) fn ping(space: &Space, to: &str) {
+    send_icmp(space, to, &[8, 0, 0xf7, 0xfd, 0, 1, 0, 1]);
+}
+
+fn send_icmp(space: &Space, to: &str, message: &[u8]) {
     let address = SockaddrIn::from(std::net::SocketAddrV4::new(to.parse().unwrap(), 0));
-    let request = [8, 0, 0xf7, 0xfd, 0, 1, 0, 1];
     space.enter(|| {
         let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
-        sendto(raw.as_raw_fd(), &request, &address, MsgFlags::empty()).unwrap();
+        sendto(raw.as_raw_fd(), message, &address, MsgFlags::empty()).unwrap();
     });
 }
 
@@ -254,4 +257,55 @@ impl Drop for Flood {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// A UDP socket that never answers.
+pub(crate) struct Sink(UdpSocket);
+
+impl Sink {
+    pub(crate) fn new(space: &Space, address: &str, port: u16) -> Self {
+        let at = socket_address(address, port);
+        Self(space.enter(|| UdpSocket::bind(at).unwrap()))
+    }
+
+    /// Whether a datagram comes.
+    pub(crate) fn receives(&self) -> bool {
+        self.0.set_read_timeout(Some(DOUBT)).unwrap();
+        self.0.recv(&mut [0; 64]).is_ok()
+    }
+}
+
+impl Datagrams {
+    /// Whether an error came: port unreachable.
+    pub(crate) fn are_refused(&self) -> bool {
+        self.0.set_read_timeout(Some(DOUBT)).unwrap();
+        self.0.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    }
+}
+
+/// Tells a sender of datagrams, by an ICMP error made by hand, that nobody listens.
+pub(crate) fn unreachable(space: &Space, datagrams: &Datagrams, (from, to, port): (&str, &str, u16)) {
+    let source_port = datagrams.0.local_addr().unwrap().port();
+    let mut about = vec![0x45, 0, 0, 38, 0, 1, 0, 0, 64, 17, 0, 0];
+    for address in [from, to] {
+        about.extend(address.parse::<std::net::Ipv4Addr>().unwrap().octets());
+    }
+    let checksum = checksum(&about);
+    about[10..12].copy_from_slice(&checksum);
+    for number in [source_port, port, 18, 0] {
+        about.extend(number.to_be_bytes());
+    }
+    let mut error = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    error.extend(about);
+    let checksum = self::checksum(&error);
+    error[2..4].copy_from_slice(&checksum);
+    send_icmp(space, from, &error);
+}
+
+/// The internet checksum of an even number of bytes (RFC 1071).
+fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let sum: u32 = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    let folded = (folded & 0xffff) + (folded >> 16);
+    (!u16::try_from(folded).unwrap()).to_be_bytes()
 }

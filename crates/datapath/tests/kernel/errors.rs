@@ -1,0 +1,103 @@
+//! ICMP errors about connections, and neighbour discovery: what passes without being a connection itself.
+
+use ringfence_datapath::{About, Circumstances, Conntrack, Drop, Ground, Tried};
+use ringfence_engine::CauseId;
+use ringfence_model::{Direction, Protocol};
+
+use crate::kit::court::{Court, NEW};
+use crate::kit::packet::Packet;
+use crate::kit::plan::{Hand, ip};
+
+const UNREACHABLE: u16 = 3;
+const REDIRECT: u16 = 5;
+
+/// `10.0.0.2` lets `10.0.1.0/24` in at TCP port 80; `10.0.0.3` may talk to nobody.
+fn plan() -> Hand {
+    Hand::web().endpoint("fd00::2", 7, 0).peer("fd00:1::/64", 9).endpoint("10.0.0.3", 0, 8).isolated(8, 80)
+}
+
+fn about(source: &str, destination: &str, port: u16) -> Circumstances {
+    let about = About { source: ip(source), destination: ip(destination), protocol: Protocol::TCP, port };
+    Circumstances { conntrack: Conntrack::Related, about: Some(about), ..NEW }
+}
+
+fn error(source: &str, destination: &str) -> Packet {
+    Packet::new(source, destination, Protocol::ICMP, UNREACHABLE)
+}
+
+fn denied_by(said: &Tried, direction: Direction, cause: u64) -> bool {
+    said.dropped == Some(Drop::Policy { cause: CauseId(cause), cut: false }) && said.direction == Some(direction)
+}
+
+#[test]
+fn errors_are_judged_like_the_connection_they_are_about() {
+    let Some(court) = Court::new(&plan()) else { return };
+    let (allowed, denied) = (about("10.0.1.5", "10.0.0.2", 80), about("10.0.1.5", "10.0.0.2", 81));
+    // From the other end, from a router on the way, and from the pod.
+    for (from, to) in [("10.0.1.5", "10.0.0.2"), ("10.9.9.9", "10.0.0.2"), ("10.0.0.2", "10.0.1.5")] {
+        let said = court.ask(&error(from, to), &allowed);
+        assert!(said.accepted && said.ingress == Ground::Related, "{from} to {to}: {said:?}");
+        let said = court.ask(&error(from, to), &denied);
+        assert!(denied_by(&said, Direction::Ingress, 70), "{from} to {to}: {said:?}");
+    }
+    let said = court.ask(&error("10.9.9.9", "10.0.0.3"), &about("10.0.0.3", "10.9.9.9", 443));
+    assert!(denied_by(&said, Direction::Egress, 80), "{said:?}");
+    // IPv6: unreachable, too big, time exceeded, parameter problem.
+    for kind in 1..=4 {
+        let error = Packet::new("fd00:9::9", "fd00::2", Protocol::ICMPV6, kind);
+        assert!(court.ask(&error, &about("fd00:1::5", "fd00::2", 80)).accepted, "{kind}");
+        assert!(!court.ask(&error, &about("fd00:1::5", "fd00::2", 81)).accepted, "{kind}");
+    }
+    // A pod and itself: by its own address, and through a Service.
+    let itself = about("10.0.0.2", "10.0.0.2", 81);
+    assert!(court.ask(&error("10.0.0.2", "10.0.0.2"), &itself).accepted);
+    assert!(!court.ask(&error("10.0.0.2", "10.0.0.2"), &Circumstances { translated: true, ..itself }).accepted);
+    court.close();
+}
+
+#[test]
+fn only_errors_of_who_has_a_say_about_the_connection_are() {
+    let Some(court) = Court::new(&plan()) else { return };
+    let allowed = about("10.0.1.5", "10.0.0.2", 80);
+    let said = court.ask(&error("10.0.0.3", "10.0.0.2"), &allowed);
+    assert!(denied_by(&said, Direction::Egress, 80), "a pod that is neither end: {said:?}");
+    let said = court.ask(&error("10.9.9.9", "10.0.0.2"), &about("10.0.1.5", "10.0.2.2", 80));
+    assert!(denied_by(&said, Direction::Ingress, 70), "to a pod that is neither end: {said:?}");
+    for other in [
+        Packet { port: REDIRECT, ..error("10.9.9.9", "10.0.0.2") },
+        Packet::new("10.9.9.9", "10.0.0.2", Protocol::TCP, 443),
+    ] {
+        assert!(denied_by(&court.ask(&other, &allowed), Direction::Ingress, 70), "no error: {other:?}");
+    }
+    court.close();
+}
+
+#[test]
+fn the_node_tells_and_hears_errors_about_its_own_connections() {
+    let Some(court) = Court::new(&plan()) else { return };
+    let made_here = Circumstances { interface: None, ..about("10.0.1.5", "10.0.0.2", 81) };
+    assert_eq!(court.ask(&error("192.0.2.9", "10.0.0.2"), &made_here).ingress, Ground::Related);
+    // From the pod, about what the node opened, and about what the pod opened.
+    let probe = Circumstances { local_in: true, ..about("192.0.2.9", "10.0.0.2", 81) };
+    assert!(court.ask(&error("10.0.0.2", "192.0.2.9"), &probe).accepted);
+    let call = Circumstances { local_in: true, ..about("10.0.0.3", "192.0.2.9", 443) };
+    assert!(denied_by(&court.ask(&error("10.0.0.3", "192.0.2.9"), &call), Direction::Egress, 80));
+    court.close();
+}
+
+#[test]
+fn neighbour_discovery_is_only_what_no_router_passed_on() {
+    let Some(court) = Court::new(&plan().endpoint("fd00::3", 0, 8)) else { return };
+    for kind in 133..=137 {
+        let packet = Packet::new("fd00::3", "fd00::9", Protocol::ICMPV6, kind);
+        assert_eq!(court.ask(&packet, &NEW).egress, Ground::NeighbourDiscovery);
+        let said = court.ask(&Packet { hops: 254, ..packet }, &NEW);
+        assert!(denied_by(&said, Direction::Egress, 80), "{kind} from afar: {said:?}");
+        let over_v4 = Packet::new("10.0.0.3", "10.9.9.9", Protocol::ICMPV6, kind);
+        assert!(denied_by(&court.ask(&over_v4, &NEW), Direction::Egress, 80), "{kind} over IPv4");
+    }
+    for kind in [132, 138] {
+        assert!(!court.ask(&Packet::new("fd00::3", "fd00::9", Protocol::ICMPV6, kind), &NEW).accepted, "{kind}");
+    }
+    court.close();
+}
