@@ -40,18 +40,18 @@ fn each_direction_is_remembered_by_itself_and_by_where_it_came_from() {
 #[test]
 fn a_change_of_policy_is_asked_for_in_both_directions() {
     let Some(mut court) = Court::new(&Hand::web()) else { return };
-    for _ in 0..2 {
-        assert!(court.ask(&web(80), &OPENING).accepted && court.ask(&web(80).reply(), &REPLY).accepted);
-    }
-    court.datapath.sync(&Hand::web().allow(7, 9, &[(Protocol::TCP, 81)], 91, 70).plan).unwrap();
     for (packet, given) in [(web(80).reply(), REPLY), (web(80), OPEN)] {
+        for _ in 0..2 {
+            assert!(court.ask(&web(80), &OPENING).accepted && court.ask(&web(80).reply(), &REPLY).accepted);
+        }
+        court.datapath.sync(&Hand::web().allow(7, 9, &[(Protocol::TCP, 81)], 91, 70).plan).unwrap();
         let dropped = court.ask(&packet, &given).dropped;
         assert!(matches!(dropped, Some(Drop::Policy { cause: CauseId(70), .. })), "{dropped:?}");
+        assert!(court.datapath.flows().unwrap().is_empty(), "what was cut is no flow");
+        court.datapath.sync(&Hand::web().plan).unwrap();
+        let said = court.ask(&packet, &given);
+        assert!(said.accepted && !said.hit, "{said:?}");
     }
-    assert!(court.datapath.flows().unwrap().is_empty(), "what was cut is no flow");
-    court.datapath.sync(&Hand::web().plan).unwrap();
-    let said = court.ask(&web(80), &OPEN);
-    assert!(said.accepted && !said.hit, "{said:?}");
     court.close();
 }
 

@@ -3,6 +3,7 @@
 
 mod answers;
 mod cache;
+mod capacity;
 mod death;
 mod differential;
 mod errors;

@@ -1,0 +1,78 @@
+//! A change that does not fit is refused whole.
+
+use std::collections::BTreeMap;
+
+use libbpf_rs::{MapCore as _, MapFlags};
+use ringfence_datapath::{ApplyError, Config};
+use ringfence_engine::Delta;
+use ringfence_model::Protocol;
+
+use crate::kit::court::{Court, NEW};
+use crate::kit::packet::Packet;
+use crate::kit::plan::Hand;
+
+fn plan() -> Hand {
+    Hand::web().peer("10.0.1.5", 9).gate("10.0.0.0/24")
+}
+
+/// A change that adds this, and lets the pod of the plan go free.
+fn delta(addition: Hand) -> Delta {
+    let plan = addition.endpoint("10.0.0.2", 0, 0).plan;
+    Delta {
+        put_causes: plan.causes.into_iter().collect(),
+        put_entries: plan.entries.into_iter().collect(),
+        put_peers: plan.peers.into_iter().collect(),
+        put_endpoints: plan.endpoints.into_iter().collect(),
+        gates: (!plan.gates.is_empty()).then_some(plan.gates),
+        ..Delta::default()
+    }
+}
+
+type Content = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
+
+/// Every element of the maps of the policy; of counters and of unused breakpoints that they are there.
+fn content(court: &Court) -> Content {
+    let mut all = Content::new();
+    for name in ["endpoints", "peers", "prefixes", "entries", "gates", "interfaces", "config", "breakpoints"] {
+        let map = court.map(name);
+        all.extend(map.keys().map(|key| {
+            let value = map.lookup(&key, MapFlags::ANY).unwrap().unwrap();
+            ((name, key), value)
+        }));
+    }
+    all.extend(court.map("counters").keys().map(|key| (("counters", key), Vec::new())));
+    all
+}
+
+#[test]
+fn a_change_that_does_not_fit_touches_no_map() {
+    type Full = (&'static str, fn(&mut Config), Hand);
+    let cases: [Full; 7] = [
+        ("endpoints", |config| config.sizes.endpoints = 1, Hand::default().endpoint("10.0.0.3", 7, 0)),
+        ("peers", |config| config.sizes.peers = 1, Hand::default().peer("10.0.1.6", 9)),
+        ("prefixes", |config| config.sizes.prefixes = 1, Hand::default().peer("10.0.2.0/24", 9)),
+        ("entries", |config| config.sizes.entries = 3, Hand::default().isolated(8, 70)),
+        ("counters", |config| config.sizes.causes = 2, Hand::default().allow_all(7, 9, 91)),
+        ("gates", |config| config.sizes.gates = 1, Hand::default().gate("10.0.0.0/24").gate("10.0.4.0/24")),
+        (
+            "breakpoints",
+            |config| config.sizes.breakpoints = 8,
+            Hand::default().allow(8, 9, &[(Protocol::UDP, 1), (Protocol::UDP, 3)], 90, 70),
+        ),
+    ];
+    for (full, shrink, addition) in cases {
+        let Some(mut court) = Court::with(shrink, &plan()) else { return };
+        let before = content(&court);
+        let error = court.datapath.apply(&delta(addition)).unwrap_err();
+        assert!(matches!(error, ApplyError::NoCapacity { map, .. } if map == full), "{full}: {error}");
+        assert_eq!(content(&court), before, "{full}");
+        assert!(!court.datapath.is_in_step());
+        assert!(court.ask(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80), &NEW).accepted, "{full}");
+        assert!(!court.ask(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81), &NEW).accepted, "{full}");
+        // What fits is carried out again, once everything has been compared.
+        court.datapath.sync(&plan().plan).unwrap();
+        court.datapath.apply(&delta(Hand::default())).unwrap();
+        assert!(court.ask(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81), &NEW).accepted, "{full}");
+        court.close();
+    }
+}
