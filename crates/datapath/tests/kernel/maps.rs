@@ -139,6 +139,11 @@ fn only_one_process_and_only_the_right_namespace() {
     let elsewhere = Space::new("elsewhere");
     let wrong = elsewhere.enter(|| Datapath::open(bench.pins.config()));
     assert!(matches!(wrong, Err(Error::OtherNamespace { .. })), "{wrong:?}");
+    // To remove it works from anywhere, and touches nobody else's table.
+    elsewhere.run("nft add table inet ringfence");
+    elsewhere.enter(|| ringfence_datapath::remove(&bench.pins.0)).unwrap();
+    assert!(!bench.pins.0.exists());
+    assert!(elsewhere.run("nft list tables").contains("ringfence"));
     let datapath = bench.open();
     bench.space.enter(|| datapath.detach()).unwrap();
     assert!(!bench.space.run("nft list tables").contains("ringfence"));

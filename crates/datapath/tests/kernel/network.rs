@@ -283,6 +283,14 @@ fn errors_about_a_connection_reach_an_isolated_pod() {
         assert!(Connection::new(&net.pods[0], to, 80).carries(60_000), "path MTU to {to}");
     }
     assert!(net.pods[0].run("ip route get 192.168.60.2").contains("mtu 1300"), "the error came");
+    // The same through a Service and masqueraded: the error is about who really talks to whom.
+    net.node.run(
+        "nft 'add table ip proxy; add chain ip proxy pre { type nat hook prerouting priority -100; }; \
+         add chain ip proxy post { type nat hook postrouting priority 100; }; \
+         add rule ip proxy pre ip daddr 10.97.0.9 dnat to 192.168.60.2; add rule ip proxy post oif up0 masquerade'",
+    );
+    assert!(Connection::new(&net.pods[0], "10.97.0.9", 80).carries(60_000), "path MTU through a Service");
+    assert!(net.pods[0].run("ip route get 10.97.0.9").contains("mtu 1300"), "the error came");
     let before = datapath.drop_counters().unwrap().policy;
     ping(&net.world, &address(2));
     eventually("other ICMP is dropped", || datapath.drop_counters().unwrap().policy == before + 1);

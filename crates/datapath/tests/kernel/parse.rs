@@ -47,6 +47,25 @@ fn extension_headers_are_followed_up_to_eight() {
 }
 
 #[test]
+fn extension_headers_may_be_long() {
+    let Some(court) = Court::new(&plan()) else { return };
+    // Lengths beyond the first 8 bytes count units of 8; those of AH words of 4, less two.
+    for (kind, length, bytes) in [(0, 1, 16), (60, 2, 24), (60, 255, 2048), (43, 4, 40), (51, 4, 24), (51, 1, 12)] {
+        let said = [80, 81].map(|port| {
+            let mut packet = v6(port).bytes();
+            let next = std::mem::replace(&mut packet[6], kind);
+            let mut header = vec![0; bytes];
+            header[..2].copy_from_slice(&[next, length]);
+            packet.splice(40..40, header);
+            court.ask_bytes(&packet, &NEW)
+        });
+        assert!(said[0].accepted, "{bytes} bytes of kind {kind}: {:?}", said[0]);
+        assert!(matches!(said[1].dropped, Some(Drop::Policy { .. })), "{bytes} bytes of kind {kind}: {:?}", said[1]);
+    }
+    court.close();
+}
+
+#[test]
 fn headers_that_are_no_extensions_are_protocols_without_ports() {
     let Some(court) = Court::new(&plan()) else { return };
     for protocol in [50, 59, 135, 47, 4, 41].map(Protocol) {
