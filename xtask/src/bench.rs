@@ -17,8 +17,11 @@ pub(crate) struct Options {
     /// How often each variant of traffic has its turn.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
+    /// Milliseconds of each measurement of traffic.
+    #[arg(long, default_value_t = 150)]
+    millis: u64,
     /// How often each of the ten kinds of change is made.
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 20)]
     changes: usize,
     /// Only print; leave the document alone.
     #[arg(long)]
@@ -30,23 +33,24 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     setup::run(sh)?;
     cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-bench").run()?;
     let bench = demo::binary(sh, "release", "ringfence-bench")?;
-    let (rounds, changes) = (options.rounds.to_string(), options.changes.to_string());
+    let [rounds, millis, changes] =
+        [options.rounds.to_string(), options.millis.to_string(), options.changes.to_string()];
     let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
     let measure = |program: &PathBuf, arguments: &[&str]| {
         let name = arguments.join(" ");
         cmd!(sh, "{program} {arguments...}").read().with_context(|| format!("measuring {name}"))
     };
     let host = measure(&bench, &["host"])?;
-    let traffic = measure(&bench, &["traffic", "--rounds", &rounds])?;
-    let alone = measure(&bench, &["changes", "--rounds", &changes])?;
-    let crowd = measure(&bench, &["changes", "--rounds", &changes, "--others", "1000"])?;
+    let traffic = measure(&bench, &["traffic", "--rounds", &rounds, "--millis", &millis])?;
+    let packet = measure(&bench, &["packet", "--rounds", &rounds])?;
+    let reaction = measure(&bench, &["changes", "--rounds", &changes])?;
     let planner = cmd!(sh, "cargo bench --locked --package ringfence-engine --bench planner").read()?;
     let results = format!(
-        "Made on {date} by `cargo xtask bench --rounds {rounds} --changes {changes}` on {host}.\n\n\
+        "Made on {date} by `cargo xtask bench --rounds {rounds} --millis {millis} --changes {changes}` on {host}.\n\n\
          ### Packets and connections\n\n{traffic}\n\n\
-         ### Reaction\n\n{alone}\n\n\
-         With 1,000 more policies on the client:\n\n{crowd}\n\n\
-         ### Planner\n\n{planner}"
+         ### One packet in the kernel program\n\n{packet}\n\n\
+         ### Reaction\n\n{reaction}\n\n\
+         ### Planner\n\n```text\n{planner}\n```"
     );
     println!("{results}");
     if !options.dry {

@@ -19,14 +19,14 @@ use seen::{Seen, Tally};
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// How often each of the ten changes is made.
-    #[arg(long, default_value_t = 25)]
+    #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Microseconds between two probes.
     #[arg(long, default_value_t = 500)]
     interval: u64,
-    /// So many more policies select the client, all the time.
-    #[arg(long, default_value_t = 0)]
-    others: usize,
+    /// Numbers of policies that select the client, all the time; a lab for each.
+    #[arg(long, value_delimiter = ',', default_value = "0,1000,10000")]
+    others: Vec<usize>,
     /// Nodes of the lab; the two pods are on the first and the last.
     #[arg(long, default_value_t = 1)]
     nodes: usize,
@@ -35,15 +35,30 @@ pub(crate) struct Options {
     ringfence: Option<PathBuf>,
 }
 
-/// Starts a lab, measures in it and reports.
+/// Starts labs, measures in them one after the other and reports.
 pub(crate) fn run(options: &Options) -> anyhow::Result<String> {
+    let mut rows = Vec::new();
+    let mut all = Tally::default();
+    for others in &options.others {
+        eprintln!("with {others} other policies");
+        let (times, tally) = run_with(options, *others)?;
+        rows.extend(report(*others, &times));
+        all += tally;
+    }
+    let headings = ["change", "other policies", "n", "P50 ms", "P90 ms", "P99 ms", "max ms"];
+    let Tally { all, known, strays } = all;
+    let tail = format!("{all} probes; {known} of them outside of changes, of which {strays} contradict the state.");
+    Ok(format!("{}\n{tail}\n", table(&headings, &rows)))
+}
+
+fn run_with(options: &Options, others: usize) -> anyhow::Result<(Times, Tally)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let program = match &options.ringfence {
         Some(program) => program.clone(),
         None => std::env::current_exe()?.with_file_name("ringfence"),
     };
     let lab = cluster::Lab::up(program, options.nodes)?;
-    let cluster = runtime.block_on(Cluster::start(&lab, options.nodes, options.others))?;
+    let cluster = runtime.block_on(Cluster::start(&lab, options.nodes, others))?;
     let (sender, receiver) = mpsc::channel();
     let interval = Duration::from_micros(options.interval);
     let end = prober::start(&cluster.client_namespace, cluster.server, interval, sender)?;
@@ -52,7 +67,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<String> {
     drop(end);
     let times = measured?;
     lab.down()?;
-    Ok(report(&times, seen.tally()))
+    Ok((times, seen.tally()))
 }
 
 /// Milliseconds of each kind of change.
@@ -93,14 +108,14 @@ fn signed_millis(from: Instant, to: Instant) -> f64 {
     (forward - from.saturating_duration_since(to).as_secs_f64()) * 1e3
 }
 
-fn report(times: &Times, tally: Tally) -> String {
+fn report(others: usize, times: &Times) -> [Vec<String>; 7] {
     let group = |name: &str, member: &dyn Fn(Change) -> bool| {
         let values: Vec<f64> =
             times.iter().filter(|(change, _)| member(**change)).flat_map(|(_, v)| v.clone()).collect();
         let at = |fraction| format!("{:.2}", quantile(&values, fraction));
-        vec![name.to_owned(), values.len().to_string(), at(0.5), at(0.9), at(0.99), at(1.0)]
+        vec![name.to_owned(), others.to_string(), values.len().to_string(), at(0.5), at(0.9), at(0.99), at(1.0)]
     };
-    let rows = [
+    [
         group("policy created", &|change| change.kind() == "create"),
         group("policy updated", &|change| change.kind() == "update"),
         group("policy deleted", &|change| change.kind() == "delete"),
@@ -108,9 +123,5 @@ fn report(times: &Times, tally: Tally) -> String {
         group("all that deny", &|change| !change.allows()),
         group("all that allow", &|change| change.allows()),
         group("all", &|_| true),
-    ];
-    let headings = ["change", "n", "P50 ms", "P90 ms", "P99 ms", "max ms"];
-    let Tally { all, known, strays } = tally;
-    let tail = format!("{all} probes; {known} of them outside of changes, of which {strays} contradict the state.");
-    format!("{}\n{tail}\n", table(&headings, &rows))
+    ]
 }

@@ -7,7 +7,10 @@
 mod changes;
 mod figures;
 mod host;
+mod leftovers;
 mod nft;
+mod packet;
+mod policies;
 mod traffic;
 
 use std::process::ExitCode;
@@ -20,6 +23,8 @@ use clap::Parser;
 enum Command {
     /// Throughput, latency and connections per second with no engine, with Ringfence and with nftables rules.
     Traffic(traffic::Options),
+    /// What a packet costs in the kernel program, without the network around it.
+    Packet(packet::Options),
     /// Time from the API's answer to a change until the first packet decided by it, in a lab.
     Changes(changes::Options),
     /// What this machine is, for the head of a report.
@@ -29,6 +34,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Traffic(options) => traffic::run(&options),
+        Command::Packet(options) => packet::run(&options),
         Command::Changes(options) => changes::run(&options),
         Command::Host => Ok(host::describe()),
     };

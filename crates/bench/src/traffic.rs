@@ -1,7 +1,6 @@
 //! What an open connection, a request and a new connection cost under each variant, measured in turns.
 
 mod client;
-mod policies;
 mod rules;
 mod server;
 mod stage;
@@ -12,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 
 use crate::figures::{median, table};
+use crate::leftovers;
 use client::Rates;
 use stage::Stage;
 use variant::Variant;
@@ -23,11 +23,14 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Milliseconds of each of the three measurements of a turn.
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 150)]
     millis: u64,
     /// Numbers of policies.
     #[arg(long, value_delimiter = ',', default_value = "0,10,1000,10000")]
     counts: Vec<usize>,
+    /// Number of ClusterNetworkPolicies, in one more variant.
+    #[arg(long, default_value_t = 1000)]
+    cluster_wide: usize,
 }
 
 /// Measures and reports.
@@ -35,35 +38,49 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<String> {
     if !nix::unistd::geteuid().is_root() {
         bail!("network namespaces and kernel programs need root\nhint: run this as root");
     }
-    stage::remove_leftovers()?;
-    let variants = variant::all(&options.counts);
+    leftovers::remove(stage::PREFIX)?;
+    let variants = variant::all(&options.counts, options.cluster_wide);
     let mut stages = Vec::new();
     for (number, variant) in variants.iter().enumerate() {
         eprintln!("preparing: {}", variant.name());
         stages.push(Stage::set(number, variant).with_context(|| variant.name())?);
     }
-    let mut rates: Vec<Vec<Rates>> = vec![Vec::new(); variants.len()];
+    let baseline = variants.iter().position(|variant| *variant == Variant::Conntrack).unwrap_or(0);
+    let mut turns: Vec<Vec<Turn>> = vec![Vec::new(); variants.len()];
     let span = Duration::from_millis(options.millis);
     for round in 1..=options.rounds {
         // Every other round goes backwards, so that a drift of the machine falls on all alike.
         let order: Vec<usize> =
             if round % 2 == 0 { (0..stages.len()).rev().collect() } else { (0..stages.len()).collect() };
         for number in order {
-            let measured = stages[number].measure(span).with_context(|| variants[number].name())?;
-            eprintln!("round {round}: {}: {measured}", variants[number].name());
-            rates[number].push(measured);
+            let measure = |number: usize| stages[number].measure(span).with_context(|| variants[number].name());
+            // By turns and at once after each other: what slows the machine for a while slows both.
+            let (rates, none) = if round % 2 == 0 {
+                (measure(number)?, measure(baseline)?)
+            } else {
+                let none = measure(baseline)?;
+                (measure(number)?, none)
+            };
+            eprintln!("round {round}: {}: {rates}; none: {none}", variants[number].name());
+            turns[number].push(Turn { rates, none });
         }
     }
-    Ok(report(&variants, &rates))
+    Ok(report(&variants, &turns))
 }
 
-fn report(variants: &[Variant], rates: &[Vec<Rates>]) -> String {
-    let of = |number: usize, field: fn(&Rates) -> f64| median(&rates[number].iter().map(field).collect::<Vec<_>>());
-    let baseline = variants.iter().position(|variant| *variant == Variant::Conntrack).unwrap_or(0);
-    // Of each round by itself: what slows the machine for a while slows both.
+/// What a variant measured, and what no engine did right before or after.
+#[derive(Clone)]
+struct Turn {
+    rates: Rates,
+    none: Rates,
+}
+
+fn report(variants: &[Variant], turns: &[Vec<Turn>]) -> String {
+    let of = |number: usize, field: fn(&Rates) -> f64| {
+        median(&turns[number].iter().map(|turn| field(&turn.rates)).collect::<Vec<_>>())
+    };
     let ratio = |number: usize, field: fn(&Rates) -> f64| {
-        let pairs = rates[number].iter().zip(&rates[baseline]);
-        median(&pairs.map(|(rates, none)| field(rates) / field(none)).collect::<Vec<_>>())
+        median(&turns[number].iter().map(|turn| field(&turn.rates) / field(&turn.none)).collect::<Vec<_>>())
     };
     let mut rows = Vec::new();
     for (number, variant) in variants.iter().enumerate() {

@@ -143,6 +143,8 @@ impl Cluster {
             let namespace = object::<Namespace>(json!({"metadata": {"name": name}}))?;
             Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
         }
+        // Before there are pods, which then start with all of them.
+        create_others(&client, others).await?;
         let last = format!("node-{nodes}");
         let server = run(&client, SERVER, pod("server", "node-1", &json!({"app": "server"}))?).await?;
         let labels = json!({"app": "client", "role": "stranger"});
@@ -150,11 +152,7 @@ impl Cluster {
         let uid = prober.metadata.uid.context("the client has no uid")?;
         let address = server.status.and_then(|status| status.pod_ip).context("the server has no address")?;
         let client_namespace = lab.place.pod_namespace(&uid);
-        let cluster = Self { client, client_namespace, server: address.parse()? };
-        for number in 0..others {
-            cluster.create(CLIENT, &other(number)).await?;
-        }
-        Ok(cluster)
+        Ok(Self { client, client_namespace, server: address.parse()? })
     }
 
     /// Makes a change; returns when the API has answered.
@@ -199,6 +197,26 @@ impl Cluster {
         pods.patch("client", &PatchParams::default(), &Patch::Merge(labels)).await?;
         Ok(())
     }
+}
+
+/// So many at a time.
+const AT_ONCE: usize = 8;
+
+async fn create_others(client: &Client, others: usize) -> anyhow::Result<()> {
+    let mut workers = tokio::task::JoinSet::new();
+    for first in 0..AT_ONCE {
+        let api: Api<NetworkPolicy> = Api::namespaced(client.clone(), CLIENT);
+        workers.spawn(async move {
+            for number in (first..others).step_by(AT_ONCE) {
+                api.create(&PostParams::default(), &object(other(number))?).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(result) = workers.join_next().await {
+        result??;
+    }
+    Ok(())
 }
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> anyhow::Result<T> {

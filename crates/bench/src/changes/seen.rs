@@ -37,6 +37,14 @@ pub(super) struct Tally {
     pub(super) strays: usize,
 }
 
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.all += other.all;
+        self.known += other.known;
+        self.strays += other.strays;
+    }
+}
+
 impl Seen {
     /// Reads from this channel.
     pub(super) fn new(told: Receiver<Told>) -> Self {

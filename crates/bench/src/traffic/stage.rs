@@ -1,7 +1,7 @@
 //! Two pods and the node between them, each a network namespace.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -9,14 +9,15 @@ use ipnet::IpNet;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use ringfence_datapath::{Config, Datapath, Interface};
+use ringfence_engine::Plan;
 use ringfence_netns::{Namespace, Route, VethEnd};
 
 use super::client::{self, Rates};
 use super::variant::Variant;
-use super::{policies, rules, server};
-use crate::nft;
+use super::{rules, server};
+use crate::{leftovers, nft, policies};
 
-const PREFIX: &str = "rfbench";
+pub(super) const PREFIX: &str = "rfbench";
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 246, 0, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 246, 0, 3);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 77, 1);
@@ -42,7 +43,8 @@ impl Stage {
             client: create("c")?,
             server: create("s")?,
             processor: last_processor()?,
-            pins: matches!(variant, Variant::Ringfence(_)).then(|| Path::new("/sys/fs/bpf").join(name("p"))),
+            pins: matches!(variant, Variant::Ringfence(_) | Variant::ClusterWide(_))
+                .then(|| leftovers::pins(&name("p"))),
         };
         stage.connect()?;
         server::start(&stage.server, stage.processor)?;
@@ -82,8 +84,16 @@ impl Stage {
         match *variant {
             Variant::Bare => {}
             Variant::Conntrack => nft::load(&self.node, rules::TRACK)?,
-            Variant::Ringfence(0) => self.ringfence(&[])?,
-            Variant::Ringfence(count) => self.lock_and_open(count, |sources| self.ringfence(sources))?,
+            Variant::Ringfence(0) => self.ringfence(&policies::plan(CLIENT, SERVER, &[]))?,
+            Variant::Ringfence(count) => {
+                self.lock_and_open(count, |sources| self.ringfence(&policies::plan(CLIENT, SERVER, sources)))?;
+            }
+            Variant::ClusterWide(count) => {
+                let allowed = |allowed| self.ringfence(&policies::cluster_wide(CLIENT, SERVER, count, allowed));
+                allowed(false)?;
+                self.expect_locked_out()?;
+                allowed(true)?;
+            }
             Variant::Rules(count) => {
                 self.lock_and_open(count, |sources| nft::load(&self.node, &rules::chain(SERVER, sources)))?;
             }
@@ -105,13 +115,18 @@ impl Stage {
     fn lock_and_open(&self, count: usize, allow: impl Fn(&[Ipv4Addr]) -> anyhow::Result<()>) -> anyhow::Result<()> {
         let mut sources = policies::strangers(count);
         allow(&sources)?;
-        if self.client_connects()? {
-            bail!("the client gets in, though no rule allows it: nothing is enforced");
-        }
+        self.expect_locked_out()?;
         if let Some(last) = sources.last_mut() {
             *last = CLIENT;
         }
         allow(&sources)
+    }
+
+    fn expect_locked_out(&self) -> anyhow::Result<()> {
+        if self.client_connects()? {
+            bail!("the client gets in, though no rule allows it: nothing is enforced");
+        }
+        Ok(())
     }
 
     fn client_connects(&self) -> anyhow::Result<bool> {
@@ -119,15 +134,14 @@ impl Stage {
     }
 
     /// Loads or adopts the kernel program and brings it to the plan; it stays when the handle is dropped, being pinned.
-    fn ringfence(&self, sources: &[Ipv4Addr]) -> anyhow::Result<()> {
+    fn ringfence(&self, plan: &Plan) -> anyhow::Result<()> {
         let pins = self.pins.as_ref().context("no place for pins")?;
-        let plan = policies::plan(CLIENT, SERVER, sources);
         let mut links = self.node.netlink()?;
         let mut interface = |link| anyhow::Ok(Interface { index: links.link_index(link)?, bridge: None });
         let interfaces = [(IpAddr::V4(CLIENT), interface("vc")?), (IpAddr::V4(SERVER), interface("vs")?)];
         self.node.run(|| {
             let mut datapath = Datapath::open(Config::new(pins))?;
-            datapath.sync(&plan)?;
+            datapath.sync(plan)?;
             datapath.set_interfaces(interfaces)?;
             anyhow::Ok(())
         })?
@@ -137,23 +151,12 @@ impl Stage {
 impl Drop for Stage {
     fn drop(&mut self) {
         if let Some(pins) = &self.pins {
-            let _ = std::fs::remove_dir_all(pins);
+            let _ = ringfence_datapath::remove(pins);
         }
         for namespace in [&self.node, &self.client, &self.server] {
             let _ = Namespace::delete(namespace.name());
         }
     }
-}
-
-/// Removes what a run left that was killed.
-pub(super) fn remove_leftovers() -> anyhow::Result<()> {
-    for name in Namespace::list(PREFIX)? {
-        let digits: String = name[PREFIX.len()..].chars().take_while(char::is_ascii_digit).collect();
-        if !Path::new("/proc").join(&digits).exists() {
-            Namespace::delete(&name)?;
-        }
-    }
-    Ok(())
 }
 
 /// Ties the calling thread to one processor.
