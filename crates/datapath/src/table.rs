@@ -16,6 +16,8 @@ use crate::{ApplyError, Error};
 const BATCH: usize = 1024;
 /// How often an insertion is tried again while the kernel's allocator for map elements refills.
 const ATTEMPTS: u32 = 50;
+/// How often of these at once.
+const AT_ONCE: u32 = 10;
 const REFILL: Duration = Duration::from_millis(1);
 
 /// What can be a key or a value.
@@ -46,6 +48,8 @@ impl Map {
         let mut attempt = 1;
         loop {
             match insert(&self.handle) {
+                // Mostly it refills within microseconds; of values per processor it holds but a few.
+                Err(error) if error.kind() == ErrorKind::OutOfMemory && attempt < AT_ONCE => thread::yield_now(),
                 Err(error) if error.kind() == ErrorKind::OutOfMemory && attempt < ATTEMPTS => thread::sleep(REFILL),
                 result => return result,
             }
