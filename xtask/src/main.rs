@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
 
 mod bench;
+mod conformance;
 mod demo;
 mod lint;
 mod marks;
@@ -27,6 +28,8 @@ enum Chore {
     Test(test::Options),
     /// Measure throughput, connection rate, reaction time and planner, and write docs/performance.md.
     Bench(bench::Options),
+    /// Run the upstream's conformance suites against a cluster, and write their reports.
+    Conformance(conformance::Options),
     /// Check formatting and run clippy.
     Lint,
     /// Check the rules of the code base that no compiler checks.
@@ -51,6 +54,7 @@ fn run(chore: Chore) -> anyhow::Result<ExitCode> {
         Chore::Demo(options) => demo::run(&sh, &options),
         Chore::Test(options) => test::run(&sh, &options),
         Chore::Bench(options) => bench::run(&sh, &options),
+        Chore::Conformance(options) => conformance::run(&sh, &options),
         Chore::Lint => lint::run(&sh),
         Chore::Tidy => tidy::run(&sh),
     }

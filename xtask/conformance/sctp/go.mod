@@ -1,0 +1,3 @@
+module ringfence.example/conformance/sctp
+
+go 1.25.0
