@@ -34,6 +34,9 @@ pub(crate) struct Options {
     /// Who speaks SCTP in the pods of the suites.
     #[arg(long, value_enum, default_value_t = Sctp::Kernel)]
     sctp: Sctp,
+    /// The API runs commands over WebSocket only, as a lab's does.
+    #[arg(long)]
+    websocket: bool,
     /// Where this project is to be found, for the reports.
     #[arg(long, default_value = "")]
     url: String,
@@ -130,6 +133,9 @@ impl Trial<'_> {
         command.arg("-cluster").arg(self.sh.current_dir().join(&self.options.kubeconfig));
         command.arg("-report").arg(&report).args(["-features", &suite.features.join(",")]);
         command.args(["-implementation-version", env!("CARGO_PKG_VERSION"), "-implementation-url", &self.options.url]);
+        if self.options.websocket {
+            command.arg("-websocket");
+        }
         match self.options.sctp {
             Sctp::Kernel => {}
             Sctp::StandIn => drop(command.args(["-sctp", "stand-in", "-stand-in"]).arg(self.stand_in()?)),

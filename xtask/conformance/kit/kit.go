@@ -27,6 +27,7 @@ var (
 	features   = flag.String("features", "", "experimental features to try besides the standard ones; separated by commas")
 	skip       = flag.String("leave-out", "", "tests to leave out, by name; separated by commas")
 	sctp       = flag.String("sctp", kernel, "who speaks SCTP in the pods: kernel, stand-in or nobody")
+	websocket  = flag.Bool("websocket", false, "the API runs commands over WebSocket only")
 	program    = flag.String("stand-in", "", "the program that stands in for agnhost where it speaks SCTP")
 )
 
@@ -46,6 +47,12 @@ type Suite struct {
 func Run(t *testing.T, s Suite) {
 	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
 	must(t, "reading "+*kubeconfig, err)
+	if *websocket {
+		bridged, end, err := bridge(config)
+		must(t, "bridging to "+config.Host, err)
+		defer end()
+		config = bridged
+	}
 	api, err := client.New(config, client.Options{})
 	must(t, "making a client", err)
 	set, err := kubernetes.NewForConfig(config)
