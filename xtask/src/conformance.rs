@@ -106,8 +106,9 @@ impl Trial<'_> {
     fn define(&self, suite: &Suite) -> anyhow::Result<()> {
         let (sh, kubeconfig) = (self.sh, &self.options.kubeconfig);
         let folder = suite.folder();
-        let module = cmd!(sh, "go -C {folder} list -m -f '{{{{.Dir}}}}' sigs.k8s.io/network-policy-api").quiet();
-        let module = PathBuf::from(module.read()?.trim().trim_matches('\''));
+        let print = "{{.Dir}}";
+        let module = cmd!(sh, "go -C {folder} list -m -f {print} sigs.k8s.io/network-policy-api").quiet().read()?;
+        let module = PathBuf::from(module);
         for crd in suite.crds {
             let there = cmd!(sh, "kubectl --kubeconfig {kubeconfig} get crd {crd}").quiet().ignore_stdout();
             if there.ignore_stderr().run().is_err() {
