@@ -8,9 +8,12 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -79,6 +82,7 @@ func Run(t *testing.T, s Suite) {
 		ConformanceProfiles: sets.New(s.Profiles...),
 	})
 	must(t, "choosing tests", err)
+	must(t, "waiting for the namespaces of an earlier run to go", settle(context.Background(), set))
 	run.Setup(t)
 	if *sctp == standIn {
 		installer := installer{config: config, set: set}
@@ -87,6 +91,22 @@ func Run(t *testing.T, s Suite) {
 	}
 	must(t, "running the suite", run.Run(t, s.Tests))
 	must(t, "writing the report", write(run, s.Version))
+}
+
+// settle waits until nothing is left that another run of a suite is still deleting.
+func settle(ctx context.Context, set kubernetes.Interface) error {
+	return wait.PollUntilContextTimeout(ctx, 200*time.Millisecond, patience, true, func(ctx context.Context) (bool, error) {
+		found, err := set.CoreV1().Namespaces().List(ctx, metav1.ListOptions{})
+		if err != nil {
+			return false, err
+		}
+		for _, namespace := range found.Items {
+			if strings.HasPrefix(namespace.Name, namespaces) && namespace.DeletionTimestamp != nil {
+				return false, nil
+			}
+		}
+		return true, nil
+	})
 }
 
 func supported() sets.Set[suite.SupportedFeature] {

@@ -25,8 +25,8 @@ const (
 	putStandIn = "cat >/agnhost.new && chmod 755 /agnhost.new && mv /agnhost /agnhost.original && mv /agnhost.new /agnhost"
 	// Beginning of the names of the suite's namespaces.
 	namespaces = "network-policy-conformance-"
-	// How long a server may take to answer the first time.
-	patience = 30 * time.Second
+	// How long a server may take to answer the first time, and what an earlier run left to go.
+	patience = 2 * time.Minute
 )
 
 // installer puts the stand-in into the containers that speak SCTP.
@@ -97,10 +97,10 @@ func (i installer) execute(ctx context.Context, pod *corev1.Pod, container strin
 	if err != nil {
 		return err
 	}
-	var said bytes.Buffer
-	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: in, Stdout: &said, Stderr: &said})
+	var said, complained bytes.Buffer
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdin: in, Stdout: &said, Stderr: &complained})
 	if err != nil {
-		return fmt.Errorf("%s: %w: %s", command[0], err, strings.TrimSpace(said.String()))
+		return fmt.Errorf("%s: %w: %s%s", command[0], err, said.String(), strings.TrimSpace(complained.String()))
 	}
 	return nil
 }

@@ -121,7 +121,11 @@ func dial(target string, limit time.Duration) error {
 		return fmt.Errorf("UNKNOWN: %w", err)
 	}
 	// A connected socket: what others send does not arrive, and an error the network reports does.
-	socket, err := net.Dial(fmt.Sprintf("ip:%d", protocol), host)
+	address, err := net.ResolveIPAddr("ip", host)
+	if err != nil {
+		return fmt.Errorf("DNS: %w", err)
+	}
+	socket, err := net.DialIP(fmt.Sprintf("ip:%d", protocol), nil, address)
 	if err != nil {
 		return fmt.Errorf("OTHER: %w", err)
 	}
@@ -144,7 +148,7 @@ func dial(target string, limit time.Duration) error {
 var errRefused = errors.New("the other side aborted")
 
 // handshake sends what opens an association, each part again every half second until it is answered.
-func handshake(socket net.Conn, to uint16) error {
+func handshake(socket *net.IPConn, to uint16) error {
 	own := packet{from: 32768 + uint16(os.Getpid()%28000), to: to, kind: initiate}
 	answer, err := ask(socket, own, initiateAck)
 	if err != nil {
@@ -159,7 +163,7 @@ func handshake(socket net.Conn, to uint16) error {
 	return err
 }
 
-func ask(socket net.Conn, question packet, wanted byte) (packet, error) {
+func ask(socket *net.IPConn, question packet, wanted byte) (packet, error) {
 	done := make(chan struct{})
 	defer close(done)
 	go func() {
@@ -176,7 +180,8 @@ func ask(socket net.Conn, question packet, wanted byte) (packet, error) {
 	}()
 	buffer := make([]byte, 2048)
 	for {
-		n, err := socket.Read(buffer)
+		// Not Read: over IPv4 that gives the IP header too.
+		n, _, err := socket.ReadFromIP(buffer)
 		if err != nil {
 			return packet{}, err
 		}
