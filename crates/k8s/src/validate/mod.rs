@@ -25,7 +25,7 @@ pub use network_policy::network_policy;
 pub use pod::pod;
 pub use selector::label_selector;
 pub use service::{service, service_update};
-pub use workload::{deployment, replica_set, workload_update};
+pub use workload::{deployment, replica_set, stateful_set, workload_update};
 
 pub(crate) use error::Errors;
 
@@ -49,6 +49,7 @@ pub fn object(object: &Value) -> Option<Vec<FieldError>> {
         ("v1", "ConfigMap") => config_map,
         ("apps/v1", "Deployment") => deployment,
         ("apps/v1", "ReplicaSet") => replica_set,
+        ("apps/v1", "StatefulSet") => stateful_set,
         ("networking.k8s.io/v1", "NetworkPolicy") => network_policy,
         _ => return None,
     };

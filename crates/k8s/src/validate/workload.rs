@@ -1,4 +1,4 @@
-//! Deployment and ReplicaSet, `apps/v1`.
+//! Deployment, ReplicaSet and StatefulSet, `apps/v1`.
 
 use serde_json::Value;
 
@@ -28,7 +28,19 @@ pub fn replica_set(object: &Value) -> Vec<FieldError> {
     errors.into_vec()
 }
 
-/// Validates that an update of a Deployment or ReplicaSet leaves alone what may never change.
+/// Validates a StatefulSet.
+pub fn stateful_set(object: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    check(object, &mut errors);
+    let (spec, path) = (get(object, "spec"), Path::ROOT.field("spec"));
+    let policies = ["OrderedReady", "Parallel"];
+    errors.one_of(get(spec, "podManagementPolicy"), &path.field("podManagementPolicy"), &policies);
+    let strategy = path.field("updateStrategy");
+    errors.one_of(at(spec, &["updateStrategy", "type"]), &strategy.field("type"), &["OnDelete", "RollingUpdate"]);
+    errors.into_vec()
+}
+
+/// Validates that an update of one of them leaves alone what may never change.
 pub fn workload_update(new: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = Errors::default();
     let path = Path::ROOT.field("spec");

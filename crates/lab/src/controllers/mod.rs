@@ -11,6 +11,7 @@ mod replicaset;
 mod rollout;
 mod runner;
 mod scheduler;
+mod statefulset;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub(crate) fn start(registry: &Arc<Registry>, endpoint: Option<SocketAddr>, auth
     runner::spawn(&cluster, garbage::Collector::default(), stop);
     runner::spawn(&cluster, deployment::Deployments, stop);
     runner::spawn(&cluster, replicaset::ReplicaSets, stop);
+    runner::spawn(&cluster, statefulset::StatefulSets, stop);
     runner::spawn(&cluster, scheduler::Scheduler, stop);
     runner::spawn(&cluster, endpoints::Endpoints, stop);
     runner::spawn(&cluster, events::Expiry, stop);

@@ -1,6 +1,6 @@
 //! What controllers do, and what is left after a restart.
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
@@ -101,6 +101,36 @@ async fn a_deleted_deployment_takes_its_pods_along_or_leaves_them() {
     ready(&client, 1).await;
     deployments.delete("web", &DeleteParams::background()).await.unwrap();
     until("nothing is left", || async { count::<ReplicaSet>(&client).await + count::<Pod>(&client).await == 0 }).await;
+}
+
+#[tokio::test]
+async fn a_stateful_set_makes_pods_with_names_of_their_own() {
+    let (server, _) = fake::start(None, true).await;
+    let client = server.client();
+    let sets: Api<StatefulSet> = api(&client);
+    let set: StatefulSet = object(json!({
+        "metadata": { "name": "db" },
+        "spec": {
+            "replicas": 2,
+            "selector": { "matchLabels": { "app": "db" } },
+            "template": {
+                "metadata": { "labels": { "app": "db" } },
+                "spec": { "containers": [{ "name": "main", "image": "nginx:1" }] } } } }));
+    sets.create(&PostParams::default(), &set).await.unwrap();
+    until("both pods are ready", || async {
+        sets.get("db").await.unwrap().status.unwrap_or_default().ready_replicas == Some(2)
+    })
+    .await;
+    let names = || async {
+        let pods = api::<Pod>(&client).list(&ListParams::default()).await.unwrap().items;
+        pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+    };
+    assert_eq!(names().await, ["db-0", "db-1"]);
+    let fewer = Patch::Merge(json!({ "spec": { "replicas": 1 } }));
+    sets.patch("db", &PatchParams::default(), &fewer).await.unwrap();
+    until("the last one goes", || async { names().await == ["db-0"] }).await;
+    sets.delete("db", &DeleteParams::background()).await.unwrap();
+    until("the set takes its pod along", || async { count::<Pod>(&client).await == 0 }).await;
 }
 
 #[tokio::test]

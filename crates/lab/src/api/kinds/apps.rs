@@ -1,4 +1,4 @@
-//! Deployment and ReplicaSet.
+//! Deployment, ReplicaSet and StatefulSet.
 
 use k8s_openapi::api::apps::v1 as apps;
 use serde_json::{Value, json};
@@ -63,6 +63,20 @@ pub(super) const REPLICA_SET: Kind = Kind {
     ..DEPLOYMENT
 };
 
+pub(super) const STATEFUL_SET: Kind = Kind {
+    kind: "StatefulSet",
+    plural: "statefulsets",
+    singular: "statefulset",
+    short: &["sts"],
+    resource: "statefulsets.apps",
+    stored: "statefulsets.apps",
+    columns: &[columns::NAME, Column::text("Ready"), columns::AGE, Column::wide("Containers"), Column::wide("Images")],
+    row: stateful_set_row,
+    default: default_stateful_set,
+    normalise: typed::<apps::StatefulSet>,
+    ..DEPLOYMENT
+};
+
 fn deployment_row(object: &Value) -> Vec<Value> {
     let (names, images) = columns::containers(&object["spec"]["template"]);
     vec![
@@ -91,6 +105,17 @@ fn replica_set_row(object: &Value) -> Vec<Value> {
     ]
 }
 
+fn stateful_set_row(object: &Value) -> Vec<Value> {
+    let (names, images) = columns::containers(&object["spec"]["template"]);
+    vec![
+        columns::name(object),
+        format!("{}/{}", object.int("/status/readyReplicas"), object.int("/spec/replicas")).into(),
+        columns::age(object),
+        names.into(),
+        images.into(),
+    ]
+}
+
 fn default_deployment(object: &mut Value, context: &DefaultContext<'_>) {
     default_replica_set(object, context);
     let spec = json::object(object, "spec");
@@ -111,4 +136,16 @@ fn default_replica_set(object: &mut Value, _: &DefaultContext<'_>) {
     let template = json::object(spec, "template");
     json::default(template, "metadata", json!({}));
     default_pod_spec(json::object(template, "spec"));
+}
+
+fn default_stateful_set(object: &mut Value, context: &DefaultContext<'_>) {
+    default_replica_set(object, context);
+    let spec = json::object(object, "spec");
+    json::default_empty(spec, "podManagementPolicy", "OrderedReady");
+    json::default(spec, "revisionHistoryLimit", 10);
+    let strategy = json::object(spec, "updateStrategy");
+    json::default_empty(strategy, "type", "RollingUpdate");
+    if strategy["type"] == "RollingUpdate" {
+        json::default(json::object(strategy, "rollingUpdate"), "partition", 0);
+    }
 }

@@ -212,6 +212,7 @@ pub(crate) static KINDS: &[Kind] = &[
     service::SERVICE,
     apps::DEPLOYMENT,
     apps::REPLICA_SET,
+    apps::STATEFUL_SET,
     coordination::LEASE,
     discovery::ENDPOINT_SLICE,
     event::EVENT_VIEW,
