@@ -12,7 +12,7 @@ use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
-use crate::setup;
+use crate::{demo, setup};
 use suites::{SUITES, Suite};
 use transcript::{Outcome, Transcript};
 
@@ -55,11 +55,10 @@ enum Sctp {
 
 /// Runs the suites; fails if a test does.
 pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
-    for program in ["go", "kubectl"] {
-        if !setup::has_program(sh, program) {
-            bail!("{program} is not installed\nhint: the suites are Go modules and need Go 1.25 or newer, and kubectl");
-        }
+    if !setup::has_program(sh, "go") {
+        bail!("go is not installed\nhint: the suites are Go modules and need Go 1.25 or newer");
     }
+    setup::run(sh)?;
     let chosen: Vec<&Suite> =
         SUITES.iter().filter(|suite| options.suite.as_ref().is_none_or(|name| name == suite.name)).collect();
     if chosen.is_empty() {
@@ -67,12 +66,21 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
         bail!("there is no such suite\nhint: there are {}", names.join(" and "));
     }
     sh.create_dir(&options.reports)?;
+    define(sh, &options.kubeconfig)?;
     let trial = Trial { sh, options, reports: sh.current_dir().join(&options.reports) };
     let mut failed = 0;
     for suite in chosen {
         failed += trial.run(suite)?.count(Outcome::Failed);
     }
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Makes the kinds known to the cluster, with all their fields.
+fn define(sh: &Shell, kubeconfig: &Path) -> anyhow::Result<()> {
+    cmd!(sh, "cargo build --locked --package ringfence").run()?;
+    let ringfence = demo::binary(sh, "debug", "ringfence")?;
+    cmd!(sh, "{ringfence} crds install --channel experimental --admin --kubeconfig {kubeconfig}").run()?;
+    Ok(())
 }
 
 /// One run of the chore.
@@ -85,7 +93,6 @@ struct Trial<'a> {
 impl Trial<'_> {
     fn run(&self, suite: &Suite) -> anyhow::Result<Transcript> {
         println!("{}: {} {}", suite.name, suite.kinds, suite.version);
-        self.define(suite)?;
         let transcript = self.test(suite)?;
         if self.options.sctp == Sctp::Nobody {
             for test in suite.sctp {
@@ -100,27 +107,6 @@ impl Trial<'_> {
             transcript.count(Outcome::Skipped),
         );
         Ok(transcript)
-    }
-
-    /// Makes the kinds of the suite known to the cluster, where they are not.
-    fn define(&self, suite: &Suite) -> anyhow::Result<()> {
-        let (sh, kubeconfig) = (self.sh, &self.options.kubeconfig);
-        let folder = suite.folder();
-        let print = "{{.Dir}}";
-        let module = cmd!(sh, "go -C {folder} list -m -f {print} sigs.k8s.io/network-policy-api").quiet().read()?;
-        let module = PathBuf::from(module);
-        for crd in suite.crds {
-            let there = cmd!(sh, "kubectl --kubeconfig {kubeconfig} get crd {crd}").quiet().ignore_stdout();
-            if there.ignore_stderr().run().is_err() {
-                let file = module.join(format!("config/crd/experimental/{}.yaml", suites::file_of(crd)));
-                cmd!(sh, "kubectl --kubeconfig {kubeconfig} create -f {file}").quiet().run()?;
-            }
-            cmd!(sh, "kubectl --kubeconfig {kubeconfig} wait --for=condition=Established crd/{crd} --timeout=30s")
-                .quiet()
-                .ignore_stdout()
-                .run()?;
-        }
-        Ok(())
     }
 
     /// Builds and runs the suite, says how each test ended, and keeps everything it said.

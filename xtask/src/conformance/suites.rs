@@ -13,8 +13,6 @@ pub(super) struct Suite {
     pub(super) kinds: &'static str,
     /// The version of the module that `go.mod` asks for.
     pub(super) version: &'static str,
-    /// The definitions it needs.
-    pub(super) crds: &'static [&'static str],
     /// What it tries besides the standard features.
     pub(super) features: &'static [&'static str],
     /// Tests that need SCTP.
@@ -34,7 +32,6 @@ pub(super) const SUITES: &[Suite] = &[
         name: "cluster",
         kinds: "ClusterNetworkPolicy",
         version: "v0.2.0",
-        crds: &["clusternetworkpolicies.policy.networking.k8s.io"],
         features: &["ClusterNetworkPolicyNamedPorts", "ClusterNetworkPolicyEgressNodePeers"],
         sctp: &[
             "CNPAdminTierEgressInlineCIDRPeers",
@@ -53,10 +50,6 @@ pub(super) const SUITES: &[Suite] = &[
         name: "admin",
         kinds: "AdminNetworkPolicy and BaselineAdminNetworkPolicy",
         version: "v0.1.7",
-        crds: &[
-            "adminnetworkpolicies.policy.networking.k8s.io",
-            "baselineadminnetworkpolicies.policy.networking.k8s.io",
-        ],
         features: &[
             "AdminNetworkPolicyNamedPorts",
             "AdminNetworkPolicyEgressNodePeers",
@@ -78,20 +71,9 @@ pub(super) const SUITES: &[Suite] = &[
     },
 ];
 
-/// The upstream's name, without its ending, of the file with a definition.
-pub(super) fn file_of(crd: &str) -> String {
-    let (plural, group) = crd.split_once('.').unwrap_or((crd, ""));
-    format!("{group}_{plural}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_are_named_by_group_and_kind() {
-        assert_eq!(file_of("things.example.org"), "example.org_things");
-    }
 
     #[test]
     fn the_modules_ask_for_the_versions_named_here() {

@@ -29,9 +29,12 @@ impl Transcript {
         Self { left_out, ..Self::default() }
     }
 
-    /// Takes in a line; what of it the person who waits should see.
+    /// Takes in a line; what of it the person who waits should see: which test begins, how each ends, which step failed.
     pub(super) fn read<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         let trimmed = line.trim_start();
+        if let Some(path) = trimmed.strip_prefix("=== RUN   ") {
+            return (path.matches('/').count() == 1).then_some(path);
+        }
         let (rest, outcome) = MARKS.iter().find_map(|(mark, outcome)| Some((trimmed.strip_prefix(mark)?, *outcome)))?;
         let path = rest.split(' ').next().unwrap_or(rest);
         // `Suite/Test` is a test of the suite; deeper paths are its steps; the suite alone is their sum.
@@ -42,7 +45,8 @@ impl Transcript {
                 return None;
             }
             1 => self.tests.push((path.to_owned(), outcome)),
-            _ => {}
+            _ if outcome == Outcome::Failed => {}
+            _ => return None,
         }
         Some(trimmed)
     }

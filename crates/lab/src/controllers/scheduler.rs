@@ -1,6 +1,6 @@
 //! Scheduling: a node for each pod, the one with the fewest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -24,9 +24,10 @@ impl Controller for Scheduler {
     fn affected(&self, cluster: &Cluster, seen: &Seen<'_>) -> Vec<Key> {
         match (seen.key.resource, seen.new) {
             ("pods", Some(pod)) if waits(pod) => vec![seen.key.clone()],
-            ("nodes", Some(node)) if seen.old.is_none_or(|old| traits(old) != traits(node)) => {
-                let pods = cluster.registry.store.entries(&Scope::all("pods"));
-                pods.into_iter().filter(|(_, pod)| waits(pod)).map(|(key, _)| key).collect()
+            ("nodes", Some(node)) if seen.old.is_none_or(|old| traits(old) != traits(node)) => waiting(cluster),
+            // What a pod leaves may be what another waits for.
+            ("pods", after) if after.is_none_or(has_ended) && host_ports(seen.object()).next().is_some() => {
+                waiting(cluster)
             }
             _ => Vec::new(),
         }
@@ -37,13 +38,14 @@ impl Controller for Scheduler {
         let nodes = cluster.list(&Scope::all("nodes"));
         let mut refused: HashMap<String, usize> = HashMap::new();
         let mut fitting = Vec::new();
+        let running: Vec<_> = cluster.list(&Scope::all("pods")).into_iter().filter(|pod| !has_ended(pod)).collect();
         for node in &nodes {
-            match unfit(&pod, node) {
+            match unfit(&pod, node).or_else(|| crowded(&pod, node, &running)) {
                 None => fitting.push(node.text("/metadata/name").to_owned()),
                 Some(reason) => *refused.entry(reason).or_default() += 1,
             }
         }
-        let counts = pods_by_node(cluster);
+        let counts = pods_by_node(&running);
         let best = fitting.into_iter().min_by_key(|name| (counts.get(name).copied().unwrap_or_default(), name.clone()));
         match best {
             Some(node) => bind(cluster, key, &pod, &node),
@@ -96,12 +98,34 @@ fn tolerates(pod: &Value, taint: &Value) -> bool {
     })
 }
 
-fn pods_by_node(cluster: &Cluster) -> HashMap<String, usize> {
+/// Why a pod cannot go to a node beside those that run there: they have its ports.
+fn crowded(pod: &Value, node: &Value, running: &[Object]) -> Option<String> {
+    let wanted: HashSet<_> = host_ports(pod).collect();
+    let there = running.iter().filter(|other| other["spec"]["nodeName"] == node["metadata"]["name"]);
+    let taken = !wanted.is_empty() && there.flat_map(|other| host_ports(other)).any(|port| wanted.contains(&port));
+    taken.then(|| "node(s) didn't have free ports for the requested pod ports".to_owned())
+}
+
+/// Ports of the node that a pod takes, with their protocols.
+fn host_ports(pod: &Value) -> impl Iterator<Item = (i64, &str)> {
+    let ports = pod.list("/spec/containers").iter().flat_map(|container| container.list("/ports"));
+    ports.filter(|port| port.int("/hostPort") > 0).map(|port| (port.int("/hostPort"), port.text("/protocol")))
+}
+
+fn has_ended(pod: &Value) -> bool {
+    matches!(pod.text("/status/phase"), "Succeeded" | "Failed")
+}
+
+/// All pods that wait for this scheduler.
+fn waiting(cluster: &Cluster) -> Vec<Key> {
+    let pods = cluster.registry.store.entries(&Scope::all("pods"));
+    pods.into_iter().filter(|(_, pod)| waits(pod)).map(|(key, _)| key).collect()
+}
+
+fn pods_by_node(running: &[Object]) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
-    for pod in cluster.list(&Scope::all("pods")) {
-        if !matches!(pod.text("/status/phase"), "Succeeded" | "Failed") {
-            *counts.entry(pod.text("/spec/nodeName").to_owned()).or_default() += 1;
-        }
+    for pod in running {
+        *counts.entry(pod.text("/spec/nodeName").to_owned()).or_default() += 1;
     }
     counts
 }
@@ -138,4 +162,28 @@ fn report_unschedulable(
     })?;
     cluster.warn(COMPONENT, pod, "FailedScheduling", &message);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn pod(node: &str, port: i64, protocol: &str) -> Object {
+        Arc::new(json!({"spec": {
+            "nodeName": node,
+            "containers": [{"ports": [{"containerPort": 1}, {"hostPort": port, "protocol": protocol}]}],
+        }}))
+    }
+
+    #[test]
+    fn a_port_of_a_node_is_given_away_once() {
+        let node = |name: &str| json!({"metadata": {"name": name}});
+        let running = [pod("a", 80, "TCP"), pod("", 81, "TCP")];
+        assert!(crowded(&pod("", 80, "TCP"), &node("a"), &running).is_some());
+        assert_eq!(crowded(&pod("", 80, "UDP"), &node("a"), &running), None);
+        assert_eq!(crowded(&pod("", 81, "TCP"), &node("a"), &running), None);
+        assert_eq!(crowded(&pod("", 80, "TCP"), &node("b"), &running), None);
+    }
 }
