@@ -18,6 +18,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	confv1a1 "sigs.k8s.io/network-policy-api/conformance/apis/v1alpha1"
+	timeouts "sigs.k8s.io/network-policy-api/conformance/utils/config"
 	"sigs.k8s.io/network-policy-api/conformance/utils/suite"
 	"sigs.k8s.io/yaml"
 )
@@ -70,6 +71,8 @@ func Run(t *testing.T, s Suite) {
 			CleanupBaseResources: true,
 			SupportedFeatures:    supported(),
 			SkipTests:            list(*skip),
+			// Some tests share one such time among all they do, six connections that must time out included.
+			TimeoutConfig: timeouts.TimeoutConfig{GetTimeout: patience},
 		},
 		Implementation: confv1a1.Implementation{
 			Organization:          "Ringfence",
