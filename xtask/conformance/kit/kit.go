@@ -54,7 +54,7 @@ func Run(t *testing.T, s Suite) {
 	if *websocket {
 		bridged, end, err := bridge(config)
 		must(t, "bridging to "+config.Host, err)
-		defer end()
+		t.Cleanup(end)
 		config = bridged
 	}
 	api, err := client.New(config, client.Options{})
