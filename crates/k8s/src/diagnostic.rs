@@ -23,6 +23,30 @@ impl fmt::Display for Severity {
     }
 }
 
+/// What kind of trouble, as one word: what conditions, events and metrics are told apart by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// A field, or a kind of peer or protocol, that this version does not know.
+    UnknownField,
+    /// An action that this version does not know.
+    UnknownAction,
+    /// Domain names in a rule that does not accept.
+    DomainNamesNotAccepted,
+    /// Named ports together with addresses, which have none.
+    NamedPortOfAddresses,
+    /// Any other thing that is not understood.
+    Invalid,
+    /// Legal, but perhaps not what was meant.
+    Doubtful,
+}
+
+/// As Kubernetes writes reasons: in camel case.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
 /// A place in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Location {
@@ -48,6 +72,8 @@ impl fmt::Display for Location {
 pub struct Diagnostic {
     /// How bad it is.
     pub severity: Severity,
+    /// What kind of trouble.
+    pub reason: Reason,
     /// Where, if the object comes from a file.
     pub location: Option<Location>,
     /// The object: `NetworkPolicy shop/allow-web`. None where no object could be read.
@@ -63,7 +89,12 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A diagnostic that says only this.
     pub fn new(severity: Severity, message: impl Into<String>) -> Self {
-        Self { severity, location: None, object: None, path: FieldPath::default(), message: message.into(), hint: None }
+        let reason = match severity {
+            Severity::Warning => Reason::Doubtful,
+            Severity::Error => Reason::Invalid,
+        };
+        let (location, object, hint) = (None, None, None);
+        Self { severity, reason, location, object, path: FieldPath::default(), message: message.into(), hint }
     }
 
     /// Names the object.

@@ -15,5 +15,5 @@ pub mod strict;
 pub mod validate;
 pub mod watch;
 
-pub use diagnostic::{Diagnostic, Location, Severity};
+pub use diagnostic::{Diagnostic, Location, Reason, Severity};
 pub use path::{FieldPath, Path, Segment};

@@ -131,15 +131,13 @@ fn pod_ports(spec: &Value, reader: &mut Reader<'_>) -> Vec<ContainerPort> {
                 if text(get(port, "name")).is_empty() {
                     continue;
                 }
-                match container_port(port) {
-                    Some(port) => found.push(port),
-                    None => reader.report(
-                        Severity::Error,
-                        path.index(i).to_field_path(),
-                        format!("{port} is not understood; rules cannot name it"),
-                        "protocol must be TCP, UDP or SCTP and containerPort between 1 and 65535",
-                    ),
+                if let Some(port) = container_port(port) {
+                    found.push(port);
+                    continue;
                 }
+                let message = format!("{port} is not understood; rules cannot name it");
+                let hint = "protocol must be TCP, UDP or SCTP and containerPort between 1 and 65535";
+                reader.report(Severity::Error, path.index(i).to_field_path(), message, hint);
             }
         }
     }

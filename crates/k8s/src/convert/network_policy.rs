@@ -79,14 +79,14 @@ fn specification(policy: &Value, namespace: &Name, reader: &mut Reader<'_>) -> (
     if let Some(error) = stranger {
         let message =
             format!("{}; the pods it selects are isolated in both directions and its rules match nothing", error.cause);
-        reader.report(Severity::Error, error.path, message, HINT);
+        reader.not_understood(error, message, HINT);
     }
     (subject, ingress, egress)
 }
 
 fn whole_namespace(reader: &mut Reader<'_>, error: NotUnderstood, namespace: &Name) {
     let message = format!("{}; every pod of namespace {namespace} is isolated in both directions instead", error.cause);
-    reader.report(Severity::Error, error.path, message, HINT);
+    reader.not_understood(error, message, HINT);
 }
 
 /// A field beside or in `spec` that could change the meaning of everything.
@@ -116,7 +116,7 @@ fn types(spec: &Value, path: &Path<'_>, reader: &mut Reader<'_>) -> Types {
         Ok(listed) => listed,
         Err(error) => {
             let message = format!("{}; both directions are governed", error.cause);
-            reader.report(Severity::Error, error.path, message, HINT);
+            reader.not_understood(error, message, HINT);
             return BOTH;
         }
     };
@@ -154,7 +154,7 @@ fn rules(spec: &Value, direction: Direction, path: &Path<'_>, namespace: &Name, 
             .collect(),
         Err(error) => {
             let message = format!("{}; nothing is allowed in this direction", error.cause);
-            reader.report(Severity::Error, error.path, message, HINT);
+            reader.not_understood(error, message, HINT);
             Vec::new()
         }
     }
@@ -169,7 +169,7 @@ fn rule(value: &Value, direction: Direction, path: &Path<'_>, namespace: &Name, 
     let mut report = |error: NotUnderstood| {
         let what = Name::from(error.to_string());
         let message = format!("{}; the rule matches nothing", error.cause);
-        reader.report(Severity::Error, error.path, message, HINT);
+        reader.not_understood(error, message, HINT);
         what
     };
     let peers = each(get(value, peers_field), &peers_path, |value, path| {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::namespace_of;
+use super::selector::NotUnderstood;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::json::{at, entries, text};
 use crate::path::{FieldPath, Path};
@@ -25,15 +26,26 @@ impl<'a> Reader<'a> {
         self.diagnostics
     }
 
+    /// Reports what could not be understood, and what follows from it.
+    pub(super) fn not_understood(&mut self, error: NotUnderstood, message: String, hint: &str) {
+        self.report(Severity::Error, error.path, message, hint).reason = error.reason;
+    }
+
     /// Reports something about a field.
-    pub(super) fn report(&mut self, severity: Severity, path: FieldPath, message: String, hint: &str) {
+    pub(super) fn report(
+        &mut self,
+        severity: Severity,
+        path: FieldPath,
+        message: String,
+        hint: &str,
+    ) -> &mut Diagnostic {
         let name = text(at(self.object, &["metadata", "name"]));
         let object = if self.namespaced {
             format!("{} {}/{name}", self.kind, namespace_of(self.object))
         } else {
             format!("{} {name}", self.kind)
         };
-        self.diagnostics.push(Diagnostic::new(severity, message).object(object).path(path).hint(hint));
+        self.diagnostics.push_mut(Diagnostic::new(severity, message).object(object).path(path).hint(hint))
     }
 
     /// Reports labels that are no strings.

@@ -7,6 +7,7 @@ use ringfence_model::{Name, Requirement, Selector};
 use serde_json::Value;
 
 use super::reader::unknown_field;
+use crate::diagnostic::Reason;
 use crate::json::{entries, get, items, text, type_name};
 use crate::path::{FieldPath, Path};
 
@@ -17,15 +18,23 @@ pub struct NotUnderstood {
     pub path: FieldPath,
     /// What is the matter with it.
     pub cause: String,
+    /// What kind of trouble that is.
+    pub reason: Reason,
 }
 
 impl NotUnderstood {
     pub(super) fn new(path: &Path<'_>, cause: impl Into<String>) -> Self {
-        Self { path: path.to_field_path(), cause: cause.into() }
+        Self { path: path.to_field_path(), cause: cause.into(), reason: Reason::Invalid }
     }
 
     pub(super) fn unknown_field(path: &Path<'_>, field: &str) -> Self {
-        Self::new(&path.field(field), format!("unknown field {field:?}"))
+        Self::new(&path.field(field), format!("unknown field {field:?}")).because(Reason::UnknownField)
+    }
+
+    /// Says what kind of trouble it is.
+    pub(super) fn because(mut self, reason: Reason) -> Self {
+        self.reason = reason;
+        self
     }
 
     pub(super) fn wrong_type(path: &Path<'_>, value: &Value, expected: &str) -> Self {

@@ -155,7 +155,7 @@ impl Reader<'_> {
         let location = Some(located(self.file, tree.locate(&path)));
         let object = text(&value["kind"]);
         let object = (!object.is_empty()).then(|| title(value));
-        self.into.diagnostics.push(Diagnostic { severity, location, object, path, message, hint: None });
+        self.into.diagnostics.push(Diagnostic { location, object, path, ..Diagnostic::new(severity, message) });
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 use self::dialect::{ADMIN, BASELINE, CLUSTER, Dialect};
 use super::reader::{Reader, unknown_field};
 use super::selector::NotUnderstood;
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::Diagnostic;
 use crate::json::{get, text};
 use crate::path::Path;
 
@@ -82,7 +82,7 @@ impl Specification {
             let message =
                 format!("{}; {instead}its accepting rules match nothing, all others deny everything", error.cause);
             closed.get_or_insert_with(|| Name::from(error.to_string()));
-            reader.report(Severity::Error, error.path, message, HINT);
+            reader.not_understood(error, message, HINT);
         };
         if let Some(error) = stranger(policy, spec, &path, dialect) {
             whole(error, "");
@@ -107,7 +107,7 @@ impl Specification {
     /// Nothing is understood.
     fn deny_all(error: &NotUnderstood, reader: &mut Reader<'_>) -> Self {
         let message = format!("{}; every pod is denied everything instead", error.cause);
-        reader.report(Severity::Error, error.path.clone(), message, HINT);
+        reader.not_understood(error.clone(), message, HINT);
         let rule = || vec![rule::deny_all(error)];
         Self { tier: Tier::Admin, priority: 0, subject: every_pod(), ingress: rule(), egress: rule() }
     }

@@ -7,7 +7,7 @@ use super::dialect::Dialect;
 use super::{HINT, peer};
 use crate::convert::reader::Reader;
 use crate::convert::selector::{NotUnderstood, list, object};
-use crate::diagnostic::Severity;
+use crate::diagnostic::{Reason, Severity};
 use crate::json::{get, items};
 use crate::path::Path;
 
@@ -33,7 +33,7 @@ pub(super) fn rules(
         Err(error) => {
             let message = format!("{}; everything is denied in this direction", error.cause);
             let rule = deny_all(&error);
-            reader.report(Severity::Error, error.path, message, HINT);
+            reader.not_understood(error, message, HINT);
             vec![rule]
         }
     }
@@ -62,7 +62,7 @@ fn rule(
     if let Err(error) = object(value, path, &["name", "action", peers_field, dialect.ports]) {
         draft.not_understood(error);
     } else if let Action::Unknown(what) = &action {
-        draft.not_understood(NotUnderstood::new(&path.field("action"), &**what));
+        draft.not_understood(NotUnderstood::new(&path.field("action"), &**what).because(Reason::UnknownAction));
     }
     let name = draft.name(get(value, "name"), &path.field("name"));
     let peers_path = path.field(peers_field);
@@ -92,7 +92,8 @@ impl Draft<'_, '_> {
             Action::Deny | Action::Pass | Action::Unknown(_) => "the rule denies everything",
         };
         self.unknown.get_or_insert_with(|| Name::from(error.to_string()));
-        self.reader.report(Severity::Error, error.path, format!("{}; {consequence}", error.cause), HINT);
+        let message = format!("{}; {consequence}", error.cause);
+        self.reader.not_understood(error, message, HINT);
     }
 
     fn name(&mut self, value: &Value, path: &Path<'_>) -> Option<Name> {
@@ -154,10 +155,9 @@ impl Draft<'_, '_> {
         }
         for (i, _) in items(peers).iter().enumerate().filter(|(_, peer)| !get(peer, "domainNames").is_null()) {
             let peer = path.index(i);
-            self.not_understood(NotUnderstood::new(
-                &peer.field("domainNames"),
-                "domain names are only for rules that accept",
-            ));
+            let cause = "domain names are only for rules that accept";
+            let error = NotUnderstood::new(&peer.field("domainNames"), cause);
+            self.not_understood(error.because(Reason::DomainNamesNotAccepted));
         }
     }
 
@@ -171,9 +171,11 @@ impl Draft<'_, '_> {
         }
         let cause = "named ports are those of pods: they never match networks, nodes or domain names";
         if *self.action == Action::Accept {
-            self.reader.report(Severity::Warning, path.to_field_path(), cause.to_owned(), "give the port's number");
+            let hint = "give the port's number";
+            let said = self.reader.report(Severity::Warning, path.to_field_path(), cause.to_owned(), hint);
+            said.reason = Reason::NamedPortOfAddresses;
         } else {
-            self.not_understood(NotUnderstood::new(path, cause));
+            self.not_understood(NotUnderstood::new(path, cause).because(Reason::NamedPortOfAddresses));
         }
     }
 }
