@@ -104,6 +104,7 @@ fn try_keep(conf_dir: &Path, member: &Value) -> io::Result<api::Chain> {
         return Ok(api::Chain { error: Some("no network plugin is configured".into()), ..api::Chain::default() });
     };
     let plugins = conflist::types(&text).into_iter().filter(|plugin| plugin != PLUGIN).collect();
+    let first_name = name.clone();
     let (target, wanted) = if is_list {
         (name, conflist::insert(&text, member))
     } else {
@@ -118,7 +119,12 @@ fn try_keep(conf_dir: &Path, member: &Value) -> io::Result<api::Chain> {
         Ok(None) => {}
         Err(error) => return Err(io::Error::other(format!("{target}: {error}"))),
     }
-    Ok(api::Chain { file: Some(target), plugins, error: None })
+    // Where a list has to be made, and the configuration it is made of is called something that comes before it.
+    let hidden = !is_list && first_name.as_str() < WRAPPER;
+    let error = hidden.then(|| {
+        format!("runtimes take {first_name} before {target}; hint: rename {first_name} so that it comes after {target}")
+    });
+    Ok(api::Chain { file: Some(target), plugins, error })
 }
 
 /// Texts of the configurations, by file name, in the order runtimes look at them.
@@ -241,6 +247,14 @@ mod tests {
         assert_eq!(keep(&dir.0, &member).file.as_deref(), Some("20-more.conflist"));
         assert_eq!(dir.names(), ["20-more.conflist"]);
         assert_eq!(dir.types("20-more.conflist").last().unwrap(), PLUGIN);
+    }
+
+    #[test]
+    fn a_configuration_that_hides_the_list_made_of_it_is_told() {
+        let dir = Dir::new("hidden");
+        dir.write("00-a.conf", &json!({ "name": "pods", "type": "ptp" }));
+        let error = keep(&dir.0, &conflist::entry("/s")).error.unwrap();
+        assert!(error.starts_with("runtimes take 00-a.conf before 00-ringfence.conflist"), "{error}");
     }
 
     #[test]
