@@ -10,6 +10,7 @@
 //! connection is not lost. Whatever goes wrong, answers go on: then the addresses stay denied.
 
 mod answer;
+mod clock;
 mod journal;
 mod learner;
 mod packet;

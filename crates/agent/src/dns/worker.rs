@@ -1,7 +1,9 @@
 //! The thread that reads answers, learns, and lets them go.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -16,6 +18,7 @@ use ringfence_datapath::answers::Answers;
 use ringfence_datapath::open_connections;
 use ringfence_model::DomainName;
 
+use super::clock::Clock;
 use super::journal::Journal;
 use super::reader::Reader;
 use super::{Demand, Learning, Tell};
@@ -26,6 +29,8 @@ use crate::metrics::Meters;
 const PATIENCE: Duration = Duration::from_millis(900);
 /// How often to look whether connections to an address that has stood its time are still open.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How soon after that to look at others.
+const NOT_BEFORE: Duration = Duration::from_secs(1);
 /// How soon to try again to hold answers after that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -46,7 +51,8 @@ pub(super) struct Worker {
     clock: Clock,
     journal: Journal,
     reader: Reader,
-    demand: Demand,
+    /// None until the planning thread knows what rules want: nothing an earlier process learnt is given up before.
+    demand: Option<Demand>,
     servers: BTreeSet<SocketAddr>,
     /// The queue, while answers are read.
     answers: Option<Answers>,
@@ -78,7 +84,7 @@ impl Worker {
             clock: Clock::new(),
             journal,
             reader: Reader::default(),
-            demand: Demand::default(),
+            demand: None,
             servers: BTreeSet::new(),
             answers: None,
             retry: None,
@@ -142,8 +148,9 @@ impl Worker {
         loop {
             match self.told.try_recv() {
                 Ok(Tell::Demand(demand)) => {
-                    changed |= demand.patterns != self.demand.patterns || demand.pods != self.demand.pods;
-                    self.demand = demand;
+                    let same = |before: &Demand| demand.patterns == before.patterns && demand.pods == before.pods;
+                    changed |= !self.demand.as_ref().is_some_and(same);
+                    self.demand = Some(demand);
                 }
                 Ok(Tell::Servers(servers)) => {
                     changed |= servers != self.servers;
@@ -159,11 +166,13 @@ impl Worker {
 
     /// Does what is wanted now.
     fn adjust(&mut self) -> Result<(), Gone> {
+        let Some(demand) = &self.demand else { return Ok(()) };
+        let patterns = demand.patterns.clone();
         let before: BTreeMap<_, Vec<_>> = self.reader.learner.entries().fold(BTreeMap::new(), |mut all, entry| {
             all.entry(entry.0.clone()).or_insert_with(Vec::new).push(entry.1);
             all
         });
-        let gone = self.reader.learner.ask_for(self.demand.patterns.clone());
+        let gone = self.reader.learner.ask_for(patterns);
         let lost = gone.into_iter().filter_map(|name| before.get_key_value(&name));
         let lost: BTreeMap<_, _> = lost.map(|(name, addresses)| (name.clone(), addresses.clone())).collect();
         self.forget(&lost)?;
@@ -200,7 +209,8 @@ impl Worker {
             Some(answers) => answers,
             none => none.insert(Answers::open()?),
         };
-        answers.hold(&self.servers, &self.demand.pods)
+        let pods = self.demand.as_ref().map(|demand| demand.pods.clone()).unwrap_or_default();
+        answers.hold(&self.servers, &pods)
     }
 
     fn stop_holding(&mut self) {
@@ -298,15 +308,18 @@ impl Worker {
         if self.due.is_none_or(|due| due > now) {
             return Ok(());
         }
+        let Some(demand) = &self.demand else { return Ok(()) };
         let expired = self.reader.learner.expired(now);
         // While it is not known, every address counts as in use: connections must not break for it.
-        let in_use = open_connections(&self.demand.endpoints, &expired).unwrap_or_else(|error| {
+        let in_use = open_connections(&demand.endpoints, &expired).unwrap_or_else(|error| {
             tracing::warn!(%error, "addresses of names are kept beyond their time");
             expired
         });
         let then = now + u64::try_from(LOOK_AGAIN.as_millis()).unwrap_or(u64::MAX);
         let lost = self.reader.learner.expire(now, &in_use, then);
-        self.due = self.reader.learner.next_expiry();
+        // Asking connection tracking costs the same for one address as for all: not for each that comes of age.
+        let soon = now + u64::try_from(NOT_BEFORE.as_millis()).unwrap_or_default();
+        self.due = self.reader.learner.next_expiry().map(|due| due.max(soon));
         self.forget(&lost)
     }
 
@@ -321,25 +334,5 @@ impl Worker {
             .collect();
         self.journal.write(&lines, self.reader.learner.entries());
         self.tell_core(&lost.keys().cloned().collect())
-    }
-}
-
-/// Milliseconds since the machine was started: the same clock for every process, which nobody can set.
-#[derive(Debug)]
-struct Clock {
-    started: u64,
-    since: Instant,
-}
-
-impl Clock {
-    fn new() -> Self {
-        let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
-        let seconds: f64 = uptime.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or_default();
-        let started = u64::try_from(Duration::try_from_secs_f64(seconds).unwrap_or_default().as_millis());
-        Self { started: started.unwrap_or_default(), since: Instant::now() }
-    }
-
-    fn now(&self) -> u64 {
-        self.started + u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -1,0 +1,42 @@
+//! What a worker takes over from an earlier process.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use ringfence_model::{DomainName, DomainPattern};
+
+use super::*;
+
+#[test]
+fn what_was_learnt_before_is_kept_until_rules_are_known_and_then_if_one_means_it() {
+    let path = std::env::temp_dir().join(format!("ringfence-worker-{}", std::process::id()));
+    let name = DomainName::new("a.net");
+    let line = [(&name, "192.0.2.1".parse().unwrap(), 1)];
+    Journal::open(&path).0.write(&line, line.into_iter());
+    let (core, messages) = Handle::channel();
+    let (sender, told) = std::sync::mpsc::channel();
+    let wake = Arc::new(EventFd::from_value(0).unwrap());
+    let mut worker = Worker::new(core, &path, Arc::new(Meters::new()), told, wake);
+    let addresses = || match messages.try_recv() {
+        Ok(Message::Domains { domains, .. }) => Some(domains[0].addresses.len()),
+        Ok(_) => Some(usize::MAX),
+        Err(_) => None,
+    };
+    assert_eq!(addresses(), Some(1), "the planning thread knows it from the beginning");
+
+    // The servers are known before the rules are; and time passes while the API is away.
+    sender.send(Tell::Servers(BTreeSet::from(["10.0.0.1:53".parse().unwrap()]))).unwrap();
+    worker.listen().unwrap();
+    worker.expire().unwrap();
+    assert_eq!(addresses(), None);
+
+    let demand = |pattern: &str| Demand { patterns: [DomainPattern::new(pattern)].into(), ..Demand::default() };
+    sender.send(Tell::Servers(BTreeSet::new())).unwrap();
+    sender.send(Tell::Demand(demand("*.net"))).unwrap();
+    worker.listen().unwrap();
+    assert_eq!(worker.reader.learner.names().count(), 1);
+    sender.send(Tell::Demand(demand("*.org"))).unwrap();
+    worker.listen().unwrap();
+    assert_eq!(worker.reader.learner.names().count(), 0);
+    fs::remove_file(path).unwrap();
+}
