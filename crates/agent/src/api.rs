@@ -23,6 +23,9 @@ pub struct Status {
     pub version: String,
     /// Whether every watch has been listed once and what follows from it is in the kernel.
     pub ready: bool,
+    /// Whether this agent is the one that writes what is the matter with policies into the API.
+    #[serde(default)]
+    pub leader: bool,
     /// What needs somebody's attention, most urgent first, as sentences.
     pub warnings: Vec<String>,
     /// The watches, by kind.
@@ -273,16 +276,23 @@ pub struct Peer {
     pub pod: Option<String>,
     /// The node that has the address.
     pub node: Option<String>,
+    /// Namespace and name of the Service that has the address.
+    #[serde(default)]
+    pub service: Option<String>,
 }
 
 /// As people write it: the pod or node if known, the address, the port.
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, port, namespace, pod, node } = self;
+        let Self { address, port, namespace, pod, node, service } = self;
         match (namespace, pod, node) {
             (Some(namespace), Some(pod), _) => write!(f, "{namespace}/{pod} ")?,
             (_, _, Some(node)) => write!(f, "node/{node} ")?,
-            _ => {}
+            _ => {
+                if let Some(service) = service {
+                    write!(f, "service/{service} ")?;
+                }
+            }
         }
         match (address, port) {
             (IpAddr::V6(address), Some(port)) => write!(f, "[{address}]:{port}"),

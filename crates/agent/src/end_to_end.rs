@@ -1,7 +1,9 @@
 //! From an API that speaks HTTP, through watches, planner and a kernel in memory, to the socket and its client.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -16,9 +18,9 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::api::{FlowLine, WaitRequest};
+use crate::api::{FlowLine, Status, WaitRequest};
 use crate::client::{Client, ClientError};
-use crate::core::{Core, Handle, Message, Setup};
+use crate::core::{Core, Handle, Message};
 use crate::fake::{Call, FakeKernel};
 use crate::flows::{Flows, Outcome, Record, Source, Why};
 use crate::metrics::Meters;
@@ -31,6 +33,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone, Default)]
 struct Api {
     watches: Arc<Mutex<Vec<Watch>>>,
+    /// What is listed of a kind instead of what is there at the beginning.
+    listed: Arc<Mutex<HashMap<String, Vec<Value>>>>,
+    /// Nothing is answered.
+    away: Arc<AtomicBool>,
 }
 
 /// Plural name of the watched kind, and where its events go.
@@ -43,9 +49,13 @@ impl Api {
     }
 
     fn answer(&self, uri: &Uri) -> Response<Body> {
+        if self.away.load(Ordering::Relaxed) {
+            return Response::builder().status(503).body(Body::from("{}")).unwrap();
+        }
         let plural = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
         if !uri.query().is_some_and(|query| query.contains("watch=")) {
-            let list = json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": listed(&plural)});
+            let items = self.listed.lock().get(&plural).cloned().unwrap_or_else(|| listed(&plural));
+            let list = json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items});
             return Response::new(Body::from(list.to_string()));
         }
         let (told, lines) = mpsc::unbounded_channel::<Value>();
@@ -55,6 +65,21 @@ impl Api {
             Some((Ok::<_, std::io::Error>(line), lines))
         });
         Response::new(Body::from_stream(lines))
+    }
+
+    /// Lists something else of a kind from now on; whoever watches it is not told.
+    fn list(&self, plural: &str, items: Vec<Value>) {
+        self.listed.lock().insert(plural.into(), items);
+    }
+
+    /// Goes away: watches end, and nothing is answered until it comes back.
+    fn go(&self) {
+        self.away.store(true, Ordering::Relaxed);
+        self.watches.lock().clear();
+    }
+
+    fn come_back(&self) {
+        self.away.store(false, Ordering::Relaxed);
     }
 
     /// Streams an event to whoever watches the kind, once somebody does.
@@ -117,15 +142,7 @@ impl Agent {
         let kernel = FakeKernel::default();
         let meters = Arc::new(Meters::new());
         let (core, messages) = Handle::channel();
-        let setup = Setup {
-            node: "here".into(),
-            connections: "cut".into(),
-            pin_dir: "/nowhere".into(),
-            enforcer: Box::new(kernel.clone()),
-            meters: Arc::clone(&meters),
-            scout: None,
-            listener: None,
-        };
+        let setup = kernel.setup("here", &meters);
         thread::spawn(move || Core::new(setup).run(&messages));
         let flows = Flows::new();
         let (reading, told) = (flows.clone(), core.clone());
@@ -136,6 +153,22 @@ impl Agent {
         let server = Server { core: core.clone(), flows, meters };
         tokio::spawn(async move { axum::serve(listener, server.socket()).await });
         Self { kernel, client: Client::new(&socket), socket, core }
+    }
+}
+
+impl Agent {
+    /// The status, once it is as a test wants it.
+    async fn status(&self, what: &str, is_so: impl Fn(&Status) -> bool) -> Status {
+        let waiting = async {
+            loop {
+                let status = self.client.status().await.unwrap();
+                if is_so(&status) {
+                    return status;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"))
     }
 }
 
@@ -231,6 +264,81 @@ async fn flows_come_a_line_at_a_time_with_names() {
     assert_eq!((flow.verdict.as_str(), flow.reason.as_str()), ("denied", "endpoint-not-ready"));
     assert_eq!(flow.source.to_string(), "shop/web 10.244.0.2:1");
     assert!(flow.hint.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_that_goes_away_leaves_everything_in_force_and_what_it_missed_counts_when_it_is_back() {
+    let api = Api::default();
+    let agent = Agent::start("away", &api);
+    agent.status("in sync", |status| status.ready).await;
+    let before = agent.kernel.plan();
+    api.go();
+    api.list("networkpolicies", vec![deny_all()]);
+    api.list("pods", vec![pod("web", "10.244.0.2"), pod("born", "10.244.0.9")]);
+    let status = agent.status("it is told", |status| status.watches.iter().all(|watch| !watch.connected)).await;
+    assert!(status.ready && !status.warnings.is_empty(), "{:?}", status.warnings);
+    assert_eq!(agent.kernel.plan(), before);
+    api.come_back();
+    let status = agent.status("it is back", |status| status.warnings.is_empty() && status.endpoints.len() == 2).await;
+    assert_eq!(status.policies[0].enforced_generation, Some(1));
+    assert!(agent.kernel.plan().endpoints.values().all(|endpoint| endpoint.ingress.0 != 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_that_has_expired_is_begun_anew_with_a_listing() {
+    let api = Api::default();
+    let agent = Agent::start("expired", &api);
+    api.tell("pods", "ADDED", pod("gone", "10.244.0.3")).await;
+    agent.status("in sync", |status| status.endpoints.len() == 2).await;
+    api.list("pods", vec![pod("web", "10.244.0.2"), pod("new", "10.244.0.4")]);
+    let expired =
+        json!({"kind": "Status", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old"});
+    api.tell("pods", "ERROR", expired).await;
+    let names = |status: &Status| status.endpoints.iter().map(|endpoint| endpoint.pod.clone()).collect::<Vec<_>>();
+    let status = agent.status("it is listed again", |status| names(status) == ["web", "new"]).await;
+    assert_eq!(status.warnings, Vec::<String>::new(), "nothing that anybody has to see to");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_pods_with_one_address_the_newer_has_it_and_both_are_told() {
+    let api = Api::default();
+    let agent = Agent::start("twins", &api);
+    let mut twin = pod("twin", "10.244.0.2");
+    twin["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+    api.tell("pods", "ADDED", twin.clone()).await;
+    let status = agent.status("both are told", |status| status.diagnostics.len() == 2).await;
+    assert_eq!(status.endpoints[0].pod, "twin");
+    assert!(status.diagnostics.iter().all(|remark| remark.message.contains("10.244.0.2 is claimed by several pods")));
+    twin["status"]["phase"] = "Succeeded".into();
+    api.tell("pods", "MODIFIED", twin).await;
+    let status = agent.status("the one that ended has none", |status| status.diagnostics.is_empty()).await;
+    assert_eq!(status.endpoints[0].pod, "web");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_understood_closes_and_is_told_with_its_field() {
+    let api = Api::default();
+    let agent = Agent::start("strange", &api);
+    agent.status("in sync", |status| status.ready).await;
+    let mut strange = deny_all();
+    strange["spec"]["ingress"] = json!([{"from": [{"planetSelector": {}}]}]);
+    api.tell("networkpolicies", "ADDED", strange).await;
+    let status = agent.status("it is told", |status| !status.diagnostics.is_empty()).await;
+    let remark = &status.diagnostics[0];
+    assert_eq!(remark.object, "NetworkPolicy shop/deny");
+    assert!(
+        remark.message.starts_with("error: spec.ingress[0].from[0].planetSelector: unknown field"),
+        "{}",
+        remark.message
+    );
+    assert!(remark.message.contains("the rule matches nothing"), "{}", remark.message);
+    agent.status("it is in the kernel", |_| agent.kernel.plan().endpoints.values().all(|pod| pod.ingress.0 != 0)).await;
+    api.tell("networkpolicies", "MODIFIED", deny_all()).await;
+    agent.status("it was put right", |status| status.diagnostics.is_empty()).await;
+    // An object that is no object at all breaks neither the watch nor anything else.
+    api.tell("pods", "ADDED", json!({"metadata": {"name": "odd", "namespace": "shop"}, "spec": 7, "status": []})).await;
+    api.tell("pods", "ADDED", pod("late", "10.244.0.3")).await;
+    agent.status("the next is taken in", |status| status.endpoints.len() == 2).await;
 }
 
 #[tokio::test]

@@ -7,9 +7,12 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use ringfence_datapath::Interface;
 use ringfence_engine::{CauseId, Delta, Plan};
+use tokio::sync::watch;
 
 use crate::api::MapUse;
+use crate::core::Setup;
 use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
+use crate::metrics::Meters;
 
 /// What the kernel was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,20 @@ struct Memory {
 pub(crate) struct FakeKernel(Arc<Mutex<Memory>>);
 
 impl FakeKernel {
+    /// What a planning thread is made with that has nothing but this kernel.
+    pub(crate) fn setup(&self, node: &str, meters: &Arc<Meters>) -> Setup {
+        Setup {
+            node: node.into(),
+            connections: "cut".into(),
+            pin_dir: "/nowhere".into(),
+            enforcer: Box::new(self.clone()),
+            meters: Arc::clone(meters),
+            scout: None,
+            listener: None,
+            clerk: watch::channel(0).0,
+        }
+    }
+
     /// What it was asked for since the last time.
     pub(crate) fn calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.0.lock().calls)

@@ -1,15 +1,21 @@
 //! What the agent remembers of the cluster besides the plan: enough to answer who has an address, which policies
 //! there are and how far each is enforced.
 
+mod troubles;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_model::{
-    DomainName, DomainPattern, Labels, Name, NamespaceSelection, Object, ObjectKey, Peer, Peers, Pod, PodKey,
-    PodSelection, Policy, PolicyId, Rule,
+    DomainName, DomainPattern, Labels, Name, NamespaceSelection, Object, ObjectKey, Pod, PodKey, PodSelection, Policy,
+    PolicyId,
 };
+
+use crate::problem::{Account, Problem};
+use crate::services::News;
+use troubles::{Troubles, blocks, patterns};
 
 /// The objects of the cluster, as far as status and flows need them.
 #[derive(Debug)]
@@ -25,8 +31,9 @@ pub(crate) struct Index {
     patterns: BTreeMap<DomainPattern, usize>,
     /// How many addresses each known domain name has.
     domains: BTreeMap<DomainName, usize>,
-    /// What was said about objects, by kind and name, for those about which anything was.
-    diagnostics: BTreeMap<String, Vec<String>>,
+    troubles: Troubles,
+    /// Rises whenever something else is to be said of a policy.
+    revision: u64,
     /// Addresses that more than one endpoint claims.
     owners: HashMap<IpAddr, BTreeSet<PodKey>>,
 }
@@ -42,6 +49,8 @@ pub(crate) struct PolicyRecord {
     pub(crate) egress: bool,
     /// The domain names it speaks of.
     pub(crate) patterns: BTreeSet<DomainPattern>,
+    /// When something else was last to be said of it.
+    revision: u64,
 }
 
 impl Index {
@@ -55,7 +64,8 @@ impl Index {
             policies: BTreeMap::new(),
             patterns: BTreeMap::new(),
             domains: BTreeMap::new(),
-            diagnostics: BTreeMap::new(),
+            troubles: Troubles::default(),
+            revision: 0,
             owners: HashMap::new(),
         }
     }
@@ -75,34 +85,79 @@ impl Index {
 
     /// Takes note of what was said about an object, in place of what was said before.
     pub(crate) fn note(&mut self, key: &ObjectKey, diagnostics: &[Diagnostic]) {
-        let key = Key(key).to_string();
-        let said: Vec<_> = diagnostics.iter().map(words).collect();
-        if self.diagnostics.get(&key).is_some_and(|before| *before == said) {
-            return;
-        }
-        for message in &said {
-            tracing::warn!(object = key, "{message}");
-        }
-        if said.is_empty() {
-            self.diagnostics.remove(&key);
-        } else {
-            self.diagnostics.insert(key, said);
+        let said = diagnostics.iter().map(Problem::from).collect();
+        let changed = self.troubles.note(key, said);
+        if let (ObjectKey::Policy(id), true) = (key, changed) {
+            self.touch(id);
         }
     }
 
-    /// Takes note of what was said about many objects, besides what was said before.
-    pub(crate) fn note_all(&mut self, diagnostics: &[Diagnostic]) {
+    /// Takes note of what was said about all objects of a listing, in place of what was said about them before.
+    pub(crate) fn note_all<'a>(&mut self, keys: impl Iterator<Item = &'a ObjectKey>, diagnostics: Vec<Diagnostic>) {
+        let mut said: HashMap<String, Vec<Diagnostic>> = HashMap::new();
         for diagnostic in diagnostics {
-            let key = diagnostic.object.clone().unwrap_or_default();
-            let message = words(diagnostic);
-            tracing::warn!(object = key, "{message}");
-            self.diagnostics.entry(key).or_default().push(message);
+            said.entry(diagnostic.object.clone().unwrap_or_default()).or_default().push(diagnostic);
         }
+        for key in keys {
+            let about = if said.is_empty() { None } else { said.remove(&Key(key).to_string()) };
+            self.note(key, &about.unwrap_or_default());
+        }
+    }
+
+    /// Takes in what happened to Services.
+    pub(crate) fn services(&mut self, news: News) {
+        for id in self.troubles.services.take(news) {
+            self.touch(&id);
+        }
+    }
+
+    /// These policies do not fit into the kernel of this node; none: all do.
+    pub(crate) fn refuse(&mut self, policies: impl IntoIterator<Item = PolicyId>, why: &str) {
+        for id in self.troubles.refuse(policies, why) {
+            self.touch(&id);
+        }
+    }
+
+    /// Something else is to be said of a policy, if it is known.
+    fn touch(&mut self, id: &PolicyId) {
+        if let Some(record) = self.policies.get_mut(id) {
+            self.revision += 1;
+            record.revision = self.revision;
+        }
+    }
+
+    /// Rises whenever something else is to be said of a policy.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// What there is to say of the policies of which something else is to be said than at an earlier revision.
+    pub(crate) fn accounts(&self, since: u64) -> Vec<Account> {
+        let changed = self.policies.iter().filter(|(_, record)| record.revision > since);
+        let account = |(id, record): (&PolicyId, &PolicyRecord)| Account {
+            id: id.clone(),
+            uid: Name::clone(&record.uid),
+            generation: record.generation,
+            problems: self.troubles.about(id),
+        };
+        changed.map(account).collect()
+    }
+
+    /// How many policies have problems, by kind and reason.
+    pub(crate) fn problems(&self) -> BTreeMap<(String, String), usize> {
+        let mut counts = BTreeMap::new();
+        for id in self.troubles.policies() {
+            let reasons: BTreeSet<_> = self.troubles.about(id).into_iter().map(|problem| problem.reason).collect();
+            for reason in reasons {
+                *counts.entry((id.kind.to_string(), reason)).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// Forgets an object.
     pub(crate) fn delete(&mut self, key: &ObjectKey) {
-        self.diagnostics.remove(&Key(key).to_string());
+        self.troubles.forget(key);
         match key {
             ObjectKey::Namespace(name) => drop(self.namespaces.remove(name)),
             ObjectKey::Node(name) => drop(self.nodes.remove(name)),
@@ -113,6 +168,9 @@ impl Index {
             ObjectKey::Policy(id) => {
                 if let Some(policy) = self.policies.remove(id) {
                     self.count_patterns(&policy.patterns, false);
+                }
+                for other in self.troubles.forget_policy(id) {
+                    self.touch(&other);
                 }
             }
             ObjectKey::Domain(name) => drop(self.domains.remove(name)),
@@ -151,19 +209,31 @@ impl Index {
 
     fn apply_policy(&mut self, policy: &Policy) {
         let before = self.policies.get(&policy.id);
-        let enforced = before.filter(|before| before.uid == policy.uid).and_then(|before| before.enforced);
+        let same = before.filter(|before| before.uid == policy.uid);
+        let news = same.is_none_or(|before| before.generation != policy.generation);
         let record = PolicyRecord {
             uid: Name::clone(&policy.uid),
             generation: policy.generation,
-            enforced,
+            enforced: same.and_then(|before| before.enforced),
             subject: policy.subject.clone(),
             ingress: policy.ingress.is_some(),
             egress: policy.egress.is_some(),
             patterns: patterns(policy),
+            revision: same.map_or(0, |before| before.revision),
         };
         self.count_patterns(&record.patterns, true);
         if let Some(before) = self.policies.insert(policy.id.clone(), record) {
             self.count_patterns(&before.patterns, false);
+        }
+        if news {
+            self.troubles.services.note(&policy.id, blocks(policy));
+            let tied = self.troubles.ties.put(policy);
+            if let Some(tie) = self.troubles.ties.about(&policy.id) {
+                tracing::warn!(policy = %policy.id, "{tie}");
+            }
+            for id in tied.iter().chain([&policy.id]) {
+                self.touch(id);
+            }
         }
     }
 
@@ -261,12 +331,18 @@ impl Index {
         self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| name)
     }
 
-    /// What was said about objects, by object, and which addresses are claimed more than once.
+    /// The Service that has an address: namespace and name.
+    pub(crate) fn service_at(&self, address: IpAddr) -> Option<&(String, String)> {
+        self.troubles.services.at(address)
+    }
+
+    /// What there is to say about objects, by object; and which addresses are claimed more than once.
     pub(crate) fn diagnostics(&self) -> Vec<(String, String)> {
-        let said = self
-            .diagnostics
-            .iter()
-            .flat_map(|(key, messages)| messages.iter().map(move |message| (key.clone(), message.clone())));
+        let policies = self.troubles.policies().into_iter().flat_map(|id| {
+            self.troubles.about(id).into_iter().map(move |problem| (id.to_string(), problem.to_string()))
+        });
+        let others = self.troubles.others().into_iter();
+        let others = others.flat_map(|(object, said)| said.into_iter().map(move |said| (object.clone(), said)));
         let mut twice: Vec<_> = self.owners.iter().filter(|(_, owners)| owners.len() > 1).collect();
         twice.sort_unstable_by_key(|(address, _)| **address);
         let twice = twice.into_iter().flat_map(|(address, owners)| {
@@ -274,29 +350,8 @@ impl Index {
                 (format!("Pod {pod}"), format!("address {address} is claimed by several pods; the newest has it"))
             })
         });
-        said.chain(twice).collect()
+        policies.chain(others).chain(twice).collect()
     }
-}
-
-fn patterns(policy: &Policy) -> BTreeSet<DomainPattern> {
-    fn peers(rule: &Rule) -> &[Peer] {
-        match &rule.peers {
-            Peers::List(peers) => peers,
-            Peers::Any => &[],
-        }
-    }
-    let pattern = |peer: &Peer| match peer {
-        Peer::Domain(pattern) => Some(pattern.clone()),
-        _ => None,
-    };
-    policy.egress.iter().flatten().flat_map(peers).filter_map(pattern).collect()
-}
-
-/// A diagnostic without the object it is about.
-fn words(diagnostic: &Diagnostic) -> String {
-    let mut said = diagnostic.clone();
-    said.object = None;
-    said.to_string()
 }
 
 /// An object's kind and name, as people write them.

@@ -13,6 +13,7 @@
 pub mod api;
 mod bridge;
 mod chain;
+mod clerk;
 pub mod client;
 mod cni_cache;
 mod core;
@@ -24,11 +25,15 @@ mod enforcer;
 #[cfg(test)]
 mod fake;
 pub mod flows;
+mod follow;
 mod index;
 mod interfaces;
 mod metrics;
+mod problem;
 mod run;
 mod server;
+mod services;
+mod ties;
 mod watch;
 
 pub use chain::{Chain, remove as unchain};

@@ -7,7 +7,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
@@ -35,6 +35,12 @@ pub(crate) struct Meters {
     pub(crate) answers_late: Counter,
     /// Addresses of names for which there was no room.
     pub(crate) names_refused: Counter,
+    /// 1 while this agent is the one that writes about policies into the API.
+    pub(crate) leader: Gauge,
+    /// Conditions and Events it wrote, and writes that failed.
+    pub(crate) conditions: Counter,
+    pub(crate) told: Counter,
+    pub(crate) unwritten: Counter,
 }
 
 impl Meters {
@@ -50,6 +56,10 @@ impl Meters {
             answers_unread: Counter::default(),
             answers_late: Counter::default(),
             names_refused: Counter::default(),
+            leader: Gauge::default(),
+            conditions: Counter::default(),
+            told: Counter::default(),
+            unwritten: Counter::default(),
         }
     }
 
@@ -69,6 +79,12 @@ impl Meters {
         registry.register("dns_late", help, self.answers_late.clone());
         let help = "Addresses of domain names for which there was no room";
         registry.register("domain_addresses_refused", help, self.names_refused.clone());
+        let help = "1 on the one agent that writes conditions and Events of policies into the API";
+        registry.register("leader", help, self.leader.clone());
+        registry.register("status_writes", "Conditions of policies written into the API", self.conditions.clone());
+        registry.register("event_writes", "Events of policies written into the API", self.told.clone());
+        let help = "Conditions and Events of policies that the API did not take";
+        registry.register("status_write_failures", help, self.unwritten.clone());
     }
 }
 
@@ -90,6 +106,7 @@ pub(crate) struct Gauges {
     pub(crate) policies: usize,
     pub(crate) policies_behind: usize,
     pub(crate) diagnostics: usize,
+    pub(crate) problems: BTreeMap<(String, String), usize>,
     pub(crate) watches: Vec<api::Watch>,
     pub(crate) bridge: Option<api::Bridge>,
     pub(crate) names: api::Names,
@@ -141,6 +158,7 @@ impl Collector for Gauges {
         }
         self.encode_watches(&mut encoder)?;
         self.encode_bridge(&mut encoder)?;
+        self.encode_problems(&mut encoder)?;
         let maps = |value: fn(&api::MapUse) -> u64| -> Vec<_> {
             self.maps.iter().map(|map| (vec![("map", map.name.clone())], value(map))).collect()
         };
@@ -172,6 +190,14 @@ impl Gauges {
         let connected = watches(|watch| usize::from(watch.connected));
         gauge(encoder, "watch_connected", "1 while the API answers for a kind", &connected)?;
         gauge(encoder, "watch_objects", "Objects known of a kind", &watches(|watch| watch.objects))
+    }
+
+    fn encode_problems(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let sample = |((kind, reason), count): (&(String, String), &usize)| {
+            (vec![("kind", kind.clone()), ("reason", reason.clone())], *count as u64)
+        };
+        let help = "Policies that are not enforced as written, or about which something is in doubt";
+        gauge(encoder, "policies_with_problems", help, &self.problems.iter().map(sample).collect::<Vec<_>>())
     }
 
     fn encode_bridge(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! Puts the parts together and runs them until told to stop.
 
 use std::fs;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -15,9 +16,11 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use ringfence_model::Name;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::{self, Chain};
+use crate::clerk::{Clerk, Election, Terms, Writer};
 use crate::core::{Core, Gone, Handle, Message, Setup};
 use crate::datapath;
 use crate::dns::servers::Trusted;
@@ -26,7 +29,8 @@ use crate::flows::Flows;
 use crate::interfaces;
 use crate::metrics::Meters;
 use crate::server::Server;
-use crate::watch;
+use crate::services;
+use crate::watch as events;
 
 /// What happens to an open connection that a change of policy denies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,9 @@ pub enum Connections {
 
 /// API servers end a watch after 5 to 10 minutes; a connection that is quiet for longer is dead.
 const QUIET: Duration = Duration::from_mins(11);
+
+/// How long to wait at the end for the Lease to be given back.
+const GIVING_BACK: Duration = Duration::from_secs(2);
 
 /// What the agent is told on its command line.
 #[derive(Clone, Debug)]
@@ -65,6 +72,8 @@ pub struct Config {
     pub detach: bool,
     /// Namespace and name of the Service of the cluster's DNS.
     pub dns_service: (String, String),
+    /// The namespace the agents run in: the Lease is there by which they elect who writes about policies.
+    pub namespace: String,
     /// DNS servers to believe besides those behind the Service, such as caches on the nodes.
     pub dns_servers: Vec<SocketAddr>,
 }
@@ -90,6 +99,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let meters = Arc::new(Meters::new());
     let journal = config.socket.with_extension("names");
     let names = dns::start(core.clone(), &journal, Arc::clone(&meters)).context("cannot start a thread")?;
+    let (changed, changes) = watch::channel(0);
+    let clerk = Clerk {
+        election: Election::new(client.clone(), &config.namespace, identity(&config.node), Terms::default()),
+        writer: Writer::new(client.clone(), core.clone(), changes, Arc::clone(&meters), config.node.clone()),
+        meters: Arc::clone(&meters),
+    };
     let setup = Setup {
         node: Name::from(config.node.as_str()),
         connections: config.connections.to_string(),
@@ -98,6 +113,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         meters: Arc::clone(&meters),
         scout: Some(scout),
         listener: Some(names.clone()),
+        clerk: changed,
     };
     let planning = thread::Builder::new().name("core".into()).spawn(move || Core::new(setup).run(&messages))?;
     let flows = Flows::new();
@@ -113,6 +129,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         serve(listener, server.public(), stop.clone());
     }
+    let clerk = tokio::spawn(clerk.run(stop.clone()));
     tracing::info!(node = config.node, socket = %config.socket.display(), "started");
     let result = tokio::select! {
         told = told_to_stop() => told,
@@ -122,6 +139,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // The change the thread is carrying out, if any, is finished first.
     let _ = core.tell(Message::Stop);
     let died = planning.join().is_err();
+    let _ = tokio::time::timeout(GIVING_BACK, clerk).await;
     let _ = fs::remove_file(&config.socket);
     if died {
         bail!("the planning thread died; what is in the kernel stays in force");
@@ -138,7 +156,13 @@ async fn follow(client: kube::Client, config: &Config, core: Handle, names: List
     let others = config.dns_servers.iter().copied().collect();
     let trusted = Trusted { service: config.dns_service.clone(), others };
     let servers = dns::servers::follow(client.clone(), trusted, core.clone(), names);
-    tokio::try_join!(watch::pump(client, core), servers).map(drop)
+    let services = services::follow(client.clone(), core.clone());
+    tokio::try_join!(events::pump(client, core), servers, services).map(drop)
+}
+
+/// What this process is called in an election: another one on the node is another candidate.
+fn identity(node: &str) -> String {
+    format!("{node}_{:016x}", RandomState::new().hash_one(0))
 }
 
 async fn told_to_stop() -> anyhow::Result<()> {

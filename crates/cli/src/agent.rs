@@ -92,6 +92,9 @@ struct Run {
     /// Service of the cluster's DNS: what the servers behind it answer is believed, for rules with `domainNames`
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = service, default_value = "kube-system/kube-dns")]
     dns_service: (String, String),
+    /// Namespace of the agents: the Lease by which they elect who writes about policies is there
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = "kube-system")]
+    namespace: String,
     /// Another DNS server to believe, such as a cache on the nodes; may be repeated
     #[arg(long = "dns-server", value_name = "ADDRESS[:PORT]", value_parser = dns_server)]
     dns_servers: Vec<SocketAddr>,
@@ -155,6 +158,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         plugin,
         detach,
         dns_service,
+        namespace,
         dns_servers,
         log_format: _,
     } = run;
@@ -179,6 +183,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         chain,
         detach,
         dns_service,
+        namespace,
         dns_servers,
     })
 }

@@ -1,11 +1,14 @@
 //! `ringfence status`.
 
-use ringfence_agent::api::{Names, Status};
+use ringfence_agent::api::{Names, ObjectDiagnostic, Status};
 use ringfence_agent::client::Client;
 
 use crate::args::{Format, Socket};
 use crate::exit::Code;
 use crate::output::{self, or_none, table};
+
+/// Remarks about objects that are printed where not everything was asked for.
+const REMARKS: usize = 10;
 
 /// `ringfence status`
 #[derive(Debug, clap::Args)]
@@ -50,8 +53,10 @@ fn brief(status: &Status) -> Vec<String> {
     ];
     let mut blocks = vec![table(heading, &[row])];
     let mut warnings: Vec<_> = status.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-    if !status.diagnostics.is_empty() {
-        warnings.push(format!("warning: {} remarks about objects; see -o wide\n", status.diagnostics.len()));
+    let remark = |remark: &ObjectDiagnostic| format!("warning: {}: {}\n", remark.object, remark.message);
+    warnings.extend(status.diagnostics.iter().take(REMARKS).map(remark));
+    if let Some(more @ 1..) = status.diagnostics.len().checked_sub(REMARKS) {
+        warnings.push(format!("warning: {more} more remarks about objects; see -o wide\n"));
     }
     if !warnings.is_empty() {
         blocks.push(warnings.concat());
@@ -108,6 +113,7 @@ fn wide(status: &Status) -> Vec<String> {
     let rows = [
         ["adopted from an earlier agent".to_owned(), yes(enforcement.adopted)],
         ["pinned in".to_owned(), enforcement.pin_dir.clone()],
+        ["writes about policies into the API".to_owned(), yes(status.leader)],
         ["closed until known".to_owned(), enforcement.gates.join(",")],
         ["bridged packets filtered".to_owned(), or_none(bridge)],
     ];

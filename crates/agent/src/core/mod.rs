@@ -3,6 +3,7 @@
 //! It sleeps until a message comes, takes every other message that is ready, and carries the sum of them to the kernel
 //! in one step. Nothing waits for a clock, nothing is shared and locked; whoever wants to know something asks.
 
+mod commit;
 mod names;
 mod naming;
 mod report;
@@ -25,6 +26,8 @@ use crate::api;
 use crate::dns::Learning;
 use crate::flows::{Named, Record};
 use crate::metrics::Gauges;
+use crate::problem::Account;
+use crate::services::News;
 
 pub(crate) use state::{Core, Setup};
 
@@ -55,6 +58,8 @@ pub(crate) enum Message {
     Learning(Learning),
     /// How the watch of a kind stands that is no object of policy.
     Watched(api::Watch),
+    /// What happened to Services.
+    Services(News),
     /// Somebody wants to know something.
     Ask(Question),
     /// The end: what is in the kernel stays there.
@@ -74,6 +79,9 @@ pub(crate) enum Question {
     Release(api::ReleaseRequest, oneshot::Sender<()>),
     /// Why a wait is not over.
     WhyWaiting(api::WaitRequest, oneshot::Sender<String>),
+    /// What there is to say of policies of which something else is to be said than at an earlier revision; and the
+    /// revision now.
+    Accounts(u64, oneshot::Sender<(u64, Vec<Account>)>),
     /// Names for what the kernel reported.
     Names(Vec<Record>, oneshot::Sender<Vec<Named>>),
 }
@@ -159,6 +167,7 @@ impl Core {
             Message::Domains { domains, change } => self.domains(domains, change),
             Message::Learning(learning) => self.learning = learning,
             Message::Watched(watch) => drop(self.others.insert(watch.kind.clone(), watch)),
+            Message::Services(news) => self.index.services(news),
             Message::Ask(question) => self.answer(question),
             Message::Stop => return false,
         }

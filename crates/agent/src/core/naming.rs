@@ -51,12 +51,14 @@ impl Core {
     fn peer(&self, protocol: Protocol, (address, port): (IpAddr, u16)) -> api::Peer {
         let pod = self.pod_at(address);
         let node = if pod.is_none() { self.index.node_at(address) } else { None };
+        let service = if pod.is_none() && node.is_none() { self.index.service_at(address) } else { None };
         api::Peer {
             address,
             port: protocol.has_ports().then_some(port),
             namespace: pod.map(|pod| pod.namespace.to_string()),
             pod: pod.map(|pod| pod.name.to_string()),
             node: node.map(ToString::to_string),
+            service: service.map(|(namespace, name)| format!("{namespace}/{name}")),
         }
     }
 

@@ -26,6 +26,9 @@ impl Core {
             Question::WhyWaiting(request, reply) => {
                 drop(reply.send(self.enforced(&request).err().unwrap_or_else(|| "it is enforced now".into())));
             }
+            Question::Accounts(since, reply) => {
+                drop(reply.send((self.index.revision(), self.index.accounts(since))));
+            }
             Question::Names(records, reply) => {
                 let time = jiff::Timestamp::now().to_string();
                 drop(reply.send(records.into_iter().map(|record| self.name(record, &time)).collect()));
@@ -41,6 +44,7 @@ impl Core {
             node: self.setup.node.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             ready: self.ready,
+            leader: self.setup.meters.leader.get() != 0,
             warnings: self.warnings(),
             watches: self.watch_status(),
             enforcement: api::Enforcement {
@@ -154,6 +158,7 @@ impl Core {
             policies: policies.len(),
             policies_behind: policies.values().filter(|record| record.enforced != Some(record.generation)).count(),
             diagnostics: self.index.diagnostics().len(),
+            problems: self.index.problems(),
             watches: self.watch_status(),
             bridge: self.bridge,
             names: self.names_status(),

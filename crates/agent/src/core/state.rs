@@ -1,4 +1,4 @@
-//! What the thread keeps, and how changes reach the kernel.
+//! What the thread keeps, and what it takes in.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
@@ -7,20 +7,19 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use ringfence_datapath::Interface;
-use ringfence_engine::{Cause, CauseId, Delta, Plan, Planner, Scope};
+use ringfence_engine::{Cause, CauseId, Plan, Planner, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
-
 use ringfence_model::{Name, Object, ObjectKey, PodKey, PolicyId};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::backoff;
+use super::commit::Failure;
 use super::names::Names;
 use super::waiting::{Announced, Sandbox, Waiter};
 use crate::api;
 use crate::dns::{Learning, Listener};
-use crate::enforcer::{EnforceError, Enforcer};
+use crate::enforcer::Enforcer;
 use crate::index::Index;
 use crate::interfaces::Nudge;
 use crate::metrics::Meters;
@@ -41,6 +40,8 @@ pub(crate) struct Setup {
     pub(crate) scout: Option<mpsc::Sender<Nudge>>,
     /// Who learns what names stand for.
     pub(crate) listener: Option<Listener>,
+    /// Told whenever something else is to be said of a policy, once the kernel holds the whole view.
+    pub(crate) clerk: watch::Sender<u64>,
 }
 
 /// The state of the planning thread.
@@ -56,10 +57,10 @@ pub(crate) struct Core {
     /// Something changed since the last commit.
     pub(super) dirty: bool,
     /// When the oldest of these changes was delivered.
-    since: Option<Instant>,
+    pub(super) since: Option<Instant>,
     pub(super) failure: Option<Failure>,
     /// Policies that changed since the kernel was last up to date.
-    pending: HashSet<PolicyId>,
+    pub(super) pending: HashSet<PolicyId>,
     /// What the kernel holds.
     pub(super) held: Plan,
     /// Causes deleted by the last change: records about them may still be on their way.
@@ -77,15 +78,6 @@ pub(crate) struct Core {
     pub(super) learning: Learning,
     /// Watches of kinds that are no objects of policy.
     pub(super) others: BTreeMap<String, api::Watch>,
-}
-
-/// Why the kernel is behind.
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) error: EnforceError,
-    /// Failures in a row.
-    count: u32,
-    retry: Option<Instant>,
 }
 
 /// How a watch stands.
@@ -131,7 +123,7 @@ impl Core {
         match event {
             Event::Apply { object, diagnostics } => self.apply(object, &diagnostics),
             Event::Delete(key) => self.delete(&key),
-            Event::Reset { kind, objects, diagnostics } => self.reset(kind, objects, &diagnostics),
+            Event::Reset { kind, objects, diagnostics } => self.reset(kind, objects, diagnostics),
             Event::InSync => {
                 self.in_sync = true;
                 self.dirty = true;
@@ -184,17 +176,14 @@ impl Core {
         self.dirty = true;
     }
 
-    fn reset(&mut self, kind: Kind, objects: Vec<Object>, diagnostics: &[Diagnostic]) {
+    fn reset(&mut self, kind: Kind, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) {
         let listed: HashSet<ObjectKey> = objects.iter().map(Object::key).collect();
         for key in self.index.keys(kind) {
             if !listed.contains(&key) {
                 self.delete(&key);
             }
         }
-        for key in &listed {
-            self.index.note(key, &[]);
-        }
-        self.index.note_all(diagnostics);
+        self.index.note_all(listed.iter(), diagnostics);
         for object in objects {
             self.put(object);
         }
@@ -213,94 +202,5 @@ impl Core {
 
     pub(super) fn bridge(&mut self, bridge: Option<api::Bridge>) {
         self.bridge = bridge;
-    }
-
-    /// When to try again without being told anything.
-    pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.failure.as_ref().and_then(|failure| failure.retry)
-    }
-
-    /// Brings the kernel up to date with what is known, once what is known is whole.
-    pub(super) fn commit(&mut self) {
-        let retry = self.retry_at().is_some_and(|at| at <= Instant::now());
-        if self.in_sync && (self.dirty || retry) {
-            self.carry_out();
-        }
-        self.tell_listener();
-    }
-
-    fn carry_out(&mut self) {
-        self.dirty = false;
-        let started = Instant::now();
-        let deltas = self.planner.commit();
-        let planned = Instant::now();
-        self.setup.meters.plan.observe((planned - started).as_secs_f64());
-        // Before the first commit, and after one that failed, what the kernel holds is not known: compare everything.
-        let whole = !self.ready || self.failure.is_some();
-        let result = if whole { self.sync() } else { self.apply_deltas(&deltas) };
-        self.setup.meters.apply.observe(planned.elapsed().as_secs_f64());
-        match result {
-            Ok(()) => self.done(),
-            Err(error) => self.failed(error),
-        }
-    }
-
-    fn sync(&mut self) -> Result<(), EnforceError> {
-        let plan = self.planner.plan();
-        self.setup.enforcer.sync(&plan)?;
-        self.retired = std::mem::replace(&mut self.held, plan).causes;
-        self.tell_scout();
-        Ok(())
-    }
-
-    fn apply_deltas(&mut self, deltas: &[Delta]) -> Result<(), EnforceError> {
-        let mut moved = false;
-        for delta in deltas {
-            self.setup.enforcer.apply(delta)?;
-            if !delta.delete_causes.is_empty() {
-                let gone = delta.delete_causes.iter().filter_map(|id| Some((*id, self.held.causes.get(id)?.clone())));
-                self.retired = gone.collect();
-            }
-            self.held.apply(delta);
-            moved |= !delta.put_endpoints.is_empty() || !delta.delete_endpoints.is_empty();
-        }
-        if moved {
-            self.tell_scout();
-        }
-        Ok(())
-    }
-
-    fn done(&mut self) {
-        if self.failure.take().is_some() {
-            tracing::info!("the kernel is up to date again");
-        }
-        if !std::mem::replace(&mut self.ready, true) {
-            tracing::info!(
-                endpoints = self.held.endpoints.len(),
-                "in sync: the policy of the cluster is in the kernel"
-            );
-        }
-        let pending = std::mem::take(&mut self.pending);
-        self.index.mark_enforced(pending);
-        if let Some(since) = self.since.take() {
-            self.setup.meters.enforced.observe(since.elapsed().as_secs_f64());
-        }
-        self.release();
-        self.closed();
-    }
-
-    fn failed(&mut self, error: EnforceError) {
-        let count = self.failure.as_ref().map_or(0, |failure| failure.count) + 1;
-        let retry = error.is_transient().then(|| Instant::now() + backoff(count));
-        tracing::error!(%error, count, "a change of policy is not in the kernel");
-        self.setup.meters.failures.inc();
-        self.failure = Some(Failure { error, count, retry });
-    }
-
-    fn tell_scout(&self) {
-        if let Some(scout) = &self.setup.scout {
-            // A scout that is gone means that the agent is stopping.
-            let _ = scout.send(Nudge::Local(self.held.endpoints.keys().copied().collect()));
-        }
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::event;
 use crate::api::Status;
-use crate::core::{Core, Handle, Message, Question, Setup};
+use crate::core::{Core, Handle, Message, Question};
 use crate::enforcer::EnforceError;
 pub(super) use crate::fake::Call;
 use crate::fake::FakeKernel;
@@ -34,15 +34,7 @@ impl Fixture {
     pub(super) fn new() -> Self {
         let kernel = FakeKernel::default();
         let meters = Arc::new(Meters::new());
-        let core = Core::new(Setup {
-            node: "here".into(),
-            connections: "cut".into(),
-            pin_dir: "/nowhere".into(),
-            enforcer: Box::new(kernel.clone()),
-            meters: Arc::clone(&meters),
-            scout: None,
-            listener: None,
-        });
+        let core = Core::new(kernel.setup("here", &meters));
         let (handle, messages) = Handle::channel();
         Self { core, meters, kernel, handle, messages }
     }

@@ -1,0 +1,84 @@
+//! The clerk: writes what is the matter with policies into the API, for all nodes.
+//!
+//! Every agent knows the same of every policy, so one of them writes: the one that holds a Lease. It writes conditions
+//! into the status of cluster-wide policies, and Events about policies that have problems. Nothing here is in the way of
+//! enforcement: it is a task of its own that asks the planning thread, and what it cannot write waits.
+
+mod condition;
+mod event;
+mod lease;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Meters;
+pub(crate) use lease::{Election, Terms};
+pub(crate) use writer::Writer;
+
+/// Who the API says fields and Events are from, and the name of the Lease.
+const NAME: &str = "ringfence";
+
+/// Longest wait before the Lease is asked for again after an error.
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+
+/// Stands for election, and writes while elected.
+pub(crate) struct Clerk {
+    pub(crate) election: Election,
+    pub(crate) writer: Writer,
+    pub(crate) meters: Arc<Meters>,
+}
+
+impl Clerk {
+    /// Works until told to stop; then it gives the Lease back, so that another agent goes on at once.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut failures = 0;
+        loop {
+            let pause = match self.election.campaign().await {
+                Ok(Some(until)) => {
+                    failures = 0;
+                    self.lead(until, &stop).await;
+                    if stop.is_cancelled() {
+                        self.election.resign().await;
+                        return;
+                    }
+                    self.election.terms().look
+                }
+                Ok(None) => {
+                    failures = 0;
+                    self.election.terms().look
+                }
+                Err(error) => {
+                    if failures == 0 {
+                        tracing::warn!(%error, "cannot stand for election as the agent that writes about policies");
+                    }
+                    failures += 1;
+                    (self.election.terms().look * failures).min(LONGEST_PAUSE)
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(lease::spread(pause)) => {}
+            }
+        }
+    }
+
+    /// Writes for as long as the Lease is held. What is being written when it is lost is given up at once.
+    async fn lead(&mut self, until: tokio::time::Instant, stop: &CancellationToken) {
+        tracing::info!("elected: this agent writes about policies into the API");
+        self.meters.leader.set(1);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = self.election.keep(until) => {
+                tracing::warn!("the Lease is lost: this agent writes about policies no more");
+            }
+            _the_agent_is_stopping = self.writer.write() => {}
+        }
+        self.meters.leader.set(0);
+    }
+}
