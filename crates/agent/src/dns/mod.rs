@@ -17,6 +17,8 @@ mod packet;
 mod reader;
 pub(crate) mod servers;
 mod stream;
+#[cfg(test)]
+mod whole_path;
 mod worker;
 
 use std::collections::BTreeSet;

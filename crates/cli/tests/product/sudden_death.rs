@@ -52,12 +52,12 @@ fn ours(lab: &Lab) -> BTreeMap<String, Vec<i32>> {
     found
 }
 
-fn strike(pid: i32) {
+pub(super) fn strike(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     eventually("the process is gone", || !Path::new(&format!("/proc/{pid}/cmdline")).exists());
 }
 
-fn agents(lab: &Lab) -> Vec<(String, i32)> {
+pub(super) fn agents(lab: &Lab) -> Vec<(String, i32)> {
     let all = ours(lab).into_iter().filter(|(command, _)| command.starts_with("agent "));
     all.flat_map(|(command, pids)| pids.into_iter().map(move |pid| (command.clone(), pid))).collect()
 }

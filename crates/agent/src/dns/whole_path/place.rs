@@ -1,0 +1,337 @@
+//! A node with a pod, and a world with DNS servers and sites: network namespaces that go when they are dropped.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::rdata::{A, CNAME};
+use hickory_proto::rr::{Name, RData, Record};
+use ringfence_k8s::convert::Kind;
+use ringfence_k8s::watch::Event;
+use ringfence_netns::Namespace;
+use serde_json::{Value, json};
+
+use crate::api::Status;
+use crate::core::{Core, Handle, Message as Told, Question};
+use crate::dns::{self, Tell};
+use crate::fake::FakeKernel;
+use crate::metrics::Meters;
+use crate::run::{Config, Connections};
+
+/// The server that is believed, and one that is not; pods may ask both.
+pub(super) const BELIEVED: &str = "192.168.50.2:53";
+pub(super) const ROGUE: &str = "192.168.50.3:53";
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// A namespace that is deleted in the end.
+struct Space(Namespace);
+
+impl Space {
+    fn new(role: &str) -> Self {
+        let space = Self(Namespace::create(&format!("rfdns-{}-{role}", std::process::id())).unwrap());
+        space.sh("ip link set lo up");
+        space
+    }
+
+    fn sh(&self, line: &str) {
+        let output = self.0.run(|| Command::new("sh").args(["-ec", line]).output().unwrap()).unwrap();
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        let _ = Namespace::delete(self.0.name());
+    }
+}
+
+/// Everything.
+pub(super) struct Place {
+    core: Handle,
+    planning: Option<JoinHandle<()>>,
+    pins: PathBuf,
+    journal: PathBuf,
+    node: Space,
+    pod: Space,
+    _world: Space,
+}
+
+impl Place {
+    /// None where this machine cannot have one; says why.
+    pub(super) fn new() -> Option<Self> {
+        let features = ringfence_datapath::features::probe();
+        if !features.is_supported() {
+            let reasons: Vec<_> = features.missing.iter().map(ToString::to_string).collect();
+            assert!(std::env::var_os("CI").is_none(), "this machine must run every test, but: {}", reasons.join("; "));
+            println!("skipped: {}", reasons.join("; "));
+            return None;
+        }
+        let (node, pod, world) = (Space::new("node"), Space::new("pod"), Space::new("world"));
+        node.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
+        for (space, port) in [(&pod, "pod0"), (&world, "up0")] {
+            node.sh(&format!(
+                "ip link add {port} type veth peer name eth0 netns {0}; ip link set {port} up",
+                space.0.name()
+            ));
+            space.sh("ip link set eth0 up");
+        }
+        node.sh(
+            "ip addr add 192.168.50.1/24 dev up0; ip addr add 10.1.0.1/32 dev pod0; ip route add 10.1.0.2 dev pod0",
+        );
+        pod.sh("ip addr add 10.1.0.2/32 dev eth0; ip route add 10.1.0.1 dev eth0; ip route add default via 10.1.0.1");
+        // Everything but the node itself is an address of the world.
+        world.sh("ip addr add 192.168.50.2/24 dev eth0; ip addr add 192.168.50.3/24 dev eth0");
+        world.sh("ip route add local 192.168.50.64/26 dev lo; ip route add local 192.168.50.128/25 dev lo");
+        world.sh("for n in $(seq 64 255); do ip neigh add proxy 192.168.50.$n dev eth0; done; echo 1 > /proc/sys/net/ipv4/conf/eth0/proxy_arp");
+        world.sh("ip route add default via 192.168.50.1");
+        for server in [BELIEVED, ROGUE] {
+            serve_names(&world, server.parse().unwrap());
+        }
+        serve_sites(&world);
+        Some(Self::enforce(node, pod, world))
+    }
+
+    /// Starts what an agent has, on the node.
+    fn enforce(node: Space, pod: Space, world: Space) -> Self {
+        let number = std::process::id();
+        let pins = std::env::temp_dir().join(format!("rfdns-{number}"));
+        let journal = std::env::temp_dir().join(format!("rfdns-{number}.names"));
+        let (core, messages) = Handle::channel();
+        let config = config(pins.clone());
+        let started = node.0.run(|| {
+            let meters = Arc::new(Meters::new());
+            let (enforcer, _reports) = crate::datapath::open(&config).unwrap();
+            let names = dns::start(core.clone(), &journal, Arc::clone(&meters)).unwrap();
+            names.tell(Tell::Servers([BELIEVED.parse().unwrap()].into()));
+            let mut setup = FakeKernel::default().setup("here", &meters);
+            (setup.enforcer, setup.listener) = (enforcer, Some(names));
+            thread::spawn(move || Core::new(setup).run(&messages))
+        });
+        let place = Self { core, planning: Some(started.unwrap()), pins, journal, node, pod, _world: world };
+        for (kind, object) in objects() {
+            let (object, diagnostics) = kind.convert(&object);
+            assert_eq!(diagnostics, []);
+            place.event(Event::Apply { object, diagnostics });
+        }
+        place.event(Event::InSync);
+        place
+    }
+
+    fn event(&self, event: Event) {
+        self.core.tell(Told::Event { event, received: Instant::now() }).unwrap();
+    }
+
+    /// Whether answers are read.
+    pub(super) fn learning(&self) -> bool {
+        let status: Status = self.core.ask_blocking(Question::Status).unwrap();
+        status.ready && status.names.active
+    }
+
+    /// Does something inside the pod.
+    pub(super) fn in_pod<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.pod.0.run(work).unwrap()
+    }
+
+    /// Asks a DNS server from the pod.
+    pub(super) fn ask(&self, server: &str, transport: Transport, question: &[u8]) -> Vec<u8> {
+        const PATIENCE: Duration = Duration::from_secs(10);
+        self.in_pod(|| {
+            let mut answer = vec![0; 65_535];
+            let length = match transport {
+                Transport::Udp => {
+                    let socket = UdpSocket::bind("10.1.0.2:0").unwrap();
+                    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                    socket.send_to(question, server).unwrap();
+                    socket.recv(&mut answer).unwrap()
+                }
+                Transport::Tcp => {
+                    let mut stream = TcpStream::connect(server).unwrap();
+                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.write_all(&framed(question)).unwrap();
+                    let mut length = [0; 2];
+                    stream.read_exact(&mut length).unwrap();
+                    let length = usize::from(u16::from_be_bytes(length));
+                    stream.read_exact(&mut answer[..length]).unwrap();
+                    length
+                }
+            };
+            answer.truncate(length);
+            answer
+        })
+    }
+
+    /// Packets that opened a connection of the pod and had to be sent again.
+    pub(super) fn retransmissions(&self) -> u64 {
+        let text = self.in_pod(|| std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap());
+        let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let at = names.split(' ').position(|name| name == "TCPSynRetrans").unwrap();
+        values.split(' ').nth(at).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = self.core.tell(Told::Stop);
+        if let Some(planning) = self.planning.take() {
+            let _ = planning.join();
+        }
+        let _ = self.node.0.run(|| crate::datapath::remove(&self.pins));
+        let _ = std::fs::remove_dir(&self.pins);
+        let _ = std::fs::remove_file(&self.journal);
+    }
+}
+
+fn config(pin_dir: PathBuf) -> Config {
+    let sizes = [
+        ("endpoints", 64),
+        ("peers", 1024),
+        ("prefixes", 1024),
+        ("entries", 1024),
+        ("breakpoints", 1024),
+        ("causes", 256),
+        ("flows", 1024),
+        ("denials", 256),
+    ];
+    Config {
+        node: "here".into(),
+        kubeconfig: None,
+        socket: pin_dir.join("unused"),
+        pin_dir,
+        metrics: None,
+        connections: Connections::Cut,
+        map_sizes: sizes.map(|(map, size)| (map.to_owned(), size)).into(),
+        report_allowed: false,
+        chain: None,
+        detach: false,
+        dns_service: (String::new(), String::new()),
+        namespace: String::new(),
+        dns_servers: Vec::new(),
+    }
+}
+
+/// A pod that may ask for names, go to the names of two rules, and nowhere else.
+fn objects() -> Vec<(Kind, Value)> {
+    let policy = json!({
+        "metadata": {"name": "names", "uid": "u", "generation": 1},
+        "spec": {
+            "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+            "egress": [
+                {"action": "Accept", "to": [{"networks": ["192.168.50.2/31"]}],
+                 "protocols": [{"udp": {"destinationPort": {"number": 53}}}, {"tcp": {"destinationPort": {"number": 53}}}]},
+                {"action": "Accept", "to": [{"domainNames": ["*.example.com", "Many.Example.ORG."]}]},
+                {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]},
+            ],
+        },
+    });
+    vec![
+        (Kind::Namespace, json!({"metadata": {"name": "a"}})),
+        (Kind::Node, json!({"metadata": {"name": "here"}, "spec": {"podCIDRs": ["10.1.0.0/24"]}})),
+        (
+            Kind::Pod,
+            json!({
+                "metadata": {"name": "client", "namespace": "a", "uid": "p"}, "spec": {"nodeName": "here"},
+                "status": {"phase": "Running", "podIP": "10.1.0.2"},
+            }),
+        ),
+        (Kind::ClusterNetworkPolicy, policy),
+    ]
+}
+
+/// Answers names over UDP and TCP until the test program ends: `w3.example.com` is 192.168.50.103.
+fn serve_names(world: &Space, at: SocketAddr) {
+    let (udp, tcp) = world.0.run(|| (UdpSocket::bind(at).unwrap(), TcpListener::bind(at).unwrap())).unwrap();
+    thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((length, from)) = udp.recv_from(&mut question) {
+            let _lost = udp.send_to(&answer(&question[..length]), from);
+        }
+    });
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = tcp.accept() {
+            let (mut length, mut question) = ([0; 2], [0; 512]);
+            if stream.read_exact(&mut length).is_ok() {
+                let question = &mut question[..usize::from(u16::from_be_bytes(length))];
+                // In two pieces, as long answers come.
+                if stream.read_exact(question).is_ok() {
+                    let whole = framed(&answer(question));
+                    let (head, tail) = whole.split_at(whole.len() / 2);
+                    let _ = stream
+                        .set_nodelay(true)
+                        .and_then(|()| stream.write_all(head))
+                        .and_then(|()| stream.write_all(tail));
+                }
+            }
+        }
+    });
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&u16::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
+}
+
+fn answer(question: &[u8]) -> Vec<u8> {
+    let question = Message::from_vec(question).unwrap();
+    let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+    let query = question.queries[0].clone();
+    let asked = query.name().to_ascii().to_ascii_lowercase();
+    let mut owner = query.name().clone();
+    answer.add_query(query);
+    let lasts: Vec<u8> = match asked.as_str() {
+        "example.com." => vec![90],
+        "rogue.example.com." => vec![91],
+        "many.example.org." => {
+            let alias = Name::from_ascii("edge.cdn.net.").unwrap();
+            answer.add_answer(Record::from_rdata(owner, 300, RData::CNAME(CNAME(alias.clone()))));
+            owner = alias;
+            (130..250).collect()
+        }
+        name => vec![100 + name[1..2].parse::<u8>().unwrap()],
+    };
+    for last in lasts {
+        answer.add_answer(Record::from_rdata(owner.clone(), 5, RData::A(A([192, 168, 50, last].into()))));
+    }
+    answer.to_vec().unwrap()
+}
+
+/// Sends back what comes, at port 80 of every address of the world.
+fn serve_sites(world: &Space) {
+    let listener = world.0.run(|| TcpListener::bind("0.0.0.0:80").unwrap()).unwrap();
+    thread::spawn(move || {
+        while let Ok((mut stream, _)) = listener.accept() {
+            thread::spawn(move || {
+                let mut buffer = [0; 64];
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..length]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Whether the other end sends back what it gets.
+pub(super) fn echoes(mut stream: &TcpStream) -> bool {
+    let mut back = [0; 4];
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(b"ping").is_ok() && stream.read_exact(&mut back).is_ok() && &back == b"ping"
+}
+
+pub(super) fn eventually(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_mins(1);
+    while !is_so() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
