@@ -312,7 +312,7 @@ async fn of_two_pods_with_one_address_the_newer_has_it_and_both_are_told() {
     twin["status"]["phase"] = "Succeeded".into();
     api.tell("pods", "MODIFIED", twin).await;
     let status = agent.status("the one that ended has none", |status| status.diagnostics.is_empty()).await;
-    assert_eq!(status.endpoints[0].pod, "web");
+    assert_eq!(status.endpoints[0].pod, "web", "what is told is one state");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,8 +18,15 @@ impl Core {
     pub(super) fn answer(&mut self, question: Question) {
         match question {
             Question::Ready(reply) => drop(reply.send(self.ready)),
-            Question::Status(reply) => drop(reply.send(self.status())),
-            Question::Plan(reply) => drop(reply.send(plan_json(&self.held))),
+            // What is told of the cluster and of the kernel is of one state, whatever came just before the question.
+            Question::Status(reply) => {
+                self.commit();
+                drop(reply.send(self.status()));
+            }
+            Question::Plan(reply) => {
+                self.commit();
+                drop(reply.send(plan_json(&self.held)));
+            }
             Question::Gauges(reply) => drop(reply.send(self.gauges())),
             Question::Wait(request, reply) => self.wait(request, reply),
             Question::Release(request, reply) => self.close(&request, reply),
