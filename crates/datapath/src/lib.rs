@@ -26,6 +26,7 @@ mod slices;
 mod state;
 mod statistics;
 mod table;
+mod tracked;
 mod transition;
 mod trial;
 
@@ -37,4 +38,5 @@ pub use events::{Drop, Event, Events, Outcome};
 pub use features::{Features, Missing};
 pub use interfaces::{BridgeNetfilter, Interface, bridge_netfilter};
 pub use statistics::{Capacity, Counter, DropCounters, Flow};
+pub use tracked::{Tracked, forget_connections};
 pub use trial::{About, Circumstances, Conntrack, Ground, Trial, Tried};

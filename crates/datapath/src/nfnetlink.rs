@@ -16,7 +16,7 @@ pub(crate) const APPEND: u16 = 0xc00;
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// `NLA_F_NESTED`, and the bits of an attribute's kind that are none of its number.
-const NESTED: u16 = 0x8000;
+pub(crate) const NESTED: u16 = 0x8000;
 const FLAGS: u16 = 0xc000;
 /// Length of `nlmsghdr`, of that with `nfgenmsg`, and of `nlattr`.
 const HEADER: usize = 16;

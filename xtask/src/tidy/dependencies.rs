@@ -26,7 +26,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "ringfence-cni",
         ],
     ),
-    ("ringfence-lab", &["ringfence-agent", "ringfence-netns", "ringfence-cni", "ringfence-k8s"]),
+    ("ringfence-lab", &["ringfence-agent", "ringfence-datapath", "ringfence-netns", "ringfence-cni", "ringfence-k8s"]),
     ("ringfence", ALL),
     ("ringfence-bench", ALL),
     ("xtask", &[]),

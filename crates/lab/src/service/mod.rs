@@ -4,11 +4,12 @@
 //! arrive while rules are loaded are taken together with the next load; there are no fixed delays.
 
 mod rules;
-pub(crate) use table::SERVICE_LABEL;
+mod stale;
 mod table;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,10 +24,21 @@ use kube::{Api, Client};
 use ringfence_netns::Namespace;
 use tokio::sync::Notify;
 
+use self::stale::Destinations;
+pub(crate) use self::table::SERVICE_LABEL;
 use crate::addressing::Families;
 
-/// Keeps the rules of all nodes true to the API, for ever. `namespaces` names the nodes' network namespaces.
-pub async fn run(client: Client, families: Families, namespaces: Vec<String>) {
+/// A node whose rules are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeNetwork {
+    /// Its network namespace.
+    pub namespace: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Keeps the rules of all nodes true to the API, for ever.
+pub async fn run(client: Client, families: Families, nodes: Vec<NodeNetwork>) {
     let changed = Arc::new(Notify::new());
     let services = follow::<Service>(&client, &changed);
     let slices = follow::<EndpointSlice>(&client, &changed);
@@ -34,21 +46,21 @@ pub async fn run(client: Client, families: Families, namespaces: Vec<String>) {
     if services.wait_until_ready().await.is_err() || slices.wait_until_ready().await.is_err() {
         return;
     }
-    let mut loaded: BTreeMap<String, String> = BTreeMap::new();
+    let mut loaded: BTreeMap<String, (String, Destinations)> = BTreeMap::new();
     let mut pause = Duration::from_millis(100);
     loop {
         let ports = table::ports(&services.state(), &slices.state());
-        let text = rules::render(&ports, families);
+        let wanted = (rules::render(&ports, families), Destinations::of(&ports));
         let mut complete = true;
-        for namespace in &namespaces {
-            if loaded.get(namespace) == Some(&text) {
+        for node in &nodes {
+            if loaded.get(&node.namespace) == Some(&wanted) {
                 continue;
             }
-            match load(namespace.clone(), text.clone()).await {
-                Ok(()) => drop(loaded.insert(namespace.clone(), text.clone())),
+            match bring_up_to_date(node.clone(), wanted.clone()).await {
+                Ok(()) => drop(loaded.insert(node.namespace.clone(), wanted.clone())),
                 Err(error) => {
                     complete = false;
-                    tracing::error!(%error, namespace, "rules of Services not loaded; those before stay");
+                    tracing::error!(%error, node.namespace, "rules of Services not loaded; those before stay");
                 }
             }
         }
@@ -60,6 +72,15 @@ pub async fn run(client: Client, families: Families, namespaces: Vec<String>) {
             pause = (pause * 2).min(Duration::from_secs(5));
         }
     }
+}
+
+/// Loads a node's rules, then forgets what was translated by those before and would not be so now.
+async fn bring_up_to_date(node: NodeNetwork, (rules, destinations): (String, Destinations)) -> io::Result<()> {
+    let work = move || {
+        load(&node.namespace, &rules)?;
+        destinations.sweep(&node.namespace, &node.addresses)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
 /// Follows all objects of a kind; wakes `changed` after each event.
@@ -83,21 +104,17 @@ where
     store
 }
 
-async fn load(namespace: String, text: String) -> io::Result<()> {
-    tokio::task::spawn_blocking(move || {
-        let namespace = Namespace::open(&namespace).map_err(io::Error::other)?;
-        let mut command = Command::new("nft");
-        command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = namespace.spawn(&mut command).map_err(io::Error::other)?;
-        if let Some(mut input) = child.stdin.take() {
-            input.write_all(text.as_bytes())?;
-        }
-        let output = child.wait_with_output()?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(io::Error::other(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim())))
-    })
-    .await
-    .map_err(io::Error::other)?
+fn load(namespace: &str, rules: &str) -> io::Result<()> {
+    let namespace = Namespace::open(namespace).map_err(io::Error::other)?;
+    let mut command = Command::new("nft");
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = namespace.spawn(&mut command).map_err(io::Error::other)?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(rules.as_bytes())?;
+    }
+    let output = child.wait_with_output()?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }

@@ -139,6 +139,7 @@ mod tests {
             on_nodes: Some(30080),
             sticky: false,
             endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
+            serving: Vec::new(),
         }
     }
 
@@ -175,9 +176,7 @@ mod tests {
             render(&[port(&["10.245.1.2:8080"]), sticky], Families::DualStack),
             render(&[port(&[])], Families::Ipv6),
         ];
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let results: Vec<_> =
-            texts.iter().map(|text| runtime.block_on(super::super::load(name.clone(), text.clone()))).collect();
+        let results: Vec<_> = texts.iter().map(|text| super::super::load(&name, text)).collect();
         drop(namespace);
         ringfence_netns::Namespace::delete(&name).unwrap();
         for (result, text) in results.into_iter().zip(texts) {

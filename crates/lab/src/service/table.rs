@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointSlice};
 use kube::ResourceExt as _;
 
 /// Label of an EndpointSlice that names its Service.
@@ -56,6 +56,8 @@ pub(super) struct Port {
     pub(super) sticky: bool,
     /// Where it leads: ready endpoints, sorted.
     pub(super) endpoints: Vec<SocketAddr>,
+    /// Endpoints that serve, ready or not: those that end finish what they have begun.
+    pub(super) serving: Vec<SocketAddr>,
 }
 
 /// All ports of all Services that have addresses, sorted by name.
@@ -95,6 +97,7 @@ fn service_ports(service: &Service, slices: &[&EndpointSlice]) -> Vec<Port> {
     let port = |port: &ServicePort| {
         let protocol = Protocol::parse(port.protocol.as_deref())?;
         let number = u16::try_from(port.port).ok()?;
+        let name = port.name.as_deref().unwrap_or_default();
         Some(Port {
             name: format!(
                 "{}/{}/{}/{number}",
@@ -107,14 +110,20 @@ fn service_ports(service: &Service, slices: &[&EndpointSlice]) -> Vec<Port> {
             number,
             on_nodes: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port != 0),
             sticky,
-            endpoints: endpoints(slices, port.name.as_deref().unwrap_or_default(), protocol),
+            endpoints: endpoints(slices, name, protocol, |conditions| conditions.ready),
+            serving: endpoints(slices, name, protocol, |conditions| conditions.serving.or(conditions.ready)),
         })
     };
     spec.ports.iter().flatten().filter_map(port).collect()
 }
 
-/// Ready endpoints of a port; slices name ports as the Service does.
-fn endpoints(slices: &[&EndpointSlice], port_name: &str, protocol: Protocol) -> Vec<SocketAddr> {
+/// Endpoints of a port of which a condition holds; slices name ports as the Service does.
+fn endpoints(
+    slices: &[&EndpointSlice],
+    port_name: &str,
+    protocol: Protocol,
+    condition: impl Fn(&EndpointConditions) -> Option<bool>,
+) -> Vec<SocketAddr> {
     let mut found = Vec::new();
     for slice in slices {
         let ports = slice.ports.iter().flatten().filter(|port| {
@@ -122,11 +131,9 @@ fn endpoints(slices: &[&EndpointSlice], port_name: &str, protocol: Protocol) -> 
                 && Protocol::parse(port.protocol.as_deref()) == Some(protocol)
         });
         let numbers: Vec<u16> = ports.filter_map(|port| u16::try_from(port.port?).ok()).collect();
-        // Absent means unknown, which the API says to take as ready.
-        let ready = |endpoint: &&k8s_openapi::api::discovery::v1::Endpoint| {
-            endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
-        };
-        for endpoint in slice.endpoints.iter().filter(ready) {
+        // Absent means unknown, which the API says to take as true.
+        let holds = |endpoint: &&Endpoint| endpoint.conditions.as_ref().and_then(&condition) != Some(false);
+        for endpoint in slice.endpoints.iter().filter(holds) {
             let addresses = endpoint.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok());
             for address in addresses {
                 found.extend(numbers.iter().map(|number| SocketAddr::new(address, *number)));
@@ -181,6 +188,7 @@ mod tests {
                 "kube-system/dns/udp/53 [10.245.1.3:5353, 10.245.1.9:5353]",
             ]
         );
+        assert_eq!(found[1].serving.len(), 3, "one that ends finishes what it has begun");
     }
 
     #[test]

@@ -79,8 +79,11 @@ async fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
             agents.push((node.name.clone(), agents::run(place, &client, &Arc::new(node.clone()))));
         }
     }
-    let namespaces = nodes.iter().map(|node| place.node_namespace(&node.name)).collect();
-    tokio::spawn(service::run(client.clone(), families, namespaces));
+    let networks = nodes.iter().map(|node| service::NodeNetwork {
+        namespace: place.node_namespace(&node.name),
+        addresses: node.addresses.clone(),
+    });
+    tokio::spawn(service::run(client.clone(), families, networks.collect()));
     let kubelet = Arc::new(Kubelet::new(client.clone(), place.clone(), families, options.agents, &nodes)?);
     tokio::spawn(kubelet.run(streams));
 
@@ -156,7 +159,10 @@ fn mount_program(path: &Path) -> anyhow::Result<()> {
 fn listen(place: &Place, options: &Options) -> anyhow::Result<(Vec<TcpListener>, u16)> {
     let earlier = State::load(place)?.and_then(|state| state.api_url);
     let earlier = earlier.and_then(|url| url.rsplit_once(':')?.1.parse::<u16>().ok());
-    let wanted = options.api_port.into_iter().chain(earlier).chain([PREFERRED_PORT, 0]);
+    // A port that was asked for is taken or refused; else any will do, the one that clients know first.
+    let wanted = options
+        .api_port
+        .map_or_else(|| Vec::from_iter(earlier.into_iter().chain([PREFERRED_PORT, 0])), |port| vec![port]);
     let outside = wanted.into_iter().find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
     let outside = outside.context("no port of 127.0.0.1 is free for the API")?;
     let port = outside.local_addr()?.port();
