@@ -33,7 +33,7 @@ pub fn up(place: &Place, options: &Options, out: &mut dyn Write, progress: &mut 
     if options.nodes == 0 || options.nodes > MAX_NODES {
         bail!("a lab has 1 to {MAX_NODES} nodes, not {}", options.nodes);
     }
-    surroundings::check(options)?;
+    surroundings::check_root()?;
     let _alone = state::lock(place)?;
     if let Some(state) = State::load(place)?
         && state.process.is_alive()
@@ -48,6 +48,7 @@ pub fn up(place: &Place, options: &Options, out: &mut dyn Write, progress: &mut 
         await_ready(place, &state, progress)?;
         return next_steps(place, out);
     }
+    surroundings::check(options).inspect_err(|_| state::remove_if_empty(place))?;
     // A lab whose process died is served again: pods that still run are kept.
     let _not_ready_yet = std::fs::remove_file(place.ready_file());
     let state = start(place, options)?;
@@ -66,6 +67,7 @@ fn start(place: &Place, options: &Options) -> anyhow::Result<State> {
         .args(["lab", "serve"])
         .arg(serde_json::to_string(options)?)
         .env(DIRECTORY_VARIABLE, place.root())
+        .env("PATH", surroundings::search_path())
         .env_remove("KUBECONFIG")
         .current_dir("/")
         .stdin(Stdio::null())

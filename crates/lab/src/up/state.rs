@@ -78,3 +78,14 @@ pub(super) fn lock(place: &Place) -> anyhow::Result<File> {
         Err(TryLockError::Error(error)) => Err(error).context(path.display().to_string()),
     }
 }
+
+/// Removes the lab's directory again if nothing but the lock was made in it.
+pub(super) fn remove_if_empty(place: &Place) {
+    let other = |entry: fs::DirEntry| entry.file_name() != "lock";
+    let empty = fs::read_dir(place.root()).is_ok_and(|entries| !entries.flatten().any(other));
+    if empty {
+        // What stays is an empty file, which does no harm.
+        let _stays = fs::remove_file(place.root().join("lock"));
+        let _stays = fs::remove_dir(place.root());
+    }
+}
