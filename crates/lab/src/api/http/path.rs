@@ -1,6 +1,7 @@
 //! What a path names.
 
 use crate::api::kinds::{self, Kind, Subresource};
+use crate::api::status::ApiError;
 
 /// A path of the API.
 pub(super) enum Path {
@@ -48,6 +49,15 @@ impl ResourcePath {
     /// The namespace, empty where there is none.
     pub(super) fn namespace(&self) -> &str {
         self.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The namespace a collection is changed in, empty for objects of the cluster. Objects of namespaces can be listed
+    /// over all of them, but not created or deleted.
+    pub(super) fn one_namespace(&self) -> Result<&str, ApiError> {
+        if self.kind.namespaced && self.namespace.is_none() {
+            return Err(ApiError::method_not_allowed());
+        }
+        Ok(self.namespace())
     }
 
     /// The object's name, empty for a collection.

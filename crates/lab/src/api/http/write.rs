@@ -35,12 +35,10 @@ pub(super) async fn create(
     query: &Query,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if path.kind.namespaced && path.namespace.is_none() {
-        return Err(ApiError::method_not_allowed());
-    }
+    let namespace = path.one_namespace()?;
     let headers = request.headers().clone();
     let options = query.write_options()?;
-    let written = app.registry.create(path.kind, path.namespace(), required(request).await?, &options)?;
+    let written = app.registry.create(path.kind, namespace, required(request).await?, &options)?;
     answer(path.kind, &headers, &written)
 }
 
@@ -149,9 +147,7 @@ pub(super) async fn delete_collection(
     query: &Query,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if path.kind.namespaced && path.namespace.is_none() {
-        return Err(ApiError::method_not_allowed());
-    }
+    path.one_namespace()?;
     let body = body::object(request).await?.unwrap_or_default();
     let (filter, options) = (query.filter(path.kind)?, delete_options(query, &body)?);
     let mut deleted = Vec::new();
