@@ -51,7 +51,10 @@ impl Default for Entry {
 #[derive(Debug, Default)]
 pub(super) struct Board {
     state: Mutex<State>,
+    /// For whoever tells the API.
     changed: Notify,
+    /// For those who wait for a container.
+    moved: Notify,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -73,12 +76,21 @@ impl Board {
         change(entry);
         if *entry != before {
             self.changed.notify_one();
+            self.moved.notify_waiters();
         }
     }
 
-    /// What is known about a container.
-    pub(super) fn entry(&self, container: &str) -> Entry {
-        self.state.lock().entries.get(container).cloned().unwrap_or_default()
+    /// Completes once something holds of a container.
+    pub(super) async fn until(&self, container: &str, holds: impl Fn(&Entry) -> bool) {
+        loop {
+            // Registered before looking, so that no change in between is missed.
+            let mut moved = std::pin::pin!(self.moved.notified());
+            moved.as_mut().enable();
+            if self.state.lock().entries.get(container).is_some_and(&holds) {
+                return;
+            }
+            moved.await;
+        }
     }
 
     /// The pod has its addresses.
@@ -118,7 +130,8 @@ impl Board {
 
 impl State {
     fn conditions(&mut self, pod: &Pod, now: Timestamp) -> Vec<PodCondition> {
-        let ready = !self.terminal && names(pod).all(|name| self.entries.get(name).is_some_and(|entry| entry.ready));
+        let ready = !self.terminal
+            && names(pod).chain(sidecars(pod)).all(|name| self.entries.get(name).is_some_and(|entry| entry.ready));
         let values = [
             ("PodReadyToStartContainers", !self.addresses.is_empty() && !self.terminal),
             ("Initialized", self.initialised),
@@ -154,8 +167,10 @@ impl State {
         if self.terminal {
             return (Some("PodCompleted".to_owned()), None);
         }
-        let unready: Vec<&str> =
-            names(pod).filter(|name| !self.entries.get(*name).is_some_and(|entry| entry.ready)).collect();
+        let unready: Vec<&str> = names(pod)
+            .chain(sidecars(pod))
+            .filter(|name| !self.entries.get(*name).is_some_and(|entry| entry.ready))
+            .collect();
         (
             Some("ContainersNotReady".to_owned()),
             Some(format!("containers with unready status: [{}]", unready.join(" "))),
@@ -194,6 +209,12 @@ fn status(
 
 fn names(pod: &Pod) -> impl Iterator<Item = &str> {
     pod.spec.iter().flat_map(|spec| spec.containers.iter()).map(|container| container.name.as_str())
+}
+
+/// Names of the init containers that stay beside the others.
+fn sidecars(pod: &Pod) -> impl Iterator<Item = &str> {
+    let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    inits.filter(|container| container.restart_policy.as_deref() == Some("Always")).map(|container| &*container.name)
 }
 
 fn phase(state: &State, pod: &Pod) -> &'static str {

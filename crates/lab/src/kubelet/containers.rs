@@ -240,7 +240,8 @@ async fn attend(
 /// Asks the container's probes: first the startup probe until it succeeds, then the others for ever.
 async fn watch_over(pod: &Arc<PodContext>, container: &Container, target: &Target, running: &Running) {
     if let Some(startup) = &container.startup_probe {
-        until_started(pod, container, startup, target, running).await;
+        let patient = Patience { name: "Startup", probe: startup, until_first_success: true };
+        patient.run(pod, container, target, running).await;
         pod.board.update(&container.name, |entry| {
             entry.started = true;
             entry.ready = container.readiness_probe.is_none();
@@ -253,30 +254,45 @@ async fn watch_over(pod: &Arc<PodContext>, container: &Container, target: &Targe
     };
     let alive = async {
         if let Some(liveness) = &container.liveness_probe {
-            kill_when_dead(pod, container, liveness, target, running).await;
+            let patient = Patience { name: "Liveness", probe: liveness, until_first_success: false };
+            patient.run(pod, container, target, running).await;
         }
     };
     tokio::join!(ready, alive);
 }
 
-async fn until_started(
-    pod: &Arc<PodContext>,
-    container: &Container,
-    probe: &Probe,
-    target: &Target,
-    running: &Running,
-) {
-    let timing = Timing::of(probe);
-    tokio::time::sleep(timing.delay).await;
-    let mut failures = 0;
-    while let Err(error) = probe::ask(probe, container, target).await {
-        failures += 1;
-        pod.tell(Tone::Warning, "Unhealthy", &format!("Startup probe failed: {error}")).await;
-        if failures >= timing.failures {
-            let _gone_already = running.init.signal(Signal::SIGKILL);
-            std::future::pending::<()>().await;
+/// A probe by which a container is killed once it has failed often enough in a row.
+struct Patience<'a> {
+    name: &'static str,
+    probe: &'a Probe,
+    /// Whether one success is all that is asked for.
+    until_first_success: bool,
+}
+
+impl Patience<'_> {
+    /// Asks until the first success, if that is enough, else for ever. Does not come back once the container is killed.
+    async fn run(&self, pod: &Arc<PodContext>, container: &Container, target: &Target, running: &Running) {
+        let timing = Timing::of(self.probe);
+        tokio::time::sleep(timing.delay).await;
+        let mut failures = 0;
+        while failures < timing.failures {
+            match probe::ask(self.probe, container, target).await {
+                Ok(()) if self.until_first_success => return,
+                Ok(()) => failures = 0,
+                Err(error) => {
+                    failures += 1;
+                    pod.tell(Tone::Warning, "Unhealthy", &format!("{} probe failed: {error}", self.name)).await;
+                }
+            }
+            if failures < timing.failures {
+                tokio::time::sleep(timing.period).await;
+            }
         }
-        tokio::time::sleep(timing.period).await;
+        let probe = self.name.to_ascii_lowercase();
+        let message = format!("Container {} failed {probe} probe, will be restarted", container.name);
+        pod.tell(Tone::Normal, "Killing", &message).await;
+        let _gone_already = running.init.signal(Signal::SIGKILL);
+        std::future::pending::<()>().await;
     }
 }
 
@@ -303,34 +319,6 @@ async fn follow_readiness(pod: &Arc<PodContext>, container: &Container, probe: &
         // While it is not ready yet, ask soon: a kubelet does so too when a container has just started.
         let soon = successes == 0 && failures < timing.failures;
         tokio::time::sleep(if soon { Duration::from_millis(200).min(timing.period) } else { timing.period }).await;
-    }
-}
-
-async fn kill_when_dead(
-    pod: &Arc<PodContext>,
-    container: &Container,
-    probe: &Probe,
-    target: &Target,
-    running: &Running,
-) {
-    let timing = Timing::of(probe);
-    tokio::time::sleep(timing.delay).await;
-    let mut failures = 0;
-    loop {
-        match probe::ask(probe, container, target).await {
-            Ok(()) => failures = 0,
-            Err(error) => {
-                failures += 1;
-                pod.tell(Tone::Warning, "Unhealthy", &format!("Liveness probe failed: {error}")).await;
-            }
-        }
-        if failures >= timing.failures {
-            let message = format!("Container {} failed liveness probe, will be restarted", container.name);
-            pod.tell(Tone::Normal, "Killing", &message).await;
-            let _gone_already = running.init.signal(Signal::SIGKILL);
-            return;
-        }
-        tokio::time::sleep(timing.period).await;
     }
 }
 

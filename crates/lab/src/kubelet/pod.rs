@@ -289,9 +289,7 @@ impl PodContext {
         let task = tokio::spawn(async move {
             containers::run(&pod, &own, Restart::Always).await;
         });
-        while !self.board.entry(&container.name).started {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+        self.board.until(&container.name, |entry| entry.started).await;
         (container.name.clone(), AbortOnDrop(task))
     }
 
