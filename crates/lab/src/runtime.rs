@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot};
 
@@ -10,6 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 pub trait PodRuntime: Send + Sync + 'static {
     /// Starts a command in a container.
     fn exec(&self, request: ExecRequest) -> BoxFuture<'static, Result<ExecSession, RuntimeError>>;
+    /// Attaches to a container's own command.
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'static, Result<ExecSession, RuntimeError>>;
     /// Opens the log of a container.
     fn logs(&self, request: LogRequest) -> BoxFuture<'static, Result<Box<dyn AsyncRead + Send + Unpin>, RuntimeError>>;
     /// Address of the API inside the lab's network, for what runs in pods and nodes.
@@ -42,6 +45,15 @@ pub struct ExecRequest {
     pub tty: bool,
 }
 
+/// A container to attach to.
+#[derive(Clone, Debug)]
+pub struct AttachRequest {
+    /// Which.
+    pub target: ContainerRef,
+    /// Whether the caller will send input.
+    pub stdin: bool,
+}
+
 /// A running command.
 pub struct ExecSession {
     /// Its input, if asked for; closing it is end of file.
@@ -67,6 +79,12 @@ pub struct LogRequest {
     pub tail_lines: Option<usize>,
     /// The log of the container before its last restart.
     pub previous: bool,
+    /// Only what was written since.
+    pub since: Option<Timestamp>,
+    /// Each line with its time.
+    pub timestamps: bool,
+    /// At most so many bytes.
+    pub limit_bytes: Option<u64>,
 }
 
 /// Why a stream could not be opened.

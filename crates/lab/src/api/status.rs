@@ -75,9 +75,10 @@ impl ApiError {
 
     /// A part of objects that this API does not have.
     pub(crate) fn not_served(kind: &Kind, part: &str) -> Self {
-        let hint = if part == "attach" { "; exec and logs are" } else { "" };
+        let hint = if part == "portforward" { "; kubectl exec reaches a pod's ports from inside" } else { "" };
         let message = format!("{}/{part} is not served by the lab's API{hint}", kind.resource);
-        Self::new(StatusCode::NOT_FOUND, "NotFound", message)
+        // `kubectl debug` looks into the details of every such error.
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, "")
     }
 
     pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
@@ -163,6 +164,11 @@ impl ApiError {
     /// Whether the object (or path) does not exist.
     pub(crate) fn is_not_found(&self) -> bool {
         self.code == StatusCode::NOT_FOUND
+    }
+
+    /// Whether it says that a revision is not known any more.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.code == StatusCode::GONE
     }
 
     /// The `Status` object.

@@ -34,6 +34,20 @@ pub struct Config {
     pub files: Vec<FileContent>,
     /// Directories of the host shown inside.
     pub mounts: Vec<Mount>,
+    /// What its command reads and writes.
+    pub streams: Streams,
+}
+
+/// What a container's command reads and writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Streams {
+    /// Whether it has input: what attached clients send.
+    pub stdin: bool,
+    /// Whether the input ends with the first client's.
+    pub stdin_once: bool,
+    /// Whether all of it is one terminal.
+    pub terminal: bool,
 }
 
 /// A file put into a container.
@@ -123,6 +137,11 @@ impl ContainerDirectory {
     /// Where its file system is put together, inside the shim's mount namespace only.
     pub fn root(&self) -> PathBuf {
         self.0.join("root")
+    }
+
+    /// Its input, if it has one and no terminal: a named pipe.
+    pub fn input(&self) -> PathBuf {
+        self.0.join("stdin")
     }
 
     /// Its output in one attempt.

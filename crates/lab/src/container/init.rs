@@ -11,7 +11,7 @@ use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use super::config::{Config, ContainerDirectory};
+use super::config::{Config, ContainerDirectory, Streams};
 use super::root;
 
 /// Runs the container's command; gives the exit code the container ends with.
@@ -34,17 +34,34 @@ fn run(directory: &Path, root: &Path) -> io::Result<i32> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // As the first process of its namespace it gets no signal it does not ask for. Blocked ones wait to be asked for.
     SigSet::all().thread_block()?;
-    let config = ContainerDirectory::at(directory).config()?;
+    let directory = ContainerDirectory::at(directory);
+    let config = directory.config()?;
+    let input = input(&directory, config.streams)?;
     // Changing the root changes it for all processes of a mount namespace: the shim must keep the machine's.
     unshare(CloneFlags::CLONE_NEWNS).map_err(root::context("make a mount namespace"))?;
     root::enter(root)?;
-    let main = start(&config)?;
-    reap_until(main)
+    let main = start(&config, input)?;
+    reap_until(main, config.streams.terminal)
+}
+
+/// The command's input. A terminal becomes that of this session, so that its keys reach the command.
+fn input(directory: &ContainerDirectory, streams: Streams) -> io::Result<Stdio> {
+    if streams.terminal {
+        let output = io::stdout();
+        nix::unistd::setsid()?;
+        rustix::process::ioctl_tiocsctty(&output).map_err(root::context("take the terminal"))?;
+        return Ok(output.as_fd().try_clone_to_owned()?.into());
+    }
+    if streams.stdin {
+        return Ok(std::fs::File::open(directory.input()).map_err(root::context("open the input"))?.into());
+    }
+    Ok(Stdio::null())
 }
 
 /// Starts the command, from a thread that blocks no signals: children inherit what the thread blocks.
-fn start(config: &Config) -> io::Result<Pid> {
+fn start(config: &Config, input: Stdio) -> io::Result<Pid> {
     let mut command = command(config)?;
+    command.stdin(input);
     let child = std::thread::scope(|scope| {
         let starter = scope.spawn(|| {
             SigSet::all().thread_unblock()?;
@@ -62,7 +79,9 @@ fn command(config: &Config) -> io::Result<Command> {
     };
     let mut command = Command::new(program);
     command.args(arguments).env_clear().envs(&config.environment).current_dir(&config.working_directory);
-    command.stdin(Stdio::null());
+    if config.streams.terminal {
+        command.env("TERM", config.environment.get("TERM").map_or("xterm", String::as_str));
+    }
     if let Some(group) = config.group {
         command.gid(group);
     }
@@ -84,8 +103,11 @@ pub(super) fn not_started(command: &[String], cause: &io::Error) -> io::Error {
     io::Error::new(cause.kind(), format!("exec: {program:?}: {what}"))
 }
 
+/// What a terminal's keys and size send; all programs on it get them from the kernel.
+const OF_TERMINALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGWINCH];
+
 /// Passes signals to the command and collects ended processes until the command itself ends.
-fn reap_until(main: Pid) -> io::Result<i32> {
+fn reap_until(main: Pid, terminal: bool) -> io::Result<i32> {
     let all = SigSet::all();
     // A command that ended at once may have done so while the thread that started it took the signal.
     if let Some(code) = reap(main)? {
@@ -98,6 +120,7 @@ fn reap_until(main: Pid) -> io::Result<i32> {
                     return Ok(code);
                 }
             }
+            Ok(signal) if terminal && OF_TERMINALS.contains(&signal) => {}
             Ok(signal) => match kill(main, signal) {
                 Ok(()) | Err(nix::Error::ESRCH) => {}
                 Err(error) => return Err(error.into()),

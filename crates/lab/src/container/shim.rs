@@ -1,6 +1,5 @@
 //! `ringfence lab-container DIRECTORY`: starts one container and writes down how it went.
 
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -11,6 +10,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::config::{Config, ContainerDirectory, Exit, Running, Started};
 use super::root;
+use super::streams::{Ends, Pumps};
 use crate::process::Process;
 
 /// Runs the container described in the directory until it ends. Prints one [`Started`] as a line of JSON.
@@ -20,7 +20,7 @@ pub fn main(directory: &Path) -> io::Result<()> {
     let started_at = Timestamp::now();
     // A session of its own: signals to the terminal or group of whoever started the lab do not reach containers.
     let _leader_already = nix::unistd::setsid();
-    let (mut init, errors) = match start(&directory, &config) {
+    let Outcome { mut init, errors, pumps } = match start(&directory, &config) {
         Ok(started) => started,
         Err(error) => return tell(&Started::Failed(error.to_string())),
     };
@@ -30,6 +30,8 @@ pub fn main(directory: &Path) -> io::Result<()> {
     // Nobody may listen any more; that is no reason to end the container.
     let _unheard = tell(&Started::Running(running));
     let status = init.wait()?;
+    // All writers are gone with the container: what they wrote last is read, and then it ends.
+    pumps.finish();
     directory.set_exit(&Exit {
         attempt: config.attempt,
         code: exit_code(status),
@@ -39,29 +41,36 @@ pub fn main(directory: &Path) -> io::Result<()> {
     })
 }
 
-/// Puts the file system together and starts the container's init; gives it and the pipe it reports errors on.
-fn start(directory: &ContainerDirectory, config: &Config) -> io::Result<(Child, io::PipeReader)> {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(directory.log(config.attempt))
-        .map_err(root::context("open the log"))?;
+/// A container that was started.
+struct Outcome {
+    init: Child,
+    /// What its init says of itself.
+    errors: io::PipeReader,
+    /// What copies its output.
+    pumps: Pumps,
+}
+
+/// Puts the file system together and starts the container's init.
+fn start(directory: &ContainerDirectory, config: &Config) -> io::Result<Outcome> {
+    let Ends { stdout, stderr, pumps } = Ends::open(directory, config)?;
+    // Before there are namespaces: a thread whose children belong to another PID namespace can have no more threads.
+    let pumps = pumps.start(directory)?;
     let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
     unshare(own).map_err(root::context("make namespaces"))?;
     nix::unistd::sethostname(&config.hostname).map_err(root::context("set the host name"))?;
     let root = root::assemble(directory, config)?;
     let (errors, report) = io::pipe()?;
-    // The init has no input of its own to read, so the pipe takes that place.
+    // The init has no input of its own to read, so the pipe takes that place. The command's input it opens itself.
     let init = Command::new("/proc/self/exe")
         .arg("lab-init")
         .arg(directory.path())
         .arg(&root)
         .stdin(report)
-        .stdout(log.try_clone()?)
-        .stderr(log)
+        .stdout(stdout)
+        .stderr(stderr)
         .spawn()
         .map_err(root::context("start the container's first process"))?;
-    Ok((init, errors))
+    Ok(Outcome { init, errors, pumps })
 }
 
 fn tell(started: &Started) -> io::Result<()> {

@@ -1,9 +1,11 @@
 //! The kubelet of all the lab's nodes: an ordinary client of the API that runs pods as namespaces and processes.
 
+mod attach;
 mod board;
 mod containers;
 mod events;
 mod gate;
+mod logs;
 pub mod node;
 mod pod;
 mod probe;

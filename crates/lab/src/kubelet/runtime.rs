@@ -4,28 +4,21 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use parking_lot::RwLock;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncSeekExt as _, ReadBuf};
+use tokio::io::AsyncRead;
 use tokio::sync::{mpsc, oneshot};
 
-use super::MIRROR;
+use super::logs::Until;
+use super::{MIRROR, attach, logs};
 use crate::container::config::ContainerDirectory;
 use crate::container::{start_piped, start_terminal};
 use crate::place::Place;
-use crate::runtime::{ContainerRef, ExecRequest, ExecSession, LogRequest, PodRuntime, RuntimeError};
-
-/// How often a followed log is looked at.
-const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
-/// How much of a log's end is searched for the last lines, in bytes.
-const MAX_TAIL: u64 = 8 << 20;
+use crate::runtime::{AttachRequest, ContainerRef, ExecRequest, ExecSession, LogRequest, PodRuntime, RuntimeError};
 
 /// Knows which pod is where.
 #[derive(Debug)]
@@ -98,21 +91,23 @@ impl PodRuntime for Runtime {
     fn exec(&self, request: ExecRequest) -> BoxFuture<'static, Result<ExecSession, RuntimeError>> {
         let found = self.find(&request.target);
         async move {
-            let directory = match found? {
-                Source::Container(directory) => directory,
-                Source::Agent(_) => {
-                    let message = "the agent's pod mirrors a process of the lab; commands cannot be run in it";
-                    return Err(RuntimeError::Failed(message.to_owned()));
-                }
-            };
-            let running = directory.running().ok().flatten().is_some_and(|running| running.init.is_alive());
-            if !running {
-                return Err(RuntimeError::NotRunning {
-                    pod: format!("{}/{}", request.target.namespace, request.target.pod),
-                    container: request.target.container.unwrap_or_default(),
-                });
-            }
+            let directory = running(found?, &request.target)?;
             start(&directory, &request).map_err(|error| RuntimeError::Failed(error.to_string()))
+        }
+        .boxed()
+    }
+
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'static, Result<ExecSession, RuntimeError>> {
+        let found = self.find(&request.target);
+        async move {
+            let directory = running(found?, &request.target)?;
+            // Whether it is a terminal is the container's affair, not the client's.
+            let streams = directory.config().map(|config| config.streams);
+            let attached = match streams {
+                Ok(streams) => attach::attach(&directory, request.stdin && streams.stdin, streams.terminal).await,
+                Err(error) => Err(error),
+            };
+            attached.map_err(|error| RuntimeError::Failed(format!("cannot attach: {error}")))
         }
         .boxed()
     }
@@ -120,15 +115,12 @@ impl PodRuntime for Runtime {
     fn logs(&self, request: LogRequest) -> BoxFuture<'static, Result<Box<dyn AsyncRead + Send + Unpin>, RuntimeError>> {
         let found = self.find(&request.target);
         async move {
-            let (path, container) = match found? {
-                Source::Agent(path) => (path, None),
-                Source::Container(directory) => {
-                    let attempt = attempt(&directory, request.previous)
-                        .ok_or_else(|| not_available(&request.target, request.previous))?;
-                    (directory.log(attempt), Some((directory, attempt)))
-                }
+            let (path, until) = match found? {
+                Source::Agent(path) => (path, Until::Forever),
+                Source::Container(directory) => log_of(&directory, request.previous)
+                    .ok_or_else(|| not_available(&request.target, request.previous))?,
             };
-            let open = open_log(&path, container, &request).await;
+            let open = logs::open(&path, until, &request).await;
             let reader = open.map_err(|error| RuntimeError::Failed(format!("log cannot be read: {error}")))?;
             Ok(Box::new(reader) as Box<dyn AsyncRead + Send + Unpin>)
         }
@@ -186,10 +178,26 @@ async fn report_exit(mut child: tokio::process::Child, mut sender: oneshot::Send
     let _nobody_listens = sender.send(code);
 }
 
-/// The attempt whose log is asked for.
-fn attempt(directory: &ContainerDirectory, previous: bool) -> Option<u32> {
-    let current = directory.running().ok().flatten()?.attempt;
-    if previous { current.checked_sub(1) } else { Some(current) }
+/// The directory of a container that runs.
+fn running(source: Source, target: &ContainerRef) -> Result<ContainerDirectory, RuntimeError> {
+    let directory = match source {
+        Source::Container(directory) => directory,
+        Source::Agent(_) => {
+            let message = "the agent's pod mirrors a process of the lab; commands cannot be run in it";
+            return Err(RuntimeError::Failed(message.to_owned()));
+        }
+    };
+    let runs = directory.running().ok().flatten().is_some_and(|running| running.init.is_alive());
+    if runs { Ok(directory) } else { Err(not_available(target, false)) }
+}
+
+/// The log asked for, and until when it grows.
+fn log_of(directory: &ContainerDirectory, previous: bool) -> Option<(PathBuf, Until)> {
+    let current = directory.running().ok().flatten()?;
+    if previous {
+        return Some((directory.log(current.attempt.checked_sub(1)?), Until::Ended));
+    }
+    Some((directory.log(current.attempt), Until::End(current.shim)))
 }
 
 fn not_available(target: &ContainerRef, previous: bool) -> RuntimeError {
@@ -203,111 +211,9 @@ fn not_available(target: &ContainerRef, previous: bool) -> RuntimeError {
     RuntimeError::NotRunning { pod: format!("{}/{}", target.namespace, target.pod), container }
 }
 
-async fn open_log(
-    path: &std::path::Path,
-    container: Option<(ContainerDirectory, u32)>,
-    request: &LogRequest,
-) -> io::Result<Log> {
-    let mut file = tokio::fs::File::open(path).await?;
-    if let Some(lines) = request.tail_lines {
-        let start = tail_start(&mut file, lines).await?;
-        file.seek(io::SeekFrom::Start(start)).await?;
-    }
-    Ok(Log { file, follow: request.follow.then(|| Follow { container, pause: None, last_round: false }) })
-}
-
-/// Where the last lines of a file begin.
-async fn tail_start(file: &mut tokio::fs::File, lines: usize) -> io::Result<u64> {
-    let length = file.metadata().await?.len();
-    let from = length.saturating_sub(MAX_TAIL);
-    if lines == 0 {
-        return Ok(length);
-    }
-    file.seek(io::SeekFrom::Start(from)).await?;
-    let mut text = Vec::new();
-    file.take(MAX_TAIL).read_to_end(&mut text).await?;
-    // The line end at the very end closes the last line; it does not begin another.
-    let body = text.strip_suffix(b"\n").unwrap_or(&text);
-    let begin = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(lines - 1);
-    Ok(from + begin.map_or(0, |(index, _)| index as u64 + 1))
-}
-
-/// A log being read, to its end or until the container ends.
-struct Log {
-    file: tokio::fs::File,
-    follow: Option<Follow>,
-}
-
-struct Follow {
-    container: Option<(ContainerDirectory, u32)>,
-    pause: Option<Pin<Box<tokio::time::Sleep>>>,
-    last_round: bool,
-}
-
-impl AsyncRead for Log {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        loop {
-            if let Some(pause) = this.follow.as_mut().and_then(|follow| follow.pause.as_mut()) {
-                std::task::ready!(pause.as_mut().poll(context));
-            }
-            if let Some(follow) = &mut this.follow {
-                follow.pause = None;
-            }
-            let before = buffer.filled().len();
-            std::task::ready!(Pin::new(&mut this.file).poll_read(context, buffer))?;
-            let Some(follow) = &mut this.follow else { return Poll::Ready(Ok(())) };
-            if buffer.filled().len() > before || follow.last_round {
-                return Poll::Ready(Ok(()));
-            }
-            // Looked at before the pause: what was written until the end is read in the round after.
-            follow.last_round = follow.has_ended();
-            follow.pause = Some(Box::pin(tokio::time::sleep(FOLLOW_INTERVAL)));
-        }
-    }
-}
-
-impl Follow {
-    fn has_ended(&self) -> bool {
-        let Some((directory, attempt)) = &self.container else { return false };
-        let running = directory.running().ok().flatten();
-        !running.is_some_and(|running| running.attempt == *attempt && running.shim.is_alive())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    async fn tail(content: &str, lines: Option<usize>) -> String {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        std::fs::write(&path, content).unwrap();
-        let request = LogRequest {
-            target: ContainerRef { namespace: "n".into(), pod: "p".into(), container: None },
-            follow: false,
-            tail_lines: lines,
-            previous: false,
-        };
-        let mut text = String::new();
-        open_log(&path, None, &request).await.unwrap().read_to_string(&mut text).await.unwrap();
-        text
-    }
-
-    #[tokio::test]
-    async fn the_last_lines_of_a_log_are_found() {
-        assert_eq!(tail("a\nb\nc\n", None).await, "a\nb\nc\n");
-        assert_eq!(tail("a\nb\nc\n", Some(2)).await, "b\nc\n");
-        assert_eq!(tail("a\nb\nc", Some(1)).await, "c");
-        assert_eq!(tail("a\nb\n", Some(9)).await, "a\nb\n");
-        assert_eq!(tail("a\n\n", Some(1)).await, "\n");
-        assert_eq!(tail("a\n", Some(0)).await, "");
-        assert_eq!(tail("", Some(3)).await, "");
-    }
 
     #[test]
     fn unknown_pods_and_containers_are_told_apart() {

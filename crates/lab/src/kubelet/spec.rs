@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVar, Pod};
 use kube::ResourceExt as _;
 
-use crate::container::{Config, DEFAULT_PATH, FileContent, Mount};
+use crate::container::{Config, DEFAULT_PATH, FileContent, Mount, Streams};
 use crate::image::{Image, command_line};
 
 /// Where programs look names up: files, then DNS.
@@ -68,6 +68,11 @@ pub(super) fn configure(
         program: around.program.clone(),
         files,
         mounts: mounts(pod, container, around)?,
+        streams: Streams {
+            stdin: container.stdin == Some(true),
+            stdin_once: container.stdin_once == Some(true),
+            terminal: container.tty == Some(true),
+        },
     })
 }
 

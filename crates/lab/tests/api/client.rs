@@ -72,10 +72,10 @@ async fn what_is_not_there_is_not_found() {
     assert_eq!((status.code, status.message.as_str()), (404, "namespaces \"nowhere\" not found"));
     let request = http::Request::get("/apis/example.com/v1/things").body(Vec::new()).unwrap();
     assert_eq!(refusal(client.request::<Value>(request).await).code, 404);
-    let request = http::Request::get("/api/v1/namespaces/default/pods/p/attach").body(Vec::new()).unwrap();
+    let request = http::Request::get("/api/v1/namespaces/default/pods/p/portforward").body(Vec::new()).unwrap();
     assert_eq!(
         refusal(client.request::<Value>(request).await).message,
-        "pods/attach is not served by the lab's API; exec and logs are"
+        "pods/portforward is not served by the lab's API; kubectl exec reaches a pod's ports from inside"
     );
     let immortal = Api::<Namespace>::all(client.clone()).delete("default", &DeleteParams::default()).await;
     assert_eq!(refusal(immortal).reason, "Forbidden");

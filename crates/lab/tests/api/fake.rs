@@ -11,7 +11,7 @@ use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use ringfence_lab::api::{Config, RunningServer, Server};
-use ringfence_lab::runtime::{ExecRequest, ExecSession, LogRequest, PodRuntime, RuntimeError};
+use ringfence_lab::runtime::{AttachRequest, ExecRequest, ExecSession, LogRequest, PodRuntime, RuntimeError};
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
 use tokio::process::Command;
@@ -48,6 +48,11 @@ impl PodRuntime for Runtime {
         })
     }
 
+    fn attach(&self, request: AttachRequest) -> BoxFuture<'static, Result<ExecSession, RuntimeError>> {
+        let command = vec!["cat".to_owned()];
+        self.exec(ExecRequest { target: request.target, command, stdin: request.stdin, tty: false })
+    }
+
     fn logs(&self, request: LogRequest) -> BoxFuture<'static, Result<Box<dyn AsyncRead + Send + Unpin>, RuntimeError>> {
         Box::pin(async move {
             let all =
@@ -61,7 +66,12 @@ impl PodRuntime for Runtime {
 
 /// An API on a free port of the loopback; with a node, if pods are to run.
 pub(crate) async fn start(dir: Option<std::path::PathBuf>, node: bool) -> (RunningServer, String) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    start_at("127.0.0.1:0", dir, node).await
+}
+
+/// The same at an address.
+pub(crate) async fn start_at(address: &str, dir: Option<std::path::PathBuf>, node: bool) -> (RunningServer, String) {
+    let listener = std::net::TcpListener::bind(address).expect("a free port");
     let url = format!("https://{}", listener.local_addr().expect("an address"));
     let ranges = ["10.97.0.0/16", "fd00:10:97::/112"];
     let server = Server::start(Config {

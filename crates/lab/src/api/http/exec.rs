@@ -1,4 +1,4 @@
-//! Commands in containers over WebSocket, by the `channel.k8s.io` subprotocols of `kubectl exec`.
+//! Streams into containers over WebSocket, by the `channel.k8s.io` subprotocols of `kubectl exec` and `attach`.
 //!
 //! Each message begins with the number of its channel. Version 5 adds the closing of a channel by the client, so that
 //! standard input can end; version 4 has no way to say so.
@@ -10,6 +10,7 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgr
 use axum::extract::{FromRequestParts as _, Request};
 use axum::response::Response;
 use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use futures::stream::SplitStream;
 use futures::{SinkExt as _, StreamExt as _};
 use http::header::UPGRADE;
@@ -22,7 +23,7 @@ use super::query::Query;
 use super::{App, logs};
 use crate::api::json::Json as _;
 use crate::api::status::ApiError;
-use crate::runtime::{ExecRequest, PodRuntime};
+use crate::runtime::{AttachRequest, ExecRequest, ExecSession, RuntimeError};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -34,6 +35,7 @@ const CLOSE: u8 = 255;
 /// How long output may still come after the command has ended: what it left running may hold the pipe open for ever.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// `exec`: a command beside the container's own.
 pub(super) async fn exec(
     app: &App,
     path: &ResourcePath,
@@ -46,6 +48,26 @@ pub(super) async fn exec(
         return Err(ApiError::bad_request("you must specify at least one command for the container"));
     }
     let exec = ExecRequest { target, command, stdin: query.flag("stdin"), tty: query.flag("tty") };
+    let runtime = Arc::clone(&app.runtime);
+    upgraded(request, move || runtime.exec(exec)).await
+}
+
+/// `attach`: the container's own command.
+pub(super) async fn attach(
+    app: &App,
+    path: &ResourcePath,
+    query: &Query,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let attach = AttachRequest { target: logs::container(app, path, query)?, stdin: query.flag("stdin") };
+    let runtime = Arc::clone(&app.runtime);
+    upgraded(request, move || runtime.attach(attach)).await
+}
+
+type Opening = BoxFuture<'static, Result<ExecSession, RuntimeError>>;
+
+/// Makes a WebSocket of a request, and carries over it what is opened.
+async fn upgraded(request: Request, open: impl FnOnce() -> Opening + Send + 'static) -> Result<Response, ApiError> {
     let upgrade = request.headers().get(UPGRADE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if upgrade.to_ascii_lowercase().starts_with("spdy") {
         let message = "this API streams over WebSocket only, not SPDY: use kubectl 1.31 or newer \
@@ -59,12 +81,11 @@ pub(super) async fn exec(
     if upgrade.selected_protocol().is_none() {
         return Err(ApiError::bad_request("the subprotocol must be v5.channel.k8s.io or v4.channel.k8s.io"));
     }
-    let runtime = Arc::clone(&app.runtime);
-    Ok(upgrade.on_upgrade(move |socket| session(socket, runtime, exec)))
+    Ok(upgrade.on_upgrade(move |socket| session(socket, open())))
 }
 
-async fn session(mut socket: WebSocket, runtime: Arc<dyn PodRuntime>, request: ExecRequest) {
-    let session = match runtime.exec(request).await {
+async fn session(mut socket: WebSocket, opening: Opening) {
+    let session = match opening.await {
         Ok(session) => session,
         Err(error) => {
             let status = failure(&error.to_string(), "InternalError", None);

@@ -48,6 +48,7 @@ pub(crate) enum Subresource {
     Status,
     Scale,
     Finalize,
+    Attach,
     Binding,
     Exec,
     Log,
@@ -62,6 +63,7 @@ impl Subresource {
             Self::Scale => ("scale", OBJECT, Some(("autoscaling", "v1", "Scale"))),
             Self::Finalize => ("finalize", &["update"] as &[_], None),
             Self::Binding => ("binding", &["create"] as &[_], Some(("", "v1", "Binding"))),
+            Self::Attach => ("attach", &["create", "get"] as &[_], Some(("", "v1", "PodAttachOptions"))),
             Self::Exec => ("exec", &["create", "get"] as &[_], Some(("", "v1", "PodExecOptions"))),
             Self::Log => ("log", &["get"] as &[_], None),
         };
