@@ -114,11 +114,74 @@ async fn objects_come_into_view_and_leave_it_by_their_labels() {
 }
 
 #[tokio::test]
-async fn a_watch_of_an_unknown_revision_is_gone() {
+async fn a_watch_of_an_unknown_revision_is_told_so_in_its_stream() {
     let (server, _) = fake::start(None, false).await;
     let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
-    let status = crate::client::refusal(api.watch(&WatchParams::default(), "999999999").await.map(|_| ()));
+    let mut stream = Box::pin(api.watch(&WatchParams::default(), "999999999").await.unwrap());
+    let event = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    let WatchEvent::Error(status) = event else { panic!("an error was expected: {event:?}") };
     assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
+    assert!(timeout(PATIENCE, stream.next()).await.unwrap().is_none(), "nothing follows");
+}
+
+#[tokio::test]
+async fn reflectors_list_again_when_their_revision_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = || Some(dir.path().to_path_buf());
+    let (server, url) = fake::start(state(), false).await;
+    let client = over_tls(Kubeconfig::from_yaml(&server.kubeconfig(&url)).unwrap()).await;
+    let api: Api<ConfigMap> = Api::namespaced(client, "default");
+    api.create(&PostParams::default(), &config_map("a", &json!({}))).await.unwrap();
+    let (reader, writer) = reflector::store();
+    let (sender, mut errors) = tokio::sync::mpsc::unbounded_channel();
+    let stream = reflector(writer, watcher(api, watcher::Config::default()).default_backoff());
+    let task = tokio::spawn(stream.for_each(move |event| {
+        let _test_is_over = event.err().map(|error| sender.send(error));
+        async {}
+    }));
+    timeout(PATIENCE, reader.wait_until_ready()).await.unwrap().unwrap();
+    let names = || reader.state().iter().map(|map| map.name_any()).filter(|name| name.len() == 1).collect::<Vec<_>>();
+    assert_eq!(names(), ["a"]);
+    // While the server is away much happens, and the next one does not know what.
+    drop(server);
+    let (other, _) = fake::start(state(), false).await;
+    let behind: Api<ConfigMap> = Api::namespaced(other.client(), "default");
+    behind.create(&PostParams::default(), &config_map("b", &json!({}))).await.unwrap();
+    behind.delete("a", &DeleteParams::default()).await.unwrap();
+    drop(other);
+    let _server = fake::start_at(url.trim_start_matches("https://"), state(), false).await;
+    until("what happened is known", || async { names() == ["b"] }).await;
+    let mut gone = false;
+    while let Ok(error) = errors.try_recv() {
+        gone |= matches!(&error, watcher::Error::WatchError(status) if status.code == 410);
+    }
+    assert!(gone, "it was told that its revision is forgotten");
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_a_bookmark_to_go_on_from() {
+    let (server, _) = fake::start(None, false).await;
+    let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
+    let version = api.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let parameters = WatchParams::default().fields("metadata.name=wanted").timeout(1);
+    let mut stream = Box::pin(api.watch(&parameters, &version).await.unwrap());
+    // Of no interest to the watch, but it moves the revision on.
+    let other = api.create(&PostParams::default(), &config_map("other", &json!({}))).await.unwrap();
+    let mut bookmark = None;
+    while let Some(event) = timeout(PATIENCE, stream.next()).await.unwrap() {
+        match event.unwrap() {
+            WatchEvent::Bookmark(mark) => bookmark = Some(mark.metadata.resource_version),
+            event => panic!("nothing happened to what is watched: {event:?}"),
+        }
+    }
+    let bookmark = bookmark.expect("the end is marked");
+    let number = |text: &str| text.parse::<u64>().unwrap();
+    assert!(number(&bookmark) >= number(&other.resource_version().unwrap()));
+    api.create(&PostParams::default(), &config_map("wanted", &json!({}))).await.unwrap();
+    let mut stream = Box::pin(api.watch(&parameters, &bookmark).await.unwrap());
+    let event = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    assert!(matches!(event, WatchEvent::Added(map) if map.name_any() == "wanted"));
 }
 
 async fn over_tls(kubeconfig: Kubeconfig) -> kube::Client {

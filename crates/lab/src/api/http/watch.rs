@@ -36,7 +36,10 @@ pub(super) fn watch(app: &App, path: &ResourcePath, query: &Query, headers: &Hea
     let form = Form::of(headers, Some(query))?;
     let encoder = Encoder { kind: path.kind, form, filter };
     let timeout = query.number("timeoutSeconds")?.map_or(TIMEOUT, Duration::from_secs);
-    let (first, receiver, revision) = begin(app, path, query, &encoder)?;
+    let (first, receiver, revision) = match begin(app, path, query, &encoder) {
+        Err(error) if error.is_expired() => return Ok(gone(&error)),
+        begun => begun?,
+    };
     let stream = Stream {
         encoder,
         ready: first,
@@ -48,6 +51,14 @@ pub(super) fn watch(app: &App, path: &ResourcePath, query: &Query, headers: &Hea
     };
     let body = Body::from_stream(futures::stream::unfold(stream, Stream::next));
     Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// That a revision is forgotten is told in the stream, as an API server tells it: reflectors list again when they read
+/// it there, and ask for the same revision for ever when their request fails.
+fn gone(error: &ApiError) -> Response {
+    let mut line = Vec::new();
+    write_line("ERROR", &error.status(), &mut line);
+    ([(CONTENT_TYPE, "application/json")], line).into_response()
 }
 
 /// The first lines of a watch, by where the client wants it to begin.
