@@ -112,6 +112,7 @@ fn keyed(kind: &Kind, mut list: Vec<Value>, changes: &[Value], key: &str, path: 
     if changes.iter().any(|change| change[DIRECTIVE] == "replace") {
         return Ok(changes.iter().filter(|change| change[DIRECTIVE] != "replace").cloned().collect());
     }
+    let before: Vec<Value> = list.iter().map(|member| member[key].clone()).collect();
     for change in changes {
         let Some(id) = change.get(key) else {
             return Err(bad(&format!("a member of {path} has no {key:?}, by which its members are told apart")));
@@ -127,7 +128,23 @@ fn keyed(kind: &Kind, mut list: Vec<Value>, changes: &[Value], key: &str, path: 
             }
         }
     }
-    Ok(list)
+    Ok(ordered(list, &before, changes, key))
+}
+
+/// The members a patch names in its order, among the others in theirs: new ones come as early as they can.
+fn ordered(list: Vec<Value>, before: &[Value], changes: &[Value], key: &str) -> Vec<Value> {
+    let named = |member: &Value| changes.iter().position(|change| change.get(key) == member.get(key));
+    let (mut patched, others): (Vec<_>, Vec<_>) = list.into_iter().partition(|member| named(member).is_some());
+    patched.sort_by_key(named);
+    let earlier = |member: &Value| before.iter().position(|id| Some(id) == member.get(key));
+    let mut merged = Vec::with_capacity(patched.len() + others.len());
+    let (mut patched, mut others) = (patched.into_iter().peekable(), others.into_iter().peekable());
+    while let (Some(one), Some(other)) = (patched.peek(), others.peek()) {
+        let first = earlier(one).is_none_or(|index| earlier(other).is_none_or(|other| index < other));
+        merged.extend(if first { patched.next() } else { others.next() });
+    }
+    merged.extend(patched.chain(others));
+    merged
 }
 
 /// Keeps only the members a patch says are to be there.
@@ -172,6 +189,11 @@ mod tests {
         let patch = containers(&json!([{ "name": "b", "image": "new" }, { "name": "c", "image": "three" }]));
         let new = containers(&json!([
             { "name": "a", "image": "one" }, { "name": "b", "image": "new" }, { "name": "c", "image": "three" }]));
+        assert_eq!(patched(old.clone(), &patch), new);
+        // What is new comes before what the patch does not name.
+        let patch = containers(&json!([{ "name": "c" }]));
+        let new = containers(&json!([
+            { "name": "c" }, { "name": "a", "image": "one" }, { "name": "b", "image": "two" }]));
         assert_eq!(patched(old, &patch), new);
     }
 
