@@ -18,8 +18,9 @@ pub fn run(arguments: &[String]) -> Option<i32> {
             container::exec::main(Path::new(directory), *mode == "tty", command)
                 .unwrap_or_else(|error| complain(&error.to_string(), 126))
         }
-        ("lab-run", _) => {
-            let (error, code) = container::exec::run(arguments.get(1..).unwrap_or_default());
+        ("lab-run", [mode, ..]) => {
+            let command = arguments.get(2..).unwrap_or_default();
+            let (error, code) = container::exec::run(*mode == "tty", command);
             complain(&error.to_string(), code)
         }
         ("lab-image", [name, ..]) => run_image(name, arguments.get(2..).unwrap_or_default()),

@@ -32,11 +32,6 @@ pub fn main(directory: &Path, terminal: bool, command: &[String]) -> io::Result<
     let config = directory.config()?;
     let running = directory.running()?.filter(|running| running.init.is_alive());
     let running = running.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the container is not running"))?;
-    if terminal {
-        // The terminal belongs to the session, so that its keys reach the command.
-        nix::unistd::setsid()?;
-        rustix::process::ioctl_tiocsctty(io::stdin())?;
-    }
     // Keys such as Ctrl-C are for the command; this process waits for its end whatever comes.
     SigSet::all().thread_block()?;
     let mut open = Vec::new();
@@ -48,7 +43,13 @@ pub fn main(directory: &Path, terminal: bool, command: &[String]) -> io::Result<
         setns(file, flag).map_err(context(format_args!("enter namespace {name}")))?;
     }
     let mut runner = Command::new(super::PROGRAM);
-    runner.arg("lab-run").args(command).env_clear().envs(&config.environment).current_dir(&config.working_directory);
+    let mode = if terminal { "tty" } else { "pipe" };
+    runner
+        .args(["lab-run", mode])
+        .args(command)
+        .env_clear()
+        .envs(&config.environment)
+        .current_dir(&config.working_directory);
     if terminal {
         runner.env("TERM", "xterm");
     }
@@ -61,16 +62,28 @@ pub fn main(directory: &Path, terminal: bool, command: &[String]) -> io::Result<
     Ok(exit_code(runner.spawn().map_err(context("start the command"))?.wait()?))
 }
 
-/// `ringfence lab-run COMMAND…`: becomes the command. Comes back only if that fails, with the exit code to end with.
-pub fn run(command: &[String]) -> (io::Error, i32) {
-    let prepared = SigSet::all().thread_unblock().and_then(|()| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL));
-    let cause = match (prepared, command.split_first()) {
-        (Err(error), _) => error.into(),
+/// `ringfence lab-run tty|pipe COMMAND…`: becomes the command. Comes back only if that fails, with the exit code to end
+/// with.
+pub fn run(terminal: bool, command: &[String]) -> (io::Error, i32) {
+    let cause = match (prepare(terminal), command.split_first()) {
+        (Err(error), _) => error,
         (Ok(()), None) => io::Error::new(io::ErrorKind::InvalidInput, "no command specified"),
         (Ok(()), Some((program, arguments))) => Command::new(program).args(arguments).exec(),
     };
     let code = if cause.kind() == io::ErrorKind::PermissionDenied { 126 } else { 127 };
     (not_started(command, &cause), code)
+}
+
+fn prepare(terminal: bool) -> io::Result<()> {
+    SigSet::all().thread_unblock()?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if terminal {
+        // The terminal belongs to the session, so that its keys reach the command. The session is one of the
+        // container's: a shell gives the terminal back to the group it had it from, which it must be able to name.
+        nix::unistd::setsid()?;
+        rustix::process::ioctl_tiocsctty(io::stdin())?;
+    }
+    Ok(())
 }
 
 /// Starts a command in a container with pipes. Dropping the child ends the command.
