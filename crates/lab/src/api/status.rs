@@ -81,6 +81,12 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, "")
     }
 
+    /// A JSON patch that does not fit the object.
+    pub(crate) fn inapplicable(detail: &str) -> Self {
+        let message = format!("the server rejected our request due to an error in our request: {detail}");
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+    }
+
     pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", kind.resource);
         Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(kind, name)

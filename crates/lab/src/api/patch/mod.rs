@@ -60,7 +60,7 @@ impl Patch {
         json::remove(json::object(&mut new, "metadata"), "resourceVersion");
         match self {
             Self::Json(patch) => {
-                json_patch::patch(&mut new, patch).map_err(|error| ApiError::bad_request(error.to_string()))?;
+                json_patch::patch(&mut new, patch).map_err(|error| ApiError::inapplicable(&error.to_string()))?;
             }
             Self::Merge(patch) => json_patch::merge(&mut new, patch),
             // How to merge is known of the kinds every cluster has.
