@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use ringfence_lab::place::Place;
+use ringfence_netns::Namespace;
 use serde_json::Value;
 
 /// How long a condition may take to come true.
@@ -96,8 +98,13 @@ impl Lab {
 
     /// Runs kubectl on it, with this as its input.
     pub(crate) fn kubectl_with(&self, arguments: &str, input: &str) -> Output {
+        self.kubectl_words(&arguments.split_whitespace().collect::<Vec<_>>(), input)
+    }
+
+    /// The same, with arguments that may have blanks in them.
+    pub(crate) fn kubectl_words(&self, arguments: &[&str], input: &str) -> Output {
         let mut command = Command::new("kubectl");
-        command.args(arguments.split_whitespace()).env("KUBECONFIG", self.directory.join("kubeconfig"));
+        command.args(arguments).env("KUBECONFIG", self.directory.join("kubeconfig"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
@@ -114,6 +121,22 @@ impl Lab {
         let output = self.kubectl_with(arguments, input);
         assert!(output.status.success(), "kubectl {arguments}: {}", text(&output));
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Applies an object.
+    pub(crate) fn apply(&self, object: &Value) {
+        self.must_with("apply -f -", &object.to_string());
+    }
+
+    /// What a command in a pod prints, on both outputs, whether it does well or not.
+    pub(crate) fn exec(&self, pod: &str, command: &[&str]) -> String {
+        let output = self.kubectl_words(&[&["exec", pod, "--"], command].concat(), "");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// A network namespace of the lab: `fabric`, or a node's name.
+    pub(crate) fn namespace(&self, of: &str) -> Namespace {
+        Namespace::open(&Place::at(&self.directory).node_namespace(of)).unwrap()
     }
 
     /// A field of an object.
@@ -135,7 +158,7 @@ impl Lab {
 
     /// Whether a pod gets the page of another: by exit code of `curl`, so that a refusal is neither.
     pub(crate) fn reaches(&self, from: &str, address: &str) -> Result<bool, String> {
-        let output = self.kubectl(&format!("exec {from} -- curl -sS -o /dev/null --max-time 1 http://{address}/"));
+        let output = self.kubectl(&format!("exec {from} -- curl -sS -g -o /dev/null --max-time 1 http://{address}/"));
         match output.status.code() {
             Some(0) => Ok(true),
             Some(28) => Ok(false),
@@ -169,6 +192,29 @@ impl Drop for Lab {
             tail.iter().rev().for_each(|line| println!("  {line}"));
         }
         let _ = self.command("down").output();
+    }
+}
+
+/// Whether `curl` inside a network namespace gets a page: without API and kubelet. A refusal is neither.
+pub(crate) fn reaches_from(namespace: &Namespace, address: &str) -> Result<bool, String> {
+    let mut curl = Command::new("curl");
+    curl.args(["-sS", "-g", "-o", "/dev/null", "--max-time", "1", &format!("http://{address}/")]);
+    curl.stdin(Stdio::null()).stderr(Stdio::piped());
+    let output = namespace.spawn(&mut curl).unwrap().wait_with_output().unwrap();
+    match output.status.code() {
+        Some(0) => Ok(true),
+        Some(28) => Ok(false),
+        _ => Err(text(&output)),
+    }
+}
+
+/// Waits until the verdict from a network namespace is this, then holds it against a few more connections.
+#[track_caller]
+pub(crate) fn settles_from(namespace: &Namespace, address: &str, allowed: bool) {
+    let what = format!("{} → {address} {}", namespace.name(), if allowed { "answers" } else { "times out" });
+    eventually(&what, || reaches_from(namespace, address) == Ok(allowed));
+    for _ in 0..2 {
+        assert_eq!(reaches_from(namespace, address), Ok(allowed), "{what}, and stays so");
     }
 }
 

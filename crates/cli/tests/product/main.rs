@@ -3,7 +3,15 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step fails the test, a skipped test says so")]
 
 mod across_nodes;
+mod by_hand;
 mod clerk;
+mod families;
 mod kit;
+mod life;
+mod nodes;
+mod sidecars;
 mod sudden_death;
+mod surroundings;
 mod tour;
+mod traces;
+mod udp;

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ringfence_lab::place::Place;
+use ringfence_lab::process::in_network_namespace;
 use ringfence_netns::Namespace;
 
-use super::kit::{Lab, Need, can_run, eventually, text};
+use super::kit::{Lab, Need, can_run, eventually, reaches_from, text};
 
 const DENY: &str = "
 apiVersion: networking.k8s.io/v1
@@ -32,7 +33,7 @@ spec:
 ";
 
 /// Processes of this lab that run our program: what they were started as, and their ids.
-fn ours(lab: &Lab) -> BTreeMap<String, Vec<i32>> {
+pub(crate) fn ours(lab: &Lab) -> BTreeMap<String, Vec<i32>> {
     let program = Path::new(env!("CARGO_BIN_EXE_ringfence"));
     let directory = lab.directory().as_os_str().as_bytes();
     let mut found: BTreeMap<String, Vec<i32>> = BTreeMap::new();
@@ -47,6 +48,22 @@ fn ours(lab: &Lab) -> BTreeMap<String, Vec<i32>> {
         if mentions(&command) || mentions(&environment) {
             let words: Vec<_> = command.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy).collect();
             found.entry(words.join(" ").trim().to_owned()).or_default().push(pid);
+        }
+    }
+    found
+}
+
+/// What our program runs as inside pods, under the path it has there: the cluster's DNS, and images built in.
+fn inside_pods(lab: &Lab) -> Vec<(String, i32)> {
+    let prefix = Place::at(lab.directory()).prefix().to_owned();
+    let mut found = Vec::new();
+    for name in Namespace::list(&format!("{prefix}pod-")).unwrap() {
+        for process in in_network_namespace(Namespace::open(&name).unwrap().inode().unwrap()) {
+            let line = std::fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            if let Some((_, command)) = line.split_once("/.ringfence ") {
+                found.push((command.trim().to_owned(), process.pid));
+            }
         }
     }
     found
@@ -113,15 +130,9 @@ fn a_killed_agent_leaves_enforcement_standing_and_its_successor_catches_up() {
 
 /// Whether a pod gets the page of another, asked from inside its network namespace: without API and kubelet.
 fn reaches_without_api(lab: &Lab, uid: &str, address: &str) -> bool {
-    let namespace = Place::at(lab.directory()).pod_namespace(uid);
-    let mut curl = Command::new("curl");
-    curl.args(["-sS", "-o", "/dev/null", "--max-time", "1", &format!("http://{address}/")]);
-    let mut child = Namespace::open(&namespace).unwrap().spawn(&mut curl).unwrap();
-    match child.wait().unwrap().code() {
-        Some(0) => true,
-        Some(28) => false,
-        code => panic!("curl ended with {code:?}"),
-    }
+    let namespace = Namespace::open(&Place::at(lab.directory()).pod_namespace(uid)).unwrap();
+    // Refused is what a server being started again says.
+    reaches_from(&namespace, address) == Ok(true)
 }
 
 #[test]
@@ -164,6 +175,93 @@ fn a_killed_lab_process_leaves_enforcement_standing_and_is_taken_over() {
         lab.settles("friend", &server, false);
         assert!(!reaches_without_api(&lab, &friend, &server));
     }
+    lab.down();
+}
+
+/// Whether a pod ever gets a page of another while something else goes on. Asked without API and kubelet.
+fn never_reaches_while(lab: &Lab, uid: &str, address: &str, during: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut asked = 0;
+            while !over.load(Ordering::Relaxed) {
+                // A refusal (the server is being started again) is no page either.
+                let namespace = Namespace::open(&Place::at(lab.directory()).pod_namespace(uid)).unwrap();
+                assert_ne!(reaches_from(&namespace, address), Ok(true), "a stranger was let through");
+                asked += 1;
+            }
+            asked
+        });
+        // The other thread must end whatever happens here.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(during));
+        over.store(true, Ordering::Relaxed);
+        let asked = asking.join();
+        if let Err(panic) = outcome {
+            std::panic::resume_unwind(panic);
+        }
+        assert!(asked.unwrap() > 0, "it was asked at least once");
+    });
+}
+
+/// Every process of ours, one after the other: agents, the shim and the first process of each container (the cluster's
+/// DNS is among them) and what runs inside, and last the lab's own, which is then started again.
+#[test]
+fn no_process_that_dies_in_the_middle_of_changes_lets_anybody_through() {
+    if !can_run(&[Need::Root, Need::Kernel, Need::Kubectl]) {
+        return;
+    }
+    let lab = Lab::up("each", &["--nodes", "2"]);
+    let server = three_pods(&lab);
+    let uid = |pod: &str| lab.field(&format!("pod/{pod}"), ".metadata.uid");
+    let (friend, stranger) = (uid("friend"), uid("stranger"));
+    lab.must_with("apply -f -", FRIENDS);
+    lab.settles("friend", &server, true);
+    lab.settles("stranger", &server, false);
+
+    let kinds = || {
+        let all = ours(&lab);
+        let (serve, mut others): (Vec<_>, Vec<_>) = all
+            .into_iter()
+            .flat_map(|(command, pids)| pids.into_iter().map(move |pid| (command.clone(), pid)))
+            .partition(|(command, _)| command.starts_with("lab serve"));
+        others.extend(inside_pods(&lab));
+        others.extend(serve);
+        others
+    };
+    let first = kinds();
+    for needed in ["agent ", "lab-container ", "lab-init ", "lab-image dns", "lab serve"] {
+        assert!(first.iter().any(|(command, _)| command.starts_with(needed)), "{needed}: {first:#?}");
+    }
+    // Both policies keep the stranger out, so no moment between them may let it in.
+    never_reaches_while(&lab, &stranger, &server, || {
+        for (round, (command, pid)) in first.into_iter().enumerate() {
+            let (make, unmake) = if round % 2 == 0 { (DENY, "friends") } else { (FRIENDS, "deny") };
+            std::thread::scope(|scope| {
+                // Refused only while nobody serves.
+                scope.spawn(|| {
+                    if lab.kubectl_with("apply -f -", make).status.success() {
+                        lab.kubectl(&format!("delete networkpolicy {unmake}"));
+                    }
+                });
+                // One may have been taken along by another.
+                let _gone_already = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            });
+            if command.starts_with("lab serve") {
+                let up = lab.command("up").args(["--nodes", "2"]).output().unwrap();
+                assert!(up.status.success(), "lab up again: {}", text(&up));
+            }
+            lab.must_with("apply -f -", make);
+            lab.must(&format!("delete networkpolicy {unmake} --ignore-not-found"));
+        }
+    });
+    // And at the end all verdicts are what the policies say, names included.
+    lab.must_with("apply -f -", FRIENDS);
+    lab.must("delete networkpolicy deny --ignore-not-found");
+    eventually("every node has an agent again", || agents(&lab).len() == 2);
+    eventually("the friend gets through", || reaches_without_api(&lab, &friend, &server));
+    lab.settles("stranger", &server, false);
+    lab.must("expose pod server --port=80");
+    eventually("names are answered", || lab.reaches("friend", "server.default") == Ok(true));
     lab.down();
 }
 
