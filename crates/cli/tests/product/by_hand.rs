@@ -66,31 +66,39 @@ fn looking() {
     lab.must_with("apply -f -", "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny, namespace: shop}, spec: {podSelector: {}}}");
     lab.must("-n shop create configmap settings --from-literal=a=b");
 
+    tables(&lab);
+    outputs(&lab);
+    descriptions(&lab);
+    lab.down();
+}
+
+/// The usual columns of every kind.
+fn tables(lab: &Lab) {
     let pod = ["NAME", "READY", "STATUS", "RESTARTS", "AGE"];
-    columns(&lab, "-n shop get pods", &pod);
-    columns(&lab, "get pods -A", &[&["NAMESPACE"], &pod[..]].concat());
+    columns(lab, "-n shop get pods", &pod);
+    columns(lab, "get pods -A", &[&["NAMESPACE"], &pod[..]].concat());
     let wide = [&pod[..], &["IP", "NODE", "NOMINATED NODE", "READINESS GATES"]].concat();
-    columns(&lab, "-n shop get pods -o wide", &wide);
-    columns(&lab, "get pods -A -o wide", &[&["NAMESPACE"], &wide[..]].concat());
-    columns(&lab, "-n shop get pods --show-labels", &[&pod[..], &["LABELS"]].concat());
-    columns(&lab, "-n shop get pods -L app", &[&pod[..], &["APP"]].concat());
-    columns(&lab, "-n shop get deployments", &["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]);
+    columns(lab, "-n shop get pods -o wide", &wide);
+    columns(lab, "get pods -A -o wide", &[&["NAMESPACE"], &wide[..]].concat());
+    columns(lab, "-n shop get pods --show-labels", &[&pod[..], &["LABELS"]].concat());
+    columns(lab, "-n shop get pods -L app", &[&pod[..], &["APP"]].concat());
+    columns(lab, "-n shop get deployments", &["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE"]);
     columns(
-        &lab,
+        lab,
         "-n shop get deployments -o wide",
         &["NAME", "READY", "UP-TO-DATE", "AVAILABLE", "AGE", "CONTAINERS", "IMAGES", "SELECTOR"],
     );
-    columns(&lab, "-n shop get replicasets", &["NAME", "DESIRED", "CURRENT", "READY", "AGE"]);
-    columns(&lab, "-n shop get services", &["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"]);
+    columns(lab, "-n shop get replicasets", &["NAME", "DESIRED", "CURRENT", "READY", "AGE"]);
+    columns(lab, "-n shop get services", &["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"]);
     columns(
-        &lab,
+        lab,
         "-n shop get services -o wide",
         &["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE", "SELECTOR"],
     );
-    columns(&lab, "-n shop get endpointslices", &["NAME", "ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"]);
-    columns(&lab, "get nodes", &["NAME", "STATUS", "ROLES", "AGE", "VERSION"]);
+    columns(lab, "-n shop get endpointslices", &["NAME", "ADDRESSTYPE", "PORTS", "ENDPOINTS", "AGE"]);
+    columns(lab, "get nodes", &["NAME", "STATUS", "ROLES", "AGE", "VERSION"]);
     columns(
-        &lab,
+        lab,
         "get nodes -o wide",
         &[
             "NAME",
@@ -105,21 +113,23 @@ fn looking() {
             "CONTAINER-RUNTIME",
         ],
     );
-    columns(&lab, "get namespaces", &["NAME", "STATUS", "AGE"]);
-    columns(&lab, "-n shop get configmaps", &["NAME", "DATA", "AGE"]);
-    columns(&lab, "-n shop get serviceaccounts", &["NAME", "SECRETS", "AGE"]);
-    columns(&lab, "-n shop get events", &["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]);
-    columns(&lab, "-n kube-node-lease get leases", &["NAME", "HOLDER", "AGE"]);
-    columns(&lab, "-n shop get networkpolicies", &["NAME", "POD-SELECTOR", "AGE"]);
+    columns(lab, "get namespaces", &["NAME", "STATUS", "AGE"]);
+    columns(lab, "-n shop get configmaps", &["NAME", "DATA", "AGE"]);
+    columns(lab, "-n shop get serviceaccounts", &["NAME", "SECRETS", "AGE"]);
+    columns(lab, "-n shop get events", &["LAST SEEN", "TYPE", "REASON", "OBJECT", "MESSAGE"]);
+    columns(lab, "-n kube-node-lease get leases", &["NAME", "HOLDER", "AGE"]);
+    columns(lab, "-n shop get networkpolicies", &["NAME", "POD-SELECTOR", "AGE"]);
     let all = lab.must("-n shop get all");
     for name in ["pod/web-", "service/web", "deployment.apps/web", "replicaset.apps/web-"] {
         assert!(all.contains(name), "{all}");
     }
+}
 
-    // Every other form of output, of lists and of one object.
+/// Every other form of output, of lists and of one object.
+fn outputs(lab: &Lab) {
     assert_eq!(lab.must("-n shop get deployments -o name"), "deployment.apps/web\n");
     assert!(lab.must("-n shop get deployment web -o yaml").starts_with("apiVersion: apps/v1\nkind: Deployment\n"));
-    let json: serde_json::Value = serde_json::from_str(&lab.must("-n shop get pods -o json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(lab.must("-n shop get pods -o json")).unwrap();
     assert_eq!((json["kind"].as_str(), json["items"].as_array().map(Vec::len)), (Some("List"), Some(2)));
     let phases = lab.must("-n shop get pods -o jsonpath={.items[*].status.phase}");
     assert_eq!(phases, "Running Running");
@@ -127,12 +137,14 @@ fn looking() {
     assert_eq!(lab.must("-n shop get pods -l app!=web -o name"), "");
     assert_eq!(lab.must("-n shop get pods --field-selector=status.phase=Running -o name").lines().count(), 2);
     let sorted =
-        table(&lab.must("get pods -A --sort-by=.metadata.name --no-headers -o custom-columns=N:.metadata.name"));
+        table(lab.must("get pods -A --sort-by=.metadata.name --no-headers -o custom-columns=N:.metadata.name"));
     assert!(sorted.is_sorted(), "{sorted:?}");
     let absent = lab.kubectl("-n shop get pod nobody");
     assert!(text(&absent).contains("Error from server (NotFound): pods \"nobody\" not found"), "{}", text(&absent));
+}
 
-    // `describe` of every kind there is, each with something only that kind has.
+/// `describe` of every kind there is, each with something only that kind has.
+fn descriptions(lab: &Lab) {
     for (what, expected) in [
         ("node node-1", "PodCIDR:"),
         ("namespace shop", "Status:       Active"),
@@ -153,7 +165,6 @@ fn looking() {
     }
     let pod = lab.must("-n shop describe pods");
     assert!(pod.contains("Started container nginx") && pod.contains("Successfully assigned shop/web-"), "{pod}");
-    lab.down();
 }
 
 #[test]

@@ -160,9 +160,8 @@ fn listen(place: &Place, options: &Options) -> anyhow::Result<(Vec<TcpListener>,
     let earlier = State::load(place)?.and_then(|state| state.api_url);
     let earlier = earlier.and_then(|url| url.rsplit_once(':')?.1.parse::<u16>().ok());
     // A port that was asked for is taken or refused; else any will do, the one that clients know first.
-    let wanted = options
-        .api_port
-        .map_or_else(|| Vec::from_iter(earlier.into_iter().chain([PREFERRED_PORT, 0])), |port| vec![port]);
+    let any = || earlier.into_iter().chain([PREFERRED_PORT, 0]).collect();
+    let wanted: Vec<u16> = options.api_port.map_or_else(any, |port| vec![port]);
     let outside = wanted.into_iter().find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
     let outside = outside.context("no port of 127.0.0.1 is free for the API")?;
     let port = outside.local_addr()?.port();
