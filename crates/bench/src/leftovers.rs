@@ -13,7 +13,7 @@ pub(crate) fn pins(name: &str) -> PathBuf {
 
 /// Removes what a run left that was killed: names begin with this and the number of the process.
 pub(crate) fn remove(prefix: &str) -> anyhow::Result<()> {
-    let pinned = std::fs::read_dir(BPFFS).map(|entries| entries.flatten().collect()).unwrap_or_else(|_none| Vec::new());
+    let pinned = std::fs::read_dir(BPFFS).map_or_else(|_none| Vec::new(), |entries| entries.flatten().collect());
     for name in pinned.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()) {
         if is_dead(prefix, &name) {
             ringfence_datapath::remove(&pins(&name))?;

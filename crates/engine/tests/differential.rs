@@ -184,7 +184,9 @@ fn plan_and_reference_agree() {
             assert_eq!(plans[1].decide(&connection), local, "node, seed {seed}: {connection:?}\n{world:#?}");
             denied += u64::from(!decision.allow());
             by_rule += u64::from(matches!(decision.deciding().reason, Reason::Rule(_)));
-            [&decision.egress, &decision.ingress].iter().for_each(|verdict| seen.verdict(&world, verdict));
+            for verdict in [&decision.egress, &decision.ingress] {
+                seen.verdict(&world, verdict);
+            }
         }
     }
     assert!(denied * 10 > cases && denied * 10 < cases * 9, "{denied} of {cases} are denied");

@@ -129,7 +129,7 @@ fn tables(lab: &Lab) {
 fn outputs(lab: &Lab) {
     assert_eq!(lab.must("-n shop get deployments -o name"), "deployment.apps/web\n");
     assert!(lab.must("-n shop get deployment web -o yaml").starts_with("apiVersion: apps/v1\nkind: Deployment\n"));
-    let json: serde_json::Value = serde_json::from_str(lab.must("-n shop get pods -o json")).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&lab.must("-n shop get pods -o json")).unwrap();
     assert_eq!((json["kind"].as_str(), json["items"].as_array().map(Vec::len)), (Some("List"), Some(2)));
     let phases = lab.must("-n shop get pods -o jsonpath={.items[*].status.phase}");
     assert_eq!(phases, "Running Running");
@@ -137,7 +137,7 @@ fn outputs(lab: &Lab) {
     assert_eq!(lab.must("-n shop get pods -l app!=web -o name"), "");
     assert_eq!(lab.must("-n shop get pods --field-selector=status.phase=Running -o name").lines().count(), 2);
     let sorted =
-        table(lab.must("get pods -A --sort-by=.metadata.name --no-headers -o custom-columns=N:.metadata.name"));
+        table(&lab.must("get pods -A --sort-by=.metadata.name --no-headers -o custom-columns=N:.metadata.name"));
     assert!(sorted.is_sorted(), "{sorted:?}");
     let absent = lab.kubectl("-n shop get pod nobody");
     assert!(text(&absent).contains("Error from server (NotFound): pods \"nobody\" not found"), "{}", text(&absent));

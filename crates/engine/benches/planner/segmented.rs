@@ -5,7 +5,7 @@ use std::process::Command;
 
 use ringfence_engine::generate::{Rng, Segmented};
 use ringfence_engine::{Planner, Scope};
-use ringfence_model::{NamespaceSelection, Object, ObjectKey, Pod, Policy};
+use ringfence_model::{Name, NamespaceSelection, Object, ObjectKey, Pod, Policy};
 
 use crate::figure::Figure;
 use crate::timed;
@@ -122,7 +122,7 @@ pub(crate) fn policy_events(shape: &Shape, planner: &mut Planner, figures: &mut 
     let rng = &mut Rng::new(2);
     let locals: Vec<_> = shape.locals().collect();
     let concerns = |policy: &Policy| {
-        let own = |pod: &Pod| policy.subject.namespaces == NamespaceSelection::Named(pod.key.namespace.clone());
+        let own = |pod: &Pod| policy.subject.namespaces == NamespaceSelection::Named(Name::clone(&pod.key.namespace));
         locals.iter().any(|pod| own(pod) && policy.subject.pods.matches(&pod.labels))
     };
     let (mut anywhere, mut concerning, mut tiers) = (vec![], vec![], vec![]);

@@ -133,7 +133,10 @@ impl Segmented {
         let team = |number: usize| NamespaceSelection::Matching(with("team", &format!("t{}", number % 10)));
         let mut rule = |index: usize| {
             let peer = if index < BLOCKS {
-                Peer::Pods(PodSelection { namespaces: team(rng.below(10)), pods: with("tier", *rng.pick(&TIERS)) })
+                Peer::Pods(PodSelection {
+                    namespaces: team(rng.below(10)),
+                    pods: with("tier", rng.pick::<&str>(&TIERS)),
+                })
             } else {
                 let net = [small(&mut rng, 100, 120), small(&mut rng, 0, 256), small(&mut rng, 0, 256), 0];
                 Peer::Block(IpBlock::new(ipnet::Ipv4Net::new_assert(net.into(), 24).into(), []))

@@ -107,7 +107,7 @@ impl Planner {
                 vec![*name]
             }
             Namespaces::Matching(selector) => match selector.iter().find_map(Condition::one_of) {
-                Some(labels) => labels.flat_map(|label| self.labelled.get(&label)).flatten().copied().collect(),
+                Some(labels) => labels.filter_map(|label| self.labelled.get(&label)).flatten().copied().collect(),
                 None => self.namespaces.keys().copied().collect(),
             },
         }

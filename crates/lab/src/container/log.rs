@@ -65,7 +65,8 @@ fn write_lines(log: &Writer, stream: &str, pending: &mut Vec<u8>) -> io::Result<
             None if rest.len() > MAX_LINE => (rest.get(..MAX_LINE), false, MAX_LINE),
             None => break,
         };
-        result = result.and(log.write(stream, line.unwrap_or_default(), whole));
+        let written = log.write(stream, line.unwrap_or_default(), whole);
+        result = result.and(written);
         done += length;
     }
     pending.drain(..done);

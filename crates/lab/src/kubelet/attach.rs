@@ -16,7 +16,7 @@ const BUFFER: usize = 64 * 1024;
 
 /// Attaches to a container's command. The session ends with the container, well whatever its exit code: that is in the
 /// pod's status.
-pub(super) async fn attach(directory: &ContainerDirectory, stdin: bool, terminal: bool) -> io::Result<ExecSession> {
+pub(super) fn attach(directory: &ContainerDirectory, stdin: bool, terminal: bool) -> io::Result<ExecSession> {
     let connection = at_socket(directory.path(), |path| std::os::unix::net::UnixStream::connect(path))?;
     connection.set_nonblocking(true)?;
     let (from, to) = UnixStream::from_std(connection)?.into_split();
@@ -76,15 +76,12 @@ async fn send(mut to: OwnedWriteHalf, mut typed: Option<DuplexStream>, mut sizes
                 }
                 length => frame(STDIN, buffer.get(..length).unwrap_or_default()),
             },
-            size = sizes.recv(), if sized => match size {
-                Some((columns, rows)) => {
-                    let [c, r] = [columns.to_be_bytes(), rows.to_be_bytes()];
-                    frame(RESIZE, &[c, r].concat())
-                }
-                None => {
-                    sized = false;
-                    continue;
-                }
+            size = sizes.recv(), if sized => if let Some((columns, rows)) = size {
+                let [c, r] = [columns.to_be_bytes(), rows.to_be_bytes()];
+                frame(RESIZE, &[c, r].concat())
+            } else {
+                sized = false;
+                continue;
             },
         };
         if to.write_all(&frame).await.is_err() {

@@ -104,7 +104,7 @@ impl PodRuntime for Runtime {
             // Whether it is a terminal is the container's affair, not the client's.
             let streams = directory.config().map(|config| config.streams);
             let attached = match streams {
-                Ok(streams) => attach::attach(&directory, request.stdin && streams.stdin, streams.terminal).await,
+                Ok(streams) => attach::attach(&directory, request.stdin && streams.stdin, streams.terminal),
                 Err(error) => Err(error),
             };
             attached.map_err(|error| RuntimeError::Failed(format!("cannot attach: {error}")))

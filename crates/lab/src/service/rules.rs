@@ -176,10 +176,10 @@ mod tests {
             render(&[port(&["10.245.1.2:8080"]), sticky], Families::DualStack),
             render(&[port(&[])], Families::Ipv6),
         ];
-        let results: Vec<_> = texts.iter().map(|text| super::super::load(&name, text)).collect();
+        let results = texts.map(|text| (super::super::load(&name, &text), text));
         drop(namespace);
         ringfence_netns::Namespace::delete(&name).unwrap();
-        for (result, text) in results.into_iter().zip(texts) {
+        for (result, text) in results {
             assert!(result.is_ok(), "{result:?}\n{text}");
         }
     }

@@ -95,9 +95,9 @@ pub(super) fn search_path() -> OsString {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let own: Vec<PathBuf> = std::env::split_paths(&path).collect();
     let missing = ADMINISTRATORS.iter().map(PathBuf::from).filter(|place| !own.contains(place));
-    let all = own.iter().cloned().chain(missing);
+    let all: Vec<_> = own.iter().cloned().chain(missing).collect();
     // What cannot be joined came from no path, and then the variable is better left as it is.
-    std::env::join_paths(all.collect::<Vec<_>>()).unwrap_or(path)
+    std::env::join_paths(all).unwrap_or(path)
 }
 
 /// Path of a program, where a search path leads to it.

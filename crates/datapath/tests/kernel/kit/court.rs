@@ -83,7 +83,9 @@ impl super::space::PinDir {
 pub(crate) fn clear(map: &MapHandle) {
     let keys: Vec<_> = map.keys().collect();
     assert!(!keys.is_empty(), "there is nothing to remove");
-    keys.iter().for_each(|key| map.delete(key).unwrap());
+    for key in &keys {
+        map.delete(key).unwrap();
+    }
 }
 
 /// Turns a bit over in every value of a map; once more, and it is as before.
