@@ -306,6 +306,21 @@ impl Index {
         self.local.get(key)
     }
 
+    /// Whether a pod is of this node and its Namespace object is not known.
+    pub(crate) fn is_homeless(&self, pod: &Pod) -> bool {
+        !self.namespaces.contains_key(&pod.key.namespace) && self.local.contains_key(&pod.key)
+    }
+
+    /// Pods of this node whose Namespace object is not known.
+    pub(crate) fn homeless(&self) -> impl Iterator<Item = &Pod> {
+        self.local.values().filter(|pod| pod.is_endpoint() && self.is_homeless(pod))
+    }
+
+    /// Those of them that are in this namespace: none, if it is known.
+    pub(crate) fn homeless_of(&self, namespace: &Name) -> Vec<Pod> {
+        self.homeless().filter(|pod| pod.key.namespace == *namespace).cloned().collect()
+    }
+
     /// How many pods of this node a policy selects.
     pub(crate) fn selected(&self, subject: &PodSelection) -> usize {
         self.local.values().filter(|pod| pod.is_endpoint() && self.selects(subject, pod)).count()

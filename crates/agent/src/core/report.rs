@@ -98,6 +98,12 @@ impl Core {
                 warnings.push(format!("the API does not answer for {}: {error}", watch.kind));
             }
         }
+        for pod in self.index.homeless() {
+            warnings.push(format!(
+                "the addresses of pod {} are closed: its Namespace object is not known, and so not which policies select it",
+                pod.key
+            ));
+        }
         for (kind, watch) in &self.watches {
             if let Some(error) = &watch.error {
                 warnings.push(format!("the API does not answer for {kind:?}: {error}"));

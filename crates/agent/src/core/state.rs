@@ -161,7 +161,25 @@ impl Core {
             Object::Policy(policy) => drop(self.pending.insert(policy.id.clone())),
             Object::Namespace(_) | Object::Node(_) | Object::Domain(_) => {}
         }
+        let settled = match &object {
+            Object::Namespace(namespace) => self.index.homeless_of(&namespace.name),
+            _ => Vec::new(),
+        };
         self.index.apply(&object);
+        self.plan(object);
+        for pod in settled {
+            self.plan(Object::Pod(pod));
+        }
+    }
+
+    /// Plans an object. A pod of this node whose Namespace object is not known (they come by watches of their own) has
+    /// no address until it is, and what has none is closed: who can tell which cluster-wide policies select it?
+    fn plan(&mut self, mut object: Object) {
+        if let Object::Pod(pod) = &mut object
+            && self.index.is_homeless(pod)
+        {
+            pod.addresses.clear();
+        }
         self.planner.apply(object);
         self.dirty = true;
     }
@@ -174,6 +192,11 @@ impl Core {
         self.index.delete(key);
         self.planner.delete(key);
         self.dirty = true;
+        if let ObjectKey::Namespace(name) = key {
+            for pod in self.index.homeless_of(name) {
+                self.plan(Object::Pod(pod));
+            }
+        }
     }
 
     fn reset(&mut self, kind: Kind, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) {

@@ -156,6 +156,9 @@ impl Core {
         if !pod.is_endpoint() {
             return Err(format!("pod {key} has ended"));
         }
+        if self.index.is_homeless(pod) {
+            return Err(format!("the Namespace object of pod {key} is not known yet"));
+        }
         let addresses = if request.addresses.is_empty() { &pod.addresses } else { &request.addresses };
         if addresses.is_empty() {
             return Err(format!("pod {key} has no address yet"));
