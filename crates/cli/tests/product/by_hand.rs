@@ -241,8 +241,8 @@ fn changing() {
     let diff = lab.kubectl_with("diff -f -", &objects("x"));
     assert_eq!(diff.status.code(), Some(1), "{}", text(&diff));
     assert!(text(&diff).contains("+  k: x"), "{}", text(&diff));
-    assert!(lab.must_with("replace -f -", &objects("y")).contains("configmap/one replaced"));
-    assert_eq!(lab.must_with("delete -f -", &objects("y")), "configmap \"one\" deleted\nconfigmap \"two\" deleted\n");
+    assert!(lab.must_with("replace -f -", &objects("z")).contains("configmap/one replaced"));
+    assert_eq!(lab.must_with("delete -f -", &objects("z")), "configmap \"one\" deleted\nconfigmap \"two\" deleted\n");
 
     // Delete: by selector, all, nothing there, waiting or not.
     lab.must("run a --image=busybox --labels=kind=x -- sleep 1d");
