@@ -1,7 +1,8 @@
 //! Routes of the main table, and the lookup from a pod's address to its link.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE};
@@ -12,8 +13,13 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::{Error, Netlink, Result};
 
+/// The table that everybody reads.
+pub const MAIN_TABLE: u8 = RouteHeader::RT_TABLE_MAIN;
+/// Who made a route, for those that an administrator made (`RTPROT_STATIC`).
+const STATIC: u8 = 4;
+
 /// A route to hosts, or one that says there is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// Where to; a prefix of length 0 is the default route.
     pub destination: IpNet,
@@ -25,28 +31,51 @@ pub struct Route {
     pub source: Option<IpAddr>,
     /// Whether packets are refused with an ICMP error instead of being sent on.
     pub unreachable: bool,
+    /// The table it is in.
+    pub table: u8,
+    /// Who made it: a number of `/etc/iproute2/rt_protos`.
+    pub protocol: u8,
 }
 
 impl Route {
+    fn to(destination: IpNet) -> Self {
+        let (table, protocol) = (MAIN_TABLE, STATIC);
+        Self { destination, gateway: None, link: None, source: None, unreachable: false, table, protocol }
+    }
+
     /// A route directly over a link.
     pub fn direct(destination: IpNet, link: &str) -> Self {
-        Self { destination, gateway: None, link: Some(link.to_owned()), source: None, unreachable: false }
+        Self { link: Some(link.to_owned()), ..Self::to(destination) }
     }
 
     /// Refuses packets to the destination, unless a longer prefix says otherwise.
     pub fn unreachable(destination: IpNet) -> Self {
-        Self { destination, gateway: None, link: None, source: None, unreachable: true }
+        Self { unreachable: true, ..Self::to(destination) }
     }
 
     /// A route over a gateway, found by the kernel.
     pub fn via(destination: IpNet, gateway: IpAddr) -> Self {
-        Self { destination, gateway: Some(gateway), link: None, source: None, unreachable: false }
+        Self { gateway: Some(gateway), ..Self::to(destination) }
     }
 
     /// The same, with a source address for the node's own packets.
     #[must_use]
     pub fn from_source(mut self, source: IpAddr) -> Self {
         self.source = Some(source);
+        self
+    }
+
+    /// The same, as made by this protocol, which tells it from those of others.
+    #[must_use]
+    pub fn by(mut self, protocol: u8) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// The same, in another table.
+    #[must_use]
+    pub fn in_table(mut self, table: u8) -> Self {
+        self.table = table;
         self
     }
 
@@ -78,6 +107,21 @@ impl Netlink {
         }
     }
 
+    /// All routes that a protocol made, in every table, of both families.
+    pub fn routes_by(&mut self, protocol: u8) -> Result<Vec<Route>> {
+        let names: HashMap<u32, String> = self.links()?.into_iter().map(|link| (link.index, link.name)).collect();
+        let mut found = Vec::new();
+        for address_family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = address_family;
+            let answers = self
+                .dump(RouteNetlinkMessage::GetRoute(message))
+                .map_err(|cause| Error::new("list", "routes", cause))?;
+            found.extend(answers.into_iter().filter_map(|answer| parse(answer, protocol, &names)));
+        }
+        Ok(found)
+    }
+
     /// Index of the link by which exactly this address is reached: that of its host route (/32 or /128). None if only
     /// a wider route, a local address or nothing matches.
     pub fn route_ifindex(&mut self, address: IpAddr) -> Result<Option<u32>> {
@@ -102,8 +146,8 @@ impl Netlink {
         message.header = RouteHeader {
             address_family: family(destination.addr()),
             destination_prefix_length: destination.prefix_len(),
-            table: RouteHeader::RT_TABLE_MAIN,
-            protocol: RouteProtocol::Static,
+            table: route.table,
+            protocol: RouteProtocol::from(route.protocol),
             scope: if route.gateway.is_some() || route.unreachable || destination.addr().is_ipv6() {
                 RouteScope::Universe
             } else {
@@ -124,6 +168,42 @@ impl Netlink {
             }
         }
         Ok(message)
+    }
+}
+
+fn parse(message: RouteNetlinkMessage, protocol: u8, names: &HashMap<u32, String>) -> Option<Route> {
+    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+    let header = message.header;
+    if u8::from(header.protocol) != protocol {
+        return None;
+    }
+    let everywhere: IpAddr = match header.address_family {
+        AddressFamily::Inet => Ipv4Addr::UNSPECIFIED.into(),
+        _ => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let mut route = Route::to(IpNet::new(everywhere, header.destination_prefix_length).ok()?);
+    (route.table, route.protocol) = (header.table, protocol);
+    route.unreachable = header.kind == RouteType::Unreachable;
+    for attribute in message.attributes {
+        match attribute {
+            RouteAttribute::Destination(to) => {
+                route.destination = IpNet::new(address(&to)?, header.destination_prefix_length).ok()?;
+            }
+            RouteAttribute::Gateway(via) => route.gateway = address(&via),
+            RouteAttribute::PrefSource(from) => route.source = address(&from),
+            // Those of IPv6 that lead nowhere are said to be on the loopback link.
+            RouteAttribute::Oif(index) if !route.unreachable => route.link = names.get(&index).cloned(),
+            _ => {}
+        }
+    }
+    Some(route)
+}
+
+fn address(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(ip) => Some((*ip).into()),
+        RouteAddress::Inet6(ip) => Some((*ip).into()),
+        _ => None,
     }
 }
 

@@ -15,6 +15,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("ringfence-datapath", &["ringfence-model", "ringfence-engine"]),
     ("ringfence-netns", &[]),
     ("ringfence-cni", &["ringfence-netns"]),
+    ("ringfence-routes", &["ringfence-model", "ringfence-netns"]),
     (
         "ringfence-agent",
         &[
@@ -24,6 +25,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "ringfence-datapath",
             "ringfence-netns",
             "ringfence-cni",
+            "ringfence-routes",
         ],
     ),
     ("ringfence-lab", &["ringfence-agent", "ringfence-datapath", "ringfence-netns", "ringfence-cni", "ringfence-k8s"]),
@@ -39,6 +41,7 @@ const ALL: &[&str] = &[
     "ringfence-datapath",
     "ringfence-netns",
     "ringfence-cni",
+    "ringfence-routes",
     "ringfence-agent",
     "ringfence-lab",
 ];

@@ -1,0 +1,209 @@
+//! Brings the kernel to a plan, by the difference: what is as it should be is not touched.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::{fs, io};
+
+use ipnet::IpNet;
+use ringfence_netns::Netlink;
+
+use crate::{Interface, Masquerade, PRIORITY, PROTOCOL, Plan, TUNNELS, Tunnel, masquerade};
+
+/// Why the kernel is not as planned.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A link, route or rule.
+    #[error(transparent)]
+    Netlink(#[from] ringfence_netns::Error),
+    /// A setting of the kernel.
+    #[error("cannot set {setting}: {cause}; hint: this needs root and a writable /proc/sys")]
+    Setting {
+        /// Its name, as sysctl has it.
+        setting: String,
+        /// The kernel's answer.
+        cause: io::Error,
+    },
+    /// The table of nftables.
+    #[error("what pods send out of the cluster does not get the node's address: {0}")]
+    Masquerade(io::Error),
+}
+
+/// Brings the network namespace of the calling thread to a plan. Returns what was changed, as phrases.
+///
+/// `netlink` belongs to that namespace; `before` is what the table of nftables was last set to, if it was.
+pub fn apply(
+    plan: &Plan,
+    before: Option<&Masquerade>,
+    interfaces: &[Interface],
+    netlink: &mut Netlink,
+) -> Result<Vec<String>, Error> {
+    let mut changes = Vec::new();
+    forward(plan, interfaces, &mut changes)?;
+    tunnels(plan, netlink, &mut changes)?;
+    peers(plan, netlink, &mut changes)?;
+    routes(plan, netlink, &mut changes)?;
+    for name in TUNNELS.iter().filter(|name| !plan.tunnels.iter().any(|tunnel| tunnel.link.name == **name)) {
+        if netlink.find_link(name)?.is_some() {
+            netlink.delete_link(name)?;
+            changes.push(format!("removed link {name}"));
+        }
+    }
+    if before != Some(&plan.masquerade) || !masquerade::is_there() {
+        masquerade::put(&plan.masquerade).map_err(Error::Masquerade)?;
+        changes.push("set which packets of pods get the node's address".into());
+    }
+    Ok(changes)
+}
+
+/// Takes away everything [`apply`] made in the network namespace of the calling thread, but for kernel settings that
+/// others rely on by now (`ip_forward`).
+pub fn clean_up(netlink: &mut Netlink) -> Result<(), Error> {
+    for rule in netlink.rules_at(PRIORITY)? {
+        netlink.delete_rule(&rule)?;
+    }
+    for route in netlink.routes_by(PROTOCOL)? {
+        netlink.delete_route(&route)?;
+    }
+    for name in TUNNELS {
+        netlink.delete_link(name)?;
+    }
+    masquerade::remove().map_err(Error::Masquerade)
+}
+
+/// Has the kernel pass on packets that are for others.
+fn forward(plan: &Plan, interfaces: &[Interface], changes: &mut Vec<String>) -> Result<(), Error> {
+    let has = |ipv4: bool| plan.ranges.iter().any(|range| range.addr().is_ipv4() == ipv4);
+    if has(true) {
+        set("net/ipv4/ip_forward", "1", changes)?;
+    }
+    if has(false) && get("net/ipv6/conf/all/forwarding").is_none_or(|value| value != "1") {
+        // A node that forwards takes no more routes from advertisements, unless it is told to all the same.
+        for interface in interfaces {
+            let setting = format!("net/ipv6/conf/{}/accept_ra", interface.name);
+            if get(&setting).is_some_and(|value| value == "1") {
+                set(&setting, "2", changes)?;
+            }
+        }
+        set("net/ipv6/conf/all/forwarding", "1", changes)?;
+    }
+    Ok(())
+}
+
+fn path(setting: &str) -> PathBuf {
+    PathBuf::from("/proc/sys").join(setting)
+}
+
+fn get(setting: &str) -> Option<String> {
+    fs::read_to_string(path(setting)).ok().map(|text| text.trim().to_owned())
+}
+
+fn set(setting: &str, value: &str, changes: &mut Vec<String>) -> Result<(), Error> {
+    if get(setting).as_deref() == Some(value) {
+        return Ok(());
+    }
+    let failed = |cause| Error::Setting { setting: setting.replace('/', "."), cause };
+    fs::write(path(setting), value).map_err(failed)?;
+    changes.push(format!("set {}={value}", setting.replace('/', ".")));
+    Ok(())
+}
+
+/// Makes the VXLAN links. One that differs in what cannot be changed is made anew.
+fn tunnels(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Result<(), Error> {
+    for tunnel in &plan.tunnels {
+        let name = &tunnel.link.name;
+        if netlink.vxlan(name)?.as_ref() != Some(&tunnel.link) {
+            netlink.delete_link(name)?;
+            netlink.add_vxlan(&tunnel.link)?;
+            changes.push(format!("made link {name}"));
+        }
+        addresses(tunnel, netlink, changes)?;
+        // Packets of a far node's own address come this way, and those to it mostly leave by another.
+        if tunnel.addresses.iter().any(|address| address.addr().is_ipv4()) {
+            set(&format!("net/ipv4/conf/{name}/rp_filter"), "2", changes)?;
+        }
+        if !netlink.find_link(name)?.is_some_and(|link| link.up) {
+            netlink.set_up(name)?;
+        }
+    }
+    Ok(())
+}
+
+fn addresses(tunnel: &Tunnel, netlink: &mut Netlink, changes: &mut Vec<String>) -> Result<(), Error> {
+    let name = &tunnel.link.name;
+    let index = netlink.link_index(name)?;
+    let there: BTreeSet<IpNet> =
+        netlink.addresses()?.into_iter().filter(|(of, _)| *of == index).map(|(_, net)| net).collect();
+    for address in tunnel.addresses.difference(&there) {
+        netlink.add_address(name, *address)?;
+        changes.push(format!("gave {address} to {name}"));
+    }
+    let ours = |address: &&IpNet| !is_link_local(**address);
+    for address in there.difference(&tunnel.addresses).filter(ours) {
+        netlink.delete_address(name, *address)?;
+        changes.push(format!("took {address} from {name}"));
+    }
+    Ok(())
+}
+
+/// The kernel gives each link one.
+fn is_link_local(address: IpNet) -> bool {
+    matches!(address, IpNet::V6(address) if address.addr().is_unicast_link_local())
+}
+
+/// Tells the VXLAN links who is where. New ones first, so that nobody is unknown who is known before and after.
+fn peers(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Result<(), Error> {
+    for tunnel in &plan.tunnels {
+        let link = tunnel.link.name.as_str();
+        let there: BTreeSet<_> = netlink.forwards(link)?.into_iter().collect();
+        let wanted: BTreeSet<_> = plan.forwards.iter().filter(|forward| forward.link == link).cloned().collect();
+        for forward in wanted.difference(&there) {
+            netlink.set_forward(forward)?;
+            changes.push(format!("added VXLAN peer {}", forward.remote));
+        }
+        // The link keeps one peer of a hardware address: a new one has replaced the old.
+        let replaced = |old: &&ringfence_netns::Forward| {
+            wanted.iter().any(|forward| forward.hardware_address == old.hardware_address)
+        };
+        for forward in there.difference(&wanted).filter(|old| !replaced(old)) {
+            netlink.delete_forward(forward)?;
+            changes.push(format!("removed VXLAN peer {}", forward.remote));
+        }
+        let there: BTreeSet<_> = netlink.neighbours(link)?.into_iter().collect();
+        let wanted: BTreeSet<_> = plan.neighbours.iter().filter(|neighbour| neighbour.link == link).cloned().collect();
+        for neighbour in wanted.difference(&there) {
+            netlink.set_neighbour(neighbour)?;
+        }
+        let replaced =
+            |old: &&ringfence_netns::Neighbour| wanted.iter().any(|neighbour| neighbour.address == old.address);
+        for neighbour in there.difference(&wanted).filter(|old| !replaced(old)) {
+            netlink.delete_neighbour(neighbour)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sets routes and rules: new ones before old ones go, so that packets to pods find a way at every instant.
+fn routes(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Result<(), Error> {
+    let there: BTreeSet<_> = netlink.routes_by(PROTOCOL)?.into_iter().collect();
+    for route in plan.routes.difference(&there) {
+        netlink.set_route(route)?;
+        changes.push(format!("set route to {}", route.destination));
+    }
+    let rules: BTreeSet<_> = netlink.rules_at(PRIORITY)?.into_iter().collect();
+    for rule in plan.rules.difference(&rules) {
+        netlink.add_rule(rule)?;
+        changes.push(format!("added rule for packets from {}", rule.from));
+    }
+    for rule in rules.difference(&plan.rules) {
+        netlink.delete_rule(rule)?;
+        changes.push(format!("removed rule for packets from {}", rule.from));
+    }
+    let kept = |old: &ringfence_netns::Route| {
+        plan.routes.iter().any(|route| (route.destination, route.table) == (old.destination, old.table))
+    };
+    for route in there.difference(&plan.routes).filter(|old| !kept(old)) {
+        netlink.delete_route(route)?;
+        changes.push(format!("removed route to {}", route.destination));
+    }
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! Nodes as network namespaces: pods reach each other over a common link and through VXLAN, and the outside under their
+//! node's address.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step fails the test, a skipped test says so")]
+
+use std::collections::BTreeMap;
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use ringfence_model::{Labels, Name, Node};
+use ringfence_netns::{Namespace, Netlink, Route, VethEnd};
+use ringfence_routes::{Encapsulation, Plan, apply, clean_up, interfaces, plan};
+
+/// How long a connection may take that is to succeed; one that is to fail is waited for a shorter time.
+const PATIENCE: Duration = Duration::from_secs(5);
+const FUTILE: Duration = Duration::from_millis(400);
+
+/// A namespace that goes with the test.
+struct Scratch(Namespace);
+
+impl Scratch {
+    fn new(name: &str) -> Self {
+        Self(Namespace::create(&format!("rf-routes-{}-{name}", std::process::id())).unwrap())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        Namespace::delete(self.0.name()).unwrap();
+    }
+}
+
+fn root() -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(root || std::env::var_os("CI").is_none(), "CI must run this as root");
+    if !root {
+        println!("skipped: needs root");
+    }
+    root
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A node, its pod, and what the cluster knows of it.
+struct Member {
+    node: Scratch,
+    pod: Scratch,
+    object: Node,
+    /// Addresses of the pod.
+    pods: Vec<IpAddr>,
+    masquerade: Option<ringfence_routes::Masquerade>,
+}
+
+impl Member {
+    fn netlink(&self) -> Netlink {
+        self.node.0.netlink().unwrap()
+    }
+
+    /// What an agent of this node would plan and do.
+    fn follow(&mut self, nodes: &BTreeMap<Name, Node>, encapsulation: Encapsulation) -> (Plan, Vec<String>) {
+        let mut netlink = self.netlink();
+        let links = interfaces(&mut netlink).unwrap();
+        let plan = plan(&self.object.name, nodes, &links, encapsulation).expect("a plan");
+        assert_eq!(plan.problems, Vec::<String>::new());
+        let before = self.masquerade.as_ref();
+        let changes = self.node.0.run(|| apply(&plan, before, &links, &mut netlink)).unwrap().unwrap();
+        self.masquerade = Some(plan.masquerade.clone());
+        (plan, changes)
+    }
+}
+
+/// A router with links of its own to each node, or one bridge for all: `far` tells which.
+struct Cluster {
+    router: Scratch,
+    members: Vec<Member>,
+    nodes: BTreeMap<Name, Node>,
+}
+
+impl Cluster {
+    /// Nodes of the families that `addresses` has: per node its address with prefix, the router's address, pod range.
+    fn new(test: &str, far: bool, nodes: &[&[(&str, &str, &str)]], mtu: u32) -> Self {
+        let router = Scratch::new(&format!("{test}-router"));
+        let mut outside = router.0.netlink().unwrap();
+        outside.set_up("lo").unwrap();
+        router.0.set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
+        if !far {
+            outside.add_bridge("br0").unwrap();
+            outside.set_up("br0").unwrap();
+        }
+        let mut cluster = Self { router, members: Vec::new(), nodes: BTreeMap::new() };
+        for (number, families) in nodes.iter().enumerate() {
+            cluster.join(test, far, number, families, mtu);
+        }
+        cluster
+    }
+
+    fn join(&mut self, test: &str, far: bool, number: usize, families: &[(&str, &str, &str)], mtu: u32) {
+        let (node, pod) = (Scratch::new(&format!("{test}-n{number}")), Scratch::new(&format!("{test}-p{number}")));
+        let (mut outside, mut own) = (self.router.0.netlink().unwrap(), node.0.netlink().unwrap());
+        let port = format!("n{number}");
+        let ends = [VethEnd { name: &port, namespace: &self.router.0 }, VethEnd { name: "eth0", namespace: &node.0 }];
+        outside.add_veth(ends[0], ends[1], Some(mtu)).unwrap();
+        outside.set_up(&port).unwrap();
+        own.set_up("lo").unwrap();
+        own.set_up("eth0").unwrap();
+        if !far {
+            outside.set_controller(&port, "br0").unwrap();
+        }
+        let mut object = Node {
+            name: format!("node-{number}").into(),
+            labels: Labels::default(),
+            addresses: vec![],
+            pod_cidrs: vec![],
+        };
+        let mut inside = pod.0.netlink().unwrap();
+        own.add_veth(
+            VethEnd { name: "pod", namespace: &node.0 },
+            VethEnd { name: "eth0", namespace: &pod.0 },
+            Some(mtu),
+        )
+        .unwrap();
+        own.set_up("pod").unwrap();
+        inside.set_up("lo").unwrap();
+        inside.set_up("eth0").unwrap();
+        let mut pods = Vec::new();
+        for (address, gateway, range) in families {
+            let (address, gateway, range): (IpNet, IpNet, IpNet) =
+                (address.parse().unwrap(), gateway.parse().unwrap(), range.parse().unwrap());
+            let link = if far { &port } else { "br0" };
+            match outside.add_address(link, gateway) {
+                Err(error) if error.is_already_there() => {}
+                done => done.unwrap(),
+            }
+            own.add_address("eth0", address).unwrap();
+            let everywhere: IpNet = if address.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" }.parse().unwrap();
+            own.set_route(&Route::via(everywhere, gateway.addr())).unwrap();
+            // As `ptp` does: the gateway on the node's end, a route to the pod.
+            let mut hosts = range.hosts();
+            let (first, second) = if address.addr().is_ipv4() {
+                (hosts.next().unwrap(), hosts.next().unwrap())
+            } else {
+                (hosts.nth(1).unwrap(), hosts.next().unwrap())
+            };
+            own.add_address("pod", first.into()).unwrap();
+            own.set_route(&Route::direct(second.into(), "pod")).unwrap();
+            inside.add_address("eth0", second.into()).unwrap();
+            inside.set_route(&Route::direct(first.into(), "eth0")).unwrap();
+            inside.set_route(&Route::via(everywhere, first)).unwrap();
+            object.addresses.push(address.addr());
+            object.pod_cidrs.push(range);
+            pods.push(second);
+        }
+        self.nodes.insert(Name::clone(&object.name), object.clone());
+        self.members.push(Member { node, pod, object, pods, masquerade: None });
+    }
+
+    /// What all agents would do.
+    fn follow(&mut self, encapsulation: Encapsulation) -> Vec<Plan> {
+        let Self { members, nodes, .. } = self;
+        members.iter_mut().map(|member| member.follow(nodes, encapsulation).0).collect()
+    }
+
+    /// Each pod reaches each other's pod under its own address.
+    fn pods_talk(&self) {
+        for from in &self.members {
+            for to in self.members.iter().filter(|to| to.object.name != from.object.name) {
+                for (own, address) in from.pods.iter().zip(&to.pods) {
+                    assert_eq!(heard_by(&to.pod.0, &from.pod.0, *address), Some(*own), "{own} → {address}");
+                }
+            }
+        }
+    }
+}
+
+/// As whom a listener at an address hears a client, if it does.
+fn heard_by(server: &Namespace, client: &Namespace, address: IpAddr) -> Option<IpAddr> {
+    let listener = server.run(|| TcpListener::bind((address, 0))).unwrap().unwrap();
+    let target = listener.local_addr().unwrap();
+    let mut sent = connect(client, target, PATIENCE)?;
+    sent.write_all(b"hello").unwrap();
+    drop(sent);
+    let (mut connection, peer) = listener.accept().unwrap();
+    let mut heard = String::new();
+    connection.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "hello");
+    Some(peer.ip())
+}
+
+fn connect(client: &Namespace, target: SocketAddr, patience: Duration) -> Option<TcpStream> {
+    client.run(|| TcpStream::connect_timeout(&target, patience)).unwrap().ok()
+}
+
+/// Whether a datagram of a size arrives. It is not cut into fragments on the way: IPv6 never does that, and on IPv4 the
+/// first that is too large for a path is told not to be.
+fn carries(server: &Namespace, client: &Namespace, address: IpAddr, size: u32) -> bool {
+    let overhead = if address.is_ipv4() { 28 } else { 48 };
+    let socket = server.run(|| UdpSocket::bind((address, 0))).unwrap().unwrap();
+    socket.set_read_timeout(Some(FUTILE)).unwrap();
+    let target = socket.local_addr().unwrap();
+    let unspecified = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let sender = client.run(|| UdpSocket::bind(unspecified)).unwrap().unwrap();
+    let data = vec![7; (size - overhead) as usize];
+    if sender.send_to(&data, target).is_err() {
+        return false;
+    }
+    let mut buffer = vec![0; 65_536];
+    socket.recv(&mut buffer).is_ok_and(|length| length == data.len())
+}
+
+const NEAR: [&[(&str, &str, &str)]; 3] = [
+    &[("10.9.0.11/24", "10.9.0.1/24", "10.244.0.0/24"), ("fd99::11/64", "fd99::1/64", "fd00:0:0:a0::/64")],
+    &[("10.9.0.12/24", "10.9.0.1/24", "10.244.1.0/24"), ("fd99::12/64", "fd99::1/64", "fd00:0:0:a1::/64")],
+    &[("10.9.0.13/24", "10.9.0.1/24", "10.244.2.0/24"), ("fd99::13/64", "fd99::1/64", "fd00:0:0:a2::/64")],
+];
+
+const FAR: [&[(&str, &str, &str)]; 2] = [
+    &[("10.9.1.11/24", "10.9.1.1/24", "10.244.0.0/24"), ("fd99:0:0:1::11/64", "fd99:0:0:1::1/64", "fd00:0:0:a0::/64")],
+    &[("10.9.2.12/24", "10.9.2.1/24", "10.244.1.0/24"), ("fd99:0:0:2::12/64", "fd99:0:0:2::1/64", "fd00:0:0:a1::/64")],
+];
+
+#[test]
+fn nodes_on_one_link_route_directly_until_one_leaves() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::new("near", false, &NEAR, 1500);
+    let plans = cluster.follow(Encapsulation::default());
+    assert_eq!((plans[0].direct.len(), plans[0].tunnels.len(), plans[0].mtu), (2, 0, 1500));
+    cluster.pods_talk();
+    // Pods and nodes see each other under their own addresses, the outside sees the node's.
+    let [a, b, _] = &cluster.members[..] else { panic!("three nodes") };
+    for (number, gateway) in ["10.9.0.1", "fd99::1"].into_iter().enumerate() {
+        let (node, pod) = (b.object.addresses[number], a.pods[number]);
+        assert_eq!(heard_by(&b.node.0, &a.pod.0, node), Some(pod));
+        assert_eq!(heard_by(&a.pod.0, &b.node.0, pod), Some(node));
+        assert_eq!(heard_by(&cluster.router.0, &a.pod.0, ip(gateway)), Some(a.object.addresses[number]));
+        assert!(carries(&b.pod.0, &a.pod.0, b.pods[number], 1500));
+    }
+    // Nothing is left to do, until somebody takes a route away.
+    let nodes = cluster.nodes.clone();
+    assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, Vec::<String>::new());
+    let route = Route::via("10.244.1.0/24".parse().unwrap(), ip("10.9.0.12")).on_link("eth0");
+    cluster.members[0].netlink().delete_route(&route.by(82)).unwrap();
+    let changes = cluster.members[0].follow(&nodes, Encapsulation::default()).1;
+    assert_eq!(changes, ["set route to 10.244.1.0/24"]);
+    // A node that left is not reached, and the others are.
+    cluster.nodes.remove("node-2");
+    let nodes = cluster.nodes.clone();
+    let changes = cluster.members[0].follow(&nodes, Encapsulation::default()).1;
+    assert!(changes.contains(&"removed route to 10.244.2.0/24".to_owned()), "{changes:?}");
+    let gone = SocketAddr::new(cluster.members[2].pods[0], 80);
+    assert!(connect(&cluster.members[0].pod.0, gone, FUTILE).is_none());
+    cluster.members.pop();
+    cluster.pods_talk();
+}
+
+/// Far nodes reach each other's pods through VXLAN, in packets of exactly the size that is planned.
+fn through_vxlan(test: &str, families: std::ops::Range<usize>, overhead: u32) {
+    let nodes: Vec<_> = FAR.iter().map(|node| &node[families.clone()]).collect();
+    let mut cluster = Cluster::new(test, true, &nodes, 1500);
+    let plans = cluster.follow(Encapsulation::default());
+    assert_eq!((plans[0].tunnelled.len(), plans[0].direct.len(), plans[0].mtu), (1, 0, 1500 - overhead));
+    cluster.pods_talk();
+    let [a, b] = &cluster.members[..] else { panic!("two nodes") };
+    for (number, family) in families.enumerate() {
+        let (node, pod, other) = (b.object.addresses[number], a.pods[number], b.pods[number]);
+        // Nodes too, both ways: policy tells nodes and pods apart by their addresses.
+        assert_eq!(heard_by(&b.node.0, &a.pod.0, node), Some(pod));
+        assert_eq!(heard_by(&a.pod.0, &b.node.0, pod), Some(node));
+        let outside = ip(["10.9.1.1", "fd99:0:0:1::1"][family]);
+        assert_eq!(heard_by(&cluster.router.0, &a.pod.0, outside), Some(a.object.addresses[number]));
+        assert!(carries(&b.pod.0, &a.pod.0, other, 1500 - overhead));
+        assert!(!carries(&b.pod.0, &a.pod.0, other, 1500 - overhead + 1));
+    }
+    // The second time nothing is to do; then the other node leaves, and all is taken away that was for it.
+    let mut nodes = cluster.nodes.clone();
+    assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, Vec::<String>::new());
+    nodes.remove("node-1");
+    cluster.members[0].follow(&nodes, Encapsulation::default());
+    let mut netlink = cluster.members[0].netlink();
+    assert!(netlink.links().unwrap().iter().all(|link| !link.name.starts_with("rf-vxlan")));
+    assert_eq!(netlink.rules_at(8282).unwrap(), []);
+    // It comes back, and later all agents go.
+    cluster.follow(Encapsulation::default());
+    cluster.pods_talk();
+    let [a, _] = &cluster.members[..] else { panic!("two nodes") };
+    for _ in 0..2 {
+        a.node.0.run(|| clean_up(&mut Netlink::open().unwrap())).unwrap().unwrap();
+    }
+    let mut netlink = a.netlink();
+    assert_eq!((netlink.routes_by(82).unwrap(), netlink.rules_at(8282).unwrap()), (vec![], vec![]));
+    assert_eq!(netlink.find_link("rf-vxlan4").unwrap(), None);
+}
+
+#[test]
+fn far_nodes_talk_through_vxlan_over_ipv4() {
+    if root() {
+        through_vxlan("far4", 0..1, 50);
+    }
+}
+
+#[test]
+fn far_nodes_talk_through_vxlan_over_ipv6() {
+    if root() {
+        through_vxlan("far6", 1..2, 70);
+    }
+}
+
+#[test]
+fn far_nodes_of_both_families_share_one_vxlan() {
+    if root() {
+        through_vxlan("far46", 0..2, 50);
+    }
+}
+
+#[test]
+fn neighbours_change_to_vxlan_and_back_when_told_so() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::new("always", false, &NEAR[..2], 1500);
+    for encapsulation in [Encapsulation::CrossSubnet, Encapsulation::Always, Encapsulation::CrossSubnet] {
+        let plans = cluster.follow(encapsulation);
+        assert_eq!(plans[0].tunnels.len(), usize::from(encapsulation == Encapsulation::Always));
+        cluster.pods_talk();
+    }
+}
