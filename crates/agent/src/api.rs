@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use ringfence_cni::api::{Failure, ReleaseRequest, VERSION, WaitReply, WaitRequest};
+pub use ringfence_cni::api::{CollectRequest, Failure, ReleaseRequest, VERSION, WaitReply, WaitRequest};
 
 /// What `GET /v1/status` answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,6 +88,9 @@ pub struct Enforcement {
     /// The network plugin in the node's configuration; none if the agent was not told to put it there.
     #[serde(default)]
     pub chain: Option<Chain>,
+    /// The routes between nodes; none if another network plugin sets them.
+    #[serde(default)]
+    pub network: Option<Network>,
 }
 
 /// The network plugin in the node's configuration.
@@ -99,6 +102,27 @@ pub struct Chain {
     /// The plugins it follows.
     pub plugins: Vec<String>,
     /// Why it is not there: starting pods are not waited for, but closed until their policy is in the kernel.
+    pub error: Option<String>,
+    /// Which plugin moves packets past the kernel's stack, so that nothing can be enforced on this node.
+    #[serde(default)]
+    pub bypass: Option<String>,
+}
+
+/// The routes between nodes, where this is the network plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// Ranges of this node's pods.
+    pub ranges: Vec<String>,
+    /// Largest packet of a pod's interface, in bytes.
+    pub mtu: u32,
+    /// Nodes reached over a common link.
+    pub direct: Vec<String>,
+    /// Nodes reached through VXLAN.
+    pub tunnelled: Vec<String>,
+    /// Nodes that are not reached, and why.
+    pub problems: Vec<String>,
+    /// Why pods of this node have no network, or not the newest.
     pub error: Option<String>,
 }
 

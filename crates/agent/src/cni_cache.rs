@@ -1,12 +1,15 @@
 //! What network plugins wrote down about the pods they connected: libcni keeps the result of every `ADD` under
-//! `/var/lib/cni/results` (CNI specification, "cached result"). The only way to learn which port of a bridge is whose.
+//! `/var/lib/cni/results` (CNI specification, "cached result"). The only way to learn which port of a bridge is whose,
+//! and, for an agent that comes back, whose addresses the one before it was told of.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
+
+use crate::api::WaitRequest;
 
 /// Where libcni keeps results, unless told otherwise.
 pub(crate) const RESULTS: &str = "/var/lib/cni/results";
@@ -47,6 +50,43 @@ fn parse(result: &Value) -> Option<(Vec<IpAddr>, Vec<String>)> {
     Some((addresses, names))
 }
 
+/// How long the API may not have heard of a sandbox.
+const RECENT: Duration = Duration::from_hours(1);
+/// The interface by which runtimes join a pod to its own network; others are further networks.
+const INTERFACE: &str = "eth0";
+
+/// The sandboxes that this node's pods have, the newest last; and whether each is so recent that the API may not have
+/// heard of it.
+pub(crate) fn sandboxes(dir: &Path) -> Vec<(WaitRequest, bool)> {
+    let now = SystemTime::now();
+    let mut found: Vec<_> =
+        std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| sandbox(&entry)).collect();
+    found.sort_by_key(|(written, _)| *written);
+    let recent = |written| now.duration_since(written).is_ok_and(|age| age < RECENT);
+    found.into_iter().map(|(written, sandbox)| (sandbox, recent(written))).collect()
+}
+
+fn sandbox(entry: &std::fs::DirEntry) -> Option<(SystemTime, WaitRequest)> {
+    let written = entry.metadata().ok()?.modified().ok()?;
+    let cached: Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
+    let text = |name: &str| cached[name].as_str().map(str::to_owned);
+    let argument = |name: &str| {
+        let mut pairs = cached["cniArgs"].as_array()?.iter();
+        pairs.find(|pair| pair[0] == name)?[1].as_str().map(str::to_owned)
+    };
+    let (addresses, _) = parse(&cached["result"])?;
+    let sandbox = WaitRequest {
+        namespace: argument("K8S_POD_NAMESPACE")?,
+        name: argument("K8S_POD_NAME")?,
+        uid: argument("K8S_POD_UID")?,
+        addresses,
+        container: Some(text("containerId")?),
+        network: text("networkName"),
+        timeout_ms: 0,
+    };
+    (text("ifName")? == INTERFACE && !sandbox.addresses.is_empty()).then_some((written, sandbox))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +108,28 @@ mod tests {
         let expected = ["10.244.0.7", "fd00:10:244::7"].map(|address| (address.parse().unwrap(), names.clone()));
         assert_eq!(found, HashMap::from(expected));
         assert!(read(&dir).is_empty());
+    }
+
+    #[test]
+    fn sandboxes_are_found_with_their_pods() {
+        let dir = std::env::temp_dir().join(format!("ringfence-sandboxes-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let result = |interface: &str| {
+            format!(
+                r#"{{"kind": "cniCacheV1", "containerId": "c1", "ifName": "{interface}", "networkName": "pods",
+                "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "a"], ["K8S_POD_NAME", "web"], ["K8S_POD_UID", "u"]],
+                "result": {{"interfaces": [{{"name": "eth0", "sandbox": "/var/run/netns/x"}}],
+                "ips": [{{"address": "10.244.0.7/24", "interface": 0}}]}}}}"#
+            )
+        };
+        std::fs::write(dir.join("pods-c1-eth0"), result("eth0")).unwrap();
+        std::fs::write(dir.join("more-c1-net1"), result("net1")).unwrap();
+        std::fs::write(dir.join("torn"), &result("eth0")[..200]).unwrap();
+        let found = sandboxes(&dir);
+        std::fs::remove_dir_all(&dir).unwrap();
+        let [(sandbox, true)] = &found[..] else { panic!("{found:?}") };
+        assert_eq!((sandbox.name.as_str(), sandbox.container.as_deref()), ("web", Some("c1")));
+        assert_eq!(sandbox.addresses, ["10.244.0.7".parse::<IpAddr>().unwrap()]);
+        assert_eq!(sandboxes(&dir), []);
     }
 }

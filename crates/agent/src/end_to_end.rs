@@ -147,7 +147,7 @@ impl Agent {
         let flows = Flows::new();
         let (reading, told) = (flows.clone(), core.clone());
         thread::spawn(move || reading.run(Box::new(Denials), &told));
-        tokio::spawn(crate::watch::pump(api.client(), core.clone()));
+        tokio::spawn(crate::watch::pump(api.client(), core.clone(), None));
         let socket = std::env::temp_dir().join(format!("ringfence-{name}-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&socket).unwrap();
         let server = Server { core: core.clone(), flows, meters };
@@ -206,6 +206,7 @@ fn wait_for(name: &str, timeout_ms: u64) -> WaitRequest {
         uid: format!("uid-{name}"),
         addresses: Vec::new(),
         container: None,
+        network: None,
         timeout_ms,
     }
 }

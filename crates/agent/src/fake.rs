@@ -43,6 +43,7 @@ impl FakeKernel {
             enforcer: Box::new(self.clone()),
             meters: Arc::clone(meters),
             scout: None,
+            sandboxes: Vec::new(),
             listener: None,
             clerk: watch::channel(0).0,
         }

@@ -164,17 +164,18 @@ fn bridge_ports(
     addresses.iter().filter_map(port).collect()
 }
 
-/// Nudges whenever links or routes change in the network namespace of the calling thread; blocks for ever.
-pub(crate) fn listen(nudges: &Sender<Nudge>) -> std::io::Result<()> {
+/// Tells whenever something of these groups changes in the network namespace of the calling thread; blocks for as long
+/// as somebody hears it.
+pub(crate) fn listen(groups: u32, changed: impl Fn() -> bool) -> std::io::Result<()> {
     let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind(&SocketAddr::new(0, GROUPS))?;
+    socket.bind(&SocketAddr::new(0, groups))?;
     loop {
         // What exactly changed does not matter; neither does an overrun, which means that much did.
         match socket.recv_from_full() {
             Err(error) if error.raw_os_error() != Some(nix::libc::ENOBUFS) => return Err(error),
             _ => {}
         }
-        if nudges.send(Nudge::Network).is_err() {
+        if !changed() {
             return Ok(());
         }
     }
@@ -186,7 +187,7 @@ pub(crate) fn start(core: Handle) -> std::io::Result<Sender<Nudge>> {
     std::thread::Builder::new().name("scout".into()).spawn(move || Scout::new(core).run(&receiver))?;
     let listener = nudges.clone();
     std::thread::Builder::new().name("scout-listen".into()).spawn(move || {
-        if let Err(error) = listen(&listener) {
+        if let Err(error) = listen(GROUPS, || listener.send(Nudge::Network).is_ok()) {
             tracing::warn!(%error, "changes of links and routes go unnoticed until the next change of a pod");
         }
     })?;

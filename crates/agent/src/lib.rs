@@ -29,6 +29,7 @@ mod follow;
 mod index;
 mod interfaces;
 mod metrics;
+mod primary;
 mod problem;
 mod run;
 mod server;
@@ -38,4 +39,6 @@ mod watch;
 
 pub use chain::{Chain, remove as unchain};
 pub use enforcer::{Count, EnforceError, Enforcer, Facts};
+pub use primary::{Primary, unroute};
+pub use ringfence_routes::Encapsulation;
 pub use run::{Config, Connections, cleanup, cluster, run};

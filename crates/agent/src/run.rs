@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::Duration;
 
@@ -16,11 +17,12 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use ringfence_model::Name;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::{self, Chain};
 use crate::clerk::{Clerk, Election, Terms, Writer};
+use crate::cni_cache;
 use crate::core::{Core, Gone, Handle, Message, Setup};
 use crate::datapath;
 use crate::dns::servers::Trusted;
@@ -28,6 +30,7 @@ use crate::dns::{self, Listener};
 use crate::flows::Flows;
 use crate::interfaces;
 use crate::metrics::Meters;
+use crate::primary::{self, Nudge, Primary};
 use crate::server::Server;
 use crate::services;
 use crate::watch as events;
@@ -68,6 +71,8 @@ pub struct Config {
     pub report_allowed: bool,
     /// Where to put the network plugin; none: nowhere.
     pub chain: Option<Chain>,
+    /// How to be the network plugin; none: another is.
+    pub primary: Option<Primary>,
     /// Take enforcement down when stopping.
     pub detach: bool,
     /// Namespace and name of the Service of the cluster's DNS.
@@ -112,6 +117,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         enforcer,
         meters: Arc::clone(&meters),
         scout: Some(scout),
+        sandboxes: cni_cache::sandboxes(Path::new(cni_cache::RESULTS)),
         listener: Some(names.clone()),
         clerk: changed,
     };
@@ -121,10 +127,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     thread::Builder::new().name("flows".into()).spawn(move || reading.run(source, &told))?;
     let server = Server { core: core.clone(), flows, meters };
     serve(listener, server.clone().socket(), stop.clone());
-    if let Some(chain) = &config.chain {
-        chain::start(chain.clone(), config.socket.clone(), core.clone())
-            .context("cannot install the network plugin")?;
-    }
+    let roads = plug_in(&config, &core, &client)?;
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         serve(listener, server.public(), stop.clone());
@@ -133,7 +136,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(node = config.node, socket = %config.socket.display(), "started");
     let result = tokio::select! {
         told = told_to_stop() => told,
-        ended = follow(client, &config, core.clone(), names) => ended.context("the watch of the cluster ended"),
+        ended = follow(client, &config, core.clone(), names, roads) => ended.context("the watch of the cluster ended"),
     };
     stop.cancel();
     // The change the thread is carrying out, if any, is finished first.
@@ -151,13 +154,38 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     result
 }
 
+/// Installs the network plugin, chained or as the only one; then the sender takes news of nodes.
+fn plug_in(config: &Config, core: &Handle, client: &kube::Client) -> anyhow::Result<Option<Sender<Nudge>>> {
+    let Some(chain) = config.chain.clone() else {
+        return if config.primary.is_some() {
+            bail!("where the network configuration is must be told")
+        } else {
+            Ok(None)
+        };
+    };
+    let Some(primary) = &config.primary else {
+        let wanted = chain::Wanted::Chained;
+        chain::start(chain, &config.socket, wanted, core.clone()).context("cannot install the network plugin")?;
+        return Ok(None);
+    };
+    let there = Arc::new(Notify::new());
+    tokio::spawn(primary::clear(client.clone(), config.node.clone(), Arc::clone(&there)));
+    primary::start(primary, chain, config, core.clone(), there).map(Some)
+}
+
 /// Follows the cluster, for ever.
-async fn follow(client: kube::Client, config: &Config, core: Handle, names: Listener) -> Result<(), Gone> {
+async fn follow(
+    client: kube::Client,
+    config: &Config,
+    core: Handle,
+    names: Listener,
+    roads: Option<Sender<Nudge>>,
+) -> Result<(), Gone> {
     let others = config.dns_servers.iter().copied().collect();
     let trusted = Trusted { service: config.dns_service.clone(), others };
     let servers = dns::servers::follow(client.clone(), trusted, core.clone(), names);
     let services = services::follow(client.clone(), core.clone());
-    tokio::try_join!(events::pump(client, core), servers, services).map(drop)
+    tokio::try_join!(events::pump(client, core, roads), servers, services).map(drop)
 }
 
 /// What this process is called in an election: another one on the node is another candidate.

@@ -1,11 +1,12 @@
 //! HTTP on the Unix socket, and the part of it that is served on TCP for probes and Prometheus.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{self, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::http::{StatusCode, header};
@@ -13,11 +14,15 @@ use axum::response::{IntoResponse as _, Json, Response};
 use axum::routing::{get, post};
 use futures::stream::{self, Stream};
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::oneshot;
 
 use crate::api::{self, Failure};
 use crate::core::{Gone, Handle, Question};
 use crate::flows::Flows;
 use crate::metrics::{self, Meters};
+
+/// What somebody sent, if it can be read.
+type Body<T> = Result<Json<T>, JsonRejection>;
 
 /// Longest a wait for an endpoint may take.
 const LONGEST_WAIT: Duration = Duration::from_mins(10);
@@ -38,7 +43,9 @@ impl Server {
             .route("/v1/plan", get(plan))
             .route("/v1/flows", get(flows))
             .route("/v1/endpoint/wait", post(wait))
+            .route("/v1/endpoint/check", post(check))
             .route("/v1/endpoint/release", post(release))
+            .route("/v1/endpoint/collect", post(collect))
             .with_state(self.clone());
         api.merge(self.public())
     }
@@ -85,8 +92,8 @@ async fn healthz(State(server): State<Server>) -> Response {
 
 async fn readyz(State(server): State<Server>) -> Response {
     match server.core.ask(Question::Ready).await {
-        Ok(true) => "ok\n".into_response(),
-        Ok(false) => failure(StatusCode::SERVICE_UNAVAILABLE, "the policy of the cluster is not in the kernel yet"),
+        Ok(Ok(())) => "ok\n".into_response(),
+        Ok(Err(why)) => failure(StatusCode::SERVICE_UNAVAILABLE, why),
         Err(error) => gone(error),
     }
 }
@@ -105,7 +112,7 @@ async fn scrape(State(server): State<Server>) -> Response {
     }
 }
 
-async fn wait(State(server): State<Server>, request: Result<Json<api::WaitRequest>, JsonRejection>) -> Response {
+async fn wait(State(server): State<Server>, request: Body<api::WaitRequest>) -> Response {
     let request = match request {
         Ok(Json(request)) => request,
         Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
@@ -113,31 +120,59 @@ async fn wait(State(server): State<Server>, request: Result<Json<api::WaitReques
     let patience = Duration::from_millis(request.timeout_ms).min(LONGEST_WAIT);
     let asked = server.core.ask(|reply| Question::Wait(request.clone(), reply));
     match tokio::time::timeout(patience, asked).await {
-        Ok(Ok(addresses)) => {
-            let (api_version, kind) = (api::VERSION.into(), "EndpointReady".into());
-            Json(api::WaitReply { api_version, kind, addresses }).into_response()
-        }
+        Ok(Ok(addresses)) => ready(addresses),
         Ok(Err(error)) => gone(error),
-        Err(_elapsed) => match server.core.ask(|reply| Question::WhyWaiting(request, reply)).await {
-            Ok(why) => failure(StatusCode::GATEWAY_TIMEOUT, why),
-            Err(error) => gone(error),
-        },
+        Err(_elapsed) => now(&server, request).await,
     }
 }
 
-async fn release(State(server): State<Server>, request: Result<Json<api::ReleaseRequest>, JsonRejection>) -> Response {
+async fn check(State(server): State<Server>, request: Body<api::WaitRequest>) -> Response {
+    match request {
+        Ok(Json(request)) => now(&server, request).await,
+        Err(error) => failure(StatusCode::BAD_REQUEST, error.body_text()),
+    }
+}
+
+/// Whether a pod's policy is in the kernel at this moment.
+async fn now(server: &Server, request: api::WaitRequest) -> Response {
+    match server.core.ask(|reply| Question::Check(request, reply)).await {
+        Ok(Ok(addresses)) => ready(addresses),
+        Ok(Err(why)) => failure(StatusCode::GATEWAY_TIMEOUT, why),
+        Err(error) => gone(error),
+    }
+}
+
+fn ready(addresses: Vec<IpAddr>) -> Response {
+    let (api_version, kind) = (api::VERSION.into(), "EndpointReady".into());
+    Json(api::WaitReply { api_version, kind, addresses }).into_response()
+}
+
+async fn release(State(server): State<Server>, request: Body<api::ReleaseRequest>) -> Response {
+    told(&server, request, Question::Release).await
+}
+
+async fn collect(State(server): State<Server>, request: Body<api::CollectRequest>) -> Response {
+    told(&server, request, Question::Collect).await
+}
+
+/// Tells the planning thread something that it answers once it is carried out.
+async fn told<T>(
+    server: &Server,
+    request: Body<T>,
+    question: impl FnOnce(T, oneshot::Sender<()>) -> Question,
+) -> Response {
     let request = match request {
         Ok(Json(request)) => request,
         Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
     };
-    match server.core.ask(|reply| Question::Release(request, reply)).await {
+    match server.core.ask(|reply| question(request, reply)).await {
         Ok(()) => StatusCode::OK.into_response(),
         Err(error) => gone(error),
     }
 }
 
 async fn flows(State(server): State<Server>) -> Response {
-    let body = Body::from_stream(lines(server.flows.listen()));
+    let body = body::Body::from_stream(lines(server.flows.listen()));
     ([(header::CONTENT_TYPE, "application/x-ndjson")], body).into_response()
 }
 

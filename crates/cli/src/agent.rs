@@ -5,13 +5,16 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use ringfence_agent::{Chain, Config, Connections};
+use ringfence_agent::{Chain, Config, Connections, Encapsulation, Primary};
 
 use crate::exit::Code;
 use crate::logging::{self, LogFormat};
 
 /// Where links and maps are pinned, unless told otherwise.
 const PIN_DIR: &str = "/sys/fs/bpf/ringfence";
+
+/// Where runtimes look for network configurations.
+const CONF_DIR: &str = "/etc/cni/net.d";
 
 /// Port of DNS.
 const DNS_PORT: u16 = 53;
@@ -34,6 +37,9 @@ enum Command {
         /// Where links and maps are pinned
         #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
         pin_dir: PathBuf,
+        /// Socket of the agent that is not to come back
+        #[arg(long, value_name = "FILE", default_value = ringfence_agent::client::SOCKET)]
+        socket: PathBuf,
         #[command(flatten)]
         plugin: Plugin,
     },
@@ -86,6 +92,15 @@ struct Run {
     report_allowed: bool,
     #[command(flatten)]
     plugin: Plugin,
+    /// Be the network plugin, for a cluster that has none: pods are joined by standard plugins, nodes by routes
+    #[arg(long)]
+    primary: bool,
+    /// With --primary: to which nodes packets of pods go through VXLAN
+    #[arg(long, value_enum, default_value_t = Encapsulated::CrossSubnet, requires = "primary")]
+    encapsulation: Encapsulated,
+    /// With --primary: where standard network plugins are that are missing on the node
+    #[arg(long, value_name = "DIR", default_value = "/usr/lib/cni", requires = "primary")]
+    cni_plugins_dir: PathBuf,
     /// Take enforcement down when stopping, instead of leaving it standing
     #[arg(long)]
     detach: bool,
@@ -101,6 +116,15 @@ struct Run {
     /// How log lines look
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// To which nodes packets of pods go through VXLAN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Encapsulated {
+    /// To those on no common link
+    CrossSubnet,
+    /// To all
+    Always,
 }
 
 /// What happens to open connections that a change of policy denies.
@@ -131,11 +155,12 @@ fn dns_server(text: &str) -> Result<SocketAddr, String> {
 /// Runs the agent, or cleans up after one.
 pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
     logging::start(args.run.log_format);
-    if let Some(Command::Cleanup { pin_dir, plugin }) = args.command {
+    if let Some(Command::Cleanup { pin_dir, socket, plugin }) = args.command {
         // First the plugin: without it pods start unguarded no sooner than they would anyway.
         if let Some(chain) = plugin.chain() {
             ringfence_agent::unchain(&chain).context("cannot remove the network plugin")?;
         }
+        ringfence_agent::unroute(&socket).context("cannot remove the routes between nodes")?;
         ringfence_agent::cleanup(&pin_dir)?;
         return Ok(Code::Ok);
     }
@@ -155,7 +180,10 @@ fn config(run: Run) -> anyhow::Result<Config> {
         connections,
         map_sizes,
         report_allowed,
-        plugin,
+        mut plugin,
+        primary,
+        encapsulation,
+        cni_plugins_dir: plugins,
         detach,
         dns_service,
         namespace,
@@ -166,6 +194,14 @@ fn config(run: Run) -> anyhow::Result<Config> {
         Some(node) => node,
         None => host_name().context("cannot tell the name of this node; hint: --node NAME")?,
     };
+    let encapsulation = match encapsulation {
+        Encapsulated::CrossSubnet => Encapsulation::CrossSubnet,
+        Encapsulated::Always => Encapsulation::Always,
+    };
+    let primary = primary.then_some(Primary { encapsulation, plugins });
+    if primary.is_some() {
+        plugin.cni_conf_dir.get_or_insert_with(|| CONF_DIR.into());
+    }
     let chain = plugin.chain();
     let connections = match connections {
         OpenConnections::Cut => Connections::Cut,
@@ -181,6 +217,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         map_sizes,
         report_allowed,
         chain,
+        primary,
         detach,
         dns_service,
         namespace,

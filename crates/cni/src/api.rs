@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// `apiVersion` of everything the agent says.
 pub const VERSION: &str = "ringfence/v1";
 
-/// Body of `POST /v1/endpoint/wait`: asks to answer when the policy of a pod is in the kernel.
+/// Body of `POST /v1/endpoint/wait`: asks to answer when the policy of a pod is in the kernel. The same to
+/// `/v1/endpoint/check` asks whether it is there now, and changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WaitRequest {
@@ -23,6 +24,9 @@ pub struct WaitRequest {
     /// Id of its sandbox, if whoever asks has just made it: what a [`ReleaseRequest`] has to name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
+    /// Name of the network it was connected to: what a [`CollectRequest`] speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// After how many milliseconds to give up.
     #[serde(default = "default_timeout", alias = "timeout_ms")]
     pub timeout_ms: u64,
@@ -44,6 +48,16 @@ pub struct ReleaseRequest {
     pub uid: String,
     /// Id of the sandbox. One that is not the pod's newest is passed over: runtimes tidy up late.
     pub container: String,
+}
+
+/// Body of `POST /v1/endpoint/collect`: these sandboxes of a network are all that is left of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectRequest {
+    /// Name of the network.
+    pub network: String,
+    /// Ids of the sandboxes.
+    pub containers: Vec<String>,
 }
 
 /// Answer to a [`WaitRequest`] that was fulfilled.

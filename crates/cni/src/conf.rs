@@ -1,17 +1,17 @@
 //! What the runtime says on standard input: the plugin's part of the network configuration.
 
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ipnet::IpNet;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{Error, SOCKET, SUPPORTED};
 
 /// How long `ADD` waits for the agent, unless the configuration says otherwise. The kubelet tries again.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest it can be told to wait: the agent answers by then in any case.
+const LONGEST: Duration = Duration::from_mins(10);
 
 /// The configuration of this plugin, and the result of the plugins before it.
 #[derive(Debug, Deserialize)]
@@ -31,7 +31,10 @@ pub struct NetConf {
     timeout_seconds: Option<u64>,
     /// What the plugins before this one did; none if there is none.
     #[serde(default)]
-    pub prev_result: Option<Value>,
+    prev_result: Option<Value>,
+    /// For `GC`: what is still connected to this network.
+    #[serde(default, rename = "cni.dev/valid-attachments")]
+    valid_attachments: Option<Value>,
 }
 
 impl NetConf {
@@ -55,37 +58,23 @@ impl NetConf {
 
     /// How long `ADD` waits.
     pub fn patience(&self) -> Duration {
-        self.timeout_seconds.map_or(PATIENCE, Duration::from_secs)
+        self.timeout_seconds.map_or(PATIENCE, Duration::from_secs).min(LONGEST)
     }
 
     /// The result of the plugin before this one.
-    pub fn previous(&self) -> Result<&Value, Error> {
-        let previous = self.prev_result.as_ref().filter(|result| result.is_object());
-        previous.ok_or_else(|| {
+    pub fn previous(&self) -> Result<&Map<String, Value>, Error> {
+        self.prev_result.as_ref().and_then(Value::as_object).ok_or_else(|| {
             Error::Config(
                 "there is no prevResult: this plugin has to follow one that gives pods their addresses".into(),
             )
         })
     }
 
-    /// The addresses the pod was given.
-    pub fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
-        let ips = self.previous()?.get("ips").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let addresses: Result<Vec<_>, _> = ips.iter().map(address).collect();
-        match addresses? {
-            addresses if addresses.is_empty() => {
-                Err(Error::Config("prevResult has no address: this plugin guards pods by their addresses".into()))
-            }
-            addresses => Ok(addresses),
-        }
+    /// Which sandboxes of this network there still are, as `GC` is told; none if it was not told.
+    pub fn sandboxes(&self) -> Option<Vec<String>> {
+        let id = |attachment: &Value| Some(attachment.get("containerID")?.as_str()?.to_owned());
+        Some(self.valid_attachments.as_ref()?.as_array()?.iter().filter_map(id).collect())
     }
-}
-
-fn address(ip: &Value) -> Result<IpAddr, Error> {
-    let text = ip.get("address").and_then(Value::as_str).unwrap_or_default();
-    let net: Result<IpNet, _> = text.parse();
-    net.map(|net| net.addr().to_canonical())
-        .map_err(|error| Error::Config(format!("prevResult has an address that is none: {ip}: {error}")))
 }
 
 #[cfg(test)]
@@ -97,25 +86,25 @@ mod tests {
     }
 
     #[test]
-    fn both_addresses_of_a_pod_are_found() {
-        let conf = conf(
-            r#"{"cniVersion": "1.0.0", "prevResult": {"ips": [
-            {"address": "10.244.1.7/24", "gateway": "10.244.1.1"}, {"address": "fd00:10:244:1::7/64"}]}}"#,
-        );
-        let expected: [IpAddr; 2] = ["10.244.1.7".parse().unwrap(), "fd00:10:244:1::7".parse().unwrap()];
-        assert_eq!(conf.addresses().unwrap(), expected);
+    fn what_is_no_result_is_none() {
+        for text in [r#"{"cniVersion": "1.0.0"}"#, r#"{"prevResult": 7}"#, r#"{"prevResult": null}"#] {
+            assert_eq!(conf(text).previous().unwrap_err().code(), 7, "{text}");
+        }
     }
 
     #[test]
-    fn a_result_without_usable_addresses_is_refused() {
-        for (text, code) in [
-            (r#"{"cniVersion": "1.0.0"}"#, 7),
-            (r#"{"prevResult": 7}"#, 7),
-            (r#"{"prevResult": {}}"#, 7),
-            (r#"{"prevResult": {"ips": [{"address": "somewhere"}]}}"#, 7),
-            (r#"{"prevResult": {"ips": ["10.0.0.1/8"]}}"#, 7),
-        ] {
-            assert_eq!(conf(text).addresses().unwrap_err().code(), code, "{text}");
-        }
+    fn what_is_still_connected_is_told_or_it_is_not() {
+        let told =
+            r#"{"cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}, {"containerID": 7}, "b"]}"#;
+        assert_eq!(conf(told).sandboxes().unwrap(), ["a"]);
+        assert_eq!(conf("{}").sandboxes(), None);
+        assert_eq!(conf(r#"{"cni.dev/valid-attachments": {}}"#).sandboxes(), None);
+    }
+
+    #[test]
+    fn no_configuration_makes_anybody_wait_for_ever() {
+        let patience = |text: &str| conf(text).patience().as_secs();
+        assert_eq!((patience("{}"), patience(r#"{"timeoutSeconds": 5}"#)), (30, 5));
+        assert_eq!(patience(&format!(r#"{{"timeoutSeconds": {}}}"#, u64::MAX)), 600);
     }
 }

@@ -1,19 +1,36 @@
 //! Network configuration lists: put into one, and taken out of it, without touching what else is in it.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
 use crate::{CURRENT, Error, PLUGIN};
 
 /// Member that marks a list made for a configuration that was no list, and names the file it was made for.
 const WRAPS: &str = "ringfence.wraps";
+/// Member that marks a list made where there was none.
+const PRIMARY: &str = "ringfence.primary";
+
+/// The newest version that the standard plugins of all distributions speak.
+const DELEGATED: &str = "1.0.0";
+/// Name of the network of a [`primary`] list.
+const NETWORK: &str = "ringfence";
 
 /// A list with this plugin at its end, as JSON text; none if it is there already, as it should be.
 ///
-/// `member`: the plugin's own entry, as of [`entry`]. Errors if the text is no configuration list.
+/// Others may have put themselves behind it since, and stay there: a pod starts when the last of them is done, and two
+/// that both want to be last would rewrite the file for ever. `member`: the plugin's own entry, as of [`entry`]. Errors
+/// if the text is no configuration list.
 pub fn insert(text: &str, member: &Value) -> Result<Option<String>, Error> {
     let mut list = parse(text)?;
     let plugins = plugins(&mut list)?;
-    if plugins.last() == Some(member) && plugins.iter().filter(|plugin| is_ours(plugin)).count() == 1 {
+    let ours: Vec<usize> = (0..plugins.len()).filter(|index| is_ours(&plugins[*index])).collect();
+    if let [at] = ours[..]
+        && at > 0
+        && plugins[at] == *member
+    {
         return Ok(None);
     }
     plugins.retain(|plugin| !is_ours(plugin));
@@ -50,20 +67,56 @@ pub fn wrap(text: &str, file: &str, member: &Value) -> Result<String, Error> {
     Ok(print(&list))
 }
 
-/// The file that a list was made for by [`wrap`].
-pub fn wrapped(text: &str) -> Option<String> {
-    parse(text).ok()?.get(WRAPS)?.as_str().map(str::to_owned)
+/// Whether a list was made here, by [`wrap`] or [`primary`].
+pub fn is_made(text: &str) -> bool {
+    parse(text).is_ok_and(|list| list.contains_key(WRAPS) || list.contains_key(PRIMARY))
+}
+
+/// Whether a configuration is a list of plugins, and not that of a single one.
+pub fn is_list(text: &str) -> bool {
+    parse(text).is_ok_and(|mut list| plugins(&mut list).is_ok())
+}
+
+/// What gives pods their addresses where there is no network plugin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Primary {
+    /// Ranges of this node's pods.
+    pub ranges: Vec<IpNet>,
+    /// Largest packet of a pod's interface, in bytes.
+    pub mtu: u32,
+    /// Directory in which `host-local` keeps which addresses are taken.
+    pub data_dir: PathBuf,
+}
+
+/// The standard plugins that a [`primary`] list names, and `loopback`, which runtimes call by themselves.
+pub const DELEGATES: &[&str] = &["ptp", "host-local", "portmap", "loopback"];
+
+/// A list of standard plugins, followed by this one: each pod on a link of its own (`ptp`), with an address of each of
+/// the node's ranges (`host-local`), reached at the ports it asks for (`portmap`).
+pub fn primary(primary: &Primary, member: &Value) -> String {
+    let ranges: Vec<_> = primary.ranges.iter().map(|range| json!([{ "subnet": range.trunc().to_string() }])).collect();
+    let everywhere = |range: &IpNet| if range.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+    let families: BTreeSet<_> = primary.ranges.iter().map(everywhere).collect();
+    let routes: Vec<_> = families.into_iter().map(|all| json!({ "dst": all })).collect();
+    let list = json!({
+        "cniVersion": DELEGATED,
+        "name": NETWORK,
+        PRIMARY: true,
+        "plugins": [
+            {
+                "type": "ptp", "mtu": primary.mtu, "ipMasq": false,
+                "ipam": { "type": "host-local", "dataDir": primary.data_dir, "ranges": ranges, "routes": routes },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true }, "snat": true },
+            member,
+        ],
+    });
+    print(&list)
 }
 
 /// The plugin's entry in a list: where its agent listens.
 pub fn entry(socket: &str) -> Value {
     json!({ "type": PLUGIN, "socket": socket })
-}
-
-/// Whether this plugin is in a list.
-pub fn contains(text: &str) -> bool {
-    let Ok(mut list) = parse(text) else { return false };
-    plugins(&mut list).is_ok_and(|plugins| plugins.iter().any(is_ours))
 }
 
 /// Types of the plugins in a configuration, in order; none if it is no configuration. Tells who gives pods their
@@ -116,10 +169,14 @@ mod tests {
     }
 
     #[test]
-    fn last_is_where_it_has_to_be() {
+    fn it_follows_another_and_may_be_followed() {
         let member = entry("/s");
         let first = json!({ "plugins": [member, { "type": "ptp" }] }).to_string();
         assert_eq!(types(&insert(&first, &member).unwrap().unwrap()), ["ptp", PLUGIN]);
+        let followed = json!({ "plugins": [{ "type": "ptp" }, member, { "type": "mesh" }] }).to_string();
+        assert_eq!(insert(&followed, &member).unwrap(), None);
+        let twice = json!({ "plugins": [{ "type": "ptp" }, member, member] }).to_string();
+        assert_eq!(types(&insert(&twice, &member).unwrap().unwrap()), ["ptp", PLUGIN]);
     }
 
     #[test]
@@ -127,8 +184,8 @@ mod tests {
         let single = r#"{"cniVersion": "0.4.0", "name": "pods", "type": "bridge"}"#;
         let list = wrap(single, "10-pods.conf", &entry("/s")).unwrap();
         assert_eq!(types(&list), ["bridge", PLUGIN]);
-        assert_eq!(wrapped(&list).unwrap(), "10-pods.conf");
-        assert_eq!(wrapped(LIST), None);
+        assert!(is_made(&list) && is_list(&list) && is_list(LIST));
+        assert!(!is_made(LIST) && !is_list(single));
         assert_eq!(types(single), ["bridge"]);
     }
 
@@ -138,5 +195,23 @@ mod tests {
             assert!(insert(text, &entry("/s")).is_err(), "{text}");
         }
         assert!(wrap(LIST, "x", &entry("/s")).is_err());
+    }
+
+    #[test]
+    fn where_there_is_no_plugin_the_standard_ones_do_the_work() {
+        let ranges: Vec<IpNet> = ["10.244.1.0/24", "fd00:10:244:1::/64"].map(|range| range.parse().unwrap()).into();
+        let told = Primary { ranges, mtu: 1450, data_dir: "/run/x".into() };
+        let text = primary(&told, &entry("/s"));
+        assert!(is_made(&text) && is_list(&text));
+        assert_eq!(types(&text), ["ptp", "portmap", PLUGIN]);
+        let list: Value = serde_json::from_str(&text).unwrap();
+        let ptp = &list["plugins"][0];
+        assert_eq!(ptp["mtu"], 1450);
+        assert_eq!(
+            ptp["ipam"]["ranges"],
+            json!([[{ "subnet": "10.244.1.0/24" }], [{ "subnet": "fd00:10:244:1::/64" }]])
+        );
+        assert_eq!(ptp["ipam"]["routes"], json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]));
+        assert_eq!(insert(&text, &entry("/s")).unwrap(), None);
     }
 }

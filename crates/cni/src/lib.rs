@@ -13,6 +13,7 @@ pub mod conflist;
 mod error;
 mod plugin;
 mod request;
+mod result;
 mod version;
 
 pub use conf::NetConf;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::api::{ReleaseRequest, WaitRequest};
-use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, agent};
+use crate::api::{CollectRequest, ReleaseRequest, WaitRequest};
+use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, agent, result};
 
-/// How long `STATUS` and `CHECK` wait for the agent: they ask about now.
+/// How long all but `ADD` wait for the agent: they ask about now.
 const NOW: Duration = Duration::from_secs(3);
 
 /// What the program prints and how it ends.
@@ -53,31 +53,40 @@ fn carry_out(
             del(request, conf);
             Ok(None)
         }
-        // The agent keeps nothing about pods but what the API tells it.
-        Command::Gc | Command::Version => Ok(None),
+        Command::Gc => {
+            gc(conf);
+            Ok(None)
+        }
+        Command::Version => Ok(None),
     }
 }
 
 /// Waits until the pod's policy is in the kernel and hands on the result of the plugin before.
 fn add(request: &Request, conf: &NetConf) -> Result<Value, Error> {
-    let result = conf.previous()?;
+    let previous = conf.previous()?;
     agent::wait(conf.socket(), &question(request, conf, conf.patience())?)?;
-    Ok(result.clone())
+    Ok(result::in_version(previous, &conf.cni_version))
 }
 
 /// Whether the policy of a connected pod is in the kernel now.
 fn check(request: &Request, conf: &NetConf) -> Result<(), Error> {
-    agent::wait(conf.socket(), &question(request, conf, NOW)?).map(drop)
+    agent::check(conf.socket(), NOW, &question(request, conf, NOW)?).map(drop)
 }
 
 /// Closes the pod's addresses at once: they may be given to another pod before the API says that this one is gone.
 ///
-/// Never fails: the address stays closed to everybody but pods the API knows, whether the agent hears of this or not.
+/// Never fails: whoever is given an address has it alone from then on, whether the agent hears of this or not.
 fn del(request: &Request, conf: &NetConf) {
     let Ok(pod) = request.pod() else { return };
     let release =
         ReleaseRequest { namespace: pod.namespace, name: pod.name, uid: pod.uid, container: request.container.clone() };
     let _ = agent::release(conf.socket(), NOW, &release);
+}
+
+/// Closes the addresses of sandboxes that are gone without anybody having said so. Never fails, as `DEL` does not.
+fn gc(conf: &NetConf) {
+    let Some(containers) = conf.sandboxes() else { return };
+    let _ = agent::collect(conf.socket(), NOW, &CollectRequest { network: conf.name.clone(), containers });
 }
 
 fn question(request: &Request, conf: &NetConf, patience: Duration) -> Result<WaitRequest, Error> {
@@ -87,7 +96,8 @@ fn question(request: &Request, conf: &NetConf, patience: Duration) -> Result<Wai
         name: pod.name,
         uid: pod.uid,
         container: Some(request.container.clone()),
-        addresses: conf.addresses()?,
+        network: Some(conf.name.clone()),
+        addresses: result::addresses(conf.previous()?, &request.interface)?,
         timeout_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
     })
 }

@@ -144,17 +144,139 @@ fn each_mistake_has_its_code() {
     assert_eq!(code(&call("ADD", ARGS, br#"{"cniVersion": "1.1.0"}"#)), 7);
 }
 
+#[test]
+fn the_result_is_handed_on_in_the_version_that_is_asked_for() {
+    for (version, family) in [("0.4.0", Some("6")), ("1.0.0", None), ("1.1.0", None)] {
+        let agent = agent(READY);
+        let mut conf = conf(&agent.socket);
+        conf["cniVersion"] = json!(version);
+        let result = call("ADD", ARGS, conf.to_string().as_bytes()).output.unwrap();
+        assert_eq!((&result["cniVersion"], result["ips"][1]["version"].as_str()), (&json!(version), family));
+        assert_eq!(result["dns"], conf["prevResult"]["dns"]);
+        agent.request.join().unwrap();
+    }
+}
+
+#[test]
+fn check_asks_and_changes_nothing() {
+    let ready = agent(READY);
+    let outcome = call("CHECK", ARGS, conf(&ready.socket).to_string().as_bytes());
+    assert_eq!(outcome, Outcome { output: None, code: 0 });
+    assert!(ready.request.join().unwrap().starts_with("POST /v1/endpoint/check "));
+    let late = agent(LATE);
+    assert_eq!(code(&call("CHECK", ARGS, conf(&late.socket).to_string().as_bytes())), 11);
+}
+
+#[test]
+fn gc_tells_the_agent_which_sandboxes_are_left() {
+    let agent = agent(READY);
+    let mut conf = conf(&agent.socket);
+    conf["cni.dev/valid-attachments"] = json!([{ "containerID": "c1", "ifname": "eth0" }]);
+    assert_eq!(call("GC", "", conf.to_string().as_bytes()), Outcome { output: None, code: 0 });
+    let request = agent.request.join().unwrap();
+    assert!(request.starts_with("POST /v1/endpoint/collect "), "{request}");
+    assert!(request.ends_with(r#"{"network":"pods","containers":["c1"]}"#), "{request}");
+}
+
+#[test]
+fn an_agent_that_ends_or_never_answers_is_one_that_is_away() {
+    let gone = agent("");
+    assert_eq!(code(&call("ADD", ARGS, conf(&gone.socket).to_string().as_bytes())), 11);
+    // It listens, and that is all: nobody takes the connection.
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let _listener = UnixListener::bind(&socket).unwrap();
+    let mut conf = conf(&socket);
+    conf["timeoutSeconds"] = json!(0);
+    assert_eq!(code(&call("ADD", ARGS, conf.to_string().as_bytes())), 11);
+}
+
+/// JSON that may stand anywhere in a configuration.
+fn anything() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        Just(json!("10.0.0.1/33")),
+        Just(json!("::ffff:10.0.0.1/96")),
+    ];
+    leaf.prop_recursive(3, 12, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::vec((".{0,6}", inner), 0..3).prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
+/// Every place in a value, as a JSON pointer.
+fn places(value: &Value, here: &str, found: &mut Vec<String>) {
+    found.push(here.to_owned());
+    match value {
+        Value::Object(members) => {
+            for (key, member) in members {
+                places(member, &format!("{here}/{key}"), found);
+            }
+        }
+        Value::Array(items) => {
+            for (index, item) in items.iter().enumerate() {
+                places(item, &format!("{here}/{index}"), found);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A good configuration of which something was replaced, and then some bytes were.
+fn mutated() -> impl Strategy<Value = Vec<u8>> {
+    let damage = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
+    (any::<prop::sample::Index>(), anything(), any::<bool>(), damage, any::<prop::sample::Index>(), any::<bool>())
+        .prop_map(|(place, other, replace, damage, end, cut)| {
+            let mut conf = conf(std::path::Path::new("/nonexistent/agent.sock"));
+            conf["timeoutSeconds"] = json!(1);
+            let mut all = Vec::new();
+            places(&conf, "", &mut all);
+            if replace && let Some(target) = conf.pointer_mut(&all[place.index(all.len())]) {
+                *target = other;
+            }
+            let mut bytes = conf.to_string().into_bytes();
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if cut {
+                bytes.truncate(end.index(bytes.len()));
+            }
+            bytes
+        })
+}
+
+/// Exit code 0, or an error as the specification wants it.
+fn is_proper(outcome: &Outcome) -> bool {
+    match (&outcome.output, outcome.code) {
+        (output, 0) => output.as_ref().is_none_or(Value::is_object),
+        (Some(error), 1) => {
+            let text = |name| error.get(name).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+            let code = error.get("code").and_then(Value::as_u64);
+            text("cniVersion") && text("msg") && code.is_some_and(|code| [1, 4, 6, 7, 11, 50, 100].contains(&code))
+        }
+        _ => false,
+    }
+}
+
 proptest! {
     #[test]
     fn bytes_that_make_no_sense_give_an_error_and_never_more(
-        command in "ADD|CHECK|STATUS|[A-Z]{0,6}",
-        input in prop_oneof![any::<Vec<u8>>(), r#"\{"cniVersion": "1.0.0", "prevResult": .{0,40}\}"#.prop_map(String::into_bytes)],
-        args in ".{0,40}",
+        command in "ADD|CHECK|DEL|GC|STATUS|VERSION|[A-Z]{0,6}",
+        input in prop_oneof![any::<Vec<u8>>(), mutated(), mutated(), "(\\[|\\{\"a\":){0,400}".prop_map(String::into_bytes)],
+        args in prop_oneof![Just(ARGS.to_owned()), ".{0,40}"],
     ) {
         let outcome = call(&command, &args, &input);
+        // Without an agent no pod is connected, whatever is said.
         if !["VERSION", "DEL", "GC"].contains(&command.as_str()) {
             prop_assert_eq!(outcome.code, 1);
         }
-        prop_assert!(outcome.output.is_none_or(|output| output.is_object()));
+        prop_assert!(is_proper(&outcome), "{:?}", outcome);
     }
 }

@@ -7,6 +7,7 @@ mod commit;
 mod names;
 mod naming;
 mod report;
+mod sandboxes;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,8 @@ pub(crate) enum Message {
     Bridge(Option<api::Bridge>),
     /// How the network plugin stands in the node's configuration.
     Chain(api::Chain),
+    /// How the routes between nodes stand.
+    Network(api::Network),
     /// What names stand for now, without addresses where that is not known any more; and the number of this change.
     Domains {
         /// The names.
@@ -69,7 +72,8 @@ pub(crate) enum Message {
 /// What can be asked, and where the answer goes.
 #[derive(Debug)]
 pub(crate) enum Question {
-    Ready(oneshot::Sender<bool>),
+    /// Why this node is not guarded as it should be, if it is not.
+    Ready(oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<api::Status>),
     Plan(oneshot::Sender<serde_json::Value>),
     Gauges(oneshot::Sender<Gauges>),
@@ -77,11 +81,13 @@ pub(crate) enum Question {
     Wait(api::WaitRequest, oneshot::Sender<Vec<IpAddr>>),
     /// Answered when the addresses of a pod whose sandbox is gone are closed.
     Release(api::ReleaseRequest, oneshot::Sender<()>),
-    /// Why a wait is not over.
-    WhyWaiting(api::WaitRequest, oneshot::Sender<String>),
     /// What there is to say of policies of which something else is to be said than at an earlier revision; and the
     /// revision now.
     Accounts(u64, oneshot::Sender<(u64, Vec<Account>)>),
+    /// Answered when the addresses of all sandboxes are closed that are not listed.
+    Collect(api::CollectRequest, oneshot::Sender<()>),
+    /// Whether the pod's policy is in the kernel now, and why not.
+    Check(api::WaitRequest, oneshot::Sender<Result<Vec<IpAddr>, String>>),
     /// Names for what the kernel reported.
     Names(Vec<Record>, oneshot::Sender<Vec<Named>>),
 }
@@ -164,6 +170,7 @@ impl Core {
             Message::Interfaces(interfaces) => self.interfaces(interfaces),
             Message::Bridge(bridge) => self.bridge(bridge),
             Message::Chain(chain) => self.chain = Some(chain),
+            Message::Network(network) => self.network = Some(network),
             Message::Domains { domains, change } => self.domains(domains, change),
             Message::Learning(learning) => self.learning = learning,
             Message::Watched(watch) => drop(self.others.insert(watch.kind.clone(), watch)),

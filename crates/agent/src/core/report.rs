@@ -17,7 +17,7 @@ impl Core {
     /// Answers a question. That the asker has gone meanwhile is no error.
     pub(super) fn answer(&mut self, question: Question) {
         match question {
-            Question::Ready(reply) => drop(reply.send(self.ready)),
+            Question::Ready(reply) => drop(reply.send(self.readiness())),
             // What is told of the cluster and of the kernel is of one state, whatever came just before the question.
             Question::Status(reply) => {
                 self.commit();
@@ -30,9 +30,8 @@ impl Core {
             Question::Gauges(reply) => drop(reply.send(self.gauges())),
             Question::Wait(request, reply) => self.wait(request, reply),
             Question::Release(request, reply) => self.close(&request, reply),
-            Question::WhyWaiting(request, reply) => {
-                drop(reply.send(self.enforced(&request).err().unwrap_or_else(|| "it is enforced now".into())));
-            }
+            Question::Collect(request, reply) => self.collect(&request, reply),
+            Question::Check(request, reply) => drop(reply.send(self.enforced(&request))),
             Question::Accounts(since, reply) => {
                 drop(reply.send((self.index.revision(), self.index.accounts(since))));
             }
@@ -43,6 +42,17 @@ impl Core {
         }
     }
 
+    /// Whether everything is as it should be, or what is in the way.
+    fn readiness(&self) -> Result<(), String> {
+        if let Some(bypass) = self.chain.as_ref().and_then(|chain| chain.bypass.as_ref()) {
+            return Err(bypass.clone());
+        }
+        if let Some(error) = self.network.as_ref().and_then(|network| network.error.as_ref()) {
+            return Err(format!("pods of this node have no network: {error}"));
+        }
+        self.ready.then_some(()).ok_or_else(|| "the policy of the cluster is not in the kernel yet".into())
+    }
+
     fn status(&mut self) -> api::Status {
         let facts = self.setup.enforcer.facts();
         api::Status {
@@ -50,7 +60,7 @@ impl Core {
             kind: "AgentStatus".into(),
             node: self.setup.node.to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
-            ready: self.ready,
+            ready: self.readiness().is_ok(),
             leader: self.setup.meters.leader.get() != 0,
             warnings: self.warnings(),
             watches: self.watch_status(),
@@ -67,6 +77,7 @@ impl Core {
                 maps: facts.maps,
                 bridge: self.bridge,
                 chain: self.chain.clone(),
+                network: self.network.clone(),
             },
             names: self.names_status(),
             policies: self.index.policies().iter().map(|(id, record)| self.policy_status(id, record)).collect(),
@@ -83,8 +94,18 @@ impl Core {
         if let Some(bridge) = self.bridge {
             warnings.extend(crate::bridge::complaint(bridge));
         }
+        if let Some(bypass) = self.chain.as_ref().and_then(|chain| chain.bypass.as_ref()) {
+            warnings.push(bypass.clone());
+        }
         if let Some(error) = self.chain.as_ref().and_then(|chain| chain.error.as_ref()) {
-            warnings.push(format!("starting pods are not waited for: {error}"));
+            warnings.push(format!(
+                "the network plugin is not chained: {error}; starting pods are not waited for, so they may lose their \
+                 first packets, and addresses are closed only until the API says whose they are"
+            ));
+        }
+        if let Some(network) = &self.network {
+            let error = network.error.iter().map(|error| format!("pods of this node have no network: {error}"));
+            warnings.extend(error.chain(network.problems.iter().cloned()));
         }
         if !self.in_sync {
             warnings

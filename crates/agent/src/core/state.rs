@@ -11,12 +11,13 @@ use ringfence_engine::{Cause, CauseId, Plan, Planner, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
-use ringfence_model::{Name, Object, ObjectKey, PodKey, PolicyId};
+use ringfence_model::{Name, Object, ObjectKey, PolicyId};
 use tokio::sync::{oneshot, watch};
 
 use super::commit::Failure;
 use super::names::Names;
-use super::waiting::{Announced, Sandbox, Waiter};
+use super::sandboxes::Sandboxes;
+use super::waiting::Waiter;
 use crate::api;
 use crate::dns::{Learning, Listener};
 use crate::enforcer::Enforcer;
@@ -38,6 +39,9 @@ pub(crate) struct Setup {
     pub(crate) meters: Arc<Meters>,
     /// Who finds out the interfaces of addresses: told all local addresses whenever they change.
     pub(crate) scout: Option<mpsc::Sender<Nudge>>,
+    /// Sandboxes that an agent before this one was told of, the newest last; and whether each is so recent that the API
+    /// may not have heard of it.
+    pub(crate) sandboxes: Vec<(api::WaitRequest, bool)>,
     /// Who learns what names stand for.
     pub(crate) listener: Option<Listener>,
     /// Told whenever something else is to be said of a policy, once the kernel holds the whole view.
@@ -68,10 +72,10 @@ pub(crate) struct Core {
     pub(super) interfaces: BTreeMap<IpAddr, Interface>,
     pub(super) bridge: Option<api::Bridge>,
     pub(super) chain: Option<api::Chain>,
+    pub(super) network: Option<api::Network>,
     pub(super) waiters: Vec<Waiter>,
-    pub(super) announced: HashMap<PodKey, Announced>,
-    /// The newest sandbox of each pod, as far as anybody told.
-    pub(super) sandboxes: HashMap<PodKey, Sandbox>,
+    /// Which pod has which address, as far as network plugins told.
+    pub(super) sandboxes: Sandboxes,
     /// Those who wait until addresses are closed.
     pub(super) closing: Vec<oneshot::Sender<()>>,
     pub(super) names: Names,
@@ -91,6 +95,10 @@ impl Core {
     /// Nothing known, nothing applied.
     pub(crate) fn new(setup: Setup) -> Self {
         let node = Name::clone(&setup.node);
+        let mut sandboxes = Sandboxes::default();
+        for (request, recent) in &setup.sandboxes {
+            sandboxes.restore(request, *recent);
+        }
         Self {
             planner: Planner::new(Scope::Node(Name::clone(&node))),
             index: Index::new(node),
@@ -106,9 +114,9 @@ impl Core {
             interfaces: BTreeMap::new(),
             bridge: None,
             chain: None,
+            network: None,
             waiters: Vec::new(),
-            announced: HashMap::new(),
-            sandboxes: HashMap::new(),
+            sandboxes,
             closing: Vec::new(),
             names: Names::default(),
             learning: Learning::default(),
@@ -157,7 +165,7 @@ impl Core {
     /// Plans an object, as new or in place of the one before.
     pub(super) fn put(&mut self, mut object: Object) {
         match &mut object {
-            Object::Pod(pod) => self.announce(pod),
+            Object::Pod(pod) => self.correct(pod),
             Object::Policy(policy) => drop(self.pending.insert(policy.id.clone())),
             Object::Namespace(_) | Object::Node(_) | Object::Domain(_) => {}
         }
@@ -185,10 +193,7 @@ impl Core {
     }
 
     pub(super) fn delete(&mut self, key: &ObjectKey) {
-        if let ObjectKey::Pod(key) = key {
-            self.announced.remove(key);
-            self.sandboxes.remove(key);
-        }
+        self.vacate(key);
         self.index.delete(key);
         self.planner.delete(key);
         self.dirty = true;

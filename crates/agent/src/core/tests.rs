@@ -1,6 +1,7 @@
 //! The wiring against a kernel that is a plan in memory.
 
 mod policies;
+mod sandboxes;
 mod support;
 mod waiting;
 
@@ -13,6 +14,7 @@ use ringfence_k8s::watch::Event;
 use ringfence_model::{Object, ObjectKey, PodKey};
 
 use super::{Message, Question};
+use crate::api::WaitRequest;
 use crate::enforcer::EnforceError;
 use crate::flows::{Outcome, Record, Why};
 use support::{Call, Fixture, deny_all, namespace, node, pod};
@@ -144,6 +146,19 @@ fn one_address_claimed_twice_is_reported() {
     fixture.step([event(Event::Delete(ObjectKey::Pod(PodKey { namespace: "a".into(), name: "web".into() })))]);
     assert_eq!(fixture.status().diagnostics, []);
     assert_eq!(&*fixture.kernel().endpoints.values().next().unwrap().pod.name, "twin");
+}
+
+fn wait_for(name: &str, addresses: &[&str]) -> WaitRequest {
+    let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
+    WaitRequest {
+        namespace: "a".into(),
+        name: name.into(),
+        uid: format!("uid-{name}"),
+        addresses,
+        container: None,
+        network: Some("pods".into()),
+        timeout_ms: 1000,
+    }
 }
 
 /// A connection from `b/client` to `a/web` that was denied.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step fails the test, a skipped test says so")]
 
 mod across_nodes;
+mod addresses;
 mod by_hand;
 mod clerk;
 mod families;

@@ -13,8 +13,8 @@ use ringfence_model::{
 use tokio::sync::oneshot;
 
 use super::event;
-use crate::api::Status;
-use crate::core::{Core, Handle, Message, Question};
+use crate::api::{Status, WaitRequest};
+use crate::core::{Core, Handle, Message, Question, Setup};
 use crate::enforcer::EnforceError;
 pub(super) use crate::fake::Call;
 use crate::fake::FakeKernel;
@@ -32,9 +32,14 @@ pub(super) struct Fixture {
 impl Fixture {
     /// Nothing known yet.
     pub(super) fn new() -> Self {
+        Self::after(Vec::new())
+    }
+
+    /// The same, after an agent that was told of these sandboxes.
+    pub(super) fn after(sandboxes: Vec<(WaitRequest, bool)>) -> Self {
         let kernel = FakeKernel::default();
         let meters = Arc::new(Meters::new());
-        let core = Core::new(kernel.setup("here", &meters));
+        let core = Core::new(Setup { sandboxes, ..kernel.setup("here", &meters) });
         let (handle, messages) = Handle::channel();
         Self { core, meters, kernel, handle, messages }
     }

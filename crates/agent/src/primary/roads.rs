@@ -1,0 +1,229 @@
+//! The thread that keeps routes between nodes as the nodes of the cluster want them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use ringfence_cni::conflist;
+use ringfence_k8s::convert::Kind;
+use ringfence_k8s::watch::Event;
+use ringfence_model::{Name, Node, Object, ObjectKey};
+use ringfence_netns::Netlink;
+use ringfence_routes::{Encapsulation, Plan};
+use tokio::sync::Notify;
+
+use crate::api;
+use crate::chain::Keeper;
+use crate::core::{Gone, Handle, Message};
+use crate::interfaces;
+
+/// Links, and addresses and routes of both families: bits of the group mask of `rtnetlink(7)`.
+const GROUPS: u32 = 0x1 | 0x10 | 0x100 | 0x40 | 0x400;
+/// Least time between two looks for no other reason than that a link or route changed: each pod that starts does that.
+const NETWORK_INTERVAL: Duration = Duration::from_secs(1);
+/// Shortest and longest pause before trying again what failed.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+
+/// What makes the thread look again.
+#[derive(Debug)]
+pub(crate) enum Nudge {
+    /// These are all nodes.
+    All(Vec<Node>),
+    /// A node is new or different.
+    Put(Node),
+    /// A node is gone.
+    Gone(Name),
+    /// Links, addresses or routes of this one changed.
+    Network,
+}
+
+impl Nudge {
+    /// What an event of the watches says about nodes.
+    pub(crate) fn of(event: &Event) -> Option<Self> {
+        match event {
+            Event::Apply { object: Object::Node(node), .. } => Some(Self::Put(node.clone())),
+            Event::Delete(ObjectKey::Node(name)) => Some(Self::Gone(Name::clone(name))),
+            Event::Reset { kind: Kind::Node, objects, .. } => {
+                let nodes = objects.iter().filter_map(|object| match object {
+                    Object::Node(node) => Some(node.clone()),
+                    _ => None,
+                });
+                Some(Self::All(nodes.collect()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the thread keeps.
+pub(crate) struct Roads {
+    own: Name,
+    encapsulation: Encapsulation,
+    addresses: PathBuf,
+    keeper: Arc<Keeper>,
+    core: Handle,
+    clear: Arc<Notify>,
+    /// All nodes; none before they were listed.
+    nodes: Option<BTreeMap<Name, Node>>,
+    /// What was last carried out whole.
+    applied: Option<Plan>,
+    told: Option<api::Network>,
+}
+
+impl Roads {
+    /// Knows nothing yet.
+    pub(crate) fn new(
+        own: Name,
+        encapsulation: Encapsulation,
+        addresses: PathBuf,
+        keeper: Arc<Keeper>,
+        core: Handle,
+        clear: Arc<Notify>,
+    ) -> Self {
+        Self { own, encapsulation, addresses, keeper, core, clear, nodes: None, applied: None, told: None }
+    }
+
+    /// Starts the thread, and one that listens to links and routes. The sender takes nudges.
+    pub(crate) fn start(self) -> std::io::Result<Sender<Nudge>> {
+        let (nudges, receiver) = mpsc::channel();
+        std::thread::Builder::new().name("roads".into()).spawn(move || self.run(&receiver))?;
+        let changes = nudges.clone();
+        std::thread::Builder::new().name("roads-listen".into()).spawn(move || {
+            if let Err(error) = interfaces::listen(GROUPS, || changes.send(Nudge::Network).is_ok()) {
+                tracing::warn!(%error, "routes that somebody takes away are set again only when a node changes");
+            }
+        })?;
+        Ok(nudges)
+    }
+
+    fn run(mut self, nudges: &Receiver<Nudge>) {
+        // When to look at the latest, if there is a reason.
+        let mut due: Option<Instant> = None;
+        let mut looked = Instant::now();
+        let mut again = AGAIN.0;
+        loop {
+            let nudge = match due {
+                None => nudges.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
+                Some(due) => nudges.recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            match nudge {
+                Ok(Nudge::Network) => {
+                    let soon = (looked + NETWORK_INTERVAL).max(Instant::now());
+                    due = Some(due.map_or(soon, |due| due.min(soon)));
+                    continue;
+                }
+                Ok(nudge) => {
+                    self.take(nudge);
+                    due = Some(Instant::now());
+                    continue;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            (looked, due) = (Instant::now(), None);
+            match self.look() {
+                Ok(true) => again = AGAIN.0,
+                Ok(false) => {
+                    due = Some(Instant::now() + again);
+                    again = (again * 2).min(AGAIN.1);
+                }
+                Err(Gone) => return,
+            }
+        }
+    }
+
+    fn take(&mut self, nudge: Nudge) {
+        match nudge {
+            Nudge::All(nodes) => {
+                self.nodes = Some(nodes.into_iter().map(|node| (Name::clone(&node.name), node)).collect());
+            }
+            // Before the listing nothing is known of the others, and nothing may be taken away.
+            Nudge::Put(node) => {
+                if let Some(nodes) = &mut self.nodes {
+                    nodes.insert(Name::clone(&node.name), node);
+                }
+            }
+            Nudge::Gone(name) => {
+                if let Some(nodes) = &mut self.nodes {
+                    nodes.remove(&name);
+                }
+            }
+            Nudge::Network => {}
+        }
+    }
+
+    /// Brings everything to what the nodes want. False: try again.
+    fn look(&mut self) -> Result<bool, Gone> {
+        let Some(nodes) = &self.nodes else { return Ok(true) };
+        let network = match carry_out(&self.own, nodes, self.encapsulation, self.applied.as_ref()) {
+            Ok(Some(plan)) => {
+                self.keeper.want(&self.configuration(&plan))?;
+                let network = network(&plan);
+                if self.applied.replace(plan).is_none() {
+                    self.clear.notify_one();
+                }
+                network
+            }
+            Ok(None) => {
+                let error = format!(
+                    "node {} has no range of pods (spec.podCIDRs), or none of its addresses is on a link that is up; \
+                     hint: kube-controller-manager --allocate-node-cidrs",
+                    self.own
+                );
+                api::Network { error: Some(error), ..api::Network::default() }
+            }
+            Err(error) => {
+                // What is in the kernel is not known any more.
+                self.applied = None;
+                api::Network { error: Some(error.to_string()), ..api::Network::default() }
+            }
+        };
+        let fine = network.error.is_none();
+        if self.told.as_ref() != Some(&network) {
+            if let Some(error) = &network.error {
+                tracing::error!(error, "pods of this node have no network");
+            }
+            for problem in &network.problems {
+                tracing::error!("{problem}");
+            }
+            self.core.tell(Message::Network(network.clone()))?;
+            self.told = Some(network);
+        }
+        Ok(fine)
+    }
+
+    fn configuration(&self, plan: &Plan) -> conflist::Primary {
+        conflist::Primary { ranges: plan.ranges.clone(), mtu: plan.mtu, data_dir: self.addresses.clone() }
+    }
+}
+
+/// Plans and applies. None: there is nothing to plan yet.
+fn carry_out(
+    own: &Name,
+    nodes: &BTreeMap<Name, Node>,
+    encapsulation: Encapsulation,
+    applied: Option<&Plan>,
+) -> Result<Option<Plan>, ringfence_routes::Error> {
+    let mut netlink = Netlink::open()?;
+    let interfaces = ringfence_routes::interfaces(&mut netlink)?;
+    let Some(plan) = ringfence_routes::plan(own, nodes, &interfaces, encapsulation) else { return Ok(None) };
+    let before = applied.map(|plan| &plan.masquerade);
+    for change in ringfence_routes::apply(&plan, before, &interfaces, &mut netlink)? {
+        tracing::info!("{change}");
+    }
+    Ok(Some(plan))
+}
+
+fn network(plan: &Plan) -> api::Network {
+    let names = |names: &std::collections::BTreeSet<Name>| names.iter().map(ToString::to_string).collect();
+    api::Network {
+        ranges: plan.ranges.iter().map(ToString::to_string).collect(),
+        mtu: plan.mtu,
+        direct: names(&plan.direct),
+        tunnelled: names(&plan.tunnelled),
+        problems: plan.problems.clone(),
+        error: None,
+    }
+}
