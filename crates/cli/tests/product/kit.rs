@@ -20,6 +20,8 @@ pub(crate) enum Need {
     Kernel,
     /// kubectl 1.31 or newer.
     Kubectl,
+    /// The standard network plugins, where Debian puts them.
+    Plugins,
 }
 
 impl Need {
@@ -29,6 +31,8 @@ impl Need {
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "not root".to_owned()),
             Self::Kernel => kernel(),
             Self::Kubectl => kubectl_version(),
+            Self::Plugins => (!Path::new("/usr/lib/cni/ptp").exists())
+                .then(|| "no standard network plugins (apt install containernetworking-plugins)".to_owned()),
         }
     }
 }

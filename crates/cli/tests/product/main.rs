@@ -10,6 +10,7 @@ mod families;
 mod kit;
 mod life;
 mod nodes;
+mod primary;
 mod sidecars;
 mod sudden_death;
 mod surroundings;
