@@ -70,9 +70,10 @@ impl<'a> Node<'a> {
     fn connect(&self, pod: &str) -> Sandbox {
         self.lab.nginx(pod, &self.name, &format!("app={pod}"));
         let uid = self.lab.field(&format!("pod/{pod}"), ".metadata.uid");
-        let name = format!("rf-primary-{}-{pod}", std::process::id());
-        let sandbox = Namespace::create(&name).unwrap();
-        sandbox.netlink().unwrap().set_up("lo").unwrap();
+        // Uids tell the pods of tests apart that run at once.
+        let namespace = Namespace::create(&format!("rf-primary-{uid}")).unwrap();
+        let mut sandbox = Sandbox { namespace, addresses: Vec::new() };
+        sandbox.namespace.netlink().unwrap().set_up("lo").unwrap();
         let conf = self.configuration().unwrap();
         let mut result = Value::Null;
         for plugin in conf["plugins"].as_array().unwrap() {
@@ -87,10 +88,13 @@ impl<'a> Node<'a> {
             command
                 .env("CNI_COMMAND", "ADD")
                 .env("CNI_CONTAINERID", pod)
-                .env("CNI_NETNS", sandbox.path())
+                .env("CNI_NETNS", sandbox.namespace.path())
                 .env("CNI_IFNAME", "eth0")
                 .env("CNI_PATH", self.directory.join("bin"))
-                .env("CNI_ARGS", format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={uid}"));
+                .env(
+                    "CNI_ARGS",
+                    format!("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod};K8S_POD_UID={uid}"),
+                );
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut child = self.namespace.spawn(&mut command).unwrap();
             child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
@@ -99,8 +103,8 @@ impl<'a> Node<'a> {
             result = serde_json::from_slice(&output.stdout).unwrap();
         }
         let address = |ip: &Value| ip["address"].as_str().unwrap().split('/').next().unwrap().parse().unwrap();
-        let addresses = result["ips"].as_array().unwrap().iter().map(address).collect();
-        Sandbox { namespace: sandbox, addresses }
+        sandbox.addresses = result["ips"].as_array().unwrap().iter().map(address).collect();
+        sandbox
     }
 
     /// Stops the agent and takes away what it made.
