@@ -147,7 +147,7 @@ impl Planning<'_> {
             match reached {
                 Ok(()) => drop(self.plan.masquerade.inside.insert(range)),
                 Err(why) => {
-                    self.plan.problems.push(format!("range {range} of node {} is not reached: {why}", peer.name))
+                    self.plan.problems.push(format!("range {range} of node {} is not reached: {why}", peer.name));
                 }
             }
         }
@@ -241,13 +241,17 @@ fn is_public(address: IpAddr) -> bool {
 /// The gateway to a range through VXLAN. On IPv4 the first address of the range, which no pod has; on IPv6 the link-local
 /// address of the other end, which the kernel takes for reachable whatever other routes say.
 fn gateway(range: IpNet, hardware_address: HardwareAddress) -> IpAddr {
-    let [a, b, c, d, e, f] = hardware_address.map(u16::from);
     match range.addr() {
         IpAddr::V4(first) => first.into(),
         IpAddr::V6(_) => {
             // Modified EUI-64 (RFC 4291, appendix A): the kernel gives the other end the same.
-            let halves = [(a ^ 0x02) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f];
-            Ipv6Addr::new(0xfe80, 0, 0, 0, halves[0], halves[1], halves[2], halves[3]).into()
+            let mut octets = [0; 16];
+            octets[..2].copy_from_slice(&[0xfe, 0x80]);
+            octets[8..11].copy_from_slice(&hardware_address[..3]);
+            octets[8] ^= 0x02;
+            octets[11..13].copy_from_slice(&[0xff, 0xfe]);
+            octets[13..].copy_from_slice(&hardware_address[3..]);
+            Ipv6Addr::from(octets).into()
         }
     }
 }

@@ -244,9 +244,8 @@ fn keep(conf_dir: &Path, member: &Value) -> io::Result<api::Chain> {
 
 /// What is wrong if the configuration that a list was made of is called something that comes before the list.
 fn hidden(name: &str) -> Option<String> {
-    (name < WRAPPER).then(|| {
-        format!("runtimes take {name} before {WRAPPER}; hint: rename {name} so that it comes after {WRAPPER}")
-    })
+    (name < WRAPPER)
+        .then(|| format!("runtimes take {name} before {WRAPPER}; hint: rename {name} so that it comes after {WRAPPER}"))
 }
 
 /// Whether a file is a list by its name: runtimes read others as the configuration of one plugin.

@@ -144,7 +144,9 @@ impl Sandboxes {
     /// Forgets the pods that are not wanted.
     pub(super) fn retain(&mut self, wanted: impl Fn(&PodKey) -> bool) {
         let gone: Vec<_> = self.newest.keys().filter(|pod| !wanted(pod)).cloned().collect();
-        gone.iter().for_each(|pod| self.forget(pod));
+        for pod in &gone {
+            self.forget(pod);
+        }
     }
 
     /// Takes note that the sandboxes are gone which a condition names. Returns their pods.

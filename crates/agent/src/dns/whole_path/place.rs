@@ -213,6 +213,7 @@ fn config(pin_dir: PathBuf) -> Config {
         map_sizes: sizes.map(|(map, size)| (map.to_owned(), size)).into(),
         report_allowed: false,
         chain: None,
+        primary: None,
         detach: false,
         dns_service: (String::new(), String::new()),
         namespace: String::new(),
