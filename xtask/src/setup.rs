@@ -40,9 +40,25 @@ const NEEDS: &[Need] = &[
     },
 ];
 
+/// What only tests need.
+const TESTS_NEED: &[Need] = &[Need {
+    name: "the standard network plugins",
+    there: |sh| sh.path_exists("/usr/lib/cni/ptp"),
+    packages: &["containernetworking-plugins"],
+}];
+
 /// Installs what is missing, saying so; names it and stops where that is not possible.
 pub(crate) fn run(sh: &Shell) -> anyhow::Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !(need.there)(sh)).collect();
+    provide(sh, NEEDS.iter())
+}
+
+/// The same with what tests need besides.
+pub(crate) fn run_for_tests(sh: &Shell) -> anyhow::Result<()> {
+    provide(sh, NEEDS.iter().chain(TESTS_NEED))
+}
+
+fn provide<'a>(sh: &Shell, needs: impl Iterator<Item = &'a Need>) -> anyhow::Result<()> {
+    let missing: Vec<&Need> = needs.filter(|need| !(need.there)(sh)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -125,7 +141,7 @@ mod tests {
 
     #[test]
     fn every_need_names_a_package() {
-        for need in NEEDS {
+        for need in NEEDS.iter().chain(TESTS_NEED) {
             assert!(!need.packages.is_empty(), "{} cannot be installed", need.name);
             assert!(!need.packages.contains(&"nginx"), "nginx would start a service");
         }

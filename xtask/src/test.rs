@@ -26,7 +26,7 @@ pub(crate) struct Options {
 
 /// Runs the tests; the exit code says whether all passed.
 pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
-    setup::run(sh)?;
+    setup::run_for_tests(sh)?;
     if !setup::is_root(sh) {
         println!("not root: tests that load kernel programs or make network namespaces will be skipped");
     }
