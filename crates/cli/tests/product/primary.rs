@@ -41,7 +41,8 @@ impl<'a> Node<'a> {
         command.args(["agent", "--primary", "--encapsulation", encapsulation, "--node", name, "--kubeconfig"]);
         command.arg(place.inner_kubeconfig()).arg("--pin-dir").arg(place.bpf_mount().join(format!("primary-{name}")));
         locate(&mut command, &directory);
-        let log = std::fs::File::create(lab.directory().join(format!("primary-{name}.log"))).unwrap();
+        std::fs::create_dir_all(&directory).unwrap();
+        let log = std::fs::File::create(directory.join("log")).unwrap();
         let agent = namespace.spawn(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log)).unwrap();
         let node = Self { lab, name: name.to_owned(), namespace, directory, agent };
         eventually("the network configuration is there", || node.configuration().is_some());
@@ -133,6 +134,7 @@ impl Drop for Node<'_> {
     fn drop(&mut self) {
         let _ = self.agent.kill();
         let _ = self.agent.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
