@@ -165,6 +165,7 @@ mod tests {
                 port: 7_000,
                 origin: ringfence_model::Origin::Elsewhere,
                 translated: false,
+                established: false,
             };
             assert_eq!(plan.decide(&connection).ingress.allow, allowed);
             let points = plan.entries.values().map(|block| block.breakpoints().len()).max();

@@ -23,7 +23,7 @@ mirror! {
     /// An address in network order; IPv4 as IPv4-mapped IPv6.
     Address(16) { bytes: [u8; 16] }
     EndpointValue(40) { seal: u64, ingress: u64, egress: u64, interface: u32, bridge: u32, tail: u64 }
-    PeerValue(32) { seal: u64, class: u64, fallback: u64, tail: u64 }
+    PeerValue(40) { seal: u64, class: u64, fallback: u64, established: u64, tail: u64 }
     PrefixKey(24) { length: u32, family: u32, address: [u8; 16] }
     PrefixValue(16) { class: u64, fallback: u64 }
     EntryKeyRaw(16) { ruleset: u64, class: u64 }
@@ -128,7 +128,9 @@ impl EndpointValue {
 
 impl PeerValue {
     pub(crate) fn new(address: Address, class: PeerClass) -> Self {
-        Self { seal: address.seal(), class: class.class.0, fallback: class.fallback.0, tail: address.seal() }
+        let PeerClass { class, fallback, established } = class;
+        let seal = address.seal();
+        Self { seal, class: class.0, fallback: fallback.0, established: established.0, tail: seal }
     }
 }
 

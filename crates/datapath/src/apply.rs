@@ -90,7 +90,7 @@ impl Maps {
             }
         }
         for (address, value) in self.peers.dump()? {
-            let class = class(value.class, value.fallback);
+            let class = PeerClass { established: ClassId(value.established), ..class(value.class, value.fallback) };
             if value == PeerValue::new(address, class) {
                 state.peers.insert(address.ip().into(), class);
             }
@@ -321,7 +321,7 @@ fn read_block(points: &[(u32, BreakpointValue)], slice: Slice) -> Option<Block> 
 }
 
 fn class(class: u64, fallback: u64) -> PeerClass {
-    PeerClass { class: ClassId(class), fallback: ClassId(fallback) }
+    PeerClass::plain(ClassId(class), ClassId(fallback))
 }
 
 /// Finds room for all blocks of a change, or for none.

@@ -10,7 +10,7 @@ use ringfence_engine::generate::{Event, Rng, Settings};
 use ringfence_engine::{CauseId, Delta, EntryKey, PeerClass, Plan, Planner, RulesetId, Scope, port_key};
 use ringfence_model::{Object, ObjectKey, Protocol};
 
-use crate::{ApplyError, Circumstances, Config, Datapath, Drop, Ground, Sizes, Trial, faults, features};
+use crate::{ApplyError, Circumstances, Config, Conntrack, Datapath, Drop, Ground, Sizes, Trial, faults, features};
 
 /// What is said of a packet between a pod and somebody who is no pod of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,8 @@ struct Probe {
     own: IpAddr,
     peer: IpAddr,
     ingress: bool,
+    /// The connection was open before.
+    open: bool,
     port: u16,
 }
 
@@ -42,14 +44,15 @@ impl Probe {
         let around = plan.peers.iter().filter(|(net, _)| net.contains(&self.peer));
         let class = around.max_by_key(|(net, _)| net.prefix_len()).map_or(PeerClass::UNKNOWN, |(_, class)| *class);
         let entry = |class| plan.entries.get(&EntryKey { ruleset, class });
-        let block = entry(class.class).or_else(|| entry(class.fallback)).unwrap();
+        let block = entry(class.of(self.open)).or_else(|| entry(class.fallback)).unwrap();
         let point = block.at(port_key(Protocol::TCP, self.port));
         Said::Decided(point.allow, point.cause)
     }
 
     fn ask(self, trial: &Trial) -> Said {
         let (source, destination) = if self.ingress { (self.peer, self.own) } else { (self.own, self.peer) };
-        let given = Circumstances { interface: Some(1000), ..Circumstances::default() };
+        let conntrack = if self.open { Conntrack::Established } else { Conntrack::New };
+        let given = Circumstances { interface: Some(1000), conntrack, ..Circumstances::default() };
         let said = trial.run(&packet(source, destination, self.port), &given, 1).unwrap();
         let ground = if self.ingress { said.ingress } else { said.egress };
         match (said.dropped, ground) {
@@ -90,8 +93,10 @@ fn probes(old: &Plan, new: &Plan) -> Vec<Probe> {
     let mut probes = Vec::new();
     for own in old.endpoints.keys().chain(new.endpoints.keys()) {
         for peer in peers.iter().filter(|peer| peer.is_ipv4() == own.is_ipv4()).step_by(3) {
-            for (ingress, port) in [(true, 80), (true, 443), (false, 80), (false, 8080)] {
-                probes.push(Probe { own: *own, peer: *peer, ingress, port });
+            for (ingress, open, port) in
+                [(true, false, 80), (true, true, 443), (false, false, 80), (false, true, 80), (false, false, 8080)]
+            {
+                probes.push(Probe { own: *own, peer: *peer, ingress, open, port });
             }
         }
     }

@@ -33,7 +33,7 @@ pub(crate) fn transition(state: &State, plan: &Plan) -> Transition {
         return Transition { direct, stepwise };
     }
     let passages = passages(state, plan, &direct);
-    let stepwise = (!passages.is_empty()).then(|| steps(state, plan, direct.clone(), passages, &old_rulesets));
+    let stepwise = (!passages.peers.is_empty()).then(|| steps(state, plan, direct.clone(), passages, &old_rulesets));
     Transition { direct, stepwise }
 }
 
@@ -65,7 +65,7 @@ fn steps(
         delete_causes: direct.delete_causes,
         ..Delta::default()
     };
-    for ((old, new), (class, nets)) in passages {
+    for ((old, new), class) in passages.classes {
         for ruleset in old_rulesets {
             if !new_rulesets.contains(ruleset) {
                 put(&mut there, &mut on, *ruleset, class, look_up(&state.entries, *ruleset, old));
@@ -74,8 +74,8 @@ fn steps(
         for ruleset in &new_rulesets {
             put(&mut there, &mut on, *ruleset, class, look_up(&plan.entries, *ruleset, new));
         }
-        there.put_peers.extend(nets.into_iter().map(|net| (net, PeerClass { class, fallback: class })));
     }
+    there.put_peers.extend(passages.peers);
     // What is new without moving anything has to be there before what is around it moves; and so the inner before the
     // outer throughout.
     let moving: HashSet<_> = there.put_peers.iter().map(|(net, _)| *net).collect();
@@ -96,12 +96,18 @@ fn look_up(entries: &HashMap<EntryKey, Arc<Block>>, ruleset: RulesetId, class: P
     entry(class.class).or_else(|| entry(class.fallback))
 }
 
-type Passages = HashMap<(PeerClass, PeerClass), (ClassId, Vec<IpNet>)>;
+/// Classes of passage, and what is in them on the way.
+#[derive(Default)]
+struct Passages {
+    /// By the class before and after, each the same whether a connection was open before or not.
+    classes: HashMap<(PeerClass, PeerClass), ClassId>,
+    peers: Vec<(IpNet, PeerClass)>,
+}
 
 /// Which prefixes move from one class to another, and the class of passage of each such move.
 fn passages(state: &State, plan: &Plan, direct: &Delta) -> Passages {
     let mut free = free_classes(state, plan);
-    let mut passages = Passages::new();
+    let mut passages = Passages::default();
     let moving = direct.put_peers.iter().map(|(net, _)| net).chain(&direct.delete_peers);
     for net in moving {
         let old = covering(*net, |net| state.peers.get(&net));
@@ -109,8 +115,12 @@ fn passages(state: &State, plan: &Plan, direct: &Delta) -> Passages {
         if old == new {
             continue;
         }
-        let passage = passages.entry((old, new));
-        passage.or_insert_with(|| (free.next().unwrap_or_default(), Vec::new())).1.push(*net);
+        let [class, established] = [false, true].map(|established| {
+            let move_of = [old, new].map(|peer| PeerClass::plain(peer.of(established), peer.fallback));
+            *passages.classes.entry(move_of.into()).or_insert_with(|| free.next().unwrap_or_default())
+        });
+        // What neither plan decides is denied on the way, too.
+        passages.peers.push((*net, PeerClass { class, fallback: ClassId::CONFLICT, established }));
     }
     passages
 }
@@ -126,7 +136,8 @@ fn covering<'a>(net: IpNet, class: impl Fn(IpNet) -> Option<&'a PeerClass>) -> P
 
 /// Classes nobody uses, from the far end of hashes.
 fn free_classes(state: &State, plan: &Plan) -> impl Iterator<Item = ClassId> {
-    let of_peers = state.peers.values().chain(plan.peers.values()).flat_map(|peer| [peer.class, peer.fallback]);
+    let of_peers =
+        state.peers.values().chain(plan.peers.values()).flat_map(|peer| [peer.class, peer.fallback, peer.established]);
     let of_entries = state.entries.keys().chain(plan.entries.keys()).map(|key| key.class);
     let taken: HashSet<_> = of_peers.chain(of_entries).collect();
     (0..u64::MAX).rev().map(ClassId).filter(move |class| !taken.contains(class))
@@ -189,13 +200,14 @@ mod tests {
 
     type Said = Option<(bool, ringfence_engine::CauseId)>;
 
-    fn ask(plan: &Plan, own: IpAddr, peer: IpAddr, ingress: bool, key: u32) -> Said {
+    fn ask(plan: &Plan, own: IpAddr, peer: IpAddr, [ingress, established]: [bool; 2], key: u32) -> Said {
         let Some(endpoint) = plan.endpoints.get(&own) else { return Some((true, ringfence_engine::CauseId::DEFAULT)) };
         let ruleset = if ingress { endpoint.ingress } else { endpoint.egress };
         if ruleset == RulesetId::NONE {
             return Some((true, ringfence_engine::CauseId::DEFAULT));
         }
-        let block = look_up(&plan.entries, ruleset, covering(peer.into(), |net| plan.peers.get(&net)));
+        let peer = covering(peer.into(), |net| plan.peers.get(&net));
+        let block = look_up(&plan.entries, ruleset, PeerClass::plain(peer.of(established), peer.fallback));
         block.map(|block| block.at(key)).map(|Breakpoint { allow, cause, .. }| (allow, cause))
     }
 
@@ -220,9 +232,10 @@ mod tests {
                 plan.apply(&write);
                 for _ in 0..30 {
                     let own = *rng.pick(&owns);
-                    let (peer, key, ingress) = (*rng.pick(&peers), *rng.pick(&keys), rng.percent(50));
-                    let said = ask(&plan, own, peer, ingress, key);
-                    let (before, after) = (ask(&old, own, peer, ingress, key), ask(&new, own, peer, ingress, key));
+                    let (peer, key) = (*rng.pick(&peers), *rng.pick(&keys));
+                    let of = [rng.percent(50), rng.percent(50)];
+                    let said = ask(&plan, own, peer, of, key);
+                    let (before, after) = (ask(&old, own, peer, of, key), ask(&new, own, peer, of, key));
                     assert!(said == before || said == after, "seed {seed}: {own} about {peer}: {said:?}");
                 }
             }

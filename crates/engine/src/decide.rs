@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ringfence_model::{Connection, Decision, Direction, Origin, Protocol, Reason, Verdict};
+use ringfence_model::{Connection, Decision, Direction, Origin, Reason, Verdict};
 
 use crate::{Breakpoint, CauseId, Endpoint, EntryKey, PeerClass, Plan, RulesetId, port_key};
 
@@ -38,27 +38,19 @@ impl Plan {
             Origin::Node(node) if direction == Direction::Ingress && endpoint.node.as_ref() == Some(node) => {
                 Verdict::allow(Reason::LocalNode)
             }
-            Origin::Node(_) | Origin::Elsewhere => {
-                self.policy(endpoint, direction, other, connection.protocol, connection.port)
-            }
+            Origin::Node(_) | Origin::Elsewhere => self.policy(endpoint, direction, other, connection),
         }
     }
 
     /// What the policy of an endpoint says about a peer, exemptions aside. What the plan does not hold is denied
     /// ([`Reason::Undecided`]).
-    pub fn policy(
-        &self,
-        endpoint: &Endpoint,
-        direction: Direction,
-        peer: IpAddr,
-        protocol: Protocol,
-        port: u16,
-    ) -> Verdict {
+    fn policy(&self, endpoint: &Endpoint, direction: Direction, peer: IpAddr, connection: &Connection) -> Verdict {
         let ruleset = endpoint.ruleset(direction);
         if ruleset == RulesetId::NONE {
             return Verdict::allow(Reason::Default);
         }
-        let Some(point) = self.lookup(ruleset, self.class(peer), port_key(protocol, port)) else {
+        let (class, key) = (self.class(peer), port_key(connection.protocol, connection.port));
+        let Some(point) = self.lookup(ruleset, class, connection.established, key) else {
             return Verdict::deny(Reason::Undecided);
         };
         let reason = match self.causes.get(&point.cause) {
@@ -81,9 +73,10 @@ impl Plan {
             .unwrap_or(PeerClass::UNKNOWN)
     }
 
-    /// The decision of a ruleset about a class at a key of [`port_key`]; none if the plan lacks it.
-    pub fn lookup(&self, ruleset: RulesetId, class: PeerClass, key: u32) -> Option<Breakpoint> {
+    /// The decision of a ruleset about a class at a key of [`port_key`], in connections that are opened or that were
+    /// `established` before; none if the plan lacks it.
+    pub fn lookup(&self, ruleset: RulesetId, class: PeerClass, established: bool, key: u32) -> Option<Breakpoint> {
         let entry = |class| self.entries.get(&EntryKey { ruleset, class });
-        entry(class.class).or_else(|| entry(class.fallback)).map(|block| block.at(key))
+        entry(class.of(established)).or_else(|| entry(class.fallback)).map(|block| block.at(key))
     }
 }

@@ -123,6 +123,14 @@ impl Settings {
         for _ in 0..=self.policies / 2 + rng.below(self.policies) {
             world.apply(Object::Policy(self.policy(rng)));
         }
+        let names: Vec<_> = world.domains.keys().cloned().collect();
+        if !names.is_empty() && rng.percent(50) {
+            // Names that come by chance are seldom ones a rule means.
+            let mut policy = self.policy(rng);
+            let egress = policy.egress.take().unwrap_or_default();
+            policy.egress = Some([domains::rule(rng.pick(&names))].into_iter().chain(egress).collect());
+            world.apply(Object::Policy(policy));
+        }
         world
     }
 
@@ -206,7 +214,21 @@ impl Settings {
             port,
             origin: if rng.percent(15) { Origin::Node(name("node", rng.below(self.nodes))) } else { Origin::Elsewhere },
             translated: rng.percent(20),
+            established: rng.percent(40),
         }
+    }
+
+    /// A connection of one of some pods for which it matters whether it was open before, if one is found: an address
+    /// lingers and a rule about its name decides, which hardly ever happens by chance.
+    pub fn lingering(&self, rng: &mut Rng, world: &World, sources: &[IpAddr]) -> Option<Connection> {
+        let lingering = domains::lingering(world);
+        let mut tried = (0..200).filter(|_| !lingering.is_empty() && !sources.is_empty()).map(|_| {
+            let (source, destination) = (*rng.pick(sources), *rng.pick(&lingering));
+            Connection { source, destination, ..self.connection(rng, world) }
+        });
+        tried.find(|connection| {
+            connection.source.is_ipv6() == connection.destination.is_ipv6() && domains::matters(world, connection)
+        })
     }
 
     /// A protocol and a destination port, now and then one that the destination declares.

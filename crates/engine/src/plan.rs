@@ -80,11 +80,24 @@ pub struct PeerClass {
     pub class: ClassId,
     /// [`ClassId::ANY_POD`] for pods of known namespaces, else [`ClassId::UNKNOWN`].
     pub fallback: ClassId,
+    /// The class in connections that were open before: another than `class` where the address lingers as one of a
+    /// domain name, which only addresses do, not wider prefixes.
+    pub established: ClassId,
 }
 
 impl PeerClass {
     /// What an address outside of every prefix is in.
-    pub const UNKNOWN: Self = Self { class: ClassId::UNKNOWN, fallback: ClassId::UNKNOWN };
+    pub const UNKNOWN: Self = Self::plain(ClassId::UNKNOWN, ClassId::UNKNOWN);
+
+    /// The same class for connections that are opened and that were open before.
+    pub const fn plain(class: ClassId, fallback: ClassId) -> Self {
+        Self { class, fallback, established: class }
+    }
+
+    /// The class in connections that are opened, or that were `established` before.
+    pub fn of(self, established: bool) -> ClassId {
+        if established { self.established } else { self.class }
+    }
 }
 
 /// What a ruleset decides about a class.
@@ -99,7 +112,8 @@ pub struct EntryKey {
 /// What one node must enforce (or, offline, the whole cluster as one node).
 ///
 /// The verdict of an endpoint about a peer: its ruleset in that direction, [`RulesetId::NONE`] allows. The peer's
-/// class: the longest prefix in `peers` that holds its address, else [`ClassId::UNKNOWN`] for both fields. The block:
+/// class: the longest prefix in `peers` that holds its address, else [`ClassId::UNKNOWN`] for all fields; for a
+/// connection that was open before, `established` is the class. The block:
 /// `entries[ruleset, class]`, else `entries[ruleset, fallback]`. Every ruleset in use has entries for `UNKNOWN` and
 /// `ANY_POD`; a missing one denies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -17,6 +17,8 @@
 //! * Entries are stored only where the decision differs from that of the fallback.
 //! * Blocks are closed under longest match ([`prefixes`]): every prefix in use carries all blocks that cover it. An
 //!   address of a node or domain name in use ([`hosts`]) is such a prefix, which carries those atoms too.
+//! * An address that lingers as one of a domain name has two classes: one without that atom, and one with it for
+//!   connections that were open before.
 //!
 //! A commit that takes atoms out of use comes in two deltas. In the first, classes tell apart what the old *and* the
 //! new rulesets ask for; entries for both are there before peers move, and endpoints flip when everything is in
@@ -57,7 +59,7 @@ use ringfence_model::{Name, PolicyId};
 use crate::{Block, ClassId, Endpoint, EntryKey, Plan, RulesetId};
 use atoms::Atoms;
 use causes::Causes;
-use classes::Classes;
+use classes::{Classes, Standing};
 use hosts::Hosts;
 use pods::Pods;
 use policy::Policy;
@@ -133,8 +135,7 @@ struct Rulesets {
 #[derive(Debug, Default)]
 struct Published {
     endpoints: BTreeMap<IpAddr, Endpoint>,
-    /// Numbers of classes.
-    peers: HashMap<IpNet, u32>,
+    peers: HashMap<IpNet, Standing>,
     gates: Vec<IpNet>,
 }
 
@@ -196,7 +197,7 @@ impl Planner {
         let peers = self.published.peers.iter();
         Plan {
             endpoints: self.published.endpoints.clone(),
-            peers: peers.map(|(net, class)| (*net, self.classes[*class].peer())).collect(),
+            peers: peers.map(|(net, standing)| (*net, self.classes.peer(*standing))).collect(),
             entries,
             causes: self.rulesets.causes.iter().map(|(id, cause)| (id, cause.clone())).collect(),
             gates: self.published.gates.clone(),

@@ -152,10 +152,12 @@ impl Question<'_> {
         self.world.nodes.values().any(|node| node.addresses.contains(&address) && selector.matches(&node.labels))
     }
 
-    /// The other end is an address learnt for such a name.
+    /// The other end is an address learnt for such a name, or was when the connection was opened.
     fn is_domain(&self, pattern: &DomainPattern) -> bool {
         let address = self.address.to_canonical();
-        self.world.domains.values().any(|domain| pattern.matches(&domain.name) && domain.addresses.contains(&address))
+        self.world.domains.values().filter(|domain| pattern.matches(&domain.name)).any(|domain| {
+            domain.addresses.contains(&address) || (self.connection.established && domain.lingering.contains(&address))
+        })
     }
 
     fn port_matches(&self, ports: &Ports, names: bool) -> bool {

@@ -41,6 +41,15 @@ impl Seen {
         *self.0.entry(what).or_default() += 1;
     }
 
+    /// Whether it matters that the connection was open before.
+    fn lingering(&mut self, world: &World, connection: &Connection) {
+        let verdicts = [false, true]
+            .map(|established| reference::decide(world, &Connection { established, ..connection.clone() }).egress);
+        if verdicts[0] != verdicts[1] {
+            self.note(if connection.established { "lingering, open before" } else { "lingering, opened" });
+        }
+    }
+
     fn verdict(&mut self, world: &World, verdict: &Verdict) {
         match &verdict.reason {
             Reason::NotAPod => self.note("not a pod"),
@@ -152,6 +161,8 @@ const REASONS: &[&str] = &[
     "nodes",
     "domain names below one",
     "domain name",
+    "lingering, open before",
+    "lingering, opened",
     "all ports",
     "all ports of a protocol",
     "port",
@@ -176,14 +187,17 @@ fn plan_and_reference_agree() {
             planner.commit();
             planner.plan()
         });
-        for _ in 0..PROBES_A_WORLD {
-            let connection = settings.connection(rng, &world);
+        let pods: Vec<_> = plans[0].endpoints.keys().copied().collect();
+        for probe in 0..PROBES_A_WORLD {
+            let lingering = (probe == 0).then(|| settings.lingering(rng, &world, &pods)).flatten();
+            let connection = lingering.unwrap_or_else(|| settings.connection(rng, &world));
             let decision = reference::decide(&world, &connection);
             assert_eq!(plans[0].decide(&connection), decision, "cluster, seed {seed}: {connection:?}\n{world:#?}");
             let local = expected(&world, &connection, &node);
             assert_eq!(plans[1].decide(&connection), local, "node, seed {seed}: {connection:?}\n{world:#?}");
             denied += u64::from(!decision.allow());
             by_rule += u64::from(matches!(decision.deciding().reason, Reason::Rule(_)));
+            seen.lingering(&world, &connection);
             for verdict in [&decision.egress, &decision.ingress] {
                 seen.verdict(&world, verdict);
             }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use ringfence_engine::generate::{Event, Rng, Settings};
 use ringfence_engine::{CauseId, Delta, Plan, Planner, RulesetId, Scope, port_key};
-use ringfence_model::{Direction, DomainName, Labels, Namespace, Object, ObjectKey, Pod, Protocol, World};
+use ringfence_model::{Direction, Domain, DomainName, Labels, Namespace, Object, ObjectKey, Pod, Protocol, World};
 
 /// The writes of a delta, one by one, in the order an applier makes them.
 fn writes(delta: &Delta) -> Vec<Delta> {
@@ -32,7 +32,8 @@ fn is_rule_or_host(event: &Event) -> bool {
     }
 }
 
-/// What an endpoint says of a peer, by direction and port: verdict and cause, or nothing if there are no rules.
+/// What an endpoint says of a peer, by direction, port, and whether the connection was open before: verdict and cause,
+/// or nothing if there are no rules.
 type Answers = Vec<Option<(bool, CauseId)>>;
 
 fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
@@ -40,34 +41,43 @@ fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
         [(Protocol::TCP, 80), (Protocol::TCP, 81), (Protocol::UDP, 80), (Protocol::SCTP, 443), (Protocol::ICMP, 0)];
     let Some(endpoint) = plan.endpoints.get(&endpoint) else { return Vec::new() };
     let class = plan.class(peer);
-    let of = |direction| {
+    let of = |(direction, established)| {
         let ruleset = endpoint.ruleset(direction);
         keys.map(|(protocol, port)| {
             (ruleset != RulesetId::NONE).then(|| {
-                let point = plan.lookup(ruleset, class, port_key(protocol, port)).expect("every decision is there");
+                let point = plan.lookup(ruleset, class, established, port_key(protocol, port));
+                let point = point.expect("every decision is there");
                 assert!(plan.causes.contains_key(&point.cause), "every cause is there");
                 (point.allow, point.cause)
             })
         })
     };
-    [Direction::Ingress, Direction::Egress].map(of).into_iter().flatten().collect()
+    let directions = [Direction::Ingress, Direction::Egress];
+    directions.into_iter().flat_map(|direction| [(direction, false), (direction, true)]).flat_map(of).collect()
 }
 
-/// What policy can see of an address: the pod that owns it, the nodes and the domain names that have it.
-type Visible<'a> = (Option<(&'a Pod, Option<&'a Namespace>)>, Vec<&'a Labels>, Vec<&'a DomainName>);
+/// What policy can see of an address: the pod that owns it, the nodes and the domain names that have it, and the
+/// names that linger at it.
+type Visible<'a> =
+    (Option<(&'a Pod, Option<&'a Namespace>)>, Vec<&'a Labels>, Vec<&'a DomainName>, Vec<&'a DomainName>);
 
 fn seen(world: &World, address: IpAddr) -> Visible<'_> {
     let pod = world.owner(address).map(|pod| (pod, world.namespaces.get(&pod.key.namespace)));
     let nodes = world.nodes.values().filter(|node| node.addresses.contains(&address)).map(|node| &node.labels);
-    let domains = world.domains.values().filter(|domain| domain.addresses.contains(&address));
-    (pod, nodes.collect(), domains.map(|domain| &domain.name).collect())
+    let names = |has: &dyn Fn(&Domain) -> bool| {
+        world.domains.values().filter(|domain| has(domain)).map(|domain| &domain.name).collect()
+    };
+    let (domains, lingering) =
+        (names(&|domain| domain.addresses.contains(&address)), names(&|domain| domain.lingering.contains(&address)));
+    (pod, nodes.collect(), domains, lingering)
 }
 
 /// Addresses worth asking about: those of pods, nodes and domain names, and both ends of every prefix.
 fn peers(worlds: [&World; 2], plans: [&Plan; 2]) -> BTreeSet<IpAddr> {
     let pods = worlds.into_iter().flat_map(|world| world.pods.values()).flat_map(|pod| pod.addresses.iter().copied());
     let nodes = worlds.into_iter().flat_map(|world| world.nodes.values().flat_map(|node| &node.addresses));
-    let domains = worlds.into_iter().flat_map(|world| world.domains.values().flat_map(|domain| &domain.addresses));
+    let domains = worlds.into_iter().flat_map(|world| world.domains.values());
+    let domains = domains.flat_map(|domain| domain.addresses.iter().chain(&domain.lingering));
     let nets = plans.into_iter().flat_map(|plan| plan.peers.keys());
     pods.chain(nodes.chain(domains).copied())
         .chain(nets.flat_map(|net: &IpNet| [net.network(), net.broadcast()]))

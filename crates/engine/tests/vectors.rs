@@ -85,6 +85,7 @@ fn end(world: &World, text: &str) -> (IpAddr, Origin) {
 }
 
 fn connection(world: &World, from: &str, to: &str, port: &str) -> Connection {
+    let (port, established) = port.strip_suffix(" (open)").map_or((port, false), |port| (port, true));
     let (to, translated) = to.strip_suffix(" through a Service").map_or((to, false), |to| (to, true));
     let (protocol, port) = port.split_once(' ').unwrap_or_else(|| panic!("{port} is no protocol and port"));
     let (protocol, port) = match protocol {
@@ -98,7 +99,7 @@ fn connection(world: &World, from: &str, to: &str, port: &str) -> Connection {
     };
     let (source, origin) = end(world, from);
     let (destination, _) = end(world, to);
-    Connection { source, destination, protocol, port: port.parse().expect("a port"), origin, translated }
+    Connection { source, destination, protocol, port: port.parse().expect("a port"), origin, translated, established }
 }
 
 impl Section {
@@ -121,10 +122,13 @@ impl Section {
             }
         }
         for line in &self.names {
-            let [name, _, address] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line} is no record") };
+            let (record, over) = line.strip_suffix(" (over)").map_or((&**line, false), |record| (record, true));
+            let [name, _, address] = record.split(' ').collect::<Vec<_>>()[..] else { panic!("{line} is no record") };
             let name = DomainName::new(name);
-            let known = world.domains.entry(name.clone()).or_insert(Domain { name, addresses: Vec::new() });
-            known.addresses.push(address.parse().expect("an address"));
+            let known = world.domains.entry(name.clone());
+            let known = known.or_insert(Domain { name, addresses: Vec::new(), lingering: Vec::new() });
+            let addresses = if over { &mut known.lingering } else { &mut known.addresses };
+            addresses.push(address.parse().expect("an address"));
         }
         said.sort();
         said.dedup();

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::{Name, Protocol};
 
-/// The first packet of a flow, after destination NAT and before source NAT.
+/// A flow as it was opened: the first packet of it, after destination NAT and before source NAT.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Connection {
     /// Who opens it.
@@ -20,6 +20,8 @@ pub struct Connection {
     /// Whether the destination was rewritten on the way (a Service). Tells a pod that calls itself through a Service
     /// from one that calls its own address.
     pub translated: bool,
+    /// Whether it is open already and judged anew, not about to be opened.
+    pub established: bool,
 }
 
 /// Where a packet was made.

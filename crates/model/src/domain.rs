@@ -87,6 +87,9 @@ pub struct Domain {
     pub name: DomainName,
     /// Its addresses, canonical (no IPv4-mapped IPv6).
     pub addresses: Vec<IpAddr>,
+    /// Addresses whose time is over: the name stands for them in connections that were open before, and in no others
+    /// (`policy.networking.k8s.io` NPEP-133). Canonical; none of them is in `addresses`.
+    pub lingering: Vec<IpAddr>,
 }
 
 #[cfg(test)]

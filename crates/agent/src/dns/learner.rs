@@ -141,7 +141,7 @@ impl Learner {
     /// A name as the planner wants it; without addresses if it is not known.
     pub(crate) fn domain(&self, name: &DomainName) -> Domain {
         let addresses = self.names.get(name).into_iter().flat_map(|known| known.until.keys().copied()).collect();
-        Domain { name: name.clone(), addresses }
+        Domain { name: name.clone(), addresses, lingering: Vec::new() }
     }
 
     /// All names.

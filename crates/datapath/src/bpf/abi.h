@@ -34,6 +34,7 @@ struct rf_peer { /* peers: address -> class */
 	__u64 seal;
 	__u64 class;
 	__u64 fallback;
+	__u64 established; /* the class in connections that were open before */
 	__u64 tail;
 };
 
@@ -201,7 +202,7 @@ struct rf_trial { /* trial: circumstances of a packet given to ringfence_trial, 
 #define RF_ASSERT_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), "size of " #type)
 RF_ASSERT_SIZE(rf_address, 16);
 RF_ASSERT_SIZE(rf_endpoint, 40);
-RF_ASSERT_SIZE(rf_peer, 32);
+RF_ASSERT_SIZE(rf_peer, 40);
 RF_ASSERT_SIZE(rf_prefix_key, 24);
 RF_ASSERT_SIZE(rf_prefix, 16);
 RF_ASSERT_SIZE(rf_entry_key, 16);

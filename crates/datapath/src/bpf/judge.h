@@ -15,6 +15,9 @@
 #define RF_SEARCH_STEPS 24 /* of a binary search among breakpoints: keys have 24 bits */
 #define RF_JUDGE_ATTEMPTS 4
 
+/* Beside the flags of the configuration: the question is about a connection that was open before. */
+#define RF_OPEN (1U << 31)
+
 struct rf_judgement {
 	__u64 egress_cause;
 	__u64 ingress_cause;
@@ -73,7 +76,7 @@ static __always_inline bool rf_is_gated(const struct rf_address *address, __u32 
 /* The class of a peer: its address, else the longest range that holds it, else unknown. */
 static __always_inline int rf_classify(const struct rf_address *peer, __u32 flags, struct rf_prefix *class)
 {
-	int found = rf_find_peer(peer, class);
+	int found = rf_find_peer(peer, flags & RF_OPEN, class);
 	struct rf_prefix_key key;
 	struct rf_prefix *range;
 
@@ -310,6 +313,8 @@ __noinline int rf_judge(const struct rf_packet *packet, const struct rf_way *way
 	if (!packet || !way || !judgement)
 		return -1;
 	__builtin_memset(judgement, 0, sizeof(*judgement));
+	if (way->open)
+		flags |= RF_OPEN;
 	found = rf_identify_sender(packet, way, &sender);
 	if (found < 0)
 		return rf_drop(judgement, -found);

@@ -109,7 +109,8 @@ __noinline int rf_find_endpoint(const struct rf_address *address, struct rf_poli
 	return -1;
 }
 
-__noinline int rf_find_peer(const struct rf_address *address, struct rf_prefix *found)
+/* The class in connections that are opened, or that were open before. */
+__noinline int rf_find_peer(const struct rf_address *address, bool open, struct rf_prefix *found)
 {
 	__u64 seal;
 
@@ -123,7 +124,7 @@ __noinline int rf_find_peer(const struct rf_address *address, struct rf_prefix *
 		if (!value)
 			return 0;
 		tail = READ_ONCE(value->tail);
-		found->class = READ_ONCE(value->class);
+		found->class = open ? READ_ONCE(value->established) : READ_ONCE(value->class);
 		found->fallback = READ_ONCE(value->fallback);
 		if (READ_ONCE(value->seal) == seal && tail == seal)
 			return 1;

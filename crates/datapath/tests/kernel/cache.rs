@@ -102,7 +102,7 @@ fn a_value_that_is_not_its_keys_is_not_believed() {
     let anonymous = Packet::new("fe80::3", "fd00::9", Protocol::TCP, 80);
     let by_interface = Circumstances { interface: Some(10), ..NEW };
     let (first, last) = (0, |size: usize| size - 1);
-    for (name, size) in [("endpoints", 40), ("peers", 32), ("entries", 24), ("interfaces", 32)] {
+    for (name, size) in [("endpoints", 40), ("peers", 40), ("entries", 24), ("interfaces", 32)] {
         let (packet, given) = if name == "interfaces" { (&anonymous, by_interface) } else { (&web(80), NEW) };
         for byte in [first, last(size)] {
             assert!(court.ask(packet, &given).accepted, "{name}");

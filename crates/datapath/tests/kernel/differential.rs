@@ -40,8 +40,10 @@ fn the_kernel_decides_as_the_reference() {
                 change(&mut datapath, &settings, &mut rng, &mut world, &mut planner);
             }
             let plan = planner.plan();
-            for _ in 0..PACKETS_PER_PLAN {
-                let case = Case::new(&settings, &mut rng, &world);
+            let pods: Vec<_> = plan.endpoints.keys().copied().collect();
+            for packet in 0..PACKETS_PER_PLAN {
+                let lingering = (packet == 0).then(|| settings.lingering(&mut rng, &world, &pods)).flatten();
+                let case = Case::new(&settings, &mut rng, &world, lingering);
                 let said = trial.run(&case.bytes(), &case.circumstances(), 1).unwrap();
                 case.check(seed, &world, &plan, &said, &mut tally);
             }
@@ -87,9 +89,9 @@ struct Case {
 }
 
 impl Case {
-    fn new(settings: &Settings, rng: &mut Rng, world: &World) -> Self {
+    fn new(settings: &Settings, rng: &mut Rng, world: &World, mut given: Option<Connection>) -> Self {
         let connection = loop {
-            let mut connection = settings.connection(rng, world);
+            let mut connection = given.take().unwrap_or_else(|| settings.connection(rng, world));
             // The program looks at translation only where it matters.
             connection.translated &= connection.source.to_canonical() == connection.destination.to_canonical();
             if family(&connection.source) == family(&connection.destination) {
@@ -112,7 +114,11 @@ impl Case {
             _ => Shape::Plain,
         };
         reshape(&mut packet, shape, rng);
-        let conntrack = *rng.pick(&[Conntrack::None, Conntrack::New, Conntrack::New, Conntrack::Established]);
+        let conntrack = *rng.pick(if connection.established {
+            &[Conntrack::Unanswered, Conntrack::Established]
+        } else {
+            &[Conntrack::None, Conntrack::New]
+        });
         Self { connection, packet, shape, conntrack }
     }
 
@@ -213,6 +219,8 @@ impl Case {
             }
             let verdict = reference::judge(world, &self.connection, direction);
             tally.decided(world, &verdict);
+            let other = Connection { established: !self.connection.established, ..self.connection.clone() };
+            tally.lingering += usize::from(reference::judge(world, &other, direction) != verdict);
             if !verdict.allow {
                 return;
             }
@@ -287,6 +295,8 @@ struct Tally {
     baseline: usize,
     nodes: usize,
     domains: usize,
+    /// It mattered that the connection was open before, or that it was not.
+    lingering: usize,
 }
 
 impl Tally {
@@ -327,6 +337,7 @@ impl Tally {
         ] {
             assert!(count * 1000 > self.packets, "only {count} ends of {} packets are decided by {what}", self.packets);
         }
+        assert!(self.lingering * 2000 > self.packets, "only {} of {} lingered", self.lingering, self.packets);
         for (what, count) in [
             ("accepted", self.accepted),
             ("denied by policy", self.policy),

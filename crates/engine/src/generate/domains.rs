@@ -2,15 +2,18 @@
 
 use std::net::IpAddr;
 
-use ringfence_model::{Domain, DomainName, DomainPattern};
+use ringfence_model::{
+    Action, Connection, Direction, Domain, DomainName, DomainPattern, Peer, Peers, Ports, Rule, World,
+};
 
 use super::{Rng, small};
+use crate::reference;
 
 /// Names at, below and beside each other.
 const NAMES: &[&str] =
     &["example.com", "www.example.com", "a.www.example.com", "notexample.com", "example.org", "www.example.org", "com"];
 
-/// What a random name stands for: no address, few, or many.
+/// What a random name stands for: no address, few, or many, and where it lingers.
 pub(super) fn domain(rng: &mut Rng) -> Domain {
     let count = *rng.pick(&[0, 1, 1, 2, 3, 5, 120]);
     let addresses = (0..count).map(|_| {
@@ -20,7 +23,27 @@ pub(super) fn domain(rng: &mut Rng) -> Domain {
     let mut addresses: Vec<_> = addresses.collect();
     addresses.sort_unstable();
     addresses.dedup();
-    Domain { name: DomainName::new(rng.pick::<&str>(NAMES)), addresses }
+    let over = *rng.pick(&[0, 30, 100]);
+    let (lingering, addresses) = addresses.into_iter().partition(|_| rng.percent(over));
+    Domain { name: DomainName::new(rng.pick::<&str>(NAMES)), addresses, lingering }
+}
+
+/// A rule that means a name.
+pub(super) fn rule(name: &DomainName) -> Rule {
+    let peers = Peers::List(vec![Peer::Domain(DomainPattern::new(name.as_str()))]);
+    Rule { name: None, action: Action::Accept, peers, ports: Ports::Any }
+}
+
+/// Addresses at which names linger.
+pub(super) fn lingering(world: &World) -> Vec<IpAddr> {
+    world.domains.values().flat_map(|domain| domain.lingering.iter().copied()).collect()
+}
+
+/// Whether it matters to the source that a connection was open before, or that it was not.
+pub(super) fn matters(world: &World, connection: &Connection) -> bool {
+    let judge =
+        |established| reference::judge(world, &Connection { established, ..connection.clone() }, Direction::Egress);
+    judge(false) != judge(true)
 }
 
 pub(super) fn pattern(rng: &mut Rng) -> DomainPattern {

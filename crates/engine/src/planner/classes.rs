@@ -37,9 +37,20 @@ impl Class {
             _ => ClassId::UNKNOWN,
         }
     }
+}
 
-    pub(super) fn peer(&self) -> PeerClass {
-        PeerClass { class: self.id, fallback: self.fallback() }
+/// The numbers of the classes of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub(super) class: u32,
+    /// In connections that were open before: more is satisfied.
+    pub(super) established: u32,
+}
+
+impl Standing {
+    /// Those that are different.
+    pub(super) fn classes(self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.class).chain((self.established != self.class).then_some(self.established))
     }
 }
 
@@ -120,14 +131,22 @@ impl Classes {
         index
     }
 
-    /// One peer more in it.
-    pub(super) fn enter(&mut self, index: u32) {
-        self.slab[index].peers += 1;
+    /// One peer more.
+    pub(super) fn enter(&mut self, standing: Standing) {
+        standing.classes().for_each(|index| self.slab[index].peers += 1);
     }
 
-    /// One peer less in it.
-    pub(super) fn leave(&mut self, index: u32) {
-        self.slab[index].peers -= 1;
+    /// One peer less.
+    pub(super) fn leave(&mut self, standing: Standing) {
+        standing.classes().for_each(|index| self.slab[index].peers -= 1);
+    }
+
+    /// What a plan says of a peer.
+    pub(super) fn peer(&self, standing: Standing) -> PeerClass {
+        let class = &self[standing.class];
+        // A class without entries would be decided by the fallback, which may not be that of a conflict.
+        let established = Some(self[standing.established].id).filter(|id| *id != ClassId::CONFLICT);
+        PeerClass { class: class.id, fallback: class.fallback(), established: established.unwrap_or(class.id) }
     }
 
     pub(super) fn len(&self) -> usize {

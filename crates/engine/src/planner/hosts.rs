@@ -2,6 +2,7 @@
 //!
 //! An atom in use that means hosts is an atom of each of their addresses, which therefore are entries of their own
 //! among the prefixes ([`super::prefixes`]). Several hosts may have an address; it has the atoms of them all.
+//! Domain names linger at addresses whose time is over: these have the atom only in connections that were open before.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,13 +13,17 @@ use ringfence_model::{Domain, DomainName, DomainPattern, Name, Node};
 
 use super::Planner;
 use super::atoms::AtomKey;
+use super::prefixes::Prefixes;
 use super::strings::{Pairs, Sym, matches};
+
+/// An address of a host; whether only in connections that were open before.
+type Address = (IpAddr, bool);
 
 /// The addresses of a node or of a domain name.
 #[derive(Debug, Default)]
 pub(super) struct Host {
     /// Sorted.
-    addresses: Box<[IpAddr]>,
+    addresses: Box<[Address]>,
     /// The atoms in use that mean it, ascending.
     atoms: Vec<u32>,
 }
@@ -40,9 +45,26 @@ fn backwards(name: &DomainName) -> Backwards {
     name.as_str().chars().rev().collect()
 }
 
+fn include(prefixes: &mut Prefixes, atom: u32, (address, lingers): Address) {
+    if lingers {
+        prefixes.linger(atom, address);
+    } else {
+        prefixes.include(atom, address);
+    }
+}
+
+fn exclude(prefixes: &mut Prefixes, atom: u32, (address, lingers): Address) {
+    if lingers {
+        prefixes.cease(atom, address);
+    } else {
+        prefixes.exclude(atom, address);
+    }
+}
+
 impl Host {
-    fn new(addresses: Vec<IpAddr>, mut atoms: Vec<u32>) -> Self {
-        let mut addresses = addresses;
+    fn new(addresses: Vec<IpAddr>, lingering: Vec<IpAddr>, mut atoms: Vec<u32>) -> Self {
+        let lingering = lingering.into_iter().map(|address| (address, true));
+        let mut addresses: Vec<_> = addresses.into_iter().map(|address| (address, false)).chain(lingering).collect();
         addresses.sort_unstable();
         addresses.dedup();
         atoms.sort_unstable();
@@ -50,11 +72,11 @@ impl Host {
     }
 
     /// Atoms of addresses.
-    fn pairs(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+    fn pairs(&self) -> impl Iterator<Item = (u32, Address)> + '_ {
         self.atoms.iter().flat_map(|atom| self.addresses.iter().map(|address| (*atom, *address)))
     }
 
-    fn has(&self, (atom, address): (u32, IpAddr)) -> bool {
+    fn has(&self, (atom, address): (u32, Address)) -> bool {
         self.atoms.binary_search(&atom).is_ok() && self.addresses.binary_search(&address).is_ok()
     }
 }
@@ -104,7 +126,7 @@ impl Planner {
             AtomKey::Pods(_) | AtomKey::Block(_) | AtomKey::Domain(_) | AtomKey::Port(_) => false,
         };
         let atoms = self.hosts.selectors.iter().copied().filter(means).collect();
-        let after = Host::new(node.addresses.clone(), atoms);
+        let after = Host::new(node.addresses.clone(), Vec::new(), atoms);
         let before = self.hosts.nodes.remove(&node.name).map(|(_, host)| host);
         self.move_host(&before.unwrap_or_default(), &after);
         self.hosts.nodes.insert(Name::clone(&node.name), (labels, after));
@@ -119,7 +141,7 @@ impl Planner {
     /// A domain name stands for these addresses.
     pub(super) fn apply_domain(&mut self, domain: Domain) {
         let atoms = domain.name.patterns().filter_map(|pattern| self.atoms.in_use(&AtomKey::Domain(pattern)));
-        let after = Host::new(domain.addresses, atoms.collect());
+        let after = Host::new(domain.addresses, domain.lingering, atoms.collect());
         let key = backwards(&domain.name);
         let before = self.hosts.domains.remove(&key).map(|(_, host)| host);
         self.move_host(&before.unwrap_or_default(), &after);
@@ -135,12 +157,12 @@ impl Planner {
     /// What a host was is what it is now: addresses get and lose atoms.
     fn move_host(&mut self, before: &Host, after: &Host) {
         for (atom, address) in after.pairs().filter(|pair| !before.has(*pair)) {
-            self.prefixes.include(atom, address);
-            self.dirty.nets.insert(IpNet::from(address));
+            include(&mut self.prefixes, atom, address);
+            self.dirty.nets.insert(IpNet::from(address.0));
         }
         for (atom, address) in before.pairs().filter(|pair| !after.has(*pair)) {
-            self.prefixes.exclude(atom, address);
-            self.dirty.nets.insert(IpNet::from(address));
+            exclude(&mut self.prefixes, atom, address);
+            self.dirty.nets.insert(IpNet::from(address.0));
         }
     }
 
@@ -153,8 +175,8 @@ impl Planner {
             if let Err(position) = host.atoms.binary_search(&atom) {
                 host.atoms.insert(position, atom);
                 for address in &host.addresses {
-                    self.prefixes.include(atom, *address);
-                    self.dirty.nets.insert(IpNet::from(*address));
+                    include(&mut self.prefixes, atom, *address);
+                    self.dirty.nets.insert(IpNet::from(address.0));
                 }
             }
         }
@@ -167,8 +189,8 @@ impl Planner {
             if let Ok(position) = host.atoms.binary_search(&atom) {
                 host.atoms.remove(position);
                 for address in &host.addresses {
-                    self.prefixes.exclude(atom, *address);
-                    self.dirty.nets.insert(IpNet::from(*address));
+                    exclude(&mut self.prefixes, atom, *address);
+                    self.dirty.nets.insert(IpNet::from(address.0));
                 }
             }
         }

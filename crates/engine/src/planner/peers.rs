@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use ringfence_model::IpBlock;
 
 use super::atoms::AtomKey;
-use super::classes::{EMPTY, Satisfied};
+use super::classes::{EMPTY, Satisfied, Standing};
 use super::strings::{Sym, matches};
 use super::{Planner, Published};
 use crate::Delta;
@@ -47,11 +47,11 @@ impl Planner {
         let mut nets = std::mem::take(&mut self.dirty.nets);
         nets.extend(std::mem::take(&mut self.dirty.addresses).into_iter().map(IpNet::from));
         for net in nets {
-            let mut class = self.class_of(net);
-            if flips && class.is_none() {
-                class = self.farewell(net);
+            let mut standing = self.class_of(net).map(|class| self.standing(net, class));
+            if flips && standing.is_none() {
+                standing = self.farewell(net);
             }
-            self.move_peer(net, class, delta, &mut touched);
+            self.move_peer(net, standing, delta, &mut touched);
         }
         let (mut born, mut dead) = (Vec::new(), Vec::new());
         for (class, had) in touched {
@@ -77,30 +77,31 @@ impl Planner {
             let net = IpNet::from(address);
             let around = self.class_around(net);
             let class = self.classes.join(class, around, &self.atoms);
-            self.move_peer(net, Some(class), delta, touched);
+            let standing = self.standing(net, class);
+            self.move_peer(net, Some(standing), delta, touched);
         }
     }
 
-    /// Notes that a peer is in a class, or needs no entry.
-    fn move_peer(&mut self, net: IpNet, class: Option<u32>, delta: &mut Delta, touched: &mut Touched) {
+    /// Notes that a peer is in classes, or needs no entry.
+    fn move_peer(&mut self, net: IpNet, standing: Option<Standing>, delta: &mut Delta, touched: &mut Touched) {
         let Published { peers, .. } = &mut self.published;
-        let before = match class {
-            Some(class) => peers.insert(net, class),
+        let before = match standing {
+            Some(standing) => peers.insert(net, standing),
             None => peers.remove(&net),
         };
-        if before == class {
+        if before == standing {
             return;
         }
-        for class in before.iter().chain(&class) {
-            touched.entry(*class).or_insert_with(|| self.classes[*class].peers > 0);
+        for class in before.iter().chain(&standing).flat_map(|standing| standing.classes()) {
+            touched.entry(class).or_insert_with(|| self.classes[class].peers > 0);
         }
         if let Some(before) = before {
             self.classes.leave(before);
         }
-        match class {
-            Some(class) => {
-                self.classes.enter(class);
-                delta.put_peers.push((net, self.classes[class].peer()));
+        match standing {
+            Some(standing) => {
+                self.classes.enter(standing);
+                delta.put_peers.push((net, self.classes.peer(standing)));
             }
             None => delta.delete_peers.push(net),
         }
@@ -151,13 +152,24 @@ impl Planner {
     }
 
     /// What an entry that goes has to be before it does, if it is not that already.
-    fn farewell(&mut self, net: IpNet) -> Option<u32> {
+    fn farewell(&mut self, net: IpNet) -> Option<Standing> {
         let before = *self.published.peers.get(&net)?;
         let class = self.class_around(net);
-        (class != before).then(|| {
+        let standing = Standing { class, established: class };
+        (standing != before).then(|| {
             self.dirty.nets.insert(net);
-            class
+            standing
         })
+    }
+
+    /// The classes of a peer, given that in connections that are opened.
+    fn standing(&mut self, net: IpNet, class: u32) -> Standing {
+        let atoms = self.prefixes.lingering(net);
+        if atoms.is_empty() {
+            return Standing { class, established: class };
+        }
+        let lingering = self.classes.intern(Satisfied { universal: false, atoms }, &self.atoms);
+        Standing { class, established: self.classes.join(class, lingering, &self.atoms) }
     }
 
     /// The class of the addresses of a prefix that has no entry, or of an address, pods aside.

@@ -4,7 +4,8 @@
 //! `except`) is an entry that carries all blocks its addresses are in. So is each address that some host in use has
 //! ([`super::hosts`]): it carries the atoms of its hosts too.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, btree_map};
 use std::net::IpAddr;
 
 use foldhash::HashMap;
@@ -31,6 +32,8 @@ pub(super) struct Prefixes {
     lengths: [BTreeMap<u8, u32>; 2],
     /// How many hosts give an address an atom.
     hosts: HashMap<(IpAddr, u32), u32>,
+    /// The atoms that addresses have in connections that were open before, and of how many hosts.
+    lingering: HashMap<IpAddr, BTreeMap<u32, u32>>,
 }
 
 impl Prefixes {
@@ -101,6 +104,34 @@ impl Prefixes {
             }
             self.unmention(net);
         }
+    }
+
+    /// A host with an atom comes to linger at an address. The address is mentioned, so that it is an entry.
+    pub(super) fn linger(&mut self, atom: u32, address: IpAddr) {
+        *self.lingering.entry(address).or_default().entry(atom).or_default() += 1;
+        self.mention(IpNet::from(address));
+    }
+
+    /// A host with an atom does not linger at an address any more.
+    pub(super) fn cease(&mut self, atom: u32, address: IpAddr) {
+        let Entry::Occupied(mut atoms) = self.lingering.entry(address) else { return };
+        let btree_map::Entry::Occupied(mut hosts) = atoms.get_mut().entry(atom) else { return };
+        *hosts.get_mut() -= 1;
+        if *hosts.get() == 0 {
+            hosts.remove();
+        }
+        if atoms.get().is_empty() {
+            atoms.remove();
+        }
+        self.unmention(IpNet::from(address));
+    }
+
+    /// What a prefix satisfies beyond everything else in connections that were open before, ascending.
+    pub(super) fn lingering(&self, net: IpNet) -> Vec<u32> {
+        if self.lingering.is_empty() || net.prefix_len() < net.max_prefix_len() {
+            return Vec::new();
+        }
+        self.lingering.get(&net.addr()).map(|atoms| atoms.keys().copied().collect()).unwrap_or_default()
     }
 
     /// A prefix is mentioned once more.

@@ -40,7 +40,7 @@ impl Hand {
     /// A prefix or address of a class, which falls back to any pod.
     pub(crate) fn peer(mut self, prefix: &str, class: u64) -> Self {
         let net = prefix.parse().unwrap_or_else(|_| ip(prefix).into());
-        self.plan.peers.insert(net, PeerClass { class: ClassId(class), fallback: ClassId::ANY_POD });
+        self.plan.peers.insert(net, PeerClass::plain(ClassId(class), ClassId::ANY_POD));
         self
     }
 
