@@ -79,7 +79,9 @@ impl Index {
             Object::Node(node) => drop(self.nodes.insert(Name::clone(&node.name), node.addresses.clone())),
             Object::Pod(pod) => self.apply_pod(pod),
             Object::Policy(policy) => self.apply_policy(policy),
-            Object::Domain(domain) => drop(self.domains.insert(domain.name.clone(), domain.addresses.len())),
+            Object::Domain(domain) => {
+                self.domains.insert(domain.name.clone(), domain.addresses.len() + domain.lingering.len());
+            }
         }
     }
 

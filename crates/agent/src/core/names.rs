@@ -22,7 +22,7 @@ impl Core {
     /// Takes in what names stand for.
     pub(super) fn domains(&mut self, domains: Vec<Domain>, change: u64) {
         for domain in domains {
-            if domain.addresses.is_empty() {
+            if domain.addresses.is_empty() && domain.lingering.is_empty() {
                 self.delete(&ObjectKey::Domain(domain.name));
             } else {
                 self.put(Object::Domain(domain));

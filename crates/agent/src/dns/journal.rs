@@ -16,7 +16,8 @@ use ringfence_model::DomainName;
 /// Lines beyond which a file is written anew if three of four are outdated.
 const SLACK: usize = 1000;
 
-/// Name and address, and until when it stands: milliseconds since the machine was started; 0 if it was forgotten.
+/// Name and address, and until when it stands: milliseconds since the machine was started; 0 if it was forgotten. An
+/// address that lingers has a line like any other: its time is over.
 pub(crate) type Line<'a> = (&'a DomainName, IpAddr, u64);
 
 /// The file.

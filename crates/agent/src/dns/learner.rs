@@ -27,10 +27,17 @@ pub(crate) struct Learner {
 /// What is known of a name.
 #[derive(Debug, Default)]
 struct Known {
-    /// Each address, and until when it stands.
-    until: BTreeMap<IpAddr, u64>,
+    stands: BTreeMap<IpAddr, Stands>,
     /// The newest change that brought an address.
     change: u64,
+}
+
+/// How an address of a name stands.
+#[derive(Clone, Copy, Debug)]
+struct Stands {
+    until: u64,
+    /// Its time is over: since this change the name means it only in connections that were open before.
+    lingers: Option<u64>,
 }
 
 /// What came of an answer.
@@ -56,7 +63,7 @@ impl Learner {
         let patterns = &self.patterns;
         let gone: Vec<_> = self.names.keys().filter(|name| !matches(patterns, name)).cloned().collect();
         for name in &gone {
-            self.addresses -= self.names.remove(name).map_or(0, |known| known.until.len());
+            self.addresses -= self.names.remove(name).map_or(0, |known| known.stands.len());
         }
         gone
     }
@@ -74,10 +81,14 @@ impl Learner {
         let known = self.names.entry(answer.name.clone()).or_default();
         for (address, ttl) in &answer.addresses {
             let until = now + u64::from((*ttl).clamp(LIFE.0, LIFE.1)) * 1000;
-            if let Some(stands) = known.until.get_mut(address) {
-                *stands = until.max(*stands);
-            } else if known.until.len() < MOST_PER_NAME && self.addresses < MOST_ADDRESSES {
-                known.until.insert(*address, until);
+            if let Some(stands) = known.stands.get_mut(address) {
+                stands.until = until.max(stands.until);
+                if stands.lingers.take().is_some() {
+                    known.change = change;
+                    learnt.new += 1;
+                }
+            } else if known.stands.len() < MOST_PER_NAME && self.addresses < MOST_ADDRESSES {
+                known.stands.insert(*address, Stands { until, lingers: None });
                 known.change = change;
                 self.addresses += 1;
                 learnt.new += 1;
@@ -86,15 +97,18 @@ impl Learner {
             }
         }
         learnt.awaits = known.change;
-        if known.until.is_empty() {
+        if known.stands.is_empty() {
             self.names.remove(&answer.name);
         }
         learnt
     }
 
-    /// Takes in what an earlier process learnt, without asking whether any rule wants it.
-    pub(crate) fn restore(&mut self, name: DomainName, address: IpAddr, until: u64) {
-        if self.addresses < MOST_ADDRESSES && self.names.entry(name).or_default().until.insert(address, until).is_none()
+    /// Takes in what an earlier process learnt, without asking whether any rule wants it. What has stood its time
+    /// lingers: with the change of this number the planning thread is told.
+    pub(crate) fn restore(&mut self, name: DomainName, address: IpAddr, until: u64, now: u64, change: u64) {
+        let stands = Stands { until, lingers: (until <= now).then_some(change) };
+        if self.addresses < MOST_ADDRESSES
+            && self.names.entry(name).or_default().stands.insert(address, stands).is_none()
         {
             self.addresses += 1;
         }
@@ -102,31 +116,34 @@ impl Learner {
 
     /// When the next address has stood its time.
     pub(crate) fn next_expiry(&self) -> Option<u64> {
-        self.names.values().flat_map(|known| known.until.values()).min().copied()
+        self.stands().filter(|(_, _, stands)| stands.lingers.is_none()).map(|(_, _, stands)| stands.until).min()
     }
 
-    /// Addresses that have stood their time.
-    pub(crate) fn expired(&self, now: u64) -> BTreeSet<IpAddr> {
-        let all = self.names.values().flat_map(|known| &known.until);
-        all.filter(|(_, until)| **until <= now).map(|(address, _)| *address).collect()
+    /// Lets addresses that have stood their time linger from the change with this number on. Gives back their names.
+    pub(crate) fn expire(&mut self, now: u64, change: u64) -> BTreeSet<DomainName> {
+        let mut changed = BTreeSet::new();
+        for (name, known) in &mut self.names {
+            for stands in known.stands.values_mut().filter(|stands| stands.lingers.is_none() && stands.until <= now) {
+                stands.lingers = Some(change);
+                changed.insert(name.clone());
+            }
+        }
+        changed
     }
 
-    /// Forgets addresses that have stood their time; those in use stand until then instead. Gives back the names that
-    /// lost any, each with the addresses it lost.
-    pub(crate) fn expire(
-        &mut self,
-        now: u64,
-        in_use: &BTreeSet<IpAddr>,
-        then: u64,
-    ) -> BTreeMap<DomainName, Vec<IpAddr>> {
+    /// Addresses that linger since this change or longer.
+    pub(crate) fn lingering(&self, change: u64) -> BTreeSet<IpAddr> {
+        let since = |stands: &Stands| stands.lingers.is_some_and(|since| since <= change);
+        self.stands().filter(|(_, _, stands)| since(stands)).map(|(_, address, _)| address).collect()
+    }
+
+    /// Forgets addresses that linger since this change or longer and are not in use. Gives back the names that lost
+    /// any, each with the addresses it lost.
+    pub(crate) fn forget(&mut self, change: u64, in_use: &BTreeSet<IpAddr>) -> BTreeMap<DomainName, Vec<IpAddr>> {
         let mut lost: BTreeMap<DomainName, Vec<IpAddr>> = BTreeMap::new();
         for (name, known) in &mut self.names {
-            known.until.retain(|address, until| {
-                if *until > now {
-                    return true;
-                }
-                if in_use.contains(address) {
-                    *until = then;
+            known.stands.retain(|address, stands| {
+                if stands.lingers.is_none_or(|since| since > change) || in_use.contains(address) {
                     return true;
                 }
                 self.addresses -= 1;
@@ -134,14 +151,22 @@ impl Learner {
                 false
             });
         }
-        self.names.retain(|_, known| !known.until.is_empty());
+        self.names.retain(|_, known| !known.stands.is_empty());
         lost
     }
 
     /// A name as the planner wants it; without addresses if it is not known.
     pub(crate) fn domain(&self, name: &DomainName) -> Domain {
-        let addresses = self.names.get(name).into_iter().flat_map(|known| known.until.keys().copied()).collect();
-        Domain { name: name.clone(), addresses, lingering: Vec::new() }
+        let stands = self.names.get(name).into_iter().flat_map(|known| &known.stands);
+        let (lingering, addresses): (Vec<_>, Vec<_>) = stands.partition(|(_, stands)| stands.lingers.is_some());
+        let only = |pairs: Vec<(&IpAddr, &Stands)>| pairs.into_iter().map(|(address, _)| *address).collect();
+        Domain { name: name.clone(), addresses: only(addresses), lingering: only(lingering) }
+    }
+
+    fn stands(&self) -> impl Iterator<Item = (&DomainName, IpAddr, Stands)> + Clone {
+        self.names
+            .iter()
+            .flat_map(|(name, known)| known.stands.iter().map(move |(address, stands)| (name, *address, *stands)))
     }
 
     /// All names.
@@ -149,16 +174,14 @@ impl Learner {
         self.names.keys()
     }
 
-    /// Everything: name, address, until when it stands.
+    /// Everything: name, address, until when it stands or stood.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&DomainName, IpAddr, u64)> + Clone {
-        self.names
-            .iter()
-            .flat_map(|(name, known)| known.until.iter().map(move |(address, until)| (name, *address, *until)))
+        self.stands().map(|(name, address, stands)| (name, address, stands.until))
     }
 
     /// Until when an address of a name stands.
     pub(crate) fn until(&self, name: &DomainName, address: IpAddr) -> Option<u64> {
-        self.names.get(name)?.until.get(&address).copied()
+        Some(self.names.get(name)?.stands.get(&address)?.until)
     }
 }
 
@@ -183,8 +206,10 @@ mod tests {
         learner
     }
 
-    fn known(learner: &Learner, name: &str) -> usize {
-        learner.domain(&DomainName::new(name)).addresses.len()
+    /// How many addresses a name means, and at how many it lingers.
+    fn known(learner: &Learner, name: &str) -> (usize, usize) {
+        let domain = learner.domain(&DomainName::new(name));
+        (domain.addresses.len(), domain.lingering.len())
     }
 
     #[test]
@@ -192,7 +217,7 @@ mod tests {
         let mut learner = learner(&["*.example.com", "Example.org."]);
         for (name, kept) in [("www.example.com", 1), ("example.com", 0), ("EXAMPLE.org", 1), ("www.example.org", 0)] {
             let learnt = learner.learn(&answer(name, [1], 60), 0, 1);
-            assert_eq!((learnt.new, known(&learner, name)), (kept, kept), "{name}");
+            assert_eq!((learnt.new, known(&learner, name)), (kept, (kept, 0)), "{name}");
         }
         assert_eq!(learner.ask_for([DomainPattern::new("*.example.com")].into()), [DomainName::new("example.org")]);
         assert_eq!(learner.entries().count(), 1);
@@ -215,22 +240,42 @@ mod tests {
         learner.learn(&answer("a.net", [2], 60), 1000, 1);
         learner.learn(&answer("a.net", [2], 10), 1000, 1);
         assert_eq!(learner.next_expiry(), Some(6000));
-        assert!(learner.expire(5999, &BTreeSet::new(), 0).is_empty());
-        assert_eq!(learner.expire(6000, &BTreeSet::new(), 0).into_values().next().unwrap().len(), 1);
+        assert!(learner.expire(5999, 2).is_empty());
+        assert_eq!(learner.expire(6000, 2), [DomainName::new("a.net")].into());
+        assert_eq!(known(&learner, "a.net"), (1, 1));
         assert_eq!(learner.next_expiry(), Some(61_000), "a shorter answer does not shorten what was promised");
         learner.learn(&answer("a.net", [3], u32::MAX), 0, 1);
         assert!(learner.entries().all(|(_, _, until)| until <= 86_400_000));
     }
 
     #[test]
-    fn an_address_in_use_outlives_its_time() {
+    fn an_address_in_use_lingers_after_its_time() {
         let mut learner = learner(&["a.net"]);
-        learner.learn(&answer("a.net", [1, 2], 5), 0, 1);
-        let used: BTreeSet<_> = learner.expired(5000).into_iter().take(1).collect();
-        assert_eq!(learner.expire(5000, &used, 9000).into_values().next().unwrap().len(), 1);
-        assert_eq!((known(&learner, "a.net"), learner.next_expiry()), (1, Some(9000)));
-        assert_eq!(learner.expire(9000, &BTreeSet::new(), 0).len(), 1);
-        assert_eq!(learner.entries().count(), 0);
+        learner.learn(&answer("a.net", [1, 2, 3], 5), 0, 1);
+        assert!(learner.lingering(u64::MAX).is_empty());
+        learner.expire(5000, 2);
+        assert_eq!((known(&learner, "a.net"), learner.next_expiry()), ((0, 3), None));
+        assert!(learner.expire(9000, 3).is_empty(), "once");
+        assert!(learner.lingering(1).is_empty() && learner.forget(1, &BTreeSet::new()).is_empty(), "not there yet");
+        let used: BTreeSet<_> = learner.lingering(2).into_iter().take(2).collect();
+        assert_eq!(learner.forget(2, &used).into_values().next().unwrap().len(), 1);
+        assert_eq!(known(&learner, "a.net"), (0, 2));
+
+        // An answer brings one again, and whoever got it waits until it is open again.
+        assert_eq!(learner.learn(&answer("a.net", [1], 60), 9000, 4), Learnt { awaits: 4, new: 1, refused: 0 });
+        assert_eq!((known(&learner, "a.net"), learner.next_expiry()), ((1, 1), Some(69_000)));
+        assert_eq!(learner.forget(9, &BTreeSet::new()).into_values().next().unwrap().len(), 1);
+        assert_eq!((known(&learner, "a.net"), learner.entries().count()), ((1, 0), 1));
+    }
+
+    #[test]
+    fn what_was_written_down_lingers_if_it_has_stood_its_time() {
+        let (mut learner, name) = (Learner::default(), DomainName::new("a.net"));
+        for (last, until) in [(1, 10), (2, 11)] {
+            learner.restore(name.clone(), [192, 0, 2, last].into(), until, 10, 1);
+        }
+        assert_eq!((known(&learner, "a.net"), learner.next_expiry()), ((1, 1), Some(11)));
+        assert_eq!(learner.until(&name, [192, 0, 2, 1].into()), Some(10), "it is written down as it was");
     }
 
     #[test]
@@ -248,7 +293,8 @@ mod tests {
             (sum.new, sum.refused) = (sum.new + learnt.new, sum.refused + learnt.refused);
         }
         assert_eq!((sum.new, sum.refused), (MOST_ADDRESSES, 40 * MOST_PER_NAME - MOST_ADDRESSES));
-        many.expire(u64::MAX, &BTreeSet::new(), 0);
+        many.expire(u64::MAX, 1);
+        many.forget(1, &BTreeSet::new());
         for number in 0..=MOST_NAMES {
             let learnt = many.learn(&answer(&format!("n{number}.net"), [1], 60), 0, 1);
             assert_eq!(learnt.refused, usize::from(number == MOST_NAMES));

@@ -58,14 +58,32 @@ fn a_name_is_resolved_and_its_addresses_are_open_at_once_and_for_its_time() {
     assert_eq!(resolve(&place, ROGUE, Transport::Udp, "rogue.example.com."), [address(91)]);
     assert!(connects(&place, address(91), DOUBT).is_none(), "not of a server that is believed");
 
-    // After its time: new connections are denied, an open one goes on.
-    assert_eq!(resolve(&place, BELIEVED, Transport::Udp, "w0.example.com."), [address(100)]);
-    let open = connects(&place, address(100), PATIENCE).expect("it is known");
-    eventually("an address nobody uses is forgotten", || connects(&place, address(101), DOUBT).is_none());
-    for _ in 0..3 {
+    after_its_time(&place, address(100), address(101));
+}
+
+/// An address of `w0.example.com`, and another of which the time is over, too.
+fn after_its_time(place: &Place, address: IpAddr, other: IpAddr) {
+    let name_and_connect = || {
+        assert_eq!(resolve(place, BELIEVED, Transport::Udp, "w0.example.com."), [address]);
+        connects(place, address, PATIENCE).expect("it is known")
+    };
+    let open = name_and_connect();
+    eventually("an address nobody uses is forgotten", || connects(place, other, DOUBT).is_none());
+    eventually("new connections to one in use are denied, too", || connects(place, address, DOUBT).is_none());
+    // Longer than until the next look at who uses it.
+    for _ in 0..10 {
         assert!(place::echoes(&open), "an open connection outlives the time of the address");
-        assert!(connects(&place, address(101), DOUBT).is_none());
+        assert!(connects(place, address, DOUBT).is_none(), "and lets no new one pass");
     }
-    drop(open);
-    eventually("and then that address is forgotten too", || connects(&place, address(100), DOUBT).is_none());
+    let second = name_and_connect();
+    assert!(place::echoes(&open), "asked for again, it is open for both");
+    drop((open, second));
+    eventually("an address without connections is forgotten", || place.addresses() == 0);
+    assert!(connects(place, address, DOUBT).is_none());
+
+    let open = name_and_connect();
+    eventually("its time is over", || connects(place, address, DOUBT).is_none());
+    assert!(place::echoes(&open));
+    place.delete_rule();
+    eventually("without its rule an open connection is cut", || !place::echoes(&open));
 }

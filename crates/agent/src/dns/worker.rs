@@ -94,8 +94,9 @@ impl Worker {
             due: None,
             said: Learning::default(),
         };
+        let now = worker.clock.now();
         for ((name, address), until) in known {
-            worker.reader.learner.restore(name, address, until);
+            worker.reader.learner.restore(name, address, until, now, worker.change + 1);
         }
         let names: BTreeSet<_> = worker.reader.learner.names().cloned().collect();
         let _the_agent_is_stopping = worker.tell_core(&names);
@@ -176,7 +177,7 @@ impl Worker {
         let lost = gone.into_iter().filter_map(|name| before.get_key_value(&name));
         let lost: BTreeMap<_, _> = lost.map(|(name, addresses)| (name.clone(), addresses.clone())).collect();
         self.forget(&lost)?;
-        self.due = self.reader.learner.next_expiry();
+        self.due = self.next_look();
         self.hold()
     }
 
@@ -302,25 +303,42 @@ impl Worker {
         }
     }
 
-    /// Forgets addresses that have stood their time and to which no connection is open.
+    /// Lets addresses linger that have stood their time, and forgets those to which no connection is open any more.
     fn expire(&mut self) -> Result<(), Gone> {
         let now = self.clock.now();
-        if self.due.is_none_or(|due| due > now) {
+        if self.due.is_none_or(|due| due > now) || self.demand.is_none() {
             return Ok(());
         }
-        let Some(demand) = &self.demand else { return Ok(()) };
-        let expired = self.reader.learner.expired(now);
-        // While it is not known, every address counts as in use: connections must not break for it.
-        let in_use = open_connections(&demand.endpoints, &expired).unwrap_or_else(|error| {
-            tracing::warn!(%error, "addresses of names are kept beyond their time");
-            expired
-        });
-        let then = now + u64::try_from(LOOK_AGAIN.as_millis()).unwrap_or(u64::MAX);
-        let lost = self.reader.learner.expire(now, &in_use, then);
-        // Asking connection tracking costs the same for one address as for all: not for each that comes of age.
-        let soon = now + u64::try_from(NOT_BEFORE.as_millis()).unwrap_or_default();
-        self.due = self.reader.learner.next_expiry().map(|due| due.max(soon));
+        let expired = self.reader.learner.expire(now, self.change + 1);
+        self.tell_core(&expired)?;
+        let lost = self.reader.learner.forget(self.committed, &self.in_use());
+        self.due = self.next_look();
         self.forget(&lost)
+    }
+
+    /// The lingering addresses to which connections are open. Only of those that linger in the kernel, too: there, new
+    /// connections do not come after the question.
+    fn in_use(&self) -> BTreeSet<IpAddr> {
+        let lingering = self.reader.learner.lingering(self.committed);
+        let Some(demand) = self.demand.as_ref().filter(|_| !lingering.is_empty()) else { return lingering };
+        // While it is not known, every address counts as in use: connections must not break for it.
+        open_connections(&demand.endpoints, &lingering).unwrap_or_else(|error| {
+            tracing::warn!(%error, "addresses of names linger though perhaps no connection is open to them");
+            lingering
+        })
+    }
+
+    /// When to look again for addresses that have stood their time, or to which connections are open no more.
+    fn next_look(&self) -> Option<u64> {
+        let learner = &self.reader.learner;
+        let milliseconds = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        // Asking connection tracking costs the same for one address as for all: not for each that comes of age.
+        let soon = self.clock.now() + milliseconds(NOT_BEFORE);
+        let lingering = learner.lingering(u64::MAX);
+        let fresh = lingering != learner.lingering(self.committed);
+        let again = self.clock.now() + milliseconds(if fresh { NOT_BEFORE } else { LOOK_AGAIN });
+        let again = (!lingering.is_empty()).then_some(again);
+        [learner.next_expiry(), again].into_iter().flatten().min().map(|due| due.max(soon))
     }
 
     /// Carries what was forgotten to the journal and to the planning thread.

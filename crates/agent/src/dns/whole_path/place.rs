@@ -119,22 +119,42 @@ impl Place {
         });
         let place = Self { core, planning: Some(started.unwrap()), pins, journal, node, pod, _world: world };
         for (kind, object) in objects() {
-            let (object, diagnostics) = kind.convert(&object);
-            assert_eq!(diagnostics, []);
-            place.event(Event::Apply { object, diagnostics });
+            place.apply(kind, &object);
         }
         place.event(Event::InSync);
         place
+    }
+
+    fn apply(&self, kind: Kind, object: &Value) {
+        let (object, diagnostics) = kind.convert(object);
+        assert_eq!(diagnostics, []);
+        self.event(Event::Apply { object, diagnostics });
+    }
+
+    /// Takes the rule about names out of the policy.
+    pub(super) fn delete_rule(&self) {
+        let mut policy = policy();
+        policy["spec"]["egress"].as_array_mut().unwrap().remove(1);
+        self.apply(Kind::ClusterNetworkPolicy, &policy);
     }
 
     fn event(&self, event: Event) {
         self.core.tell(Told::Event { event, received: Instant::now() }).unwrap();
     }
 
+    fn status(&self) -> Status {
+        self.core.ask_blocking(Question::Status).unwrap()
+    }
+
     /// Whether answers are read.
     pub(super) fn learning(&self) -> bool {
-        let status: Status = self.core.ask_blocking(Question::Status).unwrap();
+        let status = self.status();
         status.ready && status.names.active
+    }
+
+    /// How many addresses of names are known.
+    pub(super) fn addresses(&self) -> usize {
+        self.status().names.addresses
     }
 
     /// Does something inside the pod.
@@ -221,9 +241,9 @@ fn config(pin_dir: PathBuf) -> Config {
     }
 }
 
-/// A pod that may ask for names, go to the names of two rules, and nowhere else.
-fn objects() -> Vec<(Kind, Value)> {
-    let policy = json!({
+/// A pod may ask for names, go to some, and nowhere else.
+fn policy() -> Value {
+    json!({
         "metadata": {"name": "names", "uid": "u", "generation": 1},
         "spec": {
             "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
@@ -234,7 +254,10 @@ fn objects() -> Vec<(Kind, Value)> {
                 {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]},
             ],
         },
-    });
+    })
+}
+
+fn objects() -> Vec<(Kind, Value)> {
     vec![
         (Kind::Namespace, json!({"metadata": {"name": "a"}})),
         (Kind::Node, json!({"metadata": {"name": "here"}, "spec": {"podCIDRs": ["10.1.0.0/24"]}})),
@@ -245,7 +268,7 @@ fn objects() -> Vec<(Kind, Value)> {
                 "status": {"phase": "Running", "podIP": "10.1.0.2"},
             }),
         ),
-        (Kind::ClusterNetworkPolicy, policy),
+        (Kind::ClusterNetworkPolicy, policy()),
     ]
 }
 

@@ -17,18 +17,18 @@ fn what_was_learnt_before_is_kept_until_rules_are_known_and_then_if_one_means_it
     let (sender, told) = std::sync::mpsc::channel();
     let wake = Arc::new(EventFd::from_value(0).unwrap());
     let mut worker = Worker::new(core, &path, Arc::new(Meters::new()), told, wake);
-    let addresses = || match messages.try_recv() {
-        Ok(Message::Domains { domains, .. }) => Some(domains[0].addresses.len()),
+    let lingering = || match messages.try_recv() {
+        Ok(Message::Domains { domains, .. }) => Some(domains[0].lingering.len()),
         Ok(_) => Some(usize::MAX),
         Err(_) => None,
     };
-    assert_eq!(addresses(), Some(1), "the planning thread knows it from the beginning");
+    assert_eq!(lingering(), Some(1), "the planning thread knows from the beginning that it lingers");
 
     // The servers are known before the rules are; and time passes while the API is away.
     sender.send(Tell::Servers(BTreeSet::from(["10.0.0.1:53".parse().unwrap()]))).unwrap();
     worker.listen().unwrap();
     worker.expire().unwrap();
-    assert_eq!(addresses(), None);
+    assert_eq!(lingering(), None);
 
     let demand = |pattern: &str| Demand { patterns: [DomainPattern::new(pattern)].into(), ..Demand::default() };
     sender.send(Tell::Servers(BTreeSet::new())).unwrap();
