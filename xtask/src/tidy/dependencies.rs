@@ -28,6 +28,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "ringfence-routes",
         ],
     ),
+    ("ringfence-install", &["ringfence-agent", "ringfence-k8s"]),
     ("ringfence-lab", &["ringfence-agent", "ringfence-datapath", "ringfence-netns", "ringfence-cni", "ringfence-k8s"]),
     ("ringfence", ALL),
     ("ringfence-bench", ALL),
@@ -43,6 +44,7 @@ const ALL: &[&str] = &[
     "ringfence-cni",
     "ringfence-routes",
     "ringfence-agent",
+    "ringfence-install",
     "ringfence-lab",
 ];
 

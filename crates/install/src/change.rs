@@ -1,0 +1,137 @@
+//! Install, upgrade, uninstall.
+
+mod cleanup;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use k8s_openapi::api::apps::v1::DaemonSet;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::{Value, json};
+
+use crate::manifest::{self, Values};
+use crate::{AGENT_LABEL, Progress, objects, rollout};
+
+/// An installation that is there.
+#[derive(Clone, Debug)]
+pub struct Installed {
+    /// Namespace of its agents.
+    pub namespace: String,
+    /// Image of its agents.
+    pub image: String,
+    /// What it runs with.
+    pub set: DaemonSet,
+}
+
+/// Looks for an installation.
+pub async fn installed(client: &Client) -> anyhow::Result<Option<Installed>> {
+    let sets = Api::<DaemonSet>::all(client.clone()).list(&ListParams::default().labels(AGENT_LABEL)).await;
+    let sets = match sets {
+        Ok(sets) => sets.items,
+        // A lab has no DaemonSets.
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(error).context("cannot list the DaemonSets"),
+    };
+    let Some(set) = sets.into_iter().find(|set| set.name_any() == manifest::NAME) else { return Ok(None) };
+    let containers = set.spec.iter().flat_map(|spec| spec.template.spec.iter().flat_map(|spec| &spec.containers));
+    let image = containers.filter_map(|container| container.image.clone()).next().unwrap_or_default();
+    Ok(Some(Installed { namespace: set.namespace().unwrap_or_default(), image, set }))
+}
+
+/// Writes the objects and, if a limit is given, waits until every agent is ready.
+pub async fn apply(
+    client: &Client,
+    values: &Values,
+    limit: Option<Duration>,
+    progress: &dyn Progress,
+) -> anyhow::Result<()> {
+    make_namespace(client, &values.namespace).await?;
+    for object in manifest::objects(values)? {
+        objects::apply(client, &object).await?;
+        progress.say(&format!("{} written", objects::title(&object)));
+    }
+    match limit {
+        Some(limit) => rollout::rolled_out(client, &values.namespace, limit, progress).await,
+        None => Ok(()),
+    }
+}
+
+/// Makes sure of the namespace; one that is there is left as it is.
+async fn make_namespace(client: &Client, name: &str) -> anyhow::Result<()> {
+    let api: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(client.clone());
+    if api.get_opt(name).await.context("cannot read the namespace of the agents")?.is_some() {
+        return Ok(());
+    }
+    // Agents use the host's network and directories.
+    let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+    objects::apply(client, &namespace).await.map(drop)
+}
+
+/// What an upgrade keeps: the values that an installation was made with.
+pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
+    let set = serde_json::to_value(&installed.set)?;
+    let container = set.pointer("/spec/template/spec/containers/0").context("the DaemonSet has no container")?;
+    let words: Vec<&str> = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let flag = |flag: &str, default: String| {
+        words.iter().find_map(|word| word.strip_prefix(flag)).map_or(default, str::to_owned)
+    };
+    let defaults = Values::default();
+    let level = container["env"].as_array().into_iter().flatten().find(|variable| variable["name"] == "RUST_LOG");
+    let level = level.and_then(|variable| variable["value"].as_str()).and_then(|text| text.split(',').next());
+    Ok(Values {
+        namespace: installed.namespace.clone(),
+        image: defaults.image.clone(),
+        pull_policy: container["imagePullPolicy"].as_str().unwrap_or(&defaults.pull_policy).to_owned(),
+        mode: if words.contains(&"--primary") { manifest::Mode::Primary } else { manifest::Mode::Chained },
+        connections: flag("--connections=", defaults.connections),
+        log_level: level.unwrap_or(&defaults.log_level).to_owned(),
+        log_format: flag("--log-format=", defaults.log_format),
+    })
+}
+
+/// Takes Ringfence away: agents, what they left on the nodes, and the objects. Says which nodes could not be reached.
+pub async fn remove(client: &Client, limit: Duration, progress: &dyn Progress) -> anyhow::Result<Vec<String>> {
+    let Some(installed) = installed(client).await? else {
+        bail!("Ringfence is not installed in this cluster; hint: was it by Helm under another name?");
+    };
+    let values = Values { namespace: installed.namespace.clone(), ..Values::default() };
+    let mut written = manifest::objects(&values)?;
+    // The agents first: they would put back what is taken away.
+    let agents =
+        written.iter().position(|object| object["kind"] == "DaemonSet").context("no DaemonSet in the chart")?;
+    objects::delete(client, &written.remove(agents)).await?;
+    progress.say("agents are ending; what they enforce stays in force");
+    rollout::gone(client, &values.namespace, AGENT_LABEL, limit).await?;
+    let left = cleanup::run(client, &installed, limit, progress).await?;
+    for object in written.iter().rev() {
+        objects::delete(client, object).await?;
+        progress.say(&format!("{} removed", objects::title(object)));
+    }
+    Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Mode;
+
+    #[test]
+    fn an_upgrade_keeps_what_an_installation_was_made_with() {
+        let values = Values {
+            namespace: "net".into(),
+            image: "registry.example/ringfence:0".into(),
+            pull_policy: "Always".into(),
+            mode: Mode::Primary,
+            connections: "drain".into(),
+            log_level: "debug".into(),
+            log_format: "json".into(),
+        };
+        let set = manifest::objects(&values).unwrap().into_iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+        let set = serde_json::from_value(set).unwrap();
+        let installed = Installed { namespace: "net".into(), image: values.image.clone(), set };
+        let kept = values_of(&installed).unwrap();
+        assert_eq!(kept, Values { image: manifest::default_image(), ..values });
+    }
+}

@@ -1,0 +1,160 @@
+//! The objects that make up an installation: as the Helm chart renders them by default, with a few typed changes.
+//!
+//! The chart is the source. A test renders it with a real `helm` and holds it equal to what is made here, for the
+//! default and for every change.
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+/// What `helm template` makes of the chart.
+const RENDERED: &str = include_str!("../../../deploy/ringfence.yaml");
+
+/// Name of every object.
+pub const NAME: &str = "ringfence";
+/// Namespace the chart was rendered for.
+pub const NAMESPACE: &str = "kube-system";
+/// Where nothing else is said, an archive of `cargo xtask image` is expected on the nodes.
+pub const REPOSITORY: &str = "localhost/ringfence";
+
+/// How Ringfence stands to the cluster's network plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// After it.
+    Chained,
+    /// As it.
+    Primary,
+}
+
+/// What of an installation can be chosen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Values {
+    /// Namespace of the agents.
+    pub namespace: String,
+    /// Image of the agents.
+    pub image: String,
+    /// When nodes pull it: `Always`, `IfNotPresent`, `Never`.
+    pub pull_policy: String,
+    /// How it stands to the cluster's network plugin.
+    pub mode: Mode,
+    /// `cut` or `drain`: what happens to open connections that a change of policy denies.
+    pub connections: String,
+    /// How much agents log: `error`, `warn`, `info`, `debug`, `trace`.
+    pub log_level: String,
+    /// `text` or `json`.
+    pub log_format: String,
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self {
+            namespace: NAMESPACE.into(),
+            image: default_image(),
+            pull_policy: "IfNotPresent".into(),
+            mode: Mode::Chained,
+            connections: "cut".into(),
+            log_level: "info".into(),
+            log_format: "text".into(),
+        }
+    }
+}
+
+/// The image of this version.
+pub fn default_image() -> String {
+    format!("{REPOSITORY}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// The documents of a YAML text.
+pub fn documents(text: &str) -> anyhow::Result<Vec<Value>> {
+    let written = text.split("\n---").filter(|document| document.lines().any(is_content));
+    written.map(|document| serde_saphyr::from_str(document.trim_start_matches("---")).context("a manifest")).collect()
+}
+
+fn is_content(line: &str) -> bool {
+    let line = line.trim();
+    !line.is_empty() && !line.starts_with('#') && !line.starts_with("---")
+}
+
+/// The objects, in the order in which they are to be written.
+pub fn objects(values: &Values) -> anyhow::Result<Vec<Value>> {
+    let mut objects = documents(RENDERED)?;
+    for object in &mut objects {
+        place(object, &values.namespace);
+        if object["kind"] == "DaemonSet" {
+            adapt(object, values).context("the DaemonSet of the chart is not as expected")?;
+        }
+    }
+    Ok(objects)
+}
+
+/// Puts an object, and what it refers to, into a namespace.
+fn place(object: &mut Value, namespace: &str) {
+    if let Some(own) = object.pointer_mut("/metadata/namespace") {
+        *own = json!(namespace);
+    }
+    for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
+        subject["namespace"] = json!(namespace);
+    }
+}
+
+fn adapt(set: &mut Value, values: &Values) -> Option<()> {
+    let container = set.pointer_mut("/spec/template/spec/containers/0")?;
+    container["image"] = json!(values.image);
+    container["imagePullPolicy"] = json!(values.pull_policy);
+    let level = container.get_mut("env")?.as_array_mut()?.iter_mut().find(|variable| variable["name"] == "RUST_LOG")?;
+    level["value"] = json!(format!("{},kube_client=off", values.log_level));
+    let arguments = container.get_mut("args")?.as_array_mut()?;
+    for (flag, value) in [("--connections=", &values.connections), ("--log-format=", &values.log_format)] {
+        let argument = arguments.iter_mut().find(|argument| has_prefix(argument, flag))?;
+        *argument = json!(format!("{flag}{value}"));
+    }
+    if values.mode == Mode::Primary {
+        let after = arguments.iter().position(|argument| has_prefix(argument, "--cni-bin-dir="))?;
+        arguments.insert(after + 1, json!("--primary"));
+    }
+    Some(())
+}
+
+fn has_prefix(argument: &Value, prefix: &str) -> bool {
+    argument.as_str().is_some_and(|text| text.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn daemon_set(values: &Values) -> Value {
+        objects(values).unwrap().into_iter().find(|object| object["kind"] == "DaemonSet").unwrap()
+    }
+
+    #[test]
+    fn every_value_shows() {
+        let values = Values {
+            namespace: "net".into(),
+            image: "registry.example/ringfence:9".into(),
+            pull_policy: "Always".into(),
+            mode: Mode::Primary,
+            connections: "drain".into(),
+            log_level: "debug".into(),
+            log_format: "json".into(),
+        };
+        let text = daemon_set(&values).to_string();
+        for part in ["registry.example/ringfence:9", "Always", "--primary", "--connections=drain", "json", "debug,"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let placed = objects(&values).unwrap();
+        assert!(placed.iter().all(|object| !object.to_string().contains(NAMESPACE)));
+        assert_eq!(placed.iter().filter(|object| object.to_string().contains("\"net\"")).count(), placed.len() - 1);
+    }
+
+    #[test]
+    fn the_default_is_the_rendered_chart() {
+        assert_eq!(objects(&Values::default()).unwrap(), documents(RENDERED).unwrap());
+        assert!(!daemon_set(&Values::default()).to_string().contains("--primary"));
+    }
+
+    #[test]
+    fn documents_are_told_apart_and_comments_are_none() {
+        let text = "---\n# Source: x\na: 1\n---\n# nothing\n---\n# y\nb: 2\n";
+        assert_eq!(documents(text).unwrap(), [json!({"a": 1}), json!({"b": 2})]);
+    }
+}

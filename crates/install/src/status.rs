@@ -1,0 +1,201 @@
+//! What all agents of a cluster say, put together.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kube::Client;
+use ringfence_agent::api;
+use serde::Serialize;
+
+use crate::agents::{self, Place};
+
+/// How long one agent may take to answer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The state of a cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cluster {
+    /// As the agents' own answers are versioned.
+    pub api_version: &'static str,
+    /// `ClusterStatus`.
+    pub kind: &'static str,
+    /// Every node, by name.
+    pub nodes: Vec<Node>,
+    /// Every policy that an agent knows.
+    pub policies: Vec<Policy>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// Whether the policy of the cluster is in its kernel.
+    pub ready: bool,
+    /// What is wrong, most urgent first.
+    pub problems: Vec<String>,
+    /// What its agent says.
+    pub status: Option<Box<api::Status>>,
+}
+
+/// A policy, and how far it is enforced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Policy {
+    /// `NetworkPolicy`, …
+    pub kind: String,
+    /// Its namespace; none for cluster-wide kinds.
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Newest generation that an agent has seen.
+    pub generation: i64,
+    /// Pods it selects.
+    pub selected_pods: usize,
+    /// On how many nodes that generation is enforced.
+    pub enforced: usize,
+    /// Nodes on which it is not.
+    pub behind: Vec<String>,
+}
+
+impl Cluster {
+    /// Whether all is well: every node is ready and every policy is enforced on every node.
+    pub fn well(&self) -> bool {
+        !self.nodes.is_empty()
+            && self.nodes.iter().all(|node| node.ready)
+            && self.policies.iter().all(|policy| policy.behind.is_empty())
+    }
+}
+
+/// Asks every agent.
+pub async fn ask(client: &Client) -> anyhow::Result<Cluster> {
+    let places = agents::list(client).await?;
+    let answers = agents::ask(client, &places, &["status", "-o", "json"], LIMIT).await;
+    Ok(put_together(
+        answers
+            .into_iter()
+            .map(|(node, answer)| (node, answer.and_then(|answer| read(&answer.stdout, &answer))))
+            .collect(),
+    ))
+}
+
+/// Whether there is an agent, or was meant to be one.
+pub fn is_installed(places: &[Place]) -> bool {
+    places.iter().any(|place| place.agent.is_ok())
+}
+
+fn read(text: &str, answer: &crate::exec::Output) -> Result<Box<api::Status>, String> {
+    // A status is told too when it is not good; then the exit code is not 0.
+    serde_json::from_str(text).map_err(|error| match answer.said() {
+        "" => format!("its agent's answer cannot be read: {error}"),
+        said => format!("its agent says: {said}"),
+    })
+}
+
+fn put_together(answers: Vec<(String, Result<Box<api::Status>, String>)>) -> Cluster {
+    let policies = policies(&answers);
+    let node = |(name, answer): (String, Result<Box<api::Status>, String>)| match answer {
+        Ok(status) => {
+            let mut problems = status.warnings.clone();
+            if !status.ready && problems.is_empty() {
+                problems.push("not ready yet".into());
+            }
+            Node { name, ready: status.ready, problems, status: Some(status) }
+        }
+        Err(problem) => Node { name, ready: false, problems: vec![problem], status: None },
+    };
+    let nodes = answers.into_iter().map(node).collect();
+    Cluster { api_version: api::VERSION, kind: "ClusterStatus", nodes, policies }
+}
+
+/// Every policy that any agent knows. An object of the same name but another uid is another policy, and the older one is
+/// not enforced any more: it counts as behind.
+fn policies(answers: &[(String, Result<Box<api::Status>, String>)]) -> Vec<Policy> {
+    let mut newest: BTreeMap<(Option<&str>, &str, &str), &api::Policy> = BTreeMap::new();
+    for policy in answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flat_map(|status| &status.policies) {
+        let key = (policy.namespace.as_deref(), policy.kind.as_str(), policy.name.as_str());
+        let known = newest.entry(key).or_insert(policy);
+        if policy.generation > known.generation {
+            *known = policy;
+        }
+    }
+    let put = |((namespace, kind, name), newest): ((Option<&str>, &str, &str), &api::Policy)| {
+        let mut policy = Policy {
+            kind: kind.to_owned(),
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+            generation: newest.generation,
+            selected_pods: 0,
+            enforced: 0,
+            behind: Vec::new(),
+        };
+        for (node, answer) in answers {
+            let found = answer.as_ref().ok().and_then(|status| status.policies.iter().find(|p| p.uid == newest.uid));
+            policy.selected_pods += found.map_or(0, |found| found.selected_pods);
+            if found.is_some_and(|found| found.enforced_generation >= Some(newest.generation)) {
+                policy.enforced += 1;
+            } else {
+                policy.behind.push(node.clone());
+            }
+        }
+        policy
+    };
+    newest.into_iter().map(put).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn status(node: &str, policies: &[(&str, i64, Option<i64>)]) -> Box<api::Status> {
+        let policies: Vec<_> = policies
+            .iter()
+            .map(|(name, generation, enforced)| {
+                json!({
+                    "kind": "NetworkPolicy", "namespace": "shop", "name": name, "uid": name, "generation": generation,
+                    "enforcedGeneration": enforced, "directions": ["ingress"], "selectedPods": 2,
+                })
+            })
+            .collect();
+        serde_json::from_value(json!({
+            "apiVersion": api::VERSION, "kind": "AgentStatus", "node": node, "version": "1", "ready": true,
+            "warnings": [], "watches": [], "endpoints": [], "diagnostics": [], "policies": policies,
+            "enforcement": {
+                "adopted": false, "connections": "cut", "pinDir": "", "error": null, "gates": [], "peers": 0,
+                "classes": 0, "rulesets": 0, "features": [], "maps": [], "bridge": null,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn cluster(answers: Vec<(&str, Result<Box<api::Status>, &str>)>) -> Cluster {
+        put_together(answers.into_iter().map(|(node, answer)| (node.into(), answer.map_err(str::to_owned))).collect())
+    }
+
+    #[test]
+    fn a_policy_is_enforced_where_its_newest_generation_is() {
+        let all = cluster(vec![
+            ("a", Ok(status("a", &[("web", 3, Some(3)), ("db", 1, Some(1))]))),
+            ("b", Ok(status("b", &[("web", 2, Some(2)), ("db", 1, Some(1))]))),
+        ]);
+        let told: Vec<_> =
+            all.policies.iter().map(|p| (&*p.name, p.generation, p.enforced, p.behind.concat())).collect();
+        assert_eq!(told, [("db", 1, 2, String::new()), ("web", 3, 1, "b".to_owned())]);
+        assert_eq!(all.policies[0].selected_pods, 4);
+        assert!(!all.well());
+    }
+
+    #[test]
+    fn a_silent_node_is_not_well_and_enforces_nothing() {
+        let all = cluster(vec![("a", Ok(status("a", &[("web", 1, Some(1))]))), ("b", Err("no agent runs there"))]);
+        assert!(!all.well());
+        assert_eq!(all.policies[0].behind, ["b"]);
+        assert_eq!(all.nodes[1].problems, ["no agent runs there"]);
+        assert!(cluster(vec![("a", Ok(status("a", &[("web", 1, Some(1))])))]).well());
+        assert!(!cluster(Vec::new()).well());
+    }
+}

@@ -1,0 +1,220 @@
+//! Looks at a cluster before anything is put there: can policy be enforced on it, and how?
+//!
+//! What is seen is gathered by [`look`] and judged by [`judge`], a function of plain values.
+
+mod plugin;
+mod proxy;
+
+use std::fmt;
+
+use anyhow::Context as _;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
+use kube::api::{DynamicObject, ListParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::Value;
+
+use crate::manifest::Mode;
+
+/// The oldest kernel that has the hook.
+const OLDEST_KERNEL: (u32, u32) = (6, 4);
+/// How many nodes are named before the rest is counted.
+const NAMED: usize = 5;
+
+/// What is seen of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Every node.
+    pub nodes: Vec<Node>,
+    /// Every DaemonSet.
+    pub sets: Vec<DaemonSet>,
+    /// `kube-proxy` of `kube-system`.
+    pub proxy: Option<ConfigMap>,
+    /// Calico's settings for all of the cluster.
+    pub felix: Option<Value>,
+}
+
+/// What follows from something that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing.
+    Fine,
+    /// It works, but somebody should know.
+    Warning(String),
+    /// Policy cannot be enforced.
+    Refused(String),
+}
+
+/// Something that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at.
+    pub subject: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What follows.
+    pub verdict: Verdict,
+}
+
+/// What was found of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// In the order of a person's questions.
+    pub findings: Vec<Finding>,
+    /// How Ringfence would stand to the network plugin.
+    pub mode: Mode,
+}
+
+impl Survey {
+    /// Why policy cannot be enforced, if it cannot.
+    pub fn refusals(&self) -> Vec<&str> {
+        let reasons = self.findings.iter().filter_map(|finding| match &finding.verdict {
+            Verdict::Refused(why) => Some(why.as_str()),
+            Verdict::Fine | Verdict::Warning(_) => None,
+        });
+        reasons.collect()
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:16} {}", self.subject, self.found)?;
+        match &self.verdict {
+            Verdict::Fine => Ok(()),
+            Verdict::Warning(why) => write!(f, "\n{:16} warning: {why}", ""),
+            Verdict::Refused(why) => write!(f, "\n{:16} refused: {why}", ""),
+        }
+    }
+}
+
+/// Looks. Reads nodes, DaemonSets and the settings of components that are known; changes nothing.
+pub async fn look(client: &Client) -> anyhow::Result<Seen> {
+    let all = ListParams::default();
+    let nodes = Api::<Node>::all(client.clone()).list(&all).await.context("cannot list the nodes")?.items;
+    let sets = Api::<DaemonSet>::all(client.clone()).list(&all).await;
+    let system = Api::<ConfigMap>::namespaced(client.clone(), "kube-system");
+    let proxy = system.get_opt("kube-proxy").await.context("cannot read the settings of kube-proxy")?;
+    let felix = GroupVersionKind::gvk("crd.projectcalico.org", "v1", "FelixConfiguration");
+    let felix = Api::<DynamicObject>::all_with(client.clone(), &ApiResource::from_gvk(&felix)).get_opt("default").await;
+    Ok(Seen {
+        nodes,
+        sets: sets.context("cannot list the DaemonSets")?.items,
+        proxy,
+        // A cluster without Calico does not have the kind.
+        felix: felix.unwrap_or_default().map(|object| object.data),
+    })
+}
+
+/// Judges.
+pub fn judge(seen: &Seen) -> Survey {
+    let (plugins, mode) = plugin::judge(seen);
+    let mut findings = vec![nodes(&seen.nodes), kernels(&seen.nodes)];
+    findings.extend(plugins);
+    findings.push(proxy::judge(seen));
+    Survey { findings, mode }
+}
+
+fn nodes(nodes: &[Node]) -> Finding {
+    let linux = nodes.iter().filter(|node| is_linux(node)).count();
+    let other = nodes.len() - linux;
+    let verdict = match (linux, other) {
+        (0, _) => Verdict::Refused("there is no Linux node".into()),
+        (_, 0) => Verdict::Fine,
+        _ => Verdict::Warning(format!("policy is not enforced for pods on the {other} nodes that do not run Linux")),
+    };
+    Finding { subject: "nodes", found: format!("{linux} with Linux"), verdict }
+}
+
+fn kernels(nodes: &[Node]) -> Finding {
+    let release = |node: &Node| Some(node.status.as_ref()?.node_info.as_ref()?.kernel_version.clone());
+    let of = |node: &'_ Node| (node.name_any(), release(node).unwrap_or_else(|| "unknown".into()));
+    let all: Vec<(String, String)> = nodes.iter().filter(|node| is_linux(node)).map(of).collect();
+    let old: Vec<_> = all.iter().filter(|(_, release)| version(release).is_none_or(|v| v < OLDEST_KERNEL)).collect();
+    let mut releases: Vec<&str> = all.iter().map(|(_, release)| release.as_str()).collect();
+    releases.sort_unstable();
+    releases.dedup();
+    let verdict = if old.is_empty() {
+        Verdict::Fine
+    } else {
+        let names = some(old.iter().map(|(node, release)| format!("{node} ({release})")));
+        let (major, minor) = OLDEST_KERNEL;
+        Verdict::Refused(format!(
+            "the hook it decides at, a BPF netfilter program, needs Linux {major}.{minor} or newer; not so on {names}"
+        ))
+    };
+    Finding { subject: "kernel", found: format!("Linux {}", some(releases.into_iter().map(str::to_owned))), verdict }
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn is_linux(node: &Node) -> bool {
+    node.labels().get("kubernetes.io/os").is_none_or(|os| os == "linux")
+}
+
+/// The first of a list, and how many more there are.
+fn some(items: impl Iterator<Item = String>) -> String {
+    let items: Vec<String> = items.collect();
+    let named = items.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
+    match items.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub(super) fn node(name: &str, kernel: &str, network: Option<&str>) -> Node {
+        let (status, message) = network.map_or(("True", "ready"), |message| ("False", message));
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "labels": {"kubernetes.io/os": "linux"}},
+            "status": {
+                "nodeInfo": {
+                    "kernelVersion": kernel, "architecture": "amd64", "bootID": "", "containerRuntimeVersion": "",
+                    "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "linux",
+                    "osImage": "", "systemUUID": "",
+                },
+                "conditions": [{"type": "Ready", "status": status, "message": message}],
+            },
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn an_old_kernel_is_refused_and_named() {
+        let nodes = [node("new", "6.12.9-talos", None), node("old", "6.1.0-18-amd64", None), node("odd", "?", None)];
+        let finding = kernels(&nodes);
+        let Verdict::Refused(why) = finding.verdict else { panic!("{finding}") };
+        assert!(why.contains("old (6.1.0-18-amd64)") && why.contains("odd (?)") && !why.contains("new"), "{why}");
+        assert_eq!(kernels(&nodes[..1]).verdict, Verdict::Fine);
+    }
+
+    #[test]
+    fn the_edge_of_the_oldest_kernel() {
+        assert_eq!(version("6.4.0"), Some((6, 4)));
+        assert_eq!(kernels(&[node("a", "6.4.0-150600", None)]).verdict, Verdict::Fine);
+        assert!(matches!(kernels(&[node("a", "6.3.9", None)]).verdict, Verdict::Refused(_)));
+        assert!(matches!(kernels(&[node("a", "5.15.0", None)]).verdict, Verdict::Refused(_)));
+    }
+
+    #[test]
+    fn a_plain_cluster_is_fine_and_one_without_linux_is_not() {
+        let seen = Seen { nodes: vec![node("a", "6.8.0", None)], ..Seen::default() };
+        let survey = judge(&seen);
+        assert_eq!(survey.refusals(), [""; 0]);
+        assert_eq!(survey.mode, Mode::Chained);
+        assert_eq!(judge(&Seen::default()).refusals(), ["there is no Linux node"]);
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(some((0..7).map(|n| n.to_string())), "0, 1, 2, 3, 4 and 2 more");
+    }
+}
