@@ -5,6 +5,7 @@
 mod bench;
 mod conformance;
 mod demo;
+mod image;
 mod lint;
 mod marks;
 mod setup;
@@ -30,6 +31,8 @@ enum Chore {
     Bench(bench::Options),
     /// Run the upstream's conformance suites against a cluster, and write their reports.
     Conformance(conformance::Options),
+    /// Make a container image, as an OCI archive.
+    Image(image::Options),
     /// Check formatting and run clippy.
     Lint,
     /// Check the rules of the code base that no compiler checks.
@@ -55,6 +58,7 @@ fn run(chore: Chore) -> anyhow::Result<ExitCode> {
         Chore::Test(options) => test::run(&sh, &options),
         Chore::Bench(options) => bench::run(&sh, &options),
         Chore::Conformance(options) => conformance::run(&sh, &options),
+        Chore::Image(options) => image::run(&sh, &options),
         Chore::Lint => lint::run(&sh),
         Chore::Tidy => tidy::run(&sh),
     }

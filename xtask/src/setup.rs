@@ -40,8 +40,8 @@ const NEEDS: &[Need] = &[
     },
 ];
 
-/// What only tests need.
-const TESTS_NEED: &[Need] = &[Need {
+/// What tests of the network plugin and container images need besides.
+const PLUGINS: &[Need] = &[Need {
     name: "the standard network plugins",
     there: |sh| sh.path_exists("/usr/lib/cni/ptp"),
     packages: &["containernetworking-plugins"],
@@ -54,7 +54,12 @@ pub(crate) fn run(sh: &Shell) -> anyhow::Result<()> {
 
 /// The same with what tests need besides.
 pub(crate) fn run_for_tests(sh: &Shell) -> anyhow::Result<()> {
-    provide(sh, NEEDS.iter().chain(TESTS_NEED))
+    provide(sh, NEEDS.iter().chain(PLUGINS))
+}
+
+/// The same for what a container image is made of.
+pub(crate) fn image(sh: &Shell) -> anyhow::Result<()> {
+    provide(sh, PLUGINS.iter())
 }
 
 fn provide<'a>(sh: &Shell, needs: impl Iterator<Item = &'a Need>) -> anyhow::Result<()> {
@@ -141,7 +146,7 @@ mod tests {
 
     #[test]
     fn every_need_names_a_package() {
-        for need in NEEDS.iter().chain(TESTS_NEED) {
+        for need in NEEDS.iter().chain(PLUGINS) {
             assert!(!need.packages.is_empty(), "{} cannot be installed", need.name);
             assert!(!need.packages.contains(&"nginx"), "nginx would start a service");
         }

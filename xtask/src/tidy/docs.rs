@@ -6,7 +6,7 @@ use super::Finding;
 use super::tree::Tree;
 
 /// First parts of paths that a document can only mean as paths of this repository.
-const TOPS: &[&str] = &["crates/", "xtask/", "docs/", ".ci/", ".cargo/"];
+const TOPS: &[&str] = &["crates/", "xtask/", "docs/", ".ci/", ".cargo/", "deploy/"];
 
 /// Findings: a link, a path or a chore in a Markdown file that does not exist.
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
