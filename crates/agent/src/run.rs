@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixStream;
@@ -102,8 +103,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (core, messages) = Handle::channel();
     let scout = interfaces::start(core.clone()).context("cannot start a thread")?;
     let meters = Arc::new(Meters::new());
-    let journal = config.socket.with_extension("names");
-    let names = dns::start(core.clone(), &journal, Arc::clone(&meters)).context("cannot start a thread")?;
+    let names =
+        dns::start(core.clone(), &journal(&config.socket), Arc::clone(&meters)).context("cannot start a thread")?;
     let (changed, changes) = watch::channel(0);
     let clerk = Clerk {
         election: Election::new(client.clone(), &config.namespace, identity(&config.node), Terms::default()),
@@ -208,6 +209,35 @@ pub fn cleanup(pin_dir: &Path) -> anyhow::Result<()> {
     datapath::remove(pin_dir).with_context(|| format!("cannot remove what is pinned in {}", pin_dir.display()))
 }
 
+/// Removes a socket nobody listens on, what an agent keeps beside it, and the directory if nothing else is in it.
+pub fn forget(socket: &Path) -> anyhow::Result<()> {
+    if UnixStream::connect(socket).is_ok() {
+        bail!("an agent answers on {}; hint: stop it first", socket.display());
+    }
+    for path in [socket.to_path_buf(), journal(socket)] {
+        absent(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    let Some(dir) = socket.parent() else { return Ok(()) };
+    match fs::remove_dir(dir) {
+        // Somebody else uses it, or mounted something there.
+        Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy) => Ok(()),
+        removed => absent(removed).with_context(|| format!("cannot remove {}", dir.display())),
+    }
+}
+
+/// What is not there need not be removed.
+fn absent(removed: std::io::Result<()>) -> std::io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Where learnt domain names are written down.
+fn journal(socket: &Path) -> PathBuf {
+    socket.with_extension("names")
+}
+
 /// Binds the socket, unless somebody answers on it already.
 fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(dir) = path.parent() {
@@ -220,7 +250,7 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
         );
     }
     match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
             return Err(error).with_context(|| format!("cannot replace {}", path.display()));
         }
         _ => {}
@@ -260,4 +290,27 @@ where
             tracing::error!(%error, "the socket is not served any more");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_is_forgotten_with_its_directory_but_not_while_it_runs() {
+        let dir = std::env::temp_dir().join(format!("ringfence-forget-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let socket = dir.join("agent.sock");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        fs::write(journal(&socket), "").unwrap();
+        assert!(forget(&socket).is_err(), "it listens");
+        drop(listener);
+        fs::write(dir.join("other"), "").unwrap();
+        forget(&socket).unwrap();
+        assert!(dir.join("other").exists() && !socket.exists() && !journal(&socket).exists());
+        fs::remove_file(dir.join("other")).unwrap();
+        forget(&socket).unwrap();
+        assert!(!dir.exists());
+        forget(&socket).unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! `ringfence agent`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
@@ -37,9 +37,10 @@ enum Command {
         /// Where links and maps are pinned
         #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
         pin_dir: PathBuf,
-        /// Socket of the agent that is not to come back
-        #[arg(long, value_name = "FILE", default_value = ringfence_agent::client::SOCKET)]
-        socket: PathBuf,
+        /// Socket of the agent, which is not to come back. If given, it, what is kept beside it, and its directory are removed
+        /// [default: what is kept beside the usual one is used, and left]
+        #[arg(long, value_name = "FILE")]
+        socket: Option<PathBuf>,
         #[command(flatten)]
         plugin: Plugin,
     },
@@ -160,8 +161,12 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
         if let Some(chain) = plugin.chain() {
             ringfence_agent::unchain(&chain).context("cannot remove the network plugin")?;
         }
-        ringfence_agent::unroute(&socket).context("cannot remove the routes between nodes")?;
+        let beside = socket.as_deref().unwrap_or(Path::new(ringfence_agent::client::SOCKET));
+        ringfence_agent::unroute(beside).context("cannot remove the routes between nodes")?;
         ringfence_agent::cleanup(&pin_dir)?;
+        if let Some(socket) = socket {
+            ringfence_agent::forget(&socket)?;
+        }
         return Ok(Code::Ok);
     }
     let config = config(args.run)?;

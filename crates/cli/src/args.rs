@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{agent, crds, lab, observe, status};
+use crate::{agent, crds, install, lab, observe, status, verify, wait};
 
 /// Shown below every help text.
 const EXIT_CODES: &str = "Exit codes: 0 fine; 1 a negative answer; 2 wrong usage or unreadable input; \
@@ -32,9 +32,24 @@ pub(crate) enum Command {
     /// Print or install the definitions of ClusterNetworkPolicy, for clusters that lack them
     #[command(after_help = EXIT_CODES)]
     Crds(crds::Args),
-    /// What the agent of this node knows and enforces
+    /// Install Ringfence in a cluster
     #[command(after_help = EXIT_CODES)]
-    Status(status::Args),
+    Install(Box<install::Install>),
+    /// Roll this version out over the one that is installed
+    #[command(after_help = EXIT_CODES)]
+    Upgrade(install::Upgrade),
+    /// Take Ringfence away, and leave every node as it was
+    #[command(after_help = EXIT_CODES)]
+    Uninstall(install::Uninstall),
+    /// Try a matrix of policies in a cluster, with pods of its own
+    #[command(after_help = EXIT_CODES)]
+    Verify(verify::Args),
+    /// Return when policies are enforced on every node
+    #[command(after_help = EXIT_CODES)]
+    Wait(wait::Args),
+    /// What the agents of a cluster, or the one of this node, know and enforce
+    #[command(after_help = EXIT_CODES)]
+    Status(Box<status::Args>),
     /// Follow the connections of this node's pods
     #[command(after_help = EXIT_CODES)]
     Observe(observe::Args),

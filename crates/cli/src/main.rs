@@ -3,14 +3,18 @@
 
 mod agent;
 mod args;
+mod cluster;
 mod cni;
 mod crds;
 mod exit;
+mod install;
 mod lab;
 mod logging;
 mod observe;
 mod output;
 mod status;
+mod verify;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -34,6 +38,11 @@ fn run(args: args::Args) -> anyhow::Result<exit::Code> {
         args::Command::Agent(args) => agent::run(*args),
         args::Command::Lab(args) => lab::run(args),
         args::Command::Crds(args) => crds::run(&args),
+        args::Command::Install(args) => install::install(&args),
+        args::Command::Upgrade(args) => install::upgrade(&args),
+        args::Command::Uninstall(args) => install::uninstall(&args),
+        args::Command::Verify(args) => verify::run(&args),
+        args::Command::Wait(args) => wait::run(&args),
         args::Command::Status(args) => status::run(&args),
         args::Command::Observe(args) => observe::run(&args),
         args::Command::Version => output::line(&format!("ringfence {}", env!("CARGO_PKG_VERSION"))),

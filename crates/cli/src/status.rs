@@ -1,9 +1,14 @@
-//! `ringfence status`.
+//! `ringfence status`: of the cluster, or of this node alone.
+
+mod cluster;
+
+use std::time::Duration;
 
 use ringfence_agent::api::{Names, ObjectDiagnostic, Status};
 use ringfence_agent::client::Client;
 
 use crate::args::{Format, Socket};
+use crate::cluster::{Target, block_on, duration, exists};
 use crate::exit::Code;
 use crate::output::{self, or_none, table};
 
@@ -14,16 +19,30 @@ const REMARKS: usize = 10;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
     socket: Socket,
+    /// Ask every agent of the cluster, also where one listens on this machine
+    #[arg(long)]
+    cluster: bool,
+    /// Wait until every node is ready and every policy is enforced on all
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m", requires = "wait")]
+    timeout: Duration,
     /// Form of the output
     #[arg(short, long, value_enum, value_name = "FORMAT")]
     output: Option<Format>,
 }
 
-/// Prints the status; negative if the agent is not ready.
+/// Prints the status; negative if something is not as it should be.
 pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let status = runtime.block_on(Client::new(&args.socket.socket).status())?;
+    if args.is_of_cluster() {
+        let wait = args.wait.then_some(args.timeout);
+        return block_on(cluster::run(&args.target, wait, args.output));
+    }
+    let status = block_on(async { Ok(Client::new(&args.socket.socket).status().await?) })?;
     match args.output {
         None => output::text(&brief(&status).join("\n"))?,
         Some(Format::Wide) => output::text(&[brief(&status), wide(&status)].concat().join("\n"))?,
@@ -31,6 +50,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
         Some(Format::Yaml) => output::yaml(&status)?,
     }
     Ok(if status.ready { Code::Ok } else { Code::Negative })
+}
+
+impl Args {
+    /// Of the cluster if one is named or waited for, and of this node where an agent listens.
+    fn is_of_cluster(&self) -> bool {
+        self.cluster || self.wait || (!exists(&self.socket.socket) && self.target.is_named())
+    }
 }
 
 fn yes(fact: bool) -> String {

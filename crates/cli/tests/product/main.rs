@@ -6,6 +6,7 @@ mod across_nodes;
 mod addresses;
 mod by_hand;
 mod clerk;
+mod cluster;
 mod families;
 mod kit;
 mod life;

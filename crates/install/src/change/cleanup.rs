@@ -112,7 +112,7 @@ fn pod(template: &Value, namespace: &str, node: &str) -> Option<Value> {
     }
     let container = spec.pointer_mut("/containers/0")?;
     let flags = container.get("args")?.as_array()?.iter().filter_map(Value::as_str);
-    let flags = flags.filter(|flag| flag.starts_with("--cni-") || *flag == "--primary").map(str::to_owned);
+    let flags = flags.filter(|flag| flag.starts_with("--cni-")).map(str::to_owned);
     let arguments: Vec<String> = ["agent".to_owned(), "cleanup".to_owned()]
         .into_iter()
         .chain(flags)
@@ -155,7 +155,6 @@ mod tests {
                 "cleanup",
                 "--cni-conf-dir=/etc/cni/net.d",
                 "--cni-bin-dir=/opt/cni/bin",
-                "--primary",
                 "--socket=/host/run/ringfence/agent.sock",
             ])
         );

@@ -1,6 +1,7 @@
 //! The kubelet of all the lab's nodes: an ordinary client of the API that runs pods as namespaces and processes.
 
 mod attach;
+mod beside_agent;
 mod board;
 mod containers;
 mod events;

@@ -14,7 +14,7 @@ use tokio::io::AsyncRead;
 use tokio::sync::{mpsc, oneshot};
 
 use super::logs::Until;
-use super::{MIRROR, attach, logs};
+use super::{MIRROR, attach, beside_agent, logs};
 use crate::container::config::ContainerDirectory;
 use crate::container::{start_piped, start_terminal};
 use crate::place::Place;
@@ -36,10 +36,10 @@ struct Known {
     mirror_of: Option<String>,
 }
 
-/// A container's directory, or an agent's log.
+/// A container's directory, or the node of an agent.
 enum Source {
     Container(ContainerDirectory),
-    Agent(PathBuf),
+    Agent(String),
 }
 
 impl Runtime {
@@ -81,7 +81,7 @@ impl Runtime {
             None => known.containers.first().ok_or_else(|| not_found(""))?,
         };
         Ok(match &known.mirror_of {
-            Some(node) => Source::Agent(self.place.agent_log(node)),
+            Some(node) => Source::Agent(node.clone()),
             None => Source::Container(ContainerDirectory::of(&self.place.pod_directory(&known.uid), name)),
         })
     }
@@ -90,8 +90,13 @@ impl Runtime {
 impl PodRuntime for Runtime {
     fn exec(&self, request: ExecRequest) -> BoxFuture<'static, Result<ExecSession, RuntimeError>> {
         let found = self.find(&request.target);
+        let place = self.place.clone();
         async move {
-            let directory = running(found?, &request.target)?;
+            let source = found?;
+            if let Source::Agent(node) = &source {
+                return beside_agent::start(&place, node, &request);
+            }
+            let directory = running(source, &request.target)?;
             start(&directory, &request).map_err(|error| RuntimeError::Failed(error.to_string()))
         }
         .boxed()
@@ -114,9 +119,10 @@ impl PodRuntime for Runtime {
 
     fn logs(&self, request: LogRequest) -> BoxFuture<'static, Result<Box<dyn AsyncRead + Send + Unpin>, RuntimeError>> {
         let found = self.find(&request.target);
+        let place = self.place.clone();
         async move {
             let (path, until) = match found? {
-                Source::Agent(path) => (path, Until::Forever),
+                Source::Agent(node) => (place.agent_log(&node), Until::Forever),
                 Source::Container(directory) => log_of(&directory, request.previous)
                     .ok_or_else(|| not_available(&request.target, request.previous))?,
             };
@@ -133,8 +139,8 @@ impl PodRuntime for Runtime {
 }
 
 fn start(directory: &ContainerDirectory, request: &ExecRequest) -> io::Result<ExecSession> {
-    let (sender, exit) = oneshot::channel();
     if request.tty {
+        let (sender, exit) = oneshot::channel();
         let (child, terminal) = start_terminal(directory, &request.command)?;
         let (resize, mut sizes) = mpsc::channel::<(u16, u16)>(4);
         let resized = terminal.clone();
@@ -154,7 +160,12 @@ fn start(directory: &ContainerDirectory, request: &ExecRequest) -> io::Result<Ex
             exit,
         });
     }
-    let mut child = start_piped(directory, &request.command, request.stdin)?;
+    piped(start_piped(directory, &request.command, request.stdin)?)
+}
+
+/// The session of a command with pipes.
+pub(super) fn piped(mut child: tokio::process::Child) -> io::Result<ExecSession> {
+    let (sender, exit) = oneshot::channel();
     let missing = || io::Error::other("the command has no pipe");
     let session = ExecSession {
         stdin: child.stdin.take().map(|stdin| Box::new(stdin) as Box<_>),
@@ -183,7 +194,7 @@ fn running(source: Source, target: &ContainerRef) -> Result<ContainerDirectory, 
     let directory = match source {
         Source::Container(directory) => directory,
         Source::Agent(_) => {
-            let message = "the agent's pod mirrors a process of the lab; commands cannot be run in it";
+            let message = "the agent's pod mirrors a process of the lab; there is nothing to attach to";
             return Err(RuntimeError::Failed(message.to_owned()));
         }
     };

@@ -1,0 +1,205 @@
+//! `ringfence install`, `upgrade` and `uninstall`.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{ArgGroup, ValueEnum};
+use ringfence_install::change;
+use ringfence_install::manifest::{self, Mode, Values};
+use ringfence_install::survey::{self, Survey};
+
+use crate::cluster::{Target, block_on, duration, say};
+use crate::exit::Code;
+use crate::output;
+
+/// `ringfence install`
+#[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("mode").args(["primary", "chained"])))]
+pub(crate) struct Install {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    changes: Changes,
+    /// Namespace of the agents
+    #[arg(long, short, value_name = "NAME", default_value = manifest::NAMESPACE)]
+    namespace: String,
+    /// Be the network plugin, whatever is there
+    #[arg(long)]
+    primary: bool,
+    /// Come after the cluster's network plugin, and do not be one where there is none
+    #[arg(long)]
+    chained: bool,
+    /// Print what would be written, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Form in which a dry run prints
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value_t = Form::Yaml, requires = "dry_run")]
+    output: Form,
+    /// Install also where policy cannot be enforced
+    #[arg(long)]
+    force: bool,
+}
+
+/// `ringfence upgrade`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Upgrade {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    changes: Changes,
+}
+
+/// `ringfence uninstall`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Uninstall {
+    #[command(flatten)]
+    target: Target,
+    /// How long nodes may take
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2m")]
+    timeout: Duration,
+}
+
+/// What can be chosen; an upgrade keeps what is not named.
+#[derive(Debug, clap::Args)]
+struct Changes {
+    /// Image of the agents [default: localhost/ringfence of this version]
+    #[arg(long, value_name = "NAME:TAG")]
+    image: Option<String>,
+    /// When nodes pull the image [default: IfNotPresent]
+    #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
+    image_pull_policy: Option<String>,
+    /// What happens to open connections that a change of policy denies [default: cut]
+    #[arg(long, value_name = "HOW", value_parser = ["cut", "drain"])]
+    connections: Option<String>,
+    /// How much agents log [default: info]
+    #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    log_level: Option<String>,
+    /// How their log lines look [default: text]
+    #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
+    log_format: Option<String>,
+    /// How long agents may take to be ready
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
+    timeout: Duration,
+    /// Do not wait for the agents
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Changes {
+    fn make(&self, values: Values) -> Values {
+        let Self { image, image_pull_policy, connections, log_level, log_format, timeout: _, no_wait: _ } = self;
+        let or = |chosen: &Option<String>, kept: String| chosen.clone().unwrap_or(kept);
+        Values {
+            image: or(image, values.image),
+            pull_policy: or(image_pull_policy, values.pull_policy),
+            connections: or(connections, values.connections),
+            log_level: or(log_level, values.log_level),
+            log_format: or(log_format, values.log_format),
+            ..values
+        }
+    }
+
+    fn limit(&self) -> Option<Duration> {
+        (!self.no_wait).then_some(self.timeout)
+    }
+}
+
+/// Forms that an API server reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    /// YAML
+    Yaml,
+    /// JSON
+    Json,
+}
+
+/// Looks at the cluster, says what was found, and installs if policy can be enforced there.
+pub(crate) fn install(args: &Install) -> anyhow::Result<Code> {
+    block_on(async {
+        let client = args.target.client().await?;
+        if let Some(there) = change::installed(&client).await? {
+            anyhow::ensure!(
+                args.dry_run || there.namespace == args.namespace,
+                "Ringfence is installed in namespace {} already; hint: ringfence upgrade",
+                there.namespace
+            );
+        }
+        let survey = survey::judge(&survey::look(&client).await?);
+        for finding in &survey.findings {
+            say(&finding.to_string());
+        }
+        let mode = mode(args, &survey);
+        say(&format!("{:16} {}", "Ringfence", told(mode)));
+        if !survey.refusals().is_empty() && !args.force {
+            say("not installed: policy cannot be enforced in this cluster");
+            return Ok(Code::Negative);
+        }
+        let values = Values { namespace: args.namespace.clone(), mode, ..Values::default() };
+        let values = args.changes.make(values);
+        if args.dry_run {
+            return print(&values, args.output);
+        }
+        change::apply(&client, &values, args.changes.limit(), &say).await?;
+        output::line(&format!("Ringfence {} is installed", env!("CARGO_PKG_VERSION")))
+    })
+}
+
+fn mode(args: &Install, survey: &Survey) -> Mode {
+    match (args.primary, args.chained) {
+        (true, _) => Mode::Primary,
+        (_, true) => Mode::Chained,
+        _ => survey.mode,
+    }
+}
+
+fn told(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Chained => "will come after the network plugin",
+        Mode::Primary => "will be the network plugin",
+    }
+}
+
+fn print(values: &Values, form: Form) -> anyhow::Result<Code> {
+    let objects = manifest::objects(values)?;
+    match form {
+        Form::Json => {
+            output::json(&serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects}))?;
+        }
+        Form::Yaml => {
+            for object in objects {
+                output::text("---\n")?;
+                output::yaml(&object)?;
+            }
+        }
+    }
+    Ok(Code::Ok)
+}
+
+/// Rolls this version out over one that is there.
+pub(crate) fn upgrade(args: &Upgrade) -> anyhow::Result<Code> {
+    block_on(async {
+        let client = args.target.client().await?;
+        let there = change::installed(&client).await?;
+        let there = there.context("Ringfence is not installed in this cluster; hint: ringfence install")?;
+        let values = args.changes.make(change::values_of(&there)?);
+        say(&format!("from {} to {}", there.image, values.image));
+        change::apply(&client, &values, args.changes.limit(), &say).await?;
+        output::line(&format!("Ringfence is upgraded to {}", env!("CARGO_PKG_VERSION")))
+    })
+}
+
+/// Takes everything away; negative if a node could not be reached.
+pub(crate) fn uninstall(args: &Uninstall) -> anyhow::Result<Code> {
+    block_on(async {
+        let client = args.target.client().await?;
+        let left = change::remove(&client, args.timeout, &say).await?;
+        if left.is_empty() {
+            return output::line("Ringfence is uninstalled; no policy is enforced by it any more");
+        }
+        for line in &left {
+            say(&format!("not cleaned: {line}"));
+        }
+        output::line("Ringfence is uninstalled, but not every node was cleaned")?;
+        Ok(Code::Negative)
+    })
+}
