@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod as KubePod};
-use kube::api::{DeleteParams, DynamicObject, ListParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -81,7 +81,9 @@ impl Stage {
         }
         for pod in PODS {
             let node = if pod.name == "a" { nodes.first() } else { nodes.last() };
-            objects::apply(&self.client, &self.pod(pod, image, node.context("no node can take pods")?)).await?;
+            let object = self.pod(pod, image, node.context("no node can take pods")?);
+            let api = objects::api(&self.client, &object)?;
+            api.create(&PostParams::default(), &serde_json::from_value(object)?).await.context("cannot make a pod")?;
         }
         let end = Instant::now() + patience;
         let mut addresses = BTreeMap::new();
