@@ -161,7 +161,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
         if let Some(chain) = plugin.chain() {
             ringfence_agent::unchain(&chain).context("cannot remove the network plugin")?;
         }
-        let beside = socket.as_deref().unwrap_or(Path::new(ringfence_agent::client::SOCKET));
+        let beside = socket.as_deref().unwrap_or_else(|| Path::new(ringfence_agent::client::SOCKET));
         ringfence_agent::unroute(beside).context("cannot remove the routes between nodes")?;
         ringfence_agent::cleanup(&pin_dir)?;
         if let Some(socket) = socket {

@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn times_are_read_as_people_write_them() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_mins(90)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         for wrong in ["", "5", "m", "5x", "-1s", "1.5s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");

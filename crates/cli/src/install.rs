@@ -14,6 +14,7 @@ use crate::output;
 
 /// `ringfence install`
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 #[command(group(ArgGroup::new("mode").args(["primary", "chained"])))]
 pub(crate) struct Install {
     #[command(flatten)]

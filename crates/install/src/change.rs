@@ -34,8 +34,8 @@ pub async fn installed(client: &Client) -> anyhow::Result<Option<Installed>> {
         Err(error) => return Err(error).context("cannot list the DaemonSets"),
     };
     let Some(set) = sets.into_iter().find(|set| set.name_any() == manifest::NAME) else { return Ok(None) };
-    let containers = set.spec.iter().flat_map(|spec| spec.template.spec.iter().flat_map(|spec| &spec.containers));
-    let image = containers.filter_map(|container| container.image.clone()).next().unwrap_or_default();
+    let mut containers = set.spec.iter().flat_map(|spec| spec.template.spec.iter().flat_map(|spec| &spec.containers));
+    let image = containers.find_map(|container| container.image.clone()).unwrap_or_default();
     Ok(Some(Installed { namespace: set.namespace().unwrap_or_default(), image, set }))
 }
 

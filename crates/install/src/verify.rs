@@ -28,7 +28,7 @@ pub const IMAGE: &str = "registry.k8s.io/e2e-test-images/agnhost:2.53";
 /// How many connections are tried at a time.
 const AT_ONCE: usize = 8;
 /// How long a change may take to be enforced everywhere.
-const ENFORCED: Duration = Duration::from_secs(60);
+const ENFORCED: Duration = Duration::from_mins(1);
 
 /// How to verify.
 #[derive(Clone, Debug)]

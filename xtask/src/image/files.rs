@@ -107,7 +107,7 @@ fn packages(files: &[PathBuf]) -> anyhow::Result<std::collections::BTreeSet<Stri
 fn owner(file: &Path) -> anyhow::Result<Option<String>> {
     let real = file.canonicalize()?;
     let short = real.strip_prefix("/usr").map(|rest| Path::new("/").join(rest));
-    for path in [Some(file.to_path_buf()), Some(real.clone()), short.ok()].into_iter().flatten() {
+    for path in [Some(file.to_path_buf()), Some(real), short.ok()].into_iter().flatten() {
         let output = Command::new("dpkg-query").arg("--search").arg(&path).output().context("dpkg-query")?;
         let text = String::from_utf8_lossy(&output.stdout);
         if output.status.success()

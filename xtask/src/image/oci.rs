@@ -34,8 +34,7 @@ pub(super) struct Archive {
 
 /// `sha256:…`
 pub(super) fn digest(data: &[u8]) -> String {
-    let hex: String = Sha256::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    format!("sha256:{:x}", Sha256::digest(data))
 }
 
 /// Packs an image.

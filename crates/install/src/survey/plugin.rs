@@ -84,7 +84,6 @@ fn found(known: &Known, set: &DaemonSet, seen: &Seen) -> Finding {
     let plugin = |verdict| Finding { subject: "network plugin", found: place.clone(), verdict };
     let both = || Verdict::Warning(format!("{} enforces policy too: connections have to pass both", known.name));
     match &known.kind {
-        Kind::Plugin => plugin(Verdict::Fine),
         Kind::Bypass(how) => plugin(Verdict::Refused(format!("{}: {how}, where policy is decided", known.name))),
         Kind::Engine { .. } if known.name == "Calico" && uses_ebpf(set, seen) => {
             plugin(Verdict::Refused(format!("Calico's eBPF data plane is on: {EBPF}, where policy is decided")))
@@ -95,7 +94,7 @@ fn found(known: &Known, set: &DaemonSet, seen: &Seen) -> Finding {
         }
         Kind::Engine { .. } => plugin(both()),
         Kind::EngineIf { on } if has_argument(set, on) => plugin(both()),
-        Kind::EngineIf { .. } => plugin(Verdict::Fine),
+        Kind::Plugin | Kind::EngineIf { .. } => plugin(Verdict::Fine),
         Kind::Further => Finding {
             subject: "other networks",
             found: place,
@@ -156,7 +155,7 @@ mod tests {
     use super::super::tests::node;
     use super::*;
 
-    fn set(name: &str, container: Value) -> DaemonSet {
+    fn set(name: &str, container: &Value) -> DaemonSet {
         serde_json::from_value(json!({
             "metadata": {"name": name, "namespace": "kube-system"},
             "spec": {"selector": {}, "template": {"spec": {"containers": [container]}}},
@@ -165,7 +164,7 @@ mod tests {
     }
 
     fn plain(name: &str) -> DaemonSet {
-        set(name, json!({"name": "c"}))
+        set(name, &json!({"name": "c"}))
     }
 
     #[track_caller]
@@ -190,9 +189,9 @@ mod tests {
         for name in ["calico-node", "kindnet", "canal", "kube-router", "azure-npm", "kube-network-policies"] {
             assert!(matches!(verdict(plain(name)), Verdict::Warning(_)), "{name}");
         }
-        let quiet = set("kube-router", json!({"name": "c", "args": ["--run-firewall=false"]}));
+        let quiet = set("kube-router", &json!({"name": "c", "args": ["--run-firewall=false"]}));
         assert_eq!(verdict(quiet), Verdict::Fine);
-        let policy = set("aws-node", json!({"name": "c", "args": ["--enable-network-policy=true"]}));
+        let policy = set("aws-node", &json!({"name": "c", "args": ["--enable-network-policy=true"]}));
         assert!(matches!(verdict(policy), Verdict::Warning(_)));
         assert_eq!(verdict(plain("aws-node")), Verdict::Fine);
         assert_eq!(verdict(plain("kube-flannel-ds")), Verdict::Fine);
@@ -201,7 +200,7 @@ mod tests {
     #[test]
     fn calico_is_refused_only_with_its_ebpf_data_plane() {
         let on = json!({"name": "c", "env": [{"name": "FELIX_BPFENABLED", "value": "true"}]});
-        assert!(matches!(verdict(set("calico-node", on)), Verdict::Refused(_)));
+        assert!(matches!(verdict(set("calico-node", &on)), Verdict::Refused(_)));
         let felix = Some(json!({"spec": {"bpfEnabled": true}}));
         let seen = Seen { sets: vec![plain("calico-node")], felix, ..Seen::default() };
         assert!(matches!(judge(&seen).0[0].verdict, Verdict::Refused(_)));

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::stage::Names;
 
 /// A NetworkPolicy of a space.
-pub(super) fn network_policy(names: &Names<'_>, space: &str, name: &str, spec: Value) -> Value {
+pub(super) fn network_policy(names: &Names<'_>, space: &str, name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
         "metadata": {"name": name, "namespace": names.namespace(space)}, "spec": spec,
@@ -41,5 +41,5 @@ pub(super) fn spaces(names: &Names<'_>) -> Value {
 /// A policy that isolates pods in one direction and lets nothing through but what the rules say.
 pub(super) fn isolate(names: &Names<'_>, space: &str, pod: Option<&str>, direction: &str, rules: &[Value]) -> Value {
     let spec = json!({"podSelector": pods(pod), "policyTypes": [direction], direction.to_lowercase(): rules});
-    network_policy(names, space, "verify", spec)
+    network_policy(names, space, "verify", &spec)
 }

@@ -21,7 +21,7 @@ const LABEL: &str = "ringfence-verify";
 /// How often something is looked at.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long removal may take.
-const REMOVAL: Duration = Duration::from_secs(120);
+const REMOVAL: Duration = Duration::from_mins(2);
 
 /// One run.
 pub(super) struct Stage {

@@ -55,7 +55,7 @@ pub(super) fn cases() -> Vec<Case> {
                     "ingress": [{"from": [{"namespaceSelector": space(names, "y"), "podSelector": pods(Some("a"))}]}],
                     "egress": [{"to": [{"podSelector": {}}]}],
                 });
-                vec![network_policy(names, "x", "verify", both)]
+                vec![network_policy(names, "x", "verify", &both)]
             },
             // Within x the sender may and the receiver may not.
             |attempt| match (attempt.from.space, attempt.to.space) {

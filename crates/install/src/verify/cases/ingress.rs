@@ -8,6 +8,18 @@ use super::super::stage::Names;
 use super::case;
 
 pub(super) fn cases() -> Vec<Case> {
+    let mut cases = by_peer();
+    cases.extend(by_port());
+    cases.push(Case {
+        name: "ingress-cuts-open-connections",
+        cluster_wide: false,
+        policies: |names| vec![isolate(names, "x", Some("a"), "Ingress", &[])],
+        check: Check::Cut,
+    });
+    cases
+}
+
+fn by_peer() -> Vec<Case> {
     vec![
         case(
             "ingress-deny-all",
@@ -68,6 +80,11 @@ pub(super) fn cases() -> Vec<Case> {
             },
             |attempt| !attempt.is_to("x", "a") || !attempt.is_from("y", "a"),
         ),
+    ]
+}
+
+fn by_port() -> Vec<Case> {
+    vec![
         case(
             "ingress-port",
             |names| one(names, json!([]), Some(json!([{"port": 8080, "protocol": "TCP"}]))),
@@ -106,12 +123,6 @@ pub(super) fn cases() -> Vec<Case> {
             },
             |attempt| !attempt.is_to("x", "a") || attempt.from.space == "y" || attempt.port == Port::Web,
         ),
-        Case {
-            name: "ingress-cuts-open-connections",
-            cluster_wide: false,
-            policies: |names| vec![isolate(names, "x", Some("a"), "Ingress", &[])],
-            check: Check::Cut,
-        },
     ]
 }
 

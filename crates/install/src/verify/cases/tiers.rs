@@ -11,7 +11,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "admin-deny-beats-network-policy",
             |names| {
-                let deny = rules("Deny", space(names, "y"), space(names, "x"));
+                let deny = rules("Deny", &space(names, "y"), &space(names, "x"));
                 let allow = isolate(names, "x", None, "Ingress", &[json!({})]);
                 vec![cluster_policy(names, "deny", "Admin", 10, deny), allow]
             },
@@ -20,7 +20,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "admin-accept-beats-network-policy",
             |names| {
-                let accept = rules("Accept", space(names, "y"), space(names, "x"));
+                let accept = rules("Accept", &space(names, "y"), &space(names, "x"));
                 let deny = isolate(names, "x", None, "Ingress", &[]);
                 vec![cluster_policy(names, "accept", "Admin", 10, accept), deny]
             },
@@ -29,8 +29,8 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "admin-pass-leaves-it-to-network-policy",
             |names| {
-                let pass = rules("Pass", space(names, "y"), space(names, "x"));
-                let deny = rules("Deny", spaces(names), space(names, "x"));
+                let pass = rules("Pass", &space(names, "y"), &space(names, "x"));
+                let deny = rules("Deny", &spaces(names), &space(names, "x"));
                 let allow_y = json!({"from": [{"namespaceSelector": space(names, "y")}]});
                 vec![
                     cluster_policy(names, "pass", "Admin", 10, pass),
@@ -43,7 +43,7 @@ pub(super) fn cases() -> Vec<Case> {
         case(
             "baseline-deny-yields-to-network-policy",
             |names| {
-                let deny = rules("Deny", spaces(names), space(names, "x"));
+                let deny = rules("Deny", &spaces(names), &space(names, "x"));
                 let allow_y = json!({"from": [{"namespaceSelector": space(names, "y")}]});
                 vec![
                     cluster_policy(names, "deny", "Baseline", 10, deny),
@@ -67,7 +67,7 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// One rule for connections from one selection of namespaces to another.
-fn rules(action: &str, from: Value, to: Value) -> Value {
+fn rules(action: &str, from: &Value, to: &Value) -> Value {
     json!({
         "subject": {"namespaces": to},
         "ingress": [{"name": "verify", "action": action, "from": [{"namespaces": from}]}],
