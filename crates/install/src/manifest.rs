@@ -82,6 +82,9 @@ pub fn objects(values: &Values) -> anyhow::Result<Vec<Value>> {
         if object["kind"] == "DaemonSet" {
             adapt(object, values).context("the DaemonSet of the chart is not as expected")?;
         }
+        if object["kind"] == "ClusterRole" && values.mode == Mode::Primary {
+            permit(object).context("the ClusterRole of the chart is not as expected")?;
+        }
     }
     Ok(objects)
 }
@@ -111,6 +114,13 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
         let after = arguments.iter().position(|argument| has_prefix(argument, "--cni-bin-dir="))?;
         arguments.insert(after + 1, json!("--primary"));
     }
+    Some(())
+}
+
+/// What an agent may do besides that is its node's network plugin.
+fn permit(role: &mut Value) -> Option<()> {
+    let rule = json!({"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]});
+    role.get_mut("rules")?.as_array_mut()?.push(rule);
     Some(())
 }
 

@@ -30,7 +30,8 @@ fn the_status_of_all_nodes_and_waiting_for_them() {
         return;
     }
     let lab = Lab::up("cluster", &["--nodes", "2"]);
-    let file = lab.directory().join("closed.yaml");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("closed.yaml");
     std::fs::write(&file, POLICY).unwrap();
     let file = file.to_str().unwrap();
     let output = run(&lab, &["wait", "-f", file]);
@@ -58,7 +59,8 @@ fn the_matrix_of_policies_holds_and_leaves_nothing() {
         return;
     }
     let lab = Lab::up("verify", &["--nodes", "2", "--dual-stack"]);
-    let junit = lab.directory().join("junit.xml");
+    let folder = tempfile::tempdir().unwrap();
+    let junit = folder.path().join("junit.xml");
     let output = run(&lab, &["verify", "--only", "port", "--junit", junit.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(text(&output).contains("IPv4 and IPv6"), "{}", text(&output));

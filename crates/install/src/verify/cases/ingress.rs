@@ -47,11 +47,12 @@ fn by_peer() -> Vec<Case> {
             |attempt| !attempt.is_to("x", "a") || attempt.is_from("y", "a"),
         ),
         case(
-            "ingress-from-namespace-or-pods",
+            "ingress-from-either-of-two-peers",
             |names| {
-                one(names, json!([{"namespaceSelector": space(names, "y")}, {"podSelector": pods(Some("b"))}]), None)
+                let of_y = json!({"namespaceSelector": space(names, "y"), "podSelector": pods(Some("a"))});
+                one(names, json!([of_y, {"podSelector": pods(Some("b"))}]), None)
             },
-            |attempt| !attempt.is_to("x", "a") || attempt.from.space == "y" || attempt.is_from("x", "b"),
+            |attempt| !attempt.is_to("x", "a") || attempt.is_from("y", "a") || attempt.is_from("x", "b"),
         ),
         case(
             "ingress-by-expression",
