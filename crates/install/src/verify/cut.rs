@@ -14,6 +14,8 @@ use super::stage::{Pods, Stage};
 
 /// One request and its answer on a connection that stays open.
 const REQUEST: &[u8] = b"GET /hostname HTTP/1.1\r\nHost: verify\r\n\r\n";
+/// What an answer begins with.
+const BEGINNING: &[u8] = b"HTTP/1.1 ";
 /// How long an answer that must come may take.
 const ANSWER: Duration = Duration::from_secs(20);
 /// How long one that must not come is waited for.
@@ -52,11 +54,20 @@ impl Held {
     async fn answers(&mut self, limit: Duration) -> anyhow::Result<bool> {
         self.input.write_all(REQUEST).await.context("cannot write into the connection")?;
         self.input.flush().await?;
-        let mut answer = vec![0; 4096];
-        match timeout(limit, self.output.read(&mut answer)).await {
-            Ok(Ok(length)) => Ok(length > 0),
-            Ok(Err(error)) => Err(error).context("cannot read from the connection"),
-            Err(_nothing_came) => Ok(false),
+        timeout(limit, self.begins()).await.unwrap_or(Ok(false))
+    }
+
+    /// Reads up to the beginning of an answer, as the rest of the one before may still be on its way; `false` if the
+    /// connection ends without one.
+    async fn begins(&mut self) -> anyhow::Result<bool> {
+        let mut seen = Vec::new();
+        loop {
+            let mut part = [0; 4096];
+            let length = self.output.read(&mut part).await.context("cannot read from the connection")?;
+            seen.extend_from_slice(&part[..length]);
+            if length == 0 || seen.windows(BEGINNING.len()).any(|part| part == BEGINNING) {
+                return Ok(length > 0);
+            }
         }
     }
 

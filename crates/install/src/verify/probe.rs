@@ -40,7 +40,8 @@ async fn once(stage: &Stage, pods: &Pods, attempt: &Attempt, address: IpAddr) ->
     let output = exec::run(&stage.client, &pods.container(attempt.from), &command, LIMIT).await?;
     match (output.code, output.said()) {
         (0, _) => Ok(true),
-        (_, "TIMEOUT") => Ok(false),
+        // For UDP it says after a colon what it waited for.
+        (_, said) if said == "TIMEOUT" || said.starts_with("TIMEOUT:") => Ok(false),
         // Somebody answered, so packets get there; but it is not what listens.
         (code, said) => bail!("{attempt}: agnhost ended with {code}: {said}"),
     }
