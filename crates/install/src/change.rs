@@ -105,6 +105,11 @@ pub async fn remove(client: &Client, limit: Duration, progress: &dyn Progress) -
     progress.say("agents are ending; what they enforce stays in force");
     rollout::gone(client, &values.namespace, AGENT_LABEL, limit).await?;
     let left = cleanup::run(client, &installed, limit, progress).await?;
+    // Made by the agents: who of them writes about policies.
+    written.push(json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": manifest::NAME, "namespace": values.namespace},
+    }));
     for object in written.iter().rev() {
         objects::delete(client, object).await?;
         progress.say(&format!("{} removed", objects::title(object)));
