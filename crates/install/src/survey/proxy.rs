@@ -25,7 +25,12 @@ pub(super) fn judge(seen: &Seen) -> Finding {
 
 fn known(mode: &str) -> Verdict {
     match mode {
-        "iptables" | "nftables" | "ipvs" => Verdict::Fine,
+        "iptables" | "nftables" => Verdict::Fine,
+        "ipvs" => Verdict::Warning(
+            "policy sees the address of a Service before IPVS translates it: pods whose egress is isolated reach Services \
+             only where a rule allows the Service's own address"
+                .into(),
+        ),
         _ => Verdict::Warning(format!(
             "the mode {mode} is not known: policy is exact where the host's stack translates Service addresses"
         )),
@@ -57,12 +62,14 @@ mod tests {
     }
 
     #[test]
-    fn every_mode_of_the_host_s_stack_is_fine() {
-        for mode in ["iptables", "nftables", "ipvs", "\"\""] {
+    fn modes_that_translate_before_the_hook_are_fine() {
+        for mode in ["iptables", "nftables", "\"\""] {
             assert_eq!(judge(&seen(mode)).verdict, Verdict::Fine, "{mode}");
         }
         assert_eq!(judge(&seen("\"\"")).found, "kube-proxy, mode iptables");
-        assert!(matches!(judge(&seen("userspace")).verdict, Verdict::Warning(_)));
+        for mode in ["ipvs", "userspace"] {
+            assert!(matches!(judge(&seen(mode)).verdict, Verdict::Warning(_)), "{mode}");
+        }
         assert_eq!(judge(&Seen::default()).verdict, Verdict::Fine);
     }
 }
