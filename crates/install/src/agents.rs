@@ -8,9 +8,10 @@ use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use ringfence_k8s::exec::Output;
 
 use crate::AGENT_LABEL;
-use crate::exec::{self, Container, Output};
+use crate::exec::{self, Container};
 
 /// How many agents are asked at a time.
 const AT_ONCE: usize = 32;

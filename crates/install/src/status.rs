@@ -86,7 +86,7 @@ pub fn is_installed(places: &[Place]) -> bool {
     places.iter().any(|place| place.agent.is_ok())
 }
 
-fn read(text: &str, answer: &crate::exec::Output) -> Result<Box<api::Status>, String> {
+fn read(text: &str, answer: &ringfence_k8s::exec::Output) -> Result<Box<api::Status>, String> {
     // A status is told too when it is not good; then the exit code is not 0.
     serde_json::from_str(text).map_err(|error| match answer.said() {
         "" => format!("its agent's answer cannot be read: {error}"),

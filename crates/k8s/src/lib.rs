@@ -8,6 +8,7 @@ pub mod address;
 pub mod convert;
 pub mod crd;
 mod diagnostic;
+pub mod exec;
 mod json;
 pub mod manifest;
 mod path;

@@ -6,12 +6,11 @@ use anyhow::Context as _;
 use http::Request as HttpRequest;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use k8s_openapi::api::core::v1::Pod as KubePod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use kube::api::{AttachParams, ListParams};
+use kube::api::ListParams;
 use kube::{Api, Client};
 use ringfence_k8s::convert::{self, Resource};
+use ringfence_k8s::exec::{self, ExecError, Output};
 use serde_json::{Value, json};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use super::expect::Outcome;
 use super::request::{Listing, Names, PatchStyle, Pod, Request};
@@ -239,32 +238,13 @@ fn labels_of(row: &Value) -> String {
 }
 
 async fn exec(client: &Client, pod: Pod, command: Vec<String>, names: &Names) -> anyhow::Result<Outcome> {
-    let api: Api<KubePod> = Api::namespaced(client.clone(), pod.namespace());
-    let parameters = AttachParams::default().stdin(false).stdout(true).stderr(true);
-    let mut process = api.exec(names.name(pod), command, &parameters).await?;
-    let status = process.take_status().context("the server gives no exit status")?;
-    let (out, err) = (process.stdout(), process.stderr());
-    let (stdout, stderr, status) = tokio::join!(read(out), read(err), status);
-    let code = match status {
-        Some(status) if status.status.as_deref() == Some("Success") => 0,
-        Some(status) => exit_code(&status).unwrap_or(1),
-        None => -1,
-    };
-    Ok(Outcome { code, stdout: stdout?, stderr: stderr? })
-}
-
-async fn read(stream: Option<impl AsyncRead + Unpin>) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    if let Some(mut stream) = stream {
-        stream.read_to_end(&mut bytes).await?;
+    let command: Vec<_> = command.iter().map(String::as_str).collect();
+    match exec::exec(client, pod.namespace(), names.name(pod), None, &command).await {
+        Ok(Output { code, stdout, stderr }) => Ok(Outcome { code, stdout, stderr }),
+        // As kubectl says it.
+        Err(ExecError::NotStarted(stderr)) => Ok(Outcome { code: 1, stdout: String::new(), stderr }),
+        Err(error) => Err(error.into()),
     }
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// The exit code among the details of a status.
-fn exit_code(status: &Status) -> Option<i32> {
-    let causes = status.details.as_ref()?.causes.as_ref()?;
-    causes.iter().find(|cause| cause.reason.as_deref() == Some("ExitCode"))?.message.as_ref()?.parse().ok()
 }
 
 #[cfg(test)]
