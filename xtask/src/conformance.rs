@@ -77,8 +77,8 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
 
 /// Makes the kinds known to the cluster, with all their fields.
 fn define(sh: &Shell, kubeconfig: &Path) -> anyhow::Result<()> {
-    cmd!(sh, "cargo build --locked --package ringfence").run()?;
-    let ringfence = demo::binary(sh, "debug", "ringfence")?;
+    cmd!(sh, "cargo build --release --locked --package ringfence").run()?;
+    let ringfence = demo::binary(sh, "release", "ringfence")?;
     cmd!(sh, "{ringfence} crds install --channel experimental --admin --kubeconfig {kubeconfig}").run()?;
     Ok(())
 }
