@@ -135,18 +135,24 @@ fn reaches_without_api(lab: &Lab, uid: &str, address: &str) -> bool {
     reaches_from(&namespace, address) == Ok(true)
 }
 
+/// Three pods, and the server hears its friend alone. Returns the server's address.
+fn three_pods_of_friends(lab: &Lab) -> String {
+    let server = three_pods(lab);
+    lab.must_with("apply -f -", FRIENDS);
+    lab.settles("friend", &server, true);
+    lab.settles("stranger", &server, false);
+    server
+}
+
 #[test]
 fn a_killed_lab_process_leaves_enforcement_standing_and_is_taken_over() {
     if !can_run(&[Need::Root, Need::Kernel, Need::Kubectl]) {
         return;
     }
     let lab = Lab::up("serve", &["--nodes", "2"]);
-    let server = three_pods(&lab);
+    let server = three_pods_of_friends(&lab);
     let uid = |pod: &str| lab.field(&format!("pod/{pod}"), ".metadata.uid");
     let (friend, stranger) = (uid("friend"), uid("stranger"));
-    lab.must_with("apply -f -", FRIENDS);
-    lab.settles("friend", &server, true);
-    lab.settles("stranger", &server, false);
 
     for round in 0..2 {
         // Struck while a change is under way; which of the two states it leaves is known after the next `up`.
@@ -211,12 +217,9 @@ fn no_process_that_dies_in_the_middle_of_changes_lets_anybody_through() {
         return;
     }
     let lab = Lab::up("each", &["--nodes", "2"]);
-    let server = three_pods(&lab);
+    let server = three_pods_of_friends(&lab);
     let uid = |pod: &str| lab.field(&format!("pod/{pod}"), ".metadata.uid");
     let (friend, stranger) = (uid("friend"), uid("stranger"));
-    lab.must_with("apply -f -", FRIENDS);
-    lab.settles("friend", &server, true);
-    lab.settles("stranger", &server, false);
 
     let kinds = || {
         let all = ours(&lab);
@@ -271,10 +274,7 @@ fn killed_containers_come_back_under_the_same_policy() {
         return;
     }
     let lab = Lab::up("pods", &["--nodes", "2"]);
-    let server = three_pods(&lab);
-    lab.must_with("apply -f -", FRIENDS);
-    lab.settles("friend", &server, true);
-    lab.settles("stranger", &server, false);
+    three_pods_of_friends(&lab);
     let pods = ours(&lab)
         .into_iter()
         .filter(|(command, _)| !command.starts_with("agent ") && !command.starts_with("lab serve"));
