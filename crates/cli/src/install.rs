@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{ArgGroup, ValueEnum};
 use ringfence_install::change;
-use ringfence_install::manifest::{self, Mode, Values};
+use ringfence_install::manifest::{self, ApiServer, Mode, Values};
 use ringfence_install::survey::{self, Survey};
 
 use crate::cluster::{Target, block_on, duration, say};
@@ -63,12 +63,18 @@ pub(crate) struct Uninstall {
 /// What can be chosen; an upgrade keeps what is not named.
 #[derive(Debug, clap::Args)]
 struct Changes {
-    /// Image of the agents [default: localhost/ringfence of this version]
+    /// Image of the agents [default: this version, from localhost/ringfence or where the one to upgrade is from]
     #[arg(long, value_name = "NAME:TAG")]
     image: Option<String>,
     /// When nodes pull the image [default: IfNotPresent]
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: Option<String>,
+    /// Where agents reach the API server, if not at the cluster's Service for it
+    #[arg(long, value_name = "HOST:PORT")]
+    api_server: Option<ApiServer>,
+    /// As the network plugin, when packets between nodes go through VXLAN [default: cross-subnet]
+    #[arg(long, value_name = "WHEN", value_parser = ["cross-subnet", "always"])]
+    encapsulation: Option<String>,
     /// What happens to open connections that a change of policy denies [default: cut]
     #[arg(long, value_name = "HOW", value_parser = ["cut", "drain"])]
     connections: Option<String>,
@@ -88,11 +94,13 @@ struct Changes {
 
 impl Changes {
     fn make(&self, values: Values) -> Values {
-        let Self { image, image_pull_policy, connections, log_level, log_format, timeout: _, no_wait: _ } = self;
+        let Self { image, image_pull_policy, connections, log_level, log_format, .. } = self;
         let or = |chosen: &Option<String>, kept: String| chosen.clone().unwrap_or(kept);
         Values {
             image: or(image, values.image),
             pull_policy: or(image_pull_policy, values.pull_policy),
+            encapsulation: or(&self.encapsulation, values.encapsulation),
+            api_server: self.api_server.clone().or(values.api_server),
             connections: or(connections, values.connections),
             log_level: or(log_level, values.log_level),
             log_format: or(log_format, values.log_format),

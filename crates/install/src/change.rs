@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::manifest::{self, Values};
+use crate::manifest::{self, API_HOST, API_PORT, ApiServer, ENCAPSULATION, Values};
 use crate::{AGENT_LABEL, Progress, objects, rollout};
 
 /// An installation that is there.
@@ -69,7 +69,15 @@ async fn make_namespace(client: &Client, name: &str) -> anyhow::Result<()> {
     objects::apply(client, &namespace).await.map(drop)
 }
 
-/// What an upgrade keeps: the values that an installation was made with.
+/// The image of this version in the repository that an installation's is from.
+fn image_of_this_version(installed: &str) -> String {
+    // A digest and a tag say which version it was; what follows a slash is no port.
+    let name = installed.split('@').next().unwrap_or_default();
+    let repository = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or(name, |(before, _)| before);
+    format!("{repository}:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// What an upgrade keeps: the values that an installation was made with, and where its image came from.
 pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
     let set = serde_json::to_value(&installed.set)?;
     let container = set.pointer("/spec/template/spec/containers/0").context("the DaemonSet has no container")?;
@@ -77,14 +85,26 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
     let flag = |flag: &str, default: String| {
         words.iter().find_map(|word| word.strip_prefix(flag)).map_or(default, str::to_owned)
     };
+    let image = container["image"].as_str().context("the DaemonSet's container has no image")?;
     let defaults = Values::default();
-    let level = container["env"].as_array().into_iter().flatten().find(|variable| variable["name"] == "RUST_LOG");
-    let level = level.and_then(|variable| variable["value"].as_str()).and_then(|text| text.split(',').next());
+    let variable = |name: &str| {
+        let variable = container["env"].as_array()?.iter().find(|variable| variable["name"] == name)?;
+        variable["value"].as_str()
+    };
+    let level = variable("RUST_LOG").and_then(|text| text.split(',').next());
+    let api_server = match (variable(API_HOST), variable(API_PORT)) {
+        (Some(host), Some(port)) => {
+            Some(ApiServer { host: host.into(), port: port.parse().context("the agents' port of the API server")? })
+        }
+        _ => None,
+    };
     Ok(Values {
         namespace: installed.namespace.clone(),
-        image: defaults.image.clone(),
+        image: image_of_this_version(image),
         pull_policy: container["imagePullPolicy"].as_str().unwrap_or(&defaults.pull_policy).to_owned(),
         mode: if words.contains(&"--primary") { manifest::Mode::Primary } else { manifest::Mode::Chained },
+        encapsulation: flag(ENCAPSULATION, defaults.encapsulation),
+        api_server,
         connections: flag("--connections=", defaults.connections),
         log_level: level.unwrap_or(&defaults.log_level).to_owned(),
         log_format: flag("--log-format=", defaults.log_format),
@@ -129,6 +149,8 @@ mod tests {
             image: "registry.example/ringfence:0".into(),
             pull_policy: "Always".into(),
             mode: Mode::Primary,
+            encapsulation: "always".into(),
+            api_server: Some("api.example:6443".parse().unwrap()),
             connections: "drain".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
@@ -137,6 +159,20 @@ mod tests {
         let set = serde_json::from_value(set).unwrap();
         let installed = Installed { namespace: "net".into(), image: values.image.clone(), set };
         let kept = values_of(&installed).unwrap();
-        assert_eq!(kept, Values { image: manifest::default_image(), ..values });
+        assert_eq!(kept, Values { image: format!("registry.example/ringfence:{VERSION}"), ..values });
     }
+
+    #[test]
+    fn an_upgrade_takes_this_version_from_where_the_other_was() {
+        for (installed, expected) in [
+            ("localhost/ringfence:0", "localhost/ringfence"),
+            ("registry.example:5000/net/ringfence", "registry.example:5000/net/ringfence"),
+            ("registry.example:5000/net/ringfence:v9@sha256:00ff", "registry.example:5000/net/ringfence"),
+            ("ringfence@sha256:00ff", "ringfence"),
+        ] {
+            assert_eq!(image_of_this_version(installed), format!("{expected}:{VERSION}"), "{installed}");
+        }
+    }
+
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
 }

@@ -3,6 +3,8 @@
 //! The chart is the source. A test renders it with a real `helm` and holds it equal to what is made here, for the
 //! default and for every change.
 
+use std::str::FromStr;
+
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
@@ -13,6 +15,12 @@ const RENDERED: &str = include_str!("../../../deploy/ringfence.yaml");
 pub const NAME: &str = "ringfence";
 /// Namespace the chart was rendered for.
 pub const NAMESPACE: &str = "kube-system";
+/// The agent's argument for when to go through VXLAN.
+pub(crate) const ENCAPSULATION: &str = "--encapsulation=";
+/// Variables by which programs in a cluster find its API server.
+pub(crate) const API_HOST: &str = "KUBERNETES_SERVICE_HOST";
+/// See [`API_HOST`].
+pub(crate) const API_PORT: &str = "KUBERNETES_SERVICE_PORT";
 /// Where nothing else is said, an archive of `cargo xtask image` is expected on the nodes.
 pub const REPOSITORY: &str = "localhost/ringfence";
 
@@ -23,6 +31,32 @@ pub enum Mode {
     Chained,
     /// As it.
     Primary,
+}
+
+/// Where the API server is reached: `HOST:PORT`, an IPv6 address in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiServer {
+    /// Name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl FromStr for ApiServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("{text:?} is not HOST:PORT; hint: 10.0.0.1:6443 or [fd00::1]:6443");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let port = port.parse().ok().filter(|port| *port != 0);
+        match (bare.unwrap_or(host), port) {
+            (host, Some(port)) if !host.is_empty() && (bare.is_some() || !host.contains(':')) => {
+                Ok(Self { host: host.to_owned(), port })
+            }
+            _ => Err(wrong()),
+        }
+    }
 }
 
 /// What of an installation can be chosen.
@@ -36,6 +70,10 @@ pub struct Values {
     pub pull_policy: String,
     /// How it stands to the cluster's network plugin.
     pub mode: Mode,
+    /// As the network plugin, when packets between nodes go through VXLAN: `cross-subnet` or `always`.
+    pub encapsulation: String,
+    /// Where agents reach the API server; none: at the cluster's Service for it.
+    pub api_server: Option<ApiServer>,
     /// `cut` or `drain`: what happens to open connections that a change of policy denies.
     pub connections: String,
     /// How much agents log: `error`, `warn`, `info`, `debug`, `trace`.
@@ -51,6 +89,8 @@ impl Default for Values {
             image: default_image(),
             pull_policy: "IfNotPresent".into(),
             mode: Mode::Chained,
+            encapsulation: "cross-subnet".into(),
+            api_server: None,
             connections: "cut".into(),
             log_level: "info".into(),
             log_format: "text".into(),
@@ -103,8 +143,13 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
     let container = set.pointer_mut("/spec/template/spec/containers/0")?;
     container["image"] = json!(values.image);
     container["imagePullPolicy"] = json!(values.pull_policy);
-    let level = container.get_mut("env")?.as_array_mut()?.iter_mut().find(|variable| variable["name"] == "RUST_LOG")?;
+    let environment = container.get_mut("env")?.as_array_mut()?;
+    let level = environment.iter_mut().find(|variable| variable["name"] == "RUST_LOG")?;
     level["value"] = json!(format!("{},kube_client=off", values.log_level));
+    if let Some(ApiServer { host, port }) = &values.api_server {
+        environment.push(json!({"name": API_HOST, "value": host}));
+        environment.push(json!({"name": API_PORT, "value": port.to_string()}));
+    }
     let arguments = container.get_mut("args")?.as_array_mut()?;
     for (flag, value) in [("--connections=", &values.connections), ("--log-format=", &values.log_format)] {
         let argument = arguments.iter_mut().find(|argument| has_prefix(argument, flag))?;
@@ -112,7 +157,8 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
     }
     if values.mode == Mode::Primary {
         let after = arguments.iter().position(|argument| has_prefix(argument, "--cni-bin-dir="))?;
-        arguments.insert(after + 1, json!("--primary"));
+        let encapsulation = json!(format!("{ENCAPSULATION}{}", values.encapsulation));
+        arguments.splice(after + 1..after + 1, [json!("--primary"), encapsulation]);
     }
     Some(())
 }
@@ -143,12 +189,17 @@ mod tests {
             image: "registry.example/ringfence:9".into(),
             pull_policy: "Always".into(),
             mode: Mode::Primary,
+            encapsulation: "always".into(),
+            api_server: Some("[fd00::1]:6443".parse().unwrap()),
             connections: "drain".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
         };
         let text = daemon_set(&values).to_string();
         for part in ["registry.example/ringfence:9", "Always", "--primary", "--connections=drain", "json", "debug,"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        for part in ["--encapsulation=always", r#""value":"fd00::1""#, r#""value":"6443""#] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         let placed = objects(&values).unwrap();
@@ -160,6 +211,16 @@ mod tests {
     fn the_default_is_the_rendered_chart() {
         assert_eq!(objects(&Values::default()).unwrap(), documents(RENDERED).unwrap());
         assert!(!daemon_set(&Values::default()).to_string().contains("--primary"));
+    }
+
+    #[test]
+    fn where_the_api_server_is_has_host_and_port() {
+        let read = |text: &str| text.parse::<ApiServer>().ok().map(|server| (server.host, server.port));
+        assert_eq!(read("api.example:6443"), Some(("api.example".into(), 6443)));
+        assert_eq!(read("[fd00::1]:443"), Some(("fd00::1".into(), 443)));
+        for wrong in ["", "10.0.0.1", ":6443", "[]:6443", "10.0.0.1:0", "10.0.0.1:70000", "fd00::1:6443", "[fd00::1]"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
     }
 
     #[test]

@@ -81,9 +81,19 @@ fn the_static_manifest_is_what_helm_renders() {
 fn what_install_writes_is_what_helm_renders() {
     let Some(helm) = helm() else { return };
     let plain = Values::default;
-    let cases: [(Values, &str, &[&str]); 5] = [
+    let cases: [(Values, &str, &[&str]); 7] = [
         (plain(), manifest::NAMESPACE, &[]),
         (Values { mode: Mode::Primary, ..plain() }, manifest::NAMESPACE, &["mode=primary"]),
+        (
+            Values { mode: Mode::Primary, encapsulation: "always".into(), ..plain() },
+            manifest::NAMESPACE,
+            &["mode=primary", "encapsulation=always"],
+        ),
+        (
+            Values { api_server: Some("[fd00::1]:443".parse().unwrap()), ..plain() },
+            manifest::NAMESPACE,
+            &["apiServer.host=fd00::1", "apiServer.port=443"],
+        ),
         (Values { namespace: "net".into(), ..plain() }, "net", &[]),
         (
             Values { image: "registry.example:5000/net/ringfence:v9".into(), pull_policy: "Always".into(), ..plain() },
@@ -112,7 +122,15 @@ fn helm_finds_nothing_to_complain_of() {
 #[test]
 fn wrong_values_are_refused() {
     let Some(helm) = helm() else { return };
-    for wrong in ["mode=sideways", "metrics.port=0", "imgae.tag=1", "log.level=loud", "maxUnavailable=lots"] {
+    for wrong in [
+        "mode=sideways",
+        "metrics.port=0",
+        "imgae.tag=1",
+        "log.level=loud",
+        "maxUnavailable=lots",
+        "encapsulation=never",
+        "apiServer.port=0",
+    ] {
         let output = run(&helm, &["template", "ringfence", "deploy/helm/ringfence", "--set", wrong]);
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && said.contains("schema"), "{wrong}: {said}");
