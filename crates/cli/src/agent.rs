@@ -32,6 +32,8 @@ pub(crate) struct Args {
 /// What else there is to do.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Mount /sys/fs/bpf, where the node has not done so: before an agent that may not
+    MountBpf,
     /// Take down the enforcement an agent left standing
     Cleanup {
         /// Where links and maps are pinned
@@ -156,23 +158,30 @@ fn dns_server(text: &str) -> Result<SocketAddr, String> {
 /// Runs the agent, or cleans up after one.
 pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
     logging::start(args.run.log_format);
-    if let Some(Command::Cleanup { pin_dir, socket, plugin }) = args.command {
-        // First the plugin: without it pods start unguarded no sooner than they would anyway.
-        if let Some(chain) = plugin.chain() {
-            ringfence_agent::unchain(&chain).context("cannot remove the network plugin")?;
+    match args.command {
+        Some(Command::MountBpf) => {
+            let mounted = ringfence_datapath::mount_system_bpffs()?;
+            tracing::info!("/sys/fs/bpf {}", if mounted { "is mounted now" } else { "was mounted already" });
         }
-        let beside = socket.as_deref().unwrap_or_else(|| Path::new(ringfence_agent::client::SOCKET));
-        ringfence_agent::unroute(beside).context("cannot remove the routes between nodes")?;
-        ringfence_agent::cleanup(&pin_dir)?;
-        if let Some(socket) = socket {
-            ringfence_agent::forget(&socket)?;
+        Some(Command::Cleanup { pin_dir, socket, plugin }) => clean_up(&pin_dir, socket.as_deref(), plugin)?,
+        None => {
+            let config = config(args.run)?;
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(ringfence_agent::run(config))?;
         }
-        return Ok(Code::Ok);
     }
-    let config = config(args.run)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(ringfence_agent::run(config))?;
     Ok(Code::Ok)
+}
+
+fn clean_up(pin_dir: &Path, socket: Option<&Path>, plugin: Plugin) -> anyhow::Result<()> {
+    // First the plugin: without it pods start unguarded no sooner than they would anyway.
+    if let Some(chain) = plugin.chain() {
+        ringfence_agent::unchain(&chain).context("cannot remove the network plugin")?;
+    }
+    let beside = socket.unwrap_or_else(|| Path::new(ringfence_agent::client::SOCKET));
+    ringfence_agent::unroute(beside).context("cannot remove the routes between nodes")?;
+    ringfence_agent::cleanup(pin_dir)?;
+    socket.map_or(Ok(()), ringfence_agent::forget)
 }
 
 fn config(run: Run) -> anyhow::Result<Config> {

@@ -30,6 +30,10 @@ pub(crate) struct Install {
     /// Come after the cluster's network plugin, and do not be one where there is none
     #[arg(long)]
     chained: bool,
+    /// Mount /sys/fs/bpf on nodes that have not, by a privileged container before the agent [default: where nodes may be
+    /// containers themselves]
+    #[arg(long)]
+    mount_bpf: bool,
     /// Print what would be written, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -143,7 +147,8 @@ pub(crate) fn install(args: &Install) -> anyhow::Result<Code> {
             say("not installed: policy cannot be enforced in this cluster");
             return Ok(Code::Negative);
         }
-        let values = Values { namespace: args.namespace.clone(), mode, ..Values::default() };
+        let mount_bpf = args.mount_bpf || survey.mount_bpf;
+        let values = Values { namespace: args.namespace.clone(), mode, mount_bpf, ..Values::default() };
         let values = args.changes.make(values);
         if args.dry_run {
             return print(&values, args.output);

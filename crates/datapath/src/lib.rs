@@ -37,6 +37,7 @@ pub use error::{ApplyError, Error};
 pub use events::{Drop, Event, Events, Outcome};
 pub use features::{Features, Missing};
 pub use interfaces::{BridgeNetfilter, Interface, bridge_netfilter};
+pub use pins::mount_system_bpffs;
 pub use statistics::{Capacity, Counter, DropCounters, Flow};
 pub use tracked::{Tracked, forget_connections};
 pub use trial::{About, Circumstances, Conntrack, Ground, Trial, Tried};

@@ -142,11 +142,19 @@ pub(crate) fn remove_directory(path: &Path) -> Result<(), Error> {
     fs::remove_dir(path).map_err(Error::path("remove", path))
 }
 
+/// Mounts the system's bpffs (`/sys/fs/bpf`) if nobody has; true if it was mounted now. Needs `CAP_SYS_ADMIN`.
+pub fn mount_system_bpffs() -> Result<bool, Error> {
+    let system = Path::new(SYSTEM_BPFFS);
+    if is_bpffs(system)? {
+        return Ok(false);
+    }
+    mount_bpffs(system).map(|()| true)
+}
+
 /// Creates the directory, on a bpffs.
 fn prepare(root: &Path) -> Result<(), Error> {
-    let system = Path::new(SYSTEM_BPFFS);
-    if root.starts_with(system) && !is_bpffs(system)? {
-        mount_bpffs(system)?;
+    if root.starts_with(SYSTEM_BPFFS) {
+        mount_system_bpffs()?;
     }
     fs::create_dir_all(root).map_err(Error::path("create", root))?;
     if is_bpffs(root)? { Ok(()) } else { mount_bpffs(root) }

@@ -74,6 +74,8 @@ pub struct Values {
     pub encapsulation: String,
     /// Where agents reach the API server; none: at the cluster's Service for it.
     pub api_server: Option<ApiServer>,
+    /// Mount `/sys/fs/bpf` on nodes that have not, by a privileged container before the agent.
+    pub mount_bpf: bool,
     /// `cut` or `drain`: what happens to open connections that a change of policy denies.
     pub connections: String,
     /// How much agents log: `error`, `warn`, `info`, `debug`, `trace`.
@@ -91,6 +93,7 @@ impl Default for Values {
             mode: Mode::Chained,
             encapsulation: "cross-subnet".into(),
             api_server: None,
+            mount_bpf: false,
             connections: "cut".into(),
             log_level: "info".into(),
             log_format: "text".into(),
@@ -121,6 +124,9 @@ pub fn objects(values: &Values) -> anyhow::Result<Vec<Value>> {
         place(object, &values.namespace);
         if object["kind"] == "DaemonSet" {
             adapt(object, values).context("the DaemonSet of the chart is not as expected")?;
+            if values.mount_bpf {
+                object["spec"]["template"]["spec"]["initContainers"] = json!([mount_bpf(values)]);
+            }
         }
         if object["kind"] == "ClusterRole" && values.mode == Mode::Primary {
             permit(object).context("the ClusterRole of the chart is not as expected")?;
@@ -163,6 +169,15 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
     Some(())
 }
 
+/// The container that mounts `/sys/fs/bpf` on the node: a mount reaches it from a privileged one only.
+fn mount_bpf(values: &Values) -> Value {
+    json!({
+        "name": "mount-bpf", "image": values.image, "imagePullPolicy": values.pull_policy, "args": ["agent", "mount-bpf"],
+        "securityContext": {"privileged": true, "readOnlyRootFilesystem": true},
+        "volumeMounts": [{"name": "bpf", "mountPath": "/sys/fs/bpf", "mountPropagation": "Bidirectional"}],
+    })
+}
+
 /// What an agent may do besides that is its node's network plugin.
 fn permit(role: &mut Value) -> Option<()> {
     let rule = json!({"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]});
@@ -191,6 +206,7 @@ mod tests {
             mode: Mode::Primary,
             encapsulation: "always".into(),
             api_server: Some("[fd00::1]:6443".parse().unwrap()),
+            mount_bpf: true,
             connections: "drain".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
@@ -199,7 +215,7 @@ mod tests {
         for part in ["registry.example/ringfence:9", "Always", "--primary", "--connections=drain", "json", "debug,"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
-        for part in ["--encapsulation=always", r#""value":"fd00::1""#, r#""value":"6443""#] {
+        for part in ["--encapsulation=always", r#""value":"fd00::1""#, r#""value":"6443""#, "mount-bpf"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         let placed = objects(&values).unwrap();

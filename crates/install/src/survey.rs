@@ -64,6 +64,8 @@ pub struct Survey {
     pub findings: Vec<Finding>,
     /// How Ringfence would stand to the network plugin.
     pub mode: Mode,
+    /// Whether nodes are containers, or may be: nobody has mounted `/sys/fs/bpf` in them.
+    pub mount_bpf: bool,
 }
 
 impl Survey {
@@ -112,7 +114,26 @@ pub fn judge(seen: &Seen) -> Survey {
     let mut findings = vec![nodes(&seen.nodes), kernels(&seen.nodes)];
     findings.extend(plugins);
     findings.push(proxy::judge(seen));
-    Survey { findings, mode }
+    let containers = in_containers(&seen.nodes);
+    findings.extend(containers.map(|name| Finding {
+        subject: "/sys/fs/bpf",
+        found: format!("a privileged container mounts it before the agent starts, where nodes are containers ({name})"),
+        verdict: Verdict::Fine,
+    }));
+    Survey { findings, mode, mount_bpf: containers.is_some() }
+}
+
+/// Which maker of clusters has run nodes as containers, or may have.
+fn in_containers(nodes: &[Node]) -> Option<&'static str> {
+    let of_kind = |node: &Node| {
+        let id = node.spec.as_ref().and_then(|spec| spec.provider_id.as_deref());
+        id.is_some_and(|id| id.starts_with("kind://"))
+    };
+    if nodes.iter().any(of_kind) {
+        return Some("kind");
+    }
+    let of_minikube = |node: &Node| node.labels().contains_key("minikube.k8s.io/name");
+    nodes.iter().any(of_minikube).then_some("minikube")
 }
 
 fn nodes(nodes: &[Node]) -> Finding {
@@ -211,6 +232,19 @@ mod tests {
         assert_eq!(survey.refusals(), [""; 0]);
         assert_eq!(survey.mode, Mode::Chained);
         assert_eq!(judge(&Seen::default()).refusals(), ["there is no Linux node"]);
+    }
+
+    #[test]
+    fn nodes_that_are_containers_need_a_mount() {
+        let plain = node("a", "6.8.0", None);
+        let mut kind = plain.clone();
+        kind.spec = serde_json::from_value(json!({"providerID": "kind://docker/kind/kind-worker"})).unwrap();
+        let mut minikube = plain.clone();
+        minikube.metadata.labels.get_or_insert_default().insert("minikube.k8s.io/name".into(), "minikube".into());
+        for (node, mount) in [(plain, false), (kind, true), (minikube, true)] {
+            let survey = judge(&Seen { nodes: vec![node], ..Seen::default() });
+            assert_eq!((survey.mount_bpf, survey.refusals()), (mount, vec![]));
+        }
     }
 
     #[test]

@@ -81,7 +81,7 @@ fn the_static_manifest_is_what_helm_renders() {
 fn what_install_writes_is_what_helm_renders() {
     let Some(helm) = helm() else { return };
     let plain = Values::default;
-    let cases: [(Values, &str, &[&str]); 7] = [
+    let cases: [(Values, &str, &[&str]); 8] = [
         (plain(), manifest::NAMESPACE, &[]),
         (Values { mode: Mode::Primary, ..plain() }, manifest::NAMESPACE, &["mode=primary"]),
         (
@@ -94,6 +94,7 @@ fn what_install_writes_is_what_helm_renders() {
             manifest::NAMESPACE,
             &["apiServer.host=fd00::1", "apiServer.port=443"],
         ),
+        (Values { mount_bpf: true, ..plain() }, manifest::NAMESPACE, &["mountBpf=true"]),
         (Values { namespace: "net".into(), ..plain() }, "net", &[]),
         (
             Values { image: "registry.example:5000/net/ringfence:v9".into(), pull_policy: "Always".into(), ..plain() },
