@@ -41,4 +41,4 @@ pub use chain::{Chain, remove as unchain};
 pub use enforcer::{Count, EnforceError, Enforcer, Facts};
 pub use primary::{Primary, unroute};
 pub use ringfence_routes::Encapsulation;
-pub use run::{Config, Connections, cleanup, cluster, forget, run};
+pub use run::{Config, Connections, cleanup, cluster, forget, mount_bpf, run};

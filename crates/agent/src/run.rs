@@ -209,6 +209,11 @@ pub fn cleanup(pin_dir: &Path) -> anyhow::Result<()> {
     datapath::remove(pin_dir).with_context(|| format!("cannot remove what is pinned in {}", pin_dir.display()))
 }
 
+/// Mounts `/sys/fs/bpf` if nobody has; true if it was mounted now. For before an agent that may not.
+pub fn mount_bpf() -> anyhow::Result<bool> {
+    Ok(ringfence_datapath::mount_system_bpffs()?)
+}
+
 /// Removes a socket nobody listens on, what an agent keeps beside it, and the directory if nothing else is in it.
 pub fn forget(socket: &Path) -> anyhow::Result<()> {
     if UnixStream::connect(socket).is_ok() {

@@ -160,7 +160,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
     logging::start(args.run.log_format);
     match args.command {
         Some(Command::MountBpf) => {
-            let mounted = ringfence_datapath::mount_system_bpffs()?;
+            let mounted = ringfence_agent::mount_bpf()?;
             tracing::info!("/sys/fs/bpf {}", if mounted { "is mounted now" } else { "was mounted already" });
         }
         Some(Command::Cleanup { pin_dir, socket, plugin }) => clean_up(&pin_dir, socket.as_deref(), plugin)?,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{ArgGroup, ValueEnum};
 use ringfence_install::change;
-use ringfence_install::manifest::{self, ApiServer, Mode, Values};
+use ringfence_install::manifest::{self, ApiServer, CniDirs, Mode, Values};
 use ringfence_install::survey::{self, Survey};
 
 use crate::cluster::{Target, block_on, duration, say};
@@ -30,6 +30,12 @@ pub(crate) struct Install {
     /// Come after the cluster's network plugin, and do not be one where there is none
     #[arg(long)]
     chained: bool,
+    /// Where nodes keep network configurations [default: /etc/cni/net.d, and where k3s has it]
+    #[arg(long, value_name = "DIR")]
+    cni_conf_dir: Option<String>,
+    /// Where nodes keep network plugins [default: /opt/cni/bin, and where k3s has it]
+    #[arg(long, value_name = "DIR")]
+    cni_bin_dir: Option<String>,
     /// Mount /sys/fs/bpf on nodes that have not, by a privileged container before the agent [default: where nodes may be
     /// containers themselves]
     #[arg(long)]
@@ -148,7 +154,11 @@ pub(crate) fn install(args: &Install) -> anyhow::Result<Code> {
             return Ok(Code::Negative);
         }
         let mount_bpf = args.mount_bpf || survey.mount_bpf;
-        let values = Values { namespace: args.namespace.clone(), mode, mount_bpf, ..Values::default() };
+        let cni = CniDirs {
+            conf: args.cni_conf_dir.clone().unwrap_or(survey.cni.conf),
+            bin: args.cni_bin_dir.clone().unwrap_or(survey.cni.bin),
+        };
+        let values = Values { namespace: args.namespace.clone(), mode, cni, mount_bpf, ..Values::default() };
         let values = args.changes.make(values);
         if args.dry_run {
             return print(&values, args.output);

@@ -10,7 +10,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::manifest::{self, API_HOST, API_PORT, ApiServer, ENCAPSULATION, Values};
+use crate::manifest::{self, API_HOST, API_PORT, ApiServer, BIN_DIR, CONF_DIR, CniDirs, ENCAPSULATION, Values};
 use crate::{AGENT_LABEL, Progress, objects, rollout};
 
 /// An installation that is there.
@@ -105,6 +105,7 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
         mode: if words.contains(&"--primary") { manifest::Mode::Primary } else { manifest::Mode::Chained },
         encapsulation: flag(ENCAPSULATION, defaults.encapsulation),
         api_server,
+        cni: CniDirs { conf: flag(CONF_DIR, defaults.cni.conf), bin: flag(BIN_DIR, defaults.cni.bin) },
         mount_bpf: set.pointer("/spec/template/spec/initContainers/0").is_some(),
         connections: flag("--connections=", defaults.connections),
         log_level: level.unwrap_or(&defaults.log_level).to_owned(),
@@ -152,6 +153,7 @@ mod tests {
             mode: Mode::Primary,
             encapsulation: "always".into(),
             api_server: Some("api.example:6443".parse().unwrap()),
+            cni: CniDirs { conf: "/k/net.d".into(), bin: "/k/bin".into() },
             mount_bpf: true,
             connections: "drain".into(),
             log_level: "debug".into(),

@@ -17,6 +17,10 @@ pub const NAME: &str = "ringfence";
 pub const NAMESPACE: &str = "kube-system";
 /// The agent's argument for when to go through VXLAN.
 pub(crate) const ENCAPSULATION: &str = "--encapsulation=";
+/// The agent's argument for where network configurations are.
+pub(crate) const CONF_DIR: &str = "--cni-conf-dir=";
+/// The agent's argument for where network plugins are.
+pub(crate) const BIN_DIR: &str = "--cni-bin-dir=";
 /// Variables by which programs in a cluster find its API server.
 pub(crate) const API_HOST: &str = "KUBERNETES_SERVICE_HOST";
 /// See [`API_HOST`].
@@ -59,6 +63,21 @@ impl FromStr for ApiServer {
     }
 }
 
+/// Where nodes keep what is theirs of the network of pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CniDirs {
+    /// Network configurations.
+    pub conf: String,
+    /// Network plugins.
+    pub bin: String,
+}
+
+impl Default for CniDirs {
+    fn default() -> Self {
+        Self { conf: "/etc/cni/net.d".into(), bin: "/opt/cni/bin".into() }
+    }
+}
+
 /// What of an installation can be chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Values {
@@ -74,6 +93,8 @@ pub struct Values {
     pub encapsulation: String,
     /// Where agents reach the API server; none: at the cluster's Service for it.
     pub api_server: Option<ApiServer>,
+    /// Where nodes keep network configurations and plugins.
+    pub cni: CniDirs,
     /// Mount `/sys/fs/bpf` on nodes that have not, by a privileged container before the agent.
     pub mount_bpf: bool,
     /// `cut` or `drain`: what happens to open connections that a change of policy denies.
@@ -93,6 +114,7 @@ impl Default for Values {
             mode: Mode::Chained,
             encapsulation: "cross-subnet".into(),
             api_server: None,
+            cni: CniDirs::default(),
             mount_bpf: false,
             connections: "cut".into(),
             log_level: "info".into(),
@@ -157,14 +179,28 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
         environment.push(json!({"name": API_PORT, "value": port.to_string()}));
     }
     let arguments = container.get_mut("args")?.as_array_mut()?;
-    for (flag, value) in [("--connections=", &values.connections), ("--log-format=", &values.log_format)] {
+    let flags = [
+        ("--connections=", &values.connections),
+        ("--log-format=", &values.log_format),
+        (CONF_DIR, &values.cni.conf),
+        (BIN_DIR, &values.cni.bin),
+    ];
+    for (flag, value) in flags {
         let argument = arguments.iter_mut().find(|argument| has_prefix(argument, flag))?;
         *argument = json!(format!("{flag}{value}"));
     }
     if values.mode == Mode::Primary {
-        let after = arguments.iter().position(|argument| has_prefix(argument, "--cni-bin-dir="))?;
+        let after = arguments.iter().position(|argument| has_prefix(argument, BIN_DIR))?;
         let encapsulation = json!(format!("{ENCAPSULATION}{}", values.encapsulation));
         arguments.splice(after + 1..after + 1, [json!("--primary"), encapsulation]);
+    }
+    for (volume, path) in [("cni-conf", &values.cni.conf), ("cni-bin", &values.cni.bin)] {
+        let named = |list: &'static str| format!("/spec/template/spec/{list}");
+        let of = |entry: &&mut Value| entry["name"] == volume;
+        let mounts = set.pointer_mut(&named("containers/0/volumeMounts"))?.as_array_mut()?;
+        mounts.iter_mut().find(of)?["mountPath"] = json!(path);
+        let volumes = set.pointer_mut(&named("volumes"))?.as_array_mut()?;
+        volumes.iter_mut().find(of)?["hostPath"]["path"] = json!(path);
     }
     Some(())
 }
@@ -206,6 +242,7 @@ mod tests {
             mode: Mode::Primary,
             encapsulation: "always".into(),
             api_server: Some("[fd00::1]:6443".parse().unwrap()),
+            cni: CniDirs { conf: "/k/net.d".into(), bin: "/k/bin".into() },
             mount_bpf: true,
             connections: "drain".into(),
             log_level: "debug".into(),
@@ -215,6 +252,12 @@ mod tests {
         for part in ["registry.example/ringfence:9", "Always", "--primary", "--connections=drain", "json", "debug,"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+        for part in
+            ["--cni-conf-dir=/k/net.d", "--cni-bin-dir=/k/bin", r#""path":"/k/net.d""#, r#""mountPath":"/k/bin""#]
+        {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("/etc/cni") && !text.contains("/opt/cni"));
         for part in ["--encapsulation=always", r#""value":"fd00::1""#, r#""value":"6443""#, "mount-bpf"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }

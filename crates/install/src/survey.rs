@@ -15,7 +15,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
-use crate::manifest::Mode;
+use crate::manifest::{CniDirs, Mode};
 
 /// The oldest kernel that has the hook.
 const OLDEST_KERNEL: (u32, u32) = (6, 4);
@@ -66,6 +66,8 @@ pub struct Survey {
     pub mode: Mode,
     /// Whether nodes are containers, or may be: nobody has mounted `/sys/fs/bpf` in them.
     pub mount_bpf: bool,
+    /// Where nodes keep network configurations and plugins.
+    pub cni: CniDirs,
 }
 
 impl Survey {
@@ -120,7 +122,26 @@ pub fn judge(seen: &Seen) -> Survey {
         found: format!("a privileged container mounts it before the agent starts, where nodes are containers ({name})"),
         verdict: Verdict::Fine,
     }));
-    Survey { findings, mode, mount_bpf: containers.is_some() }
+    let own = own_directories(&seen.nodes);
+    findings.extend(own.as_ref().map(|cni| Finding {
+        subject: "CNI",
+        found: format!("k3s keeps configurations in {} and plugins in {}", cni.conf, cni.bin),
+        verdict: Verdict::Fine,
+    }));
+    Survey { findings, mode, mount_bpf: containers.is_some(), cni: own.unwrap_or_default() }
+}
+
+/// Where k3s keeps what others keep in the usual places (its documentation, "Multus and IPAM plugins": so since 1.30.6).
+fn own_directories(nodes: &[Node]) -> Option<CniDirs> {
+    let of_k3s = |node: &Node| {
+        let version =
+            node.status.as_ref().and_then(|status| status.node_info.as_ref()).map(|info| &info.kubelet_version);
+        version.is_some_and(|version| version.contains("+k3s"))
+    };
+    nodes.iter().any(of_k3s).then(|| CniDirs {
+        conf: "/var/lib/rancher/k3s/agent/etc/cni/net.d".into(),
+        bin: "/var/lib/rancher/k3s/data/cni".into(),
+    })
 }
 
 /// Which maker of clusters has run nodes as containers, or may have.
@@ -245,6 +266,15 @@ mod tests {
             let survey = judge(&Seen { nodes: vec![node], ..Seen::default() });
             assert_eq!((survey.mount_bpf, survey.refusals()), (mount, vec![]));
         }
+    }
+
+    #[test]
+    fn k3s_has_directories_of_its_own() {
+        let mut node = node("a", "6.8.0", None);
+        assert_eq!(judge(&Seen { nodes: vec![node.clone()], ..Seen::default() }).cni, CniDirs::default());
+        node.status.as_mut().unwrap().node_info.as_mut().unwrap().kubelet_version = "v1.34.1+k3s1".into();
+        let survey = judge(&Seen { nodes: vec![node], ..Seen::default() });
+        assert!(survey.cni.conf.contains("k3s") && survey.cni.bin.contains("k3s"), "{survey:?}");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ringfence_install::manifest::{self, Mode, Values};
+use ringfence_install::manifest::{self, CniDirs, Mode, Values};
 use serde_json::Value;
 
 /// The module that `helm` is built of, where none is installed.
@@ -81,7 +81,7 @@ fn the_static_manifest_is_what_helm_renders() {
 fn what_install_writes_is_what_helm_renders() {
     let Some(helm) = helm() else { return };
     let plain = Values::default;
-    let cases: [(Values, &str, &[&str]); 8] = [
+    let cases: [(Values, &str, &[&str]); 9] = [
         (plain(), manifest::NAMESPACE, &[]),
         (Values { mode: Mode::Primary, ..plain() }, manifest::NAMESPACE, &["mode=primary"]),
         (
@@ -93,6 +93,11 @@ fn what_install_writes_is_what_helm_renders() {
             Values { api_server: Some("[fd00::1]:443".parse().unwrap()), ..plain() },
             manifest::NAMESPACE,
             &["apiServer.host=fd00::1", "apiServer.port=443"],
+        ),
+        (
+            Values { cni: CniDirs { conf: "/k/net.d".into(), bin: "/k/bin".into() }, ..plain() },
+            manifest::NAMESPACE,
+            &["cni.confDir=/k/net.d", "cni.binDir=/k/bin"],
         ),
         (Values { mount_bpf: true, ..plain() }, manifest::NAMESPACE, &["mountBpf=true"]),
         (Values { namespace: "net".into(), ..plain() }, "net", &[]),
