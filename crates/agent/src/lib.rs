@@ -15,6 +15,7 @@ mod bridge;
 mod chain;
 mod clerk;
 pub mod client;
+mod cluster;
 mod cni_cache;
 mod core;
 mod datapath;
@@ -38,7 +39,8 @@ mod ties;
 mod watch;
 
 pub use chain::{Chain, remove as unchain};
+pub use cluster::config as cluster;
 pub use enforcer::{Count, EnforceError, Enforcer, Facts};
 pub use primary::{Primary, unroute};
 pub use ringfence_routes::Encapsulation;
-pub use run::{Config, Connections, cleanup, cluster, forget, mount_bpf, run};
+pub use run::{Config, Connections, cleanup, forget, mount_bpf, run};

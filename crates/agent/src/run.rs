@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use axum::Router;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use ringfence_model::Name;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::chain::{self, Chain};
 use crate::clerk::{Clerk, Election, Terms, Writer};
+use crate::cluster;
 use crate::cni_cache;
 use crate::core::{Core, Gone, Handle, Message, Setup};
 use crate::datapath;
@@ -44,9 +44,6 @@ pub enum Connections {
     /// It may go on until it ends by itself.
     Drain,
 }
-
-/// API servers end a watch after 5 to 10 minutes; a connection that is quiet for longer is dead.
-const QUIET: Duration = Duration::from_mins(11);
 
 /// How long to wait at the end for the Lease to be given back.
 const GIVING_BACK: Duration = Duration::from_secs(2);
@@ -97,7 +94,7 @@ impl std::fmt::Display for Connections {
 /// the end, unless asked otherwise.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = listen(&config.socket)?;
-    let client = client(config.kubeconfig.as_deref()).await?;
+    let client = cluster::client(cluster::config(config.kubeconfig.as_deref()).await?)?;
     let (enforcer, source) = datapath::open(&config)?;
     let stop = CancellationToken::new();
     let (core, messages) = Handle::channel();
@@ -263,25 +260,6 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
-}
-
-/// Where the cluster is: by this kubeconfig, or else `KUBECONFIG`, `~/.kube/config`, or the service account of the pod we
-/// are in.
-pub async fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
-    match kubeconfig {
-        Some(path) => {
-            let read = Kubeconfig::read_from(path)?;
-            Ok(kube::Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await?)
-        }
-        None => kube::Config::infer().await.context("no cluster; hint: --kubeconfig FILE, or KUBECONFIG"),
-    }
-}
-
-async fn client(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Client> {
-    let mut config = cluster(kubeconfig).await?;
-    // A watch is quiet for as long as nothing happens, but not longer than the API server lets one live.
-    config.read_timeout = Some(QUIET);
-    Ok(kube::Client::try_from(config)?)
 }
 
 fn serve<L>(listener: L, app: Router, stop: CancellationToken)
