@@ -191,8 +191,8 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
     }
     if values.mode == Mode::Primary {
         let after = arguments.iter().position(|argument| has_prefix(argument, BIN_DIR))?;
-        let encapsulation = json!(format!("{ENCAPSULATION}{}", values.encapsulation));
-        arguments.splice(after + 1..after + 1, [json!("--primary"), encapsulation]);
+        arguments.insert(after + 1, json!("--primary"));
+        arguments.insert(after + 2, json!(format!("{ENCAPSULATION}{}", values.encapsulation)));
     }
     for (volume, path) in [("cni-conf", &values.cni.conf), ("cni-bin", &values.cni.bin)] {
         let named = |list: &'static str| format!("/spec/template/spec/{list}");
