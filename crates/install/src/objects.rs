@@ -10,7 +10,7 @@ use serde_json::Value;
 const MANAGER: &str = "ringfence-install";
 
 /// Kind, namespace and name, for people.
-pub(crate) fn title(object: &Value) -> String {
+pub fn title(object: &Value) -> String {
     let text = |pointer| object.pointer(pointer).and_then(Value::as_str);
     let (kind, name) = (text("/kind").unwrap_or_default(), text("/metadata/name").unwrap_or_default());
     match text("/metadata/namespace") {
@@ -20,7 +20,7 @@ pub(crate) fn title(object: &Value) -> String {
 }
 
 /// Where the API has the kind of an object. Regular plurals only, and those of policies.
-pub(crate) fn resource(object: &Value) -> anyhow::Result<ApiResource> {
+pub fn resource(object: &Value) -> anyhow::Result<ApiResource> {
     let text = |name: &str| object.get(name).and_then(Value::as_str);
     let version = text("apiVersion").context("an object without apiVersion")?;
     let kind = text("kind").context("an object without kind")?;
@@ -33,7 +33,7 @@ pub(crate) fn resource(object: &Value) -> anyhow::Result<ApiResource> {
 }
 
 /// The collection an object belongs to.
-pub(crate) fn api(client: &Client, object: &Value) -> anyhow::Result<Api<DynamicObject>> {
+pub fn api(client: &Client, object: &Value) -> anyhow::Result<Api<DynamicObject>> {
     let resource = resource(object)?;
     Ok(match object.pointer("/metadata/namespace").and_then(Value::as_str) {
         Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
@@ -46,14 +46,14 @@ fn name(object: &Value) -> anyhow::Result<&str> {
 }
 
 /// Writes an object as it shall be, whoever wrote it before.
-pub(crate) async fn apply(client: &Client, object: &Value) -> anyhow::Result<DynamicObject> {
+pub async fn apply(client: &Client, object: &Value) -> anyhow::Result<DynamicObject> {
     let parameters = PatchParams::apply(MANAGER).force();
     let applied = api(client, object)?.patch(name(object)?, &parameters, &Patch::Apply(object)).await;
     applied.with_context(|| format!("cannot write {}", title(object)))
 }
 
 /// Removes an object; true if it was there.
-pub(crate) async fn delete(client: &Client, object: &Value) -> anyhow::Result<bool> {
+pub async fn delete(client: &Client, object: &Value) -> anyhow::Result<bool> {
     match api(client, object)?.delete(name(object)?, &DeleteParams::background()).await {
         Ok(_) => Ok(true),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),

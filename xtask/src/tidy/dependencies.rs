@@ -30,6 +30,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("ringfence-install", &["ringfence-agent", "ringfence-k8s"]),
     ("ringfence-lab", &["ringfence-agent", "ringfence-datapath", "ringfence-netns", "ringfence-cni", "ringfence-k8s"]),
+    ("ringfence-e2e", &["ringfence-install", "ringfence-k8s", "ringfence-lab", "ringfence-netns"]),
     ("ringfence", ALL),
     ("ringfence-bench", ALL),
     ("xtask", &[]),
@@ -46,6 +47,7 @@ const ALL: &[&str] = &[
     "ringfence-agent",
     "ringfence-install",
     "ringfence-lab",
+    "ringfence-e2e",
 ];
 
 /// What the tests of a crate may know beyond that: ours that do not know the crate, so that there is no circle.

@@ -1,0 +1,4 @@
+//! Tries Ringfence on a cluster.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,31 @@
+//! A pod's processes on this machine.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use nix::unistd::Pid;
+use ringfence_netns::Namespace;
+
+/// The first process of the pod's first container, of any runtime: a process is in the control group of its container.
+pub fn process(pod: &Pod) -> anyhow::Result<Pid> {
+    let status = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten()).next();
+    let id = status.and_then(|status| status.container_id.as_deref());
+    let id = id.and_then(|id| id.split_once("://")).map(|(_, id)| id);
+    let id = id.with_context(|| format!("pod {} has no running container", pod.name_any()))?;
+    let mut found: Vec<i32> = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("/proc")?.flatten() {
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+        found.extend(number.filter(|_| groups.contains(id)));
+    }
+    let first = found.into_iter().min();
+    first.map(Pid::from_raw).with_context(|| format!("pod {} has no process on this machine", pod.name_any()))
+}
+
+/// The pod's network namespace.
+pub fn network(pod: &Pod) -> anyhow::Result<Namespace> {
+    let path: PathBuf = Path::new("/proc").join(process(pod)?.to_string()).join("ns/net");
+    Ok(Namespace::open_path(&path)?)
+}
