@@ -1,4 +1,38 @@
-//! Tries Ringfence on a cluster.
+//! Tries Ringfence on a cluster: `ringfence-e2e <what>`.
 #![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are for the person who runs it")]
 
-fn main() {}
+mod faults;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Tries Ringfence on a cluster.
+#[derive(Parser)]
+#[command(name = "ringfence-e2e")]
+enum Command {
+    /// What nodes, agents and the control plane suffer, under steady probes; prints a table in Markdown.
+    Faults(faults::Options),
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs what was asked for; whether all was well.
+fn run(command: Command) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Faults(options) => faults::run(&options).await,
+        }
+    })
+}
