@@ -31,9 +31,17 @@ fn compile() -> Result<(), String> {
         .source(Path::new(SOURCE_DIR).join("ringfence.bpf.c"))
         .obj(PathBuf::from(out).join("ringfence.bpf.o"))
         .clang(clang)
-        .clang_args(["-mcpu=v3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"])
+        .clang_args(clang_args())
         .build()
         .map_err(|error| format!("{error:?}"))
+}
+
+fn clang_args() -> Vec<&'static str> {
+    let mut args = vec!["-mcpu=v3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"];
+    if env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some() {
+        args.push("-DRINGFENCE_OTHER_LAYOUT");
+    }
+    args
 }
 
 /// `$CLANG`, else the newest versioned clang, else plain `clang` if it knows BPF.

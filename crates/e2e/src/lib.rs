@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! Cluster ─► namespaces, pods, policies               speaks to the API
-//! Machine ─► the nodes as processes of this machine    kills, restarts, enters
+//! Machine ─► the nodes as processes of this machine    enters
+//! Component ► one of these processes                   stops, starts again
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod cluster;
+pub mod component;
 pub mod machine;
 pub mod pod;
+pub mod reboot;

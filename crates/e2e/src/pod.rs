@@ -16,7 +16,7 @@ pub fn process(pod: &Pod) -> anyhow::Result<Pid> {
     let id = id.with_context(|| format!("pod {} has no running container", pod.name_any()))?;
     let mut found: Vec<i32> = Vec::new();
     for entry in std::fs::read_dir("/proc").context("/proc")?.flatten() {
-        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
         let groups = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
         found.extend(number.filter(|_| groups.contains(id)));
     }

@@ -169,6 +169,9 @@ struct rf_denial_key { /* denials: what was reported lately */
 struct rf_denial {
 	__u64 reported; /* CLOCK_MONOTONIC, ns */
 	__u64 repeated;
+#ifdef RINGFENCE_OTHER_LAYOUT
+	__u64 unused; /* another layout for tests of upgrades; only this side uses these values */
+#endif
 };
 
 enum {
@@ -215,7 +218,11 @@ RF_ASSERT_SIZE(rf_config, 24);
 RF_ASSERT_SIZE(rf_counter, 16);
 RF_ASSERT_SIZE(rf_event, 72);
 RF_ASSERT_SIZE(rf_denial_key, 40);
+#ifdef RINGFENCE_OTHER_LAYOUT
+RF_ASSERT_SIZE(rf_denial, 24);
+#else
 RF_ASSERT_SIZE(rf_denial, 16);
+#endif
 RF_ASSERT_SIZE(rf_trial, 72);
 
 #endif

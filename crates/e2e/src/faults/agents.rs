@@ -1,0 +1,77 @@
+//! The agents of the nodes: their pods, their processes, and whether they are ready.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams};
+use kube::{Api, ResourceExt as _};
+use nix::sys::signal::{Signal, kill};
+use ringfence_e2e::cluster::eventually;
+use ringfence_e2e::pod;
+use ringfence_install::AGENT_LABEL;
+
+use super::stage::Stage;
+
+/// How the kubelet waits between restarts of a container that ended by itself: not at all the first time.
+const FREE_RESTARTS: i32 = 1;
+
+impl Stage {
+    /// The agent's pod on a node, if it is there and not ending.
+    async fn agent(&self, number: usize) -> anyhow::Result<Option<Pod>> {
+        let node = &self.nodes[number - 1];
+        let here = ListParams::default().labels(AGENT_LABEL).fields(&format!("spec.nodeName={node}"));
+        let pods = Api::<Pod>::all(self.cluster.client.clone()).list(&here).await?;
+        Ok(pods.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none()))
+    }
+
+    /// Kills a node's agent as soon as there is one that runs.
+    pub(crate) async fn kill_agent(&self, number: usize) -> anyhow::Result<()> {
+        let pod = eventually(&format!("an agent to kill runs on node {number}"), || async {
+            let Some(pod) = self.agent(number).await? else { return Ok(None) };
+            let Ok(process) = pod::process(&pod) else { return Ok(None) };
+            Ok(kill(process, Signal::SIGKILL).is_ok().then_some(pod))
+        })
+        .await?;
+        // A container that ends often is started again only after 10 s and more. A new pod is started at once.
+        let status = pod.status.as_ref().and_then(|status| status.container_statuses.as_ref()?.first());
+        if status.is_some_and(|status| status.restart_count >= FREE_RESTARTS) {
+            let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &pod.namespace().unwrap_or_default());
+            // Gone already is well too.
+            let _ = api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits until a node's agent is ready. What is asked of the API may fail meanwhile.
+    pub(crate) async fn agent_ready(&self, number: usize) -> anyhow::Result<()> {
+        eventually(&format!("the agent of node {number} is ready"), || async {
+            let Ok(Some(pod)) = self.agent(number).await else { return Ok(None) };
+            let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            // The kubelet has not noticed a death yet if the process is not there.
+            let ready = conditions.any(|one| one.type_ == "Ready" && one.status == "True");
+            Ok((ready && pod::process(&pod).is_ok()).then_some(()))
+        })
+        .await
+    }
+
+    /// Waits until all are.
+    pub(crate) async fn agents_ready(&self) -> anyhow::Result<()> {
+        for number in 1..=self.nodes.len() {
+            self.agent_ready(number).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the API answers.
+    pub(crate) async fn api_answers(&self, limit: Duration) -> anyhow::Result<()> {
+        let end = tokio::time::Instant::now() + limit;
+        loop {
+            let asked = tokio::time::timeout(Duration::from_secs(2), self.cluster.nodes()).await;
+            if matches!(asked, Ok(Ok(_))) {
+                return Ok(());
+            }
+            anyhow::ensure!(tokio::time::Instant::now() < end, "the API does not answer within {limit:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Another version is rolled out node by node, and the first one again; policies change meanwhile.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use ringfence_install::change;
+use ringfence_install::manifest::Values;
+
+use super::super::stage::{PATIENCE, Stage};
+use super::Options;
+
+/// How long a rollout may take.
+const LIMIT: Duration = Duration::from_mins(3);
+/// There and back so often.
+const ROUNDS: usize = 3;
+
+/// Upgrades and downgrades.
+pub(super) async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
+    let other = options.other_image.as_deref().context("no other image")?;
+    let client = stage.cluster.client.clone();
+    let there = change::installed(&client).await?.context("Ringfence is not installed")?;
+    let values = change::values_of(&there)?;
+    let mut slowest = Duration::ZERO;
+    for image in std::iter::repeat_n([other, &there.image], ROUNDS).flatten() {
+        let values = Values { image: image.to_owned(), ..values.clone() };
+        let quiet = |_: &str| {};
+        let rollout = change::apply(&client, &values, Some(LIMIT), &quiet);
+        // Met by agents of both versions, or by none.
+        let change = stage.change(!stage.visit);
+        let (rolled, changed) = tokio::join!(rollout, change);
+        rolled.with_context(|| format!("rolling out {image}"))?;
+        changed?;
+        slowest = slowest.max(stage.reach(Instant::now(), PATIENCE, |_| true).await?);
+    }
+    Ok(format!("{ROUNDS} times to a version with another layout of maps and another program, and back, on every node, policy changed each time"))
+}
