@@ -14,6 +14,8 @@ use xshell::{Shell, cmd};
 use crate::{demo, setup};
 use files::Files;
 
+/// The program in the image.
+const PROGRAM: &str = "/usr/bin/ringfence";
 /// Directory in the image for network plugins that the agent delegates to; the node's own directory is mounted
 /// elsewhere.
 const PLUGIN_DIR: &str = "/usr/lib/cni";
@@ -25,37 +27,83 @@ const SEARCH_PATH: &str = "PATH=/usr/sbin:/usr/bin";
 /// What to make.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Where to write the archive.
-    #[arg(long, value_name = "FILE", default_value = "target/ringfence-image.tar")]
-    output: PathBuf,
+    /// Where to write the archive [default: target/ringfence-image.tar, target/ringfence-image-debug.tar].
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
     /// What the image is called.
-    #[arg(long, value_name = "NAME:TAG", default_value = concat!("localhost/ringfence:", env!("CARGO_PKG_VERSION")))]
+    #[arg(long, value_name = "NAME:TAG", default_value = REFERENCE)]
     reference: String,
     /// Take this program, which must be linked statically, instead of building it.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
+    /// Pack the debug build with this machine's libraries: for trying it on clusters whose nodes are on this machine,
+    /// and for nothing else. Other nodes may lack the libraries when it runs there as a network plugin.
+    #[arg(long, conflicts_with = "binary")]
+    debug: bool,
 }
+
+/// What the image of this version is called.
+pub(crate) const REFERENCE: &str = concat!("localhost/ringfence:", env!("CARGO_PKG_VERSION"));
+/// What the image of the version with another layout of maps is called, which is for tests of upgrades.
+pub(crate) const OTHER_REFERENCE: &str = concat!("localhost/ringfence:", env!("CARGO_PKG_VERSION"), "-other-layout");
 
 /// Builds the program and packs it with what it runs.
 pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     setup::run(sh)?;
     setup::image(sh)?;
-    let binary = match &options.binary {
-        Some(path) => path.clone(),
-        None => build(sh)?,
+    let files = match &options.binary {
+        _ if options.debug => debug_files(sh, &build_debug(sh, false)?)?,
+        Some(path) => collect(path)?,
+        None => collect(&build(sh)?)?,
     };
-    let files = collect(&binary)?;
-    let layer = layer::pack(&files)?;
+    let name = if options.debug { "target/ringfence-image-debug.tar" } else { "target/ringfence-image.tar" };
+    let output = options.output.clone().unwrap_or_else(|| name.into());
+    write(sh, &files, &output, &options.reference)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the debug image, for clusters on this machine; of a version with another layout of maps if asked.
+pub(crate) fn debug(sh: &Shell, other_layout: bool) -> anyhow::Result<PathBuf> {
+    setup::image(sh)?;
+    let files = debug_files(sh, &build_debug(sh, other_layout)?)?;
+    let (name, reference) =
+        if other_layout { ("other-layout", OTHER_REFERENCE) } else { ("debug", REFERENCE) };
+    let output = sh.current_dir().join(format!("target/ringfence-image-{name}.tar"));
+    write(sh, &files, &output, reference)?;
+    Ok(output)
+}
+
+/// The debug build. With all packages, as the tests build it, so that nothing is compiled twice.
+fn build_debug(sh: &Shell, other_layout: bool) -> anyhow::Result<PathBuf> {
+    let features: &[&str] = if other_layout { &["--features", "ringfence/other-layout"] } else { &[] };
+    cmd!(sh, "cargo build --quiet --locked --workspace {features...}").run()?;
+    demo::binary(sh, "debug", "ringfence")
+}
+
+/// The debug build with what it needs of this machine.
+fn debug_files(sh: &Shell, program: &Path) -> anyhow::Result<Files> {
+    let stripped = program.with_extension("stripped");
+    cmd!(sh, "strip --strip-debug -o {stripped} {program}").quiet().run().context("strip (of binutils)")?;
+    let mut files = Files::default();
+    files.add(&stripped, PROGRAM)?;
+    sh.remove_path(&stripped)?;
+    files.add_libraries_of(PROGRAM)?;
+    add_others(&mut files)?;
+    Ok(files)
+}
+
+fn write(sh: &Shell, files: &Files, output: &Path, reference: &str) -> anyhow::Result<()> {
+    let layer = layer::pack(files)?;
     let unpacked: u64 = files.iter().map(|(_, file)| file.content.len() as u64).sum();
     let image = oci::Image {
-        reference: &options.reference,
-        entrypoint: &["/usr/bin/ringfence"],
+        reference,
+        entrypoint: &[PROGRAM],
         environment: &[SEARCH_PATH],
         layer: &layer,
     };
     let archive = oci::archive(&image)?;
-    sh.write_file(&options.output, &archive.bytes)?;
-    println!("image    {} ({})", options.output.display(), options.reference);
+    sh.write_file(output, &archive.bytes)?;
+    println!("image    {} ({reference})", output.display());
     println!("digest   {}", archive.digest);
     println!(
         "size     {} compressed, {} unpacked, {} files",
@@ -63,7 +111,7 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
         mib(unpacked),
         files.len()
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// A static program: it is copied onto nodes as their network plugin, where no library can be relied on.
@@ -86,18 +134,23 @@ fn build(sh: &Shell) -> anyhow::Result<PathBuf> {
 /// Everything in the image.
 fn collect(binary: &Path) -> anyhow::Result<Files> {
     let mut files = Files::default();
-    files.add(binary, "/usr/bin/ringfence").context("the program")?;
+    files.add(binary, PROGRAM).context("the program")?;
     anyhow::ensure!(
-        elf::needs(&files.content("/usr/bin/ringfence")?)?.is_static(),
+        elf::needs(&files.content(PROGRAM)?)?.is_static(),
         "{} is linked dynamically, and would not run as a network plugin on a node\nhint: leave --binary away",
         binary.display()
     );
+    add_others(&mut files)?;
+    Ok(files)
+}
+
+/// What the program runs.
+fn add_others(files: &mut Files) -> anyhow::Result<()> {
     files.add_program(Path::new("/usr/sbin/nft"))?;
     for plugin in PLUGINS {
         files.add_program(&Path::new(PLUGIN_DIR).join(plugin))?;
     }
-    files.add_notices()?;
-    Ok(files)
+    files.add_notices()
 }
 
 fn mib(bytes: u64) -> String {

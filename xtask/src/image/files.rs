@@ -54,7 +54,19 @@ impl Files {
 
     /// Takes a program of this machine to the same path, with the loader and the libraries it needs.
     pub(super) fn add_program(&mut self, source: &Path) -> anyhow::Result<()> {
-        let mut wanted = vec![source.to_path_buf()];
+        self.add_needed(vec![source.to_path_buf()])
+    }
+
+    /// Takes the loader and the libraries that a program needs which was taken.
+    pub(super) fn add_libraries_of(&mut self, path: &str) -> anyhow::Result<()> {
+        let needs = elf::needs(&self.content(path)?).with_context(|| format!("cannot read {path}"))?;
+        let libraries = needs.libraries.iter().map(|library| find_library(library));
+        let mut wanted = libraries.collect::<anyhow::Result<Vec<_>>>().with_context(|| path.to_owned())?;
+        wanted.extend(needs.loader.map(PathBuf::from));
+        self.add_needed(wanted)
+    }
+
+    fn add_needed(&mut self, mut wanted: Vec<PathBuf>) -> anyhow::Result<()> {
         while let Some(path) = wanted.pop() {
             let name = path.to_str().with_context(|| format!("{} is not text", path.display()))?;
             if self.entries.contains_key(name) {

@@ -59,8 +59,8 @@ impl<'a> Cut<'a> {
     fn make(machine: &'a Machine, number: usize, port: u16) -> anyhow::Result<Self> {
         let rules = format!(
             "table inet {TABLE} {{ \
-             chain out {{ type filter hook output priority 10; tcp dport {port} drop; }} \
-             chain in {{ type filter hook input priority 10; tcp sport {port} drop; }} }}"
+             chain out {{ type filter hook output priority 10; tcp dport {port} drop; }}; \
+             chain in {{ type filter hook input priority 10; tcp sport {port} drop; }}; }}"
         );
         nft(machine, number, &[&rules])?;
         Ok(Self { machine, number })
