@@ -62,14 +62,23 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the debug image, for clusters on this machine; of a version with another layout of maps if asked.
-pub(crate) fn debug(sh: &Shell, other_layout: bool) -> anyhow::Result<PathBuf> {
+/// Makes the image of a debug program, for clusters on this machine; without one, of a version with another layout.
+pub(crate) fn debug(sh: &Shell, program: Option<&Path>) -> anyhow::Result<PathBuf> {
     setup::image(sh)?;
-    let files = debug_files(sh, &build_debug(sh, other_layout)?)?;
-    let (name, reference) =
-        if other_layout { ("other-layout", OTHER_REFERENCE) } else { ("debug", REFERENCE) };
+    let (name, reference, files) = match program {
+        Some(program) => ("debug", REFERENCE, debug_files(sh, program)?),
+        None => ("other-layout", OTHER_REFERENCE, debug_files(sh, &build_debug(sh, true)?)?),
+    };
     let output = sh.current_dir().join(format!("target/ringfence-image-{name}.tar"));
     write(sh, &files, &output, reference)?;
+    Ok(output)
+}
+
+/// Makes the image that is shipped.
+pub(crate) fn release(sh: &Shell) -> anyhow::Result<PathBuf> {
+    setup::image(sh)?;
+    let output = sh.current_dir().join("target/ringfence-image.tar");
+    write(sh, &collect(&build(sh)?)?, &output, REFERENCE)?;
     Ok(output)
 }
 

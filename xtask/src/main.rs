@@ -5,6 +5,7 @@
 mod bench;
 mod conformance;
 mod demo;
+mod e2e;
 mod image;
 mod lint;
 mod marks;
@@ -31,6 +32,8 @@ enum Chore {
     Bench(bench::Options),
     /// Run the upstream's conformance suites against a cluster, and write their reports.
     Conformance(conformance::Options),
+    /// Try Ringfence on a cluster, from installing to uninstalling, or what it does under faults.
+    E2e(e2e::Options),
     /// Make a container image, as an OCI archive.
     Image(image::Options),
     /// Check formatting and run clippy.
@@ -58,6 +61,7 @@ fn run(chore: Chore) -> anyhow::Result<ExitCode> {
         Chore::Test(options) => test::run(&sh, &options),
         Chore::Bench(options) => bench::run(&sh, &options),
         Chore::Conformance(options) => conformance::run(&sh, &options),
+        Chore::E2e(options) => e2e::run(&sh, &options),
         Chore::Image(options) => image::run(&sh, &options),
         Chore::Lint => lint::run(&sh),
         Chore::Tidy => tidy::run(&sh),

@@ -50,6 +50,9 @@ pub(crate) struct Options {
     /// Image of a version with another layout of maps, for upgrade and downgrade; the nodes must have it
     #[arg(long, value_name = "NAME:TAG")]
     other_image: Option<String>,
+    /// How often the other version is rolled out, and this one again
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    upgrades: usize,
     /// Seconds without API server and etcd
     #[arg(long, value_name = "SECONDS", default_value = "120")]
     outage: Seconds,
@@ -115,7 +118,7 @@ async fn try_all(cluster: Cluster, machine: Option<Machine>, options: &Options) 
         }
         eprintln!("{name}");
         let row = one(*scenario, &mut stage, options).await;
-        eprintln!("  {}", row.line());
+        eprintln!("  {}, {} s", row.line(), row.took.as_secs());
         let failed = row.failure.is_some();
         report.rows.push(row);
         if failed && stage.settle().await.is_err() {
@@ -128,7 +131,7 @@ async fn try_all(cluster: Cluster, machine: Option<Machine>, options: &Options) 
 }
 
 async fn one(scenario: Scenario, stage: &mut Stage, options: &Options) -> Row {
-    let (before, begun) = (stage.ledger.counts(), Instant::now());
+    let (before, begun, queues) = (stage.ledger.counts(), Instant::now(), report::overflown());
     stage.ledger.latest();
     let ended = scenario.run(stage, options).await;
     let settled = stage.settle().await;
@@ -140,5 +143,7 @@ async fn one(scenario: Scenario, stage: &mut Stage, options: &Options) -> Row {
         Ok(what) => (what, None),
         Err(error) => (String::new(), Some(format!("{error:#}"))),
     };
-    Row { name: scenario.name(), what, failure, counts, took: begun.elapsed(), late: stage.ledger.latest() }
+    let overflown = report::overflown().zip(queues).map(|(now, before)| now - before);
+    let (took, late) = (begun.elapsed(), stage.ledger.latest());
+    Row { name: scenario.name(), what, failure, counts, took, late, overflown }
 }

@@ -185,7 +185,7 @@ fn forget(machine: &Machine, number: usize) -> anyhow::Result<()> {
         // It may have gone with the one before.
         let _ = run(machine.on(number, "umount").args(["--lazy", &place]));
     }
-    let clear = "rm -rf /sys/fs/bpf/* /run/netns/* /run/ringfence/*; umount /sys/fs/bpf; mount -t bpf bpf /sys/fs/bpf";
+    let clear = "rm -rf /sys/fs/bpf/* 2>/dev/null || true; rm -rf /run/netns/* /run/ringfence/*; umount /sys/fs/bpf; mount -t bpf bpf /sys/fs/bpf";
     run(machine.on(number, "sh").args(["-ec", clear]))?;
     let state = node.join("containerd/state");
     fs::remove_dir_all(&state).with_context(|| format!("cannot remove {}", state.display()))

@@ -24,6 +24,8 @@ pub(crate) struct Row {
     pub(crate) took: Duration,
     /// By how much a prober was late at most.
     pub(crate) late: Duration,
+    /// Packets that the machine's queues had no room for.
+    pub(crate) overflown: Option<u64>,
 }
 
 impl Row {
@@ -69,13 +71,14 @@ impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { nodes, kubernetes, kernel, runtime, rows } = self;
         writeln!(out, "Kubernetes {kubernetes}, {runtime}, Linux {kernel}, {nodes} nodes.\n")?;
-        writeln!(out, "| fault | probes | leaked | wrongly dropped | broken | held up | prober late by at most, ms | took, s |")?;
-        writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|")?;
-        for Row { name, counts, failure, took, late, .. } in rows {
+        writeln!(out, "| fault | probes | leaked | wrongly dropped | broken | held up | overflown | prober late by at most, ms | took, s |")?;
+        writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+        for Row { name, counts, failure, took, late, overflown, .. } in rows {
             let Counts { sent, leaked, dropped, broken, held_up } = counts;
             let name = if failure.is_some() { format!("{name} (failed)") } else { name.clone() };
             let (late, took) = (late.as_millis(), took.as_secs());
-            writeln!(out, "| {name} | {sent} | {leaked} | {dropped} | {broken} | {held_up} | {late} | {took} |")?;
+            let lost = overflown.map_or_else(|| "?".into(), |lost| lost.to_string());
+            writeln!(out, "| {name} | {sent} | {leaked} | {dropped} | {broken} | {held_up} | {lost} | {late} | {took} |")?;
         }
         writeln!(out)?;
         for Row { name, what, failure, .. } in rows {
@@ -86,4 +89,11 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// Packets that found a processor's queue full since the machine started, on a machine that is the nodes' too.
+pub(crate) fn overflown() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/net/softnet_stat").ok()?;
+    let dropped = text.lines().map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
+    dropped.sum()
 }

@@ -248,6 +248,12 @@ impl Stage {
         Ok(strange.filter_map(|pod| address(pod).ok()).collect())
     }
 
+    /// Addresses of all pods.
+    pub(crate) async fn addresses(&self) -> anyhow::Result<HashSet<IpAddr>> {
+        let pods = Api::<Pod>::all(self.cluster.client.clone()).list(&ListParams::default()).await?;
+        Ok(pods.iter().filter_map(|pod| address(pod).ok()).collect())
+    }
+
     /// Range of the addresses of a node's pods.
     pub(crate) async fn range(&self, number: usize) -> anyhow::Result<String> {
         let node = Api::<Node>::all(self.cluster.client.clone()).get(&self.nodes[number - 1]).await?;

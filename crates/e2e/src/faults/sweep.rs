@@ -18,6 +18,8 @@ use super::witness::{raw, receive};
 
 /// How often each address has its turn.
 const INTERVAL: Duration = Duration::from_millis(20);
+/// In so many parts: a burst would overflow the kernel's queue between two ends of a link, at the cost of others.
+const PARTS: u32 = 20;
 /// Source ports of the packets, by turns. Few: the sender's node tracks each for minutes.
 const SOURCES: std::ops::Range<u16> = 40_000..40_004;
 
@@ -51,20 +53,22 @@ impl Sweep {
             let mut sources = SOURCES.cycle();
             while !stop.load(Ordering::Relaxed) {
                 let source = sources.next().unwrap_or_default();
-                for to in &range {
-                    let address = SockaddrIn::from(SocketAddrV4::new(*to, 0));
-                    // Refused while nobody has the address: that is no answer.
-                    let _ = sendto(socket.as_raw_fd(), &syn(from, *to, source), &address, MsgFlags::empty());
+                for part in range.chunks(range.len().div_ceil(PARTS as usize).max(1)) {
+                    for to in part {
+                        let address = SockaddrIn::from(SocketAddrV4::new(*to, 0));
+                        // Refused while nobody has the address: that is no answer.
+                        let _ = sendto(socket.as_raw_fd(), &syn(from, *to, source), &address, MsgFlags::empty());
+                    }
+                    listen(&socket, family, &heard);
+                    turn += INTERVAL / PARTS;
+                    let now = Instant::now();
+                    match turn.checked_duration_since(now) {
+                        Some(rest) => thread::sleep(rest),
+                        None => turn = now,
+                    }
                 }
                 number.fetch_add(range.len() as u64, Ordering::Relaxed);
                 ledger.sent(range.len() as u64);
-                listen(&socket, family, &heard);
-                turn += INTERVAL;
-                let now = Instant::now();
-                match turn.checked_duration_since(now) {
-                    Some(rest) => thread::sleep(rest),
-                    None => turn = now,
-                }
             }
             // It is a namespace's as long as it is held.
             drop(namespace);

@@ -22,23 +22,28 @@ const BACK: Duration = Duration::from_mins(4);
 /// Every node in turn.
 pub(super) async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let mut slowest = Duration::ZERO;
-    let mut swept = 0;
+    let (mut swept, mut stillborn) = (0, 0);
     for number in 1..=stage.nodes.len() {
-        let (took, sent) = one(stage, number).await.with_context(|| format!("reboot of node {number}"))?;
+        let (took, sent, resets) = one(stage, number).await.with_context(|| format!("reboot of node {number}"))?;
         slowest = slowest.max(took);
         swept += sent;
+        stillborn += resets;
     }
     Ok(format!(
-        "each node once; {swept} first packets from the other node to every address of the rebooted node's pods, and a pod there that calls whom it must not as its first act; all pairs right again {:.0} s at most after the start",
+        "each node once; {swept} first packets from the other node to every address of the rebooted node's pods, and a pod \
+         there that calls whom it must not as its first act; all pairs right again {:.0} s at most after the start. \
+         {stillborn} addresses answered with a reset before the node's agent ran, of networks whose set-up was then \
+         refused: no process ever was in them",
         slowest.as_secs_f64()
     ))
 }
 
-async fn one(stage: &mut Stage, number: usize) -> anyhow::Result<(Duration, u64)> {
+async fn one(stage: &mut Stage, number: usize) -> anyhow::Result<(Duration, u64, u64)> {
     let machine = stage.machine.clone().context("no processes of nodes")?;
     let other = stage.nodes.len() + 1 - number;
     let chatter = chatter(stage, number, other).await?;
     let mut strange = stage.strange().await?;
+    let mut pods = stage.addresses().await?;
     let before = containers(stage, number).await?;
     stage.leave(number).await;
     let sweep = sweep(stage, number, other).await?;
@@ -48,11 +53,18 @@ async fn one(stage: &mut Stage, number: usize) -> anyhow::Result<(Duration, u64)
     down.power_on()?;
     restarted(stage, number, &before).await?;
     stage.agents_ready().await?;
-    if let Some(sweep) = &sweep {
-        strange.extend(stage.strange().await?);
-        for address in sweep.answers().into_keys().filter(|address| !strange.contains(&IpAddr::V4(*address))) {
+    let mut stillborn = 0;
+    pods.extend(stage.addresses().await?);
+    strange.extend(stage.strange().await?);
+    let answers = sweep.as_ref().map(Sweep::answers).unwrap_or_default();
+    for address in answers.into_keys().map(IpAddr::V4).filter(|address| !strange.contains(address)) {
+        if pods.contains(&address) {
             let text = format!("leak: a stranger's first packet to {address} of the rebooted node was answered");
             stage.ledger.note(|counts| counts.leaked += 1, &text);
+        } else {
+            stillborn += 1;
+            let text = format!("reset by {address} of the rebooted node, a network that became no pod's");
+            stage.ledger.note(|_| {}, &text);
         }
     }
     let swept = sweep.as_ref().map_or(0, Sweep::sent);
@@ -61,7 +73,7 @@ async fn one(stage: &mut Stage, number: usize) -> anyhow::Result<(Duration, u64)
     stage.reach(Instant::now(), PATIENCE, |_| true).await?;
     let took = begun.elapsed();
     stage.cluster.delete(&chatter).await?;
-    Ok((took, swept))
+    Ok((took, swept, stillborn))
 }
 
 /// A pod that calls the other node's server from the moment it runs; no policy of the server lets it.

@@ -207,10 +207,9 @@ async fn finish(stage: &Stage, targets: Targets) -> anyhow::Result<()> {
     for (number, node) in (1..).zip(&stage.nodes) {
         stage.cluster.delete(&idle("open", number, node)).await?;
     }
-    for name in ["deny", "first"] {
-        stage.cluster.delete(&policy(name, &Value::Null)).await?;
-    }
-    remove(stage).await
+    remove(stage).await?;
+    let space = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": STARTS}});
+    stage.cluster.delete(&space).await.map(drop)
 }
 
 fn policy(name: &str, spec: &Value) -> Value {
@@ -227,6 +226,9 @@ async fn sweep(stage: &Stage, number: usize) -> anyhow::Result<Option<Sweep>> {
     for number in 1..=stage.nodes.len() {
         range.extend(hosts(&stage.range(number).await?)?.into_iter().skip(1));
     }
+    // Those who are there already are probed otherwise.
+    let there = stage.addresses().await?;
+    range.retain(|address| !there.contains(&IpAddr::V4(*address)));
     Sweep::start(pod::network(&stranger)?, from, range, &stage.ledger).map(Some)
 }
 

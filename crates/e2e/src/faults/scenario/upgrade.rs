@@ -11,8 +11,6 @@ use super::Options;
 
 /// How long a rollout may take.
 const LIMIT: Duration = Duration::from_mins(3);
-/// There and back so often.
-const ROUNDS: usize = 3;
 
 /// Upgrades and downgrades.
 pub(super) async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
@@ -21,7 +19,7 @@ pub(super) async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<
     let there = change::installed(&client).await?.context("Ringfence is not installed")?;
     let values = change::values_of(&there)?;
     let mut slowest = Duration::ZERO;
-    for image in std::iter::repeat_n([other, &there.image], ROUNDS).flatten() {
+    for image in std::iter::repeat_n([other, &there.image], options.upgrades).flatten() {
         let values = Values { image: image.to_owned(), ..values.clone() };
         let quiet = |_: &str| {};
         let rollout = change::apply(&client, &values, Some(LIMIT), &quiet);
@@ -32,5 +30,6 @@ pub(super) async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<
         changed?;
         slowest = slowest.max(stage.reach(Instant::now(), PATIENCE, |_| true).await?);
     }
-    Ok(format!("{ROUNDS} times to a version with another layout of maps and another program, and back, on every node, policy changed each time"))
+    let (rounds, slowest) = (options.upgrades, slowest.as_secs_f64());
+    Ok(format!("{rounds} times to a version with another layout of maps and another program, and back, on every node; a policy changed during each rollout was in force {slowest:.1} s at most after its end"))
 }

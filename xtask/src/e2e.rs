@@ -1,0 +1,198 @@
+//! `e2e`: tries Ringfence on a cluster as its users meet it, from installing to uninstalling, or under faults.
+
+mod cluster;
+mod steps;
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::Context as _;
+use clap::ValueEnum;
+use xshell::{Shell, cmd};
+
+use crate::{demo, image, marks, setup};
+use cluster::{Cluster, Shape};
+use steps::Steps;
+
+const DOCUMENT: &str = "docs/reliability.md";
+const MARKS: (&str, &str) = ("<!-- results: cargo xtask e2e --faults -->", "<!-- end of results -->");
+
+/// Which cluster, and what to try there.
+#[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub(crate) struct Options {
+    /// A cluster that is there [default: one is started, with kind or with ../shared/realk8s, and removed].
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Try a lab, in which nothing is to be installed.
+    #[arg(long, conflicts_with_all = ["faults", "image"])]
+    lab: bool,
+    /// Archive of the image to try [default: it is built].
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Build and try the debug program: quicker, and for clusters on this machine only.
+    #[arg(long)]
+    debug: bool,
+    /// Try faults under steady probes, and write the table of docs/reliability.md.
+    #[arg(long)]
+    faults: bool,
+    /// How much is tried.
+    #[arg(long, value_enum, default_value_t = Part::All)]
+    part: Part,
+    #[command(flatten)]
+    shape: Shape,
+    /// What else `ringfence-e2e faults` shall be told. The document is left alone then.
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// How much is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Everything
+    All,
+    /// What fits into five minutes; where no cluster can be had, the reason is told, and that is no failure
+    Ci,
+}
+
+/// Programs of one build.
+struct Programs {
+    ringfence: PathBuf,
+    e2e: PathBuf,
+}
+
+/// Tries it; the exit code says whether all was well.
+pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
+    setup::run(sh)?;
+    let wanted = cluster::choose(sh, options.kubeconfig.as_deref(), options.lab, &options.shape);
+    let wanted = match wanted {
+        Ok(wanted) => wanted,
+        Err(error) if options.part == Part::Ci => {
+            println!("skipped: {error:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error) => return Err(error),
+    };
+    let mut steps = Steps::listening()?;
+    let programs = build(sh, options)?;
+    let images = images(sh, options, &programs)?;
+    let started = steps.take("cluster", || Cluster::start(sh, wanted, &options.shape, &programs.ringfence));
+    let Some(cluster) = started else { return Ok(ExitCode::FAILURE) };
+    if let Err(error) = try_out(sh, options, &mut steps, &cluster, &programs, &images) {
+        println!("FAILED {error:#}");
+        steps.failed = true;
+    }
+    // Also after a failure, and when interrupted.
+    steps.last("end", || cluster.stop(sh));
+    Ok(if steps.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn build(sh: &Shell, options: &Options) -> anyhow::Result<Programs> {
+    let profile = if options.debug { "debug" } else { "release" };
+    if options.debug {
+        // As the tests build it, so that nothing is compiled twice.
+        cmd!(sh, "cargo build --quiet --locked --workspace").run()?;
+    } else {
+        cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-e2e").run()?;
+    }
+    // Copies: another version is built beside them.
+    let copy = |name: &str| -> anyhow::Result<PathBuf> {
+        let to = sh.current_dir().join("target/e2e").join(name);
+        sh.create_dir("target/e2e")?;
+        sh.copy_file(demo::binary(sh, profile, name)?, &to)?;
+        Ok(to)
+    };
+    Ok(Programs { ringfence: copy("ringfence")?, e2e: copy("ringfence-e2e")? })
+}
+
+/// Archives to put on the nodes: the version tried, and for faults one with another layout.
+fn images(sh: &Shell, options: &Options, programs: &Programs) -> anyhow::Result<Vec<PathBuf>> {
+    if options.lab {
+        return Ok(Vec::new());
+    }
+    let mut archives = vec![match &options.image {
+        Some(path) => path.canonicalize().with_context(|| format!("no image {}", path.display()))?,
+        None if options.debug => image::debug(sh, Some(&programs.ringfence))?,
+        None => image::release(sh)?,
+    }];
+    if options.faults || options.part == Part::Ci {
+        archives.push(image::debug(sh, None)?);
+    }
+    Ok(archives)
+}
+
+fn try_out(
+    sh: &Shell,
+    options: &Options,
+    steps: &mut Steps,
+    cluster: &Cluster,
+    programs: &Programs,
+    images: &[PathBuf],
+) -> anyhow::Result<()> {
+    let kubeconfig = cluster.kubeconfig.as_path();
+    let ringfence = |words: &[&str]| -> Command {
+        let mut command = cluster.command(&programs.ringfence);
+        command.args(words).arg("--kubeconfig").arg(kubeconfig);
+        command
+    };
+    if !options.lab {
+        steps.take("images", || cluster.load(sh, images)).context("the nodes do not have the image")?;
+        steps.run("install", &mut ringfence(&["install"])).context("it is not installed")?;
+        steps.run("status", &mut ringfence(&["status", "--wait"]));
+    }
+    let small = options.part == Part::Ci;
+    if options.faults || small {
+        faults(sh, options, steps, cluster, programs)?;
+    }
+    if !options.faults {
+        steps.run("definitions", &mut ringfence(&["crds", "install", "--channel", "experimental", "--admin"]));
+        if !small {
+            steps.run("tour", &mut ringfence(&["lab", "demo"]));
+        }
+        let only: &[&str] = if small { &["verify", "--only", "pod"] } else { &["verify"] };
+        steps.run("verify", &mut ringfence(only));
+        if !small {
+            let mut suite = cluster.command(&programs.e2e);
+            steps.run("suite", suite.arg("suite").arg("--kubeconfig").arg(kubeconfig));
+        }
+    }
+    if !options.lab {
+        steps.run("uninstall", &mut ringfence(&["uninstall"]));
+        steps.take("nothing left", || cluster.nothing_left());
+    }
+    Ok(())
+}
+
+/// The fault suite; its table goes into the document, if everything was tried.
+fn faults(
+    sh: &Shell,
+    options: &Options,
+    steps: &mut Steps,
+    cluster: &Cluster,
+    programs: &Programs,
+) -> anyhow::Result<()> {
+    let mut command = cluster.command(&programs.e2e);
+    command.arg("faults").arg("--kubeconfig").arg(&cluster.kubeconfig);
+    command.args(["--other-image", image::OTHER_REFERENCE]);
+    if options.part == Part::Ci {
+        command.args(["--only", "nothing,kills,upgrade", "--kills", "6", "--upgrades", "1"]);
+    }
+    command.args(&options.rest);
+    let Some(table) = steps.read("faults", &mut command) else { return Ok(()) };
+    print!("{table}");
+    if options.part == Part::All && options.rest.is_empty() {
+        let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
+        let made = format!("Made on {date} by `{}` on {}.\n\n{table}", options.told(), cluster.told());
+        let document = sh.read_file(DOCUMENT)?;
+        sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &made)?)?;
+    }
+    Ok(())
+}
+
+impl Options {
+    /// The command, for the document.
+    fn told(&self) -> String {
+        let debug = if self.debug { " --debug" } else { "" };
+        format!("cargo xtask e2e --faults{debug}{}", self.shape.told())
+    }
+}
