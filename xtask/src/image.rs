@@ -104,12 +104,7 @@ fn debug_files(sh: &Shell, program: &Path) -> anyhow::Result<Files> {
 fn write(sh: &Shell, files: &Files, output: &Path, reference: &str) -> anyhow::Result<()> {
     let layer = layer::pack(files)?;
     let unpacked: u64 = files.iter().map(|(_, file)| file.content.len() as u64).sum();
-    let image = oci::Image {
-        reference,
-        entrypoint: &[PROGRAM],
-        environment: &[SEARCH_PATH],
-        layer: &layer,
-    };
+    let image = oci::Image { reference, entrypoint: &[PROGRAM], environment: &[SEARCH_PATH], layer: &layer };
     let archive = oci::archive(&image)?;
     sh.write_file(output, &archive.bytes)?;
     println!("image    {} ({reference})", output.display());

@@ -103,7 +103,9 @@ impl Network {
             let text = text(machine.on(number, "ip").args([family, "route", "show", "dev", "eth0", "proto", "boot"]))?;
             routes.extend(text.lines().map(|line| (family, line.trim().to_owned())));
         }
-        let set = |name: &&str| text(machine.on(number, "sysctl").args(["--values", name])).map(|v| format!("{name}={}", v.trim()));
+        let set = |name: &&str| {
+            text(machine.on(number, "sysctl").args(["--values", name])).map(|v| format!("{name}={}", v.trim()))
+        };
         Ok(Self {
             bridge: bridge.to_owned(),
             hardware: hardware.to_owned(),
@@ -127,7 +129,11 @@ impl Network {
             ip(&words)?;
         }
         for (family, route) in routes {
-            let words: Vec<&str> = ["-n", name, family, "route", "add"].into_iter().chain(route.split(' ')).chain(["dev", "eth0"]).collect();
+            let words: Vec<&str> = ["-n", name, family, "route", "add"]
+                .into_iter()
+                .chain(route.split(' '))
+                .chain(["dev", "eth0"])
+                .collect();
             ip(&words)?;
         }
         for setting in settings {

@@ -146,9 +146,8 @@ impl Cluster {
 
     fn start_kind(&mut self, sh: &Shell, shape: &Shape, state: &Path) -> anyhow::Result<()> {
         let workers = "- role: worker\n".repeat(shape.nodes.saturating_sub(1));
-        let config = format!(
-            "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n{workers}"
-        );
+        let config =
+            format!("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n{workers}");
         let name = &self.name;
         cmd!(sh, "kind create cluster --name {name} --kubeconfig {state} --wait 2m --config -").stdin(config).run()?;
         Ok(())

@@ -187,8 +187,7 @@ impl Pair {
     /// How long the present state has been as wanted: since when the last contrary probe was sent; none if it is not so yet.
     pub(crate) fn settled(&self, open: bool, changed: Instant) -> Option<Duration> {
         let seen = self.lock().1;
-        let (agrees, contrary) =
-            if open { (seen.answered, seen.unanswered) } else { (seen.unanswered, seen.answered) };
+        let (agrees, contrary) = if open { (seen.answered, seen.unanswered) } else { (seen.unanswered, seen.answered) };
         let since = contrary.map_or(changed, |contrary| contrary.max(changed));
         let agrees = agrees? > since + Duration::from_millis(200) && since.elapsed() > DECIDED;
         agrees.then(|| since.duration_since(changed))

@@ -71,14 +71,20 @@ impl fmt::Display for Report {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { nodes, kubernetes, kernel, runtime, rows } = self;
         writeln!(out, "Kubernetes {kubernetes}, {runtime}, Linux {kernel}, {nodes} nodes.\n")?;
-        writeln!(out, "| fault | probes | leaked | wrongly dropped | broken | held up | overflown | prober late by at most, ms | took, s |")?;
+        writeln!(
+            out,
+            "| fault | probes | leaked | wrongly dropped | broken | held up | overflown | prober late by at most, ms | took, s |"
+        )?;
         writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")?;
         for Row { name, counts, failure, took, late, overflown, .. } in rows {
             let Counts { sent, leaked, dropped, broken, held_up } = counts;
             let name = if failure.is_some() { format!("{name} (failed)") } else { name.clone() };
             let (late, took) = (late.as_millis(), took.as_secs());
             let lost = overflown.map_or_else(|| "?".into(), |lost| lost.to_string());
-            writeln!(out, "| {name} | {sent} | {leaked} | {dropped} | {broken} | {held_up} | {lost} | {late} | {took} |")?;
+            writeln!(
+                out,
+                "| {name} | {sent} | {leaked} | {dropped} | {broken} | {held_up} | {lost} | {late} | {took} |"
+            )?;
         }
         writeln!(out)?;
         for Row { name, what, failure, .. } in rows {

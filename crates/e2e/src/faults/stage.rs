@@ -129,8 +129,7 @@ impl Stage {
         let load = Arc::new(Load::default());
         let others = Pair::new(format!("anybody else -> server-{number}"), &self.ledger, Expect::Shut);
         let callers = Arc::new(Callers { known: RwLock::default(), others, arrived: AtomicU64::new(0) });
-        let threads =
-            [server::start(&namespace, address, &load)?, witness::start(&namespace, address, &callers)?];
+        let threads = [server::start(&namespace, address, &load)?, witness::start(&namespace, address, &callers)?];
         Ok(Served { address, load, callers, _threads: threads })
     }
 

@@ -46,8 +46,9 @@ impl Callers {
 
 /// Watches from inside a namespace until the guard is dropped.
 pub(crate) fn start(namespace: &Namespace, family: IpAddr, callers: &Arc<Callers>) -> anyhow::Result<End> {
-    let sockets = namespace
-        .run(|| -> anyhow::Result<_> { Ok([(raw(family, SockProtocol::Tcp)?, SockProtocol::Tcp), (raw(family, SockProtocol::Udp)?, SockProtocol::Udp)]) })??;
+    let sockets = namespace.run(|| -> anyhow::Result<_> {
+        Ok([(raw(family, SockProtocol::Tcp)?, SockProtocol::Tcp), (raw(family, SockProtocol::Udp)?, SockProtocol::Udp)])
+    })??;
     let end = Arc::new(AtomicBool::new(false));
     let (stop, callers) = (Arc::clone(&end), Arc::clone(callers));
     thread::spawn(move || {

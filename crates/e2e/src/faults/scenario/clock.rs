@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::time::{ClockId, clock_gettime, clock_settime};
 use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_gettime, clock_settime};
 
 use super::super::stage::{PATIENCE, Stage};
 
@@ -26,7 +26,9 @@ pub(super) async fn run(stage: &mut Stage, step: Duration) -> anyhow::Result<Str
     }
     stage.agents_ready().await?;
     let (step, slowest) = (step.as_secs(), slowest.as_millis());
-    Ok(format!("{step} s ahead, back, {step} s behind, back; a change of policy after each step was in force after {slowest} ms at most"))
+    Ok(format!(
+        "{step} s ahead, back, {step} s behind, back; a change of policy after each step was in force after {slowest} ms at most"
+    ))
 }
 
 /// A wrong clock; right again when dropped.

@@ -48,7 +48,9 @@ pub(super) async fn run(stage: &mut Stage, kills: usize) -> anyhow::Result<Strin
     }
     stage.agents_ready().await?;
     stage.reach(Instant::now(), PATIENCE, |_| true).await?;
-    Ok(format!("{kills} kills, {changes} of them within {MIDDLE} ms after a change of policy; {waited} times the agent was awaited before the next"))
+    Ok(format!(
+        "{kills} kills, {changes} of them within {MIDDLE} ms after a change of policy; {waited} times the agent was awaited before the next"
+    ))
 }
 
 async fn pause(most: u64) {

@@ -96,7 +96,8 @@ pub(super) async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Resu
     targets.expect(Expect::Shut);
     let (mut started, mut sent) = (0, 0);
     while started < options.pods {
-        let pods = wave(stage, options.wave.min(options.pods - started), |number| try_out(targets.next(number))).await?;
+        let pods =
+            wave(stage, options.wave.min(options.pods - started), |number| try_out(targets.next(number))).await?;
         started += pods.len();
         eprintln!("  {started} pods started under a policy that denies all");
         // What they do first takes a little more than a second.
@@ -113,7 +114,10 @@ pub(super) async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Resu
         }
     }
     finish(stage, targets).await?;
-    Ok(format!("{started} pods, {} at once; {sent} first packets to every address they may get, from a pod on each node; each pod's own first packets are watched for where they would arrive; without the policy {CONTROL} of {CONTROL} were seen", options.wave))
+    Ok(format!(
+        "{started} pods, {} at once; {sent} first packets to every address they may get, from a pod on each node; each pod's own first packets are watched for where they would arrive; without the policy {CONTROL} of {CONTROL} were seen",
+        options.wave
+    ))
 }
 
 /// Under policies that allow their first act.
@@ -137,7 +141,11 @@ pub(super) async fn allowed(stage: &mut Stage, options: &Options) -> anyhow::Res
         remove(stage).await?;
     }
     finish(stage, targets).await?;
-    Ok(format!("{started} pods, {} at once, half of them calling their own node and half another; slowest first connection {:.0} ms", options.wave, slowest * 1000.0))
+    Ok(format!(
+        "{started} pods, {} at once, half of them calling their own node and half another; slowest first connection {:.0} ms",
+        options.wave,
+        slowest * 1000.0
+    ))
 }
 
 /// Counts a pod whose first connection failed, or needed a packet twice. Gives how long it took, in seconds.
@@ -235,7 +243,8 @@ async fn sweep(stage: &Stage, number: usize) -> anyhow::Result<Option<Sweep>> {
 /// Starts pods, by turns on every node, and waits until each has done its first act: runs, or has ended.
 async fn wave(stage: &Stage, pods: usize, act: impl Fn(usize) -> String) -> anyhow::Result<Vec<Pod>> {
     let api: Api<Pod> = Api::namespaced(stage.cluster.client.clone(), STARTS);
-    let bodies: Vec<Pod> = (0..pods).map(|number| starting(stage, number, &act(number))).collect::<anyhow::Result<_>>()?;
+    let bodies: Vec<Pod> =
+        (0..pods).map(|number| starting(stage, number, &act(number))).collect::<anyhow::Result<_>>()?;
     for some in bodies.chunks(AT_ONCE) {
         let mut tasks = tokio::task::JoinSet::new();
         for body in some {
