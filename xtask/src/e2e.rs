@@ -19,7 +19,6 @@ const MARKS: (&str, &str) = ("<!-- results: cargo xtask e2e --faults -->", "<!--
 
 /// Which cluster, and what to try there.
 #[derive(clap::Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(crate) struct Options {
     /// A cluster that is there [default: one is started, with kind or with ../shared/realk8s, and removed].
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]

@@ -42,7 +42,7 @@ impl Shape {
     pub(super) fn told(&self) -> String {
         let words = self.words();
         let skipped = if self.nodes == 2 { 2 } else { 0 };
-        words[skipped..].iter().map(|word| format!(" {word}")).collect()
+        std::iter::once("").chain(words[skipped..].iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -269,7 +269,7 @@ impl Cluster {
 
 /// Directories of the nodes of a cluster on this machine.
 fn nodes(directory: &Path) -> Vec<PathBuf> {
-    (1..).map(|number| directory.join(format!("n{number}"))).take_while(|node| node.join("enter").exists()).collect()
+    (1..=9).map(|number| directory.join(format!("n{number}"))).take_while(|node| node.join("enter").exists()).collect()
 }
 
 #[cfg(test)]

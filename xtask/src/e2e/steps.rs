@@ -1,6 +1,5 @@
 //! One line per step, and the end of all steps when interrupted.
 
-use std::io::Read as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -75,7 +74,7 @@ impl Steps {
     pub(super) fn run(&mut self, name: &str, command: &mut Command) -> Option<()> {
         let interrupted = Arc::clone(&self.interrupted);
         self.take(name, || {
-            let (text, well) = output(command.stderr(Stdio::inherit()), &interrupted)?;
+            let (text, well) = output(command.stderr(Stdio::piped()), &interrupted)?;
             if !well {
                 print!("{text}");
                 bail!("{command:?} says no");
@@ -101,15 +100,19 @@ impl Steps {
 /// Runs a program to its end; told to end when interrupted.
 fn output(command: &mut Command, interrupted: &AtomicBool) -> anyhow::Result<(String, bool)> {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start a program")?;
-    let mut pipe = child.stdout.take().context("a program without output")?;
-    let reader = std::thread::spawn(move || {
-        let mut text = String::new();
-        // What is no text is not told.
-        let _ = pipe.read_to_string(&mut text);
-        text
-    });
+    let progress = child.stderr.take().map(|pipe| std::thread::spawn(|| read(pipe)));
+    let pipe = child.stdout.take().context("a program without output")?;
+    let result = std::thread::spawn(|| read(pipe));
     let well = wait(&mut child, interrupted)?;
-    Ok((reader.join().unwrap_or_default(), well))
+    let progress = progress.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    Ok((progress + &result.join().unwrap_or_default(), well))
+}
+
+fn read(mut pipe: impl std::io::Read) -> String {
+    let mut text = Vec::new();
+    // What could be read is told.
+    let _ = pipe.read_to_end(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn wait(child: &mut Child, interrupted: &AtomicBool) -> anyhow::Result<bool> {

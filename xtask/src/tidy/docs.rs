@@ -58,7 +58,8 @@ fn paths(line: &str) -> impl Iterator<Item = &str> {
 /// Words after `cargo xtask`.
 fn chores_named(line: &str) -> impl Iterator<Item = &str> {
     let after = line.split("cargo xtask ").skip(1);
-    let name = |rest: &'_ str| rest.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(rest.len());
+    let name =
+        |rest: &'_ str| rest.find(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit()).unwrap_or(rest.len());
     after.map(move |rest| &rest[..name(rest)]).filter(|chore| !chore.is_empty())
 }
 

@@ -17,7 +17,7 @@ use super::server::KNOCK;
 use super::witness::{raw, receive};
 
 /// How often each address has its turn.
-const INTERVAL: Duration = Duration::from_millis(20);
+const INTERVAL: Duration = Duration::from_millis(100);
 /// In so many parts: a burst would overflow the kernel's queue between two ends of a link, at the cost of others.
 const PARTS: u32 = 20;
 /// Source ports of the packets, by turns. Few: the sender's node tracks each for minutes.
