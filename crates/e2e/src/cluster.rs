@@ -41,7 +41,7 @@ impl Cluster {
             let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
             conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
         };
-        let mut names: Vec<String> = nodes.iter().filter(ready).map(|node| node.name_any()).collect();
+        let mut names: Vec<String> = nodes.iter().filter(ready).map(kube::ResourceExt::name_any).collect();
         names.sort();
         Ok(names)
     }

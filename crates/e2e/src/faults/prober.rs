@@ -137,9 +137,8 @@ impl Datagrams {
         for _ in 0..1000 {
             match self.socket.recv(&mut message) {
                 Ok(8) => self.answered(u64::from_be_bytes(message), pair),
-                Ok(_) => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                Err(_) => {}
+                Ok(_) | Err(_) => {}
             }
         }
         while let Some(&(_, sent, then)) = self.waiting.front() {
