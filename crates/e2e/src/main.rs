@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are for the person who runs it")]
 
 mod faults;
+mod suite;
 
 use std::process::ExitCode;
 
@@ -14,6 +15,8 @@ use clap::Parser;
 enum Command {
     /// What nodes, agents and the control plane suffer, under steady probes; prints a table in Markdown.
     Faults(faults::Options),
+    /// Services, nodes and the life of pods under policies, case by case.
+    Suite(suite::Options),
 }
 
 fn main() -> ExitCode {
@@ -33,6 +36,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
     runtime.block_on(async {
         match command {
             Command::Faults(options) => faults::run(&options).await,
+            Command::Suite(options) => suite::run(&options).await,
         }
     })
 }

@@ -12,6 +12,7 @@
 
 pub mod agents;
 pub mod change;
+pub mod connect;
 pub mod exec;
 pub mod manifest;
 pub mod objects;

@@ -6,10 +6,10 @@ mod case;
 mod cases;
 mod cut;
 mod policy;
-mod probe;
 pub mod report;
 mod stage;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -17,7 +17,7 @@ use futures::{StreamExt as _, stream};
 use kube::Client;
 
 use crate::wait::{self, Wanted};
-use crate::{Progress, objects};
+use crate::{Progress, connect, objects};
 use case::{Attempt, Case, Check};
 use report::{Outcome, Report};
 use stage::Stage;
@@ -129,7 +129,9 @@ async fn one(stage: &Stage, pods: &stage::Pods, case: &Case) -> anyhow::Result<V
 async fn matrix(stage: &Stage, pods: &stage::Pods, allows: fn(&Attempt) -> bool) -> anyhow::Result<Vec<String>> {
     let tries = pods.attempts().into_iter().map(|(attempt, address)| async move {
         let expected = allows(&attempt);
-        let seen = probe::settle(stage, pods, &attempt, address, expected).await?;
+        let target = SocketAddr::new(address, attempt.port.number()).to_string();
+        let (from, protocol) = (pods.container(attempt.from), attempt.port.protocol());
+        let seen = connect::settle(&stage.client, &from, &target, protocol, expected).await?;
         let place = format!("{attempt} ({address})");
         let (must, is) = if expected { ("let through", "not") } else { ("denied", "let through") };
         anyhow::Ok((seen != expected).then(|| format!("{place} must be {must}, and is {is}")))

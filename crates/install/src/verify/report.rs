@@ -16,7 +16,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// One word, always as long.
-    pub(super) fn word(&self) -> &'static str {
+    pub fn word(&self) -> &'static str {
         match self {
             Self::Passed => "ok     ",
             Self::Failed(_) => "FAILED ",
@@ -25,7 +25,7 @@ impl Outcome {
     }
 
     /// What there is to say.
-    pub(super) fn lines(&self) -> &[String] {
+    pub fn lines(&self) -> &[String] {
         match self {
             Self::Passed => &[],
             Self::Failed(lines) => lines,
@@ -41,11 +41,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new() -> Self {
+    /// Of nothing yet.
+    pub fn new() -> Self {
         Self::default()
     }
 
-    pub(super) fn add(&mut self, name: &str, took: Duration, outcome: Outcome) {
+    /// Notes what came of a case, and what time it took.
+    pub fn add(&mut self, name: &str, took: Duration, outcome: Outcome) {
         self.cases.push((name.to_owned(), took, outcome));
     }
 
