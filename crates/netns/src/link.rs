@@ -4,7 +4,10 @@ use std::os::fd::{AsFd as _, AsRawFd as _};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecUnspec, InetDevConf, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo,
+    LinkMessage,
+};
 
 use crate::{Error, Namespace, Netlink, Result};
 
@@ -102,6 +105,18 @@ impl Netlink {
         let mut message = self.existing(name)?;
         message.header.change_mask = LinkFlags::Up;
         self.change(RouteNetlinkMessage::SetLink(message), 0).map_err(|cause| Error::new("set down link", name, cause))
+    }
+
+    /// Has a link take packets whose answer would leave by another: loose reverse path filtering (RFC 3704), in IPv4.
+    /// Over netlink, as `/proc/sys` is read-only in most containers.
+    pub fn set_loose_reverse_path(&mut self, name: &str) -> Result<()> {
+        let mut message = self.existing(name)?;
+        let mut settings = InetDevConf::default();
+        settings.rp_filter = 2;
+        let inet = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(settings)]);
+        message.attributes.push(LinkAttribute::AfSpecUnspec(vec![inet]));
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(|cause| Error::new("set reverse path filtering of link", name, cause))
     }
 
     /// Makes a link a port of a bridge.

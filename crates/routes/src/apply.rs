@@ -16,7 +16,7 @@ pub enum Error {
     #[error(transparent)]
     Netlink(#[from] ringfence_netns::Error),
     /// A setting of the kernel.
-    #[error("cannot set {setting}: {cause}; hint: this needs root and a writable /proc/sys")]
+    #[error("cannot set {setting}: {cause}; hint: this needs root")]
     Setting {
         /// Its name, as sysctl has it.
         setting: String,
@@ -70,7 +70,8 @@ pub fn clean_up(netlink: &mut Netlink) -> Result<(), Error> {
     masquerade::remove().map_err(Error::Masquerade)
 }
 
-/// Has the kernel pass on packets that are for others.
+/// Has the kernel pass on packets that are for others. In a container `/proc/sys` is read-only as a rule: then `ptp`, which
+/// runs on the node itself, does it with the node's first pod, and before there is none to whom to pass anything on.
 fn forward(plan: &Plan, interfaces: &[Interface], changes: &mut Vec<String>) -> Result<(), Error> {
     let has = |ipv4: bool| plan.ranges.iter().any(|range| range.addr().is_ipv4() == ipv4);
     if has(true) {
@@ -102,7 +103,10 @@ fn set(setting: &str, value: &str, changes: &mut Vec<String>) -> Result<(), Erro
         return Ok(());
     }
     let failed = |cause| Error::Setting { setting: setting.replace('/', "."), cause };
-    fs::write(path(setting), value).map_err(failed)?;
+    match fs::write(path(setting), value) {
+        Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => return Ok(()),
+        written => written.map_err(failed)?,
+    }
     changes.push(format!("set {}={value}", setting.replace('/', ".")));
     Ok(())
 }
@@ -118,8 +122,10 @@ fn tunnels(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Res
         }
         addresses(tunnel, netlink, changes)?;
         // Packets of a far node's own address come this way, and those to it mostly leave by another.
-        if tunnel.addresses.iter().any(|address| address.addr().is_ipv4()) {
-            set(&format!("net/ipv4/conf/{name}/rp_filter"), "2", changes)?;
+        let filtered = get(&format!("net/ipv4/conf/{name}/rp_filter")).is_none_or(|value| value != "2");
+        if filtered && tunnel.addresses.iter().any(|address| address.addr().is_ipv4()) {
+            netlink.set_loose_reverse_path(name)?;
+            changes.push(format!("set loose reverse path filtering of {name}"));
         }
         if !netlink.find_link(name)?.is_some_and(|link| link.up) {
             netlink.set_up(name)?;

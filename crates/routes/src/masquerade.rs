@@ -49,14 +49,15 @@ impl Masquerade {
     }
 }
 
-/// Whether the table is there.
+/// Whether the table is there, with its rules for both families.
 pub(crate) fn is_there() -> bool {
-    nft(&format!("list chain {TABLE} postrouting\n")).is_ok()
+    let listed = nft(&format!("list chain {TABLE} postrouting\n"));
+    listed.is_ok_and(|listed| listed.lines().filter(|line| line.contains("masquerade")).count() == 2)
 }
 
 /// Puts the table into the network namespace of the calling thread.
 pub(crate) fn put(masquerade: &Masquerade) -> io::Result<()> {
-    nft(&masquerade.script())
+    nft(&masquerade.script()).map(drop)
 }
 
 /// Takes the table away.
@@ -64,13 +65,14 @@ pub(crate) fn remove() -> io::Result<()> {
     match nft(&format!("add table {TABLE}\ndelete table {TABLE}\n")) {
         // Then it cannot have been made either.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+        other => other.map(drop),
     }
 }
 
-fn nft(script: &str) -> io::Result<()> {
+/// Carries out a script; returns what it prints.
+fn nft(script: &str) -> io::Result<String> {
     let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let hint = |error: io::Error| io::Error::new(error.kind(), format!("nft: {error}; hint: apt install nftables"));
     let mut child = command.spawn().map_err(hint)?;
     if let Some(mut input) = child.stdin.take() {
@@ -78,7 +80,7 @@ fn nft(script: &str) -> io::Result<()> {
     }
     let output = child.wait_with_output()?;
     if output.status.success() {
-        return Ok(());
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     Err(io::Error::other(format!("nft: {}", String::from_utf8_lossy(&output.stderr).trim())))
 }

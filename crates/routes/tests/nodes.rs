@@ -329,3 +329,59 @@ fn neighbours_change_to_vxlan_and_back_when_told_so() {
         cluster.pods_talk();
     }
 }
+
+/// Runs something in a namespace where `/proc/sys` cannot be written, as in a container.
+fn contained<T: Send>(namespace: &Namespace, closure: impl FnOnce() -> T + Send) -> T {
+    use nix::mount::{MsFlags, mount};
+    namespace
+        .run(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+            mount(Some("/proc/sys"), "/proc/sys", none, MsFlags::MS_BIND, none).unwrap();
+            let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+            mount(none, "/proc/sys", none, read_only, none).unwrap();
+            assert!(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").is_err());
+            closure()
+        })
+        .unwrap()
+}
+
+#[test]
+fn vxlan_is_set_up_from_within_a_container_and_forwarding_is_left_to_others() {
+    if !root() {
+        return;
+    }
+    let cluster = Cluster::new("contained", true, &FAR, 1500);
+    for member in &cluster.members {
+        let node = &member.node.0;
+        node.set_sysctl("net/ipv4/conf/default/rp_filter", "1").unwrap();
+        let mut netlink = member.netlink();
+        let links = interfaces(&mut netlink).unwrap();
+        let plan = plan(&member.object.name, &cluster.nodes, &links, Encapsulation::default()).expect("a plan");
+        contained(node, || apply(&plan, None, &links, &mut netlink)).unwrap();
+        assert_eq!(node.sysctl("net/ipv4/ip_forward").unwrap().trim(), "0");
+        assert_eq!(node.sysctl("net/ipv4/conf/rf-vxlan4/rp_filter").unwrap().trim(), "2");
+        assert_eq!(contained(node, || apply(&plan, Some(&plan.masquerade), &links, &mut netlink)).unwrap(), [""; 0]);
+        node.set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
+    }
+    cluster.pods_talk();
+}
+
+#[test]
+fn a_masquerade_without_its_rules_is_set_again() {
+    if !root() {
+        return;
+    }
+    let mut cluster = Cluster::new("flushed", false, &NEAR[..1], 1500);
+    cluster.follow(Encapsulation::default());
+    let nodes = cluster.nodes.clone();
+    for command in [["flush", "table"], ["delete", "table"]] {
+        let node = &cluster.members[0].node.0;
+        let mut nft = std::process::Command::new("nft");
+        nft.args(command).args(["inet", "ringfence_primary"]);
+        assert!(node.spawn(&mut nft).unwrap().wait().unwrap().success());
+        let changes = cluster.members[0].follow(&nodes, Encapsulation::default()).1;
+        assert_eq!(changes, ["set which packets of pods get the node's address"]);
+    }
+}
