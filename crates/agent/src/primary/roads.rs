@@ -23,6 +23,8 @@ use crate::interfaces;
 const GROUPS: u32 = 0x1 | 0x10 | 0x100 | 0x40 | 0x400;
 /// Least time between two looks for no other reason than that a link or route changed: each pod that starts does that.
 const NETWORK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long nothing is looked at while nobody says that anything changed: of tables of nftables nobody does.
+const REGULARLY: Duration = Duration::from_secs(30);
 /// Shortest and longest pause before trying again what failed.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
 
@@ -99,7 +101,7 @@ impl Roads {
     }
 
     fn run(mut self, nudges: &Receiver<Nudge>) {
-        // When to look at the latest, if there is a reason.
+        // When to look at the latest.
         let mut due: Option<Instant> = None;
         let mut looked = Instant::now();
         let mut again = AGAIN.0;
@@ -124,7 +126,10 @@ impl Roads {
             }
             (looked, due) = (Instant::now(), None);
             match self.look() {
-                Ok(true) => again = AGAIN.0,
+                Ok(true) => {
+                    due = Some(Instant::now() + REGULARLY);
+                    again = AGAIN.0;
+                }
                 Ok(false) => {
                     due = Some(Instant::now() + again);
                     again = (again * 2).min(AGAIN.1);
