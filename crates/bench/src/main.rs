@@ -5,6 +5,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "results and progress are for the person who runs it")]
 
 mod changes;
+mod cluster;
 mod figures;
 mod host;
 mod leftovers;
@@ -27,6 +28,8 @@ enum Command {
     Packet(packet::Options),
     /// Time from the API's answer to a change until the first packet decided by it, in a lab.
     Changes(changes::Options),
+    /// All of it on a cluster whose nodes run on this machine, and what else there is to measure only there.
+    Cluster(cluster::Options),
     /// What this machine is, for the head of a report.
     Host,
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Command::Traffic(options) => traffic::run(&options),
         Command::Packet(options) => packet::run(&options),
         Command::Changes(options) => changes::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
         Command::Host => Ok(host::describe()),
     };
     match result {

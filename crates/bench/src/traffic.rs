@@ -1,9 +1,9 @@
 //! What an open connection, a request and a new connection cost under each variant, measured in turns.
 
-mod client;
+pub(crate) mod client;
 mod rules;
-mod server;
-mod stage;
+pub(crate) mod server;
+pub(crate) mod stage;
 mod variant;
 
 use std::time::Duration;

@@ -8,7 +8,6 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, socket, sockopt};
@@ -20,11 +19,11 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// Port probed. Nobody listens there: the far end's kernel answers at once with a reset and remembers nothing. An
 /// accepted connection would stay open at the far end if a change of policy cut it before the near end closed it, and the
 /// next probe from the same source port would be answered with a challenge (RFC 5961, 4.2) instead.
-pub(super) const PORT: u16 = 9;
+pub(crate) const PORT: u16 = 9;
 
 /// What a prober tells. For each probe first that it is sent, in order; later what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Told {
+pub(crate) enum Told {
     /// Its first packet is about to be sent.
     Sent(Instant),
     /// Nothing that happens from now on can change its outcome.
@@ -37,7 +36,7 @@ pub(super) enum Told {
 }
 
 /// Stops the prober when dropped.
-pub(super) struct End(Arc<AtomicBool>);
+pub(crate) struct End(Arc<AtomicBool>);
 
 impl Drop for End {
     fn drop(&mut self) {
@@ -46,17 +45,11 @@ impl Drop for End {
 }
 
 /// Probes from inside a namespace until the guard is dropped.
-pub(super) fn start(
-    namespace: &str,
-    server: Ipv4Addr,
-    interval: Duration,
-    out: mpsc::Sender<Told>,
-) -> anyhow::Result<End> {
-    let namespace = Namespace::open(namespace).context("the client's network namespace")?;
+pub(crate) fn start(namespace: Arc<Namespace>, server: Ipv4Addr, interval: Duration, out: mpsc::Sender<Told>) -> End {
     let end = Arc::new(AtomicBool::new(false));
     let stop = Arc::clone(&end);
     thread::spawn(move || namespace.run(|| run(server, interval, &out, &stop)));
-    Ok(End(end))
+    End(end)
 }
 
 /// A probe that waits for its answer.

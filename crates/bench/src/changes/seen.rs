@@ -13,7 +13,7 @@ const RUN: usize = 20;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The probes so far.
-pub(super) struct Seen {
+pub(crate) struct Seen {
     told: Receiver<Told>,
     /// Sent, and not decided yet.
     open: BTreeSet<Instant>,
@@ -28,13 +28,13 @@ pub(super) struct Seen {
 
 /// How many probes there were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     /// All.
-    pub(super) all: usize,
+    pub(crate) all: usize,
     /// While the state was known: sent after it was certain and decided before the next change was asked for.
-    pub(super) known: usize,
+    pub(crate) known: usize,
     /// Of those, the ones that contradict the state.
-    pub(super) strays: usize,
+    pub(crate) strays: usize,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -45,9 +45,16 @@ impl std::ops::AddAssign for Tally {
     }
 }
 
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { all, known, strays } = self;
+        write!(f, "{all} probes; {known} of them outside of changes, of which {strays} contradict the state.")
+    }
+}
+
 impl Seen {
     /// Reads from this channel.
-    pub(super) fn new(told: Receiver<Told>) -> Self {
+    pub(crate) fn new(told: Receiver<Told>) -> Self {
         Self {
             told,
             open: BTreeSet::new(),
@@ -59,7 +66,7 @@ impl Seen {
     }
 
     /// Waits until a state holds for [`RUN`] probes sent since `since`; returns when the first packet in it was sent.
-    pub(super) fn begin(&mut self, allowed: bool, since: Instant) -> Option<Instant> {
+    pub(crate) fn begin(&mut self, allowed: bool, since: Instant) -> Option<Instant> {
         let end = Instant::now() + LIMIT;
         while Instant::now() < end && self.read(Duration::from_millis(2)) {
             if let Some((first, last)) = self.run_since(allowed, since) {
@@ -74,7 +81,7 @@ impl Seen {
 
     /// Lets time pass in a known state, and then until all probes sent meanwhile are decided: what is changed when this
     /// returns cannot change their outcome. Counts them.
-    pub(super) fn hold(&mut self, allowed: bool, span: Duration) -> bool {
+    pub(crate) fn hold(&mut self, allowed: bool, span: Duration) -> bool {
         let begin = Instant::now();
         while let Some(rest) = span.checked_sub(begin.elapsed()).filter(|rest| !rest.is_zero()) {
             if !self.read(rest) {
@@ -95,7 +102,7 @@ impl Seen {
     }
 
     /// What was counted so far.
-    pub(super) fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         self.tally
     }
 

@@ -1,7 +1,7 @@
 //! Tests of reading probes: from patterns, and from packets between namespaces that lose some.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use ipnet::IpNet;
 use ringfence_netns::{Namespace, VethEnd};
@@ -96,8 +96,9 @@ fn measured(net: &Net, allowed: bool, leak: &str) -> Tally {
     let mut seen = Seen::new(receiver);
     let steady = if allowed { "accept" } else { "drop" };
     net.filter(steady);
+    let near = Arc::new(Namespace::open(net.near.name()).unwrap());
     let begin = Instant::now();
-    let end = prober::start(net.near.name(), FAR, Duration::from_micros(500), sender).unwrap();
+    let end = prober::start(near, FAR, Duration::from_micros(500), sender);
     seen.begin(allowed, begin).unwrap();
     net.filter(leak);
     assert!(seen.hold(allowed, Duration::from_millis(400)));

@@ -21,17 +21,17 @@ const REQUEST: usize = 64;
 
 /// What one turn measured.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rates {
+pub(crate) struct Rates {
     /// Throughput of one stream, Gbit/s.
-    pub(super) gigabits: f64,
+    pub(crate) gigabits: f64,
     /// Median time of a request on an open connection, µs.
-    pub(super) request_p50: f64,
+    pub(crate) request_p50: f64,
     /// The 99th percentile, µs.
-    pub(super) request_p99: f64,
+    pub(crate) request_p99: f64,
     /// New connections per second, one after the other.
-    pub(super) connections: f64,
+    pub(crate) connections: f64,
     /// The 99th percentile of the time to connect, µs.
-    pub(super) connect_p99: f64,
+    pub(crate) connect_p99: f64,
 }
 
 impl fmt::Display for Rates {
@@ -42,7 +42,7 @@ impl fmt::Display for Rates {
 }
 
 /// Measures everything once; to be called inside the client's namespace.
-pub(super) fn measure(server: Ipv4Addr, span: Duration) -> anyhow::Result<Rates> {
+pub(crate) fn measure(server: Ipv4Addr, span: Duration) -> anyhow::Result<Rates> {
     let gigabits = stream(server, span)?;
     let requests = requests(server, span)?;
     let (connections, times) = connections(server, span)?;
@@ -56,7 +56,7 @@ pub(super) fn measure(server: Ipv4Addr, span: Duration) -> anyhow::Result<Rates>
 }
 
 /// Whether a connection comes about.
-pub(super) fn connects(server: Ipv4Addr) -> bool {
+pub(crate) fn connects(server: Ipv4Addr) -> bool {
     dial(server, BASE + 1).is_ok()
 }
 
@@ -124,7 +124,7 @@ fn dial(server: Ipv4Addr, port: u16) -> anyhow::Result<OwnedFd> {
 }
 
 /// Lets closing send a reset.
-pub(super) fn reset_on_close(connection: &impl AsFd) -> nix::Result<()> {
+pub(crate) fn reset_on_close(connection: &impl AsFd) -> nix::Result<()> {
     setsockopt(connection, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })
 }
 

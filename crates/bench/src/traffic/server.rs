@@ -9,12 +9,12 @@ use ringfence_netns::Namespace;
 use super::client::reset_on_close;
 
 /// Port for streams (first byte `S`) and requests (first byte `E`).
-pub(super) const BASE: u16 = 7000;
+pub(crate) const BASE: u16 = 7000;
 /// So many ports after it accept and close.
-pub(super) const PORTS: u16 = 16;
+pub(crate) const PORTS: u16 = 16;
 
 /// Listens in the namespace; threads serve until the process ends, on one processor.
-pub(super) fn start(namespace: &Namespace, processor: usize) -> anyhow::Result<()> {
+pub(crate) fn start(namespace: &Namespace, processor: usize) -> anyhow::Result<()> {
     let listen = |port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port));
     let listeners = namespace.run(|| (BASE..=BASE + PORTS).map(listen).collect::<Result<Vec<_>, _>>())??;
     for (port, listener) in (BASE..).zip(listeners) {

@@ -160,7 +160,7 @@ impl Drop for Stage {
 }
 
 /// Ties the calling thread to one processor.
-pub(super) fn pin(processor: usize) -> nix::Result<()> {
+pub(crate) fn pin(processor: usize) -> nix::Result<()> {
     let mut set = CpuSet::new();
     set.set(processor)?;
     sched_setaffinity(Pid::from_raw(0), &set)
@@ -168,7 +168,7 @@ pub(super) fn pin(processor: usize) -> nix::Result<()> {
 
 /// Both ends run on the last processor this process may use: what is measured is the work a packet costs, not how the
 /// scheduler places two threads.
-fn last_processor() -> anyhow::Result<usize> {
+pub(crate) fn last_processor() -> anyhow::Result<usize> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
     let may = |processor: &usize| set.is_set(*processor).unwrap_or(false);
     (0..CpuSet::count()).rev().find(may).context("no processor")

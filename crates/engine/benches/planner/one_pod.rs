@@ -10,15 +10,14 @@ use ringfence_model::{
 use crate::figure::Figure;
 use crate::timed;
 
-/// How long a policy event may take, in milliseconds.
+/// How long an event may take, in milliseconds.
 const TARGET: Option<f64> = Some(5.0);
 
 pub(crate) fn run(figures: &mut Vec<Figure>) {
     let mut planner = Planner::new(Scope::Node("node0".into()));
     planner.apply(Object::Namespace(Namespace { name: "ns0".into(), labels: Labels::default() }));
-    planner.apply(Object::Pod(
-        Segmented { namespaces: 1, workloads: 1, pods: 1, local: 1, ..Segmented::default() }.pod(0),
-    ));
+    let pod = Segmented { namespaces: 1, workloads: 1, pods: 1, local: 1, ..Segmented::default() }.pod(0);
+    planner.apply(Object::Pod(pod.clone()));
     let policies: Vec<_> = (0..10_000).map(|number| Object::Policy(policy(number, 1))).collect();
     let cold = timed(&mut planner, |planner| policies.into_iter().for_each(|policy| planner.apply(policy)));
     figures.push(Figure::times("cold plan, 10,000 policies on one pod".to_owned(), "ms", vec![cold], None));
@@ -32,6 +31,14 @@ pub(crate) fn run(figures: &mut Vec<Figure>) {
         deleted.push(timed(&mut planner, |planner| planner.delete(&ObjectKey::Policy(policy.id.clone()))));
         created.push(timed(&mut planner, |planner| planner.apply(Object::Policy(policy))));
     }
+    let relabelled = |round: usize| {
+        let mut pod = pod.clone();
+        pod.labels = [("round", format!("r{}", round % 3).as_str())].into_iter().collect();
+        timed(&mut planner, |planner| planner.apply(Object::Pod(pod)))
+    };
+    let relabelled = (0..100).map(relabelled).collect();
+    let name = "pod event, 10,000 policies on one pod: relabelled".to_owned();
+    figures.push(Figure::times(name, "ms", relabelled, TARGET));
     for (what, times) in [("changed", changed), ("deleted", deleted), ("created", created)] {
         let name = format!("policy event, 10,000 policies on one pod: {what}");
         figures.push(Figure::times(name, "ms", times, TARGET));

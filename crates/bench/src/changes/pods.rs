@@ -1,65 +1,23 @@
-//! A lab with two pods, and the changes made in it.
+//! Two namespaces with a client and servers, and the changes that open and close the way between them.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use anyhow::Context as _;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client};
-use ringfence_lab::place::Place;
+use ringfence_e2e::cluster::Cluster;
+use ringfence_netns::Namespace;
 use serde_json::{Value, json};
 
 const CLIENT: &str = "bench-client";
 const SERVER: &str = "bench-server";
 
-/// How long pods may take to start.
-const LIMIT: Duration = Duration::from_mins(1);
-
-/// A lab of its own, taken down when dropped.
-pub(super) struct Lab {
-    program: PathBuf,
-    place: Place,
-}
-
-impl Lab {
-    /// Starts it.
-    pub(super) fn up(program: PathBuf, nodes: usize) -> anyhow::Result<Self> {
-        let place = Place::at(format!("/run/ringfence-bench-{}", std::process::id()));
-        let lab = Self { program, place };
-        lab.run(&["up", "--nodes", &nodes.to_string()])?;
-        Ok(lab)
-    }
-
-    /// Takes it down, and says if that fails.
-    pub(super) fn down(&self) -> anyhow::Result<()> {
-        self.run(&["down"])
-    }
-
-    fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
-        let mut command = Command::new(&self.program);
-        command.arg("lab").args(arguments).env("RINGFENCE_LAB_DIR", self.place.root()).stdout(Stdio::null());
-        let status = command.status().with_context(|| format!("{} cannot be started", self.program.display()))?;
-        if !status.success() {
-            bail!("ringfence lab {} failed ({status})", arguments.join(" "));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = self.down();
-    }
-}
-
 /// A change, and by its order in a round the state before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Change {
+pub(crate) enum Change {
     /// Nobody may enter the server.
     CreateDenyIngress,
     /// And again everybody.
@@ -84,7 +42,7 @@ pub(super) enum Change {
 
 impl Change {
     /// One round; it ends in the state it began in.
-    pub(super) const ROUND: [Self; 10] = [
+    pub(crate) const ROUND: [Self; 10] = [
         Self::CreateDenyIngress,
         Self::DeleteDenyIngress,
         Self::CreateOnly,
@@ -98,7 +56,7 @@ impl Change {
     ];
 
     /// Whether the client reaches the server afterwards.
-    pub(super) fn allows(self) -> bool {
+    pub(crate) fn allows(self) -> bool {
         match self {
             Self::CreateDenyIngress
             | Self::CreateOnly
@@ -113,8 +71,21 @@ impl Change {
         }
     }
 
+    /// Whether it is a policy that selects the servers.
+    pub(crate) fn is_about_servers(self) -> bool {
+        match self {
+            Self::CreateDenyIngress
+            | Self::DeleteDenyIngress
+            | Self::CreateOnly
+            | Self::UpdateToStranger
+            | Self::UpdateToFriend
+            | Self::DeleteOnly => true,
+            Self::RelabelIn | Self::RelabelOut | Self::CreateDenyEgress | Self::DeleteDenyEgress => false,
+        }
+    }
+
     /// What is done to what.
-    pub(super) fn kind(self) -> &'static str {
+    pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::CreateDenyIngress | Self::CreateOnly | Self::CreateDenyEgress => "create",
             Self::DeleteDenyIngress | Self::DeleteOnly | Self::DeleteDenyEgress => "delete",
@@ -124,39 +95,48 @@ impl Change {
     }
 }
 
-/// The two pods.
-pub(super) struct Cluster {
+/// The pods.
+pub(crate) struct Pods {
     client: Client,
     /// Network namespace of the client.
-    pub(super) client_namespace: String,
-    /// Address of the server.
-    pub(super) server: Ipv4Addr,
+    pub(crate) near: Arc<Namespace>,
+    /// Addresses of the servers.
+    pub(crate) servers: Vec<Ipv4Addr>,
 }
 
-impl Cluster {
-    /// Makes namespaces and pods and waits until they run.
-    pub(super) async fn start(lab: &Lab, nodes: usize, others: usize) -> anyhow::Result<Self> {
-        let config = Kubeconfig::read_from(lab.place.kubeconfig())?;
-        let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
-        let client = Client::try_from(config)?;
+/// Where a pod's network namespace is.
+pub(crate) type Network<'a> = &'a dyn Fn(&Pod) -> anyhow::Result<Namespace>;
+
+impl Pods {
+    /// Makes the namespaces; before there are pods, which then start with all the policies there are.
+    pub(crate) async fn prepare(cluster: &Cluster) -> anyhow::Result<()> {
         for name in [CLIENT, SERVER] {
-            let namespace = object::<Namespace>(json!({"metadata": {"name": name}}))?;
-            Api::all(client.clone()).create(&PostParams::default(), &namespace).await?;
+            cluster.namespace(name, &json!({})).await?;
         }
-        // Before there are pods, which then start with all of them.
-        create_others(&client, others).await?;
-        let last = format!("node-{nodes}");
-        let server = run(&client, SERVER, pod("server", "node-1", &json!({"app": "server"}))?).await?;
+        Ok(())
+    }
+
+    /// Starts the client on a node, and a server on each of others; waits until they run.
+    pub(crate) async fn start(
+        cluster: &Cluster,
+        near: &str,
+        far: &[&str],
+        network: Network<'_>,
+    ) -> anyhow::Result<Self> {
+        let mut servers = Vec::new();
+        for (number, node) in far.iter().enumerate() {
+            let server =
+                cluster.run(&pod(SERVER, &format!("server-{number}"), node, &json!({"app": "server"}))).await?;
+            let address = server.status.and_then(|status| status.pod_ip).context("a server has no address")?;
+            servers.push(address.parse()?);
+        }
         let labels = json!({"app": "client", "role": "stranger"});
-        let prober = run(&client, CLIENT, pod("client", &last, &labels)?).await?;
-        let uid = prober.metadata.uid.context("the client has no uid")?;
-        let address = server.status.and_then(|status| status.pod_ip).context("the server has no address")?;
-        let client_namespace = lab.place.pod_namespace(&uid);
-        Ok(Self { client, client_namespace, server: address.parse()? })
+        let client = cluster.run(&pod(CLIENT, "client", near, &labels)).await?;
+        Ok(Self { client: cluster.client.clone(), near: Arc::new(network(&client)?), servers })
     }
 
     /// Makes a change; returns when the API has answered.
-    pub(super) async fn make(&self, change: Change) -> anyhow::Result<()> {
+    pub(crate) async fn make(&self, change: Change) -> anyhow::Result<()> {
         match change {
             Change::CreateDenyIngress => self.create(SERVER, &deny("server", "Ingress")).await,
             Change::DeleteDenyIngress => self.delete(SERVER, "deny").await,
@@ -202,12 +182,13 @@ impl Cluster {
 /// So many at a time.
 const AT_ONCE: usize = 8;
 
-async fn create_others(client: &Client, others: usize) -> anyhow::Result<()> {
+/// Creates policies number `first` to `end` that select the client, and change nothing about its way out.
+pub(crate) async fn create_others(cluster: &Cluster, first: usize, end: usize) -> anyhow::Result<()> {
     let mut workers = tokio::task::JoinSet::new();
-    for first in 0..AT_ONCE {
-        let api: Api<NetworkPolicy> = Api::namespaced(client.clone(), CLIENT);
+    for first in first..end.min(first + AT_ONCE) {
+        let api: Api<NetworkPolicy> = Api::namespaced(cluster.client.clone(), CLIENT);
         workers.spawn(async move {
-            for number in (first..others).step_by(AT_ONCE) {
+            for number in (first..end).step_by(AT_ONCE) {
                 api.create(&PostParams::default(), &object(other(number))?).await?;
             }
             anyhow::Ok(())
@@ -223,27 +204,15 @@ fn object<T: serde::de::DeserializeOwned>(value: Value) -> anyhow::Result<T> {
     Ok(serde_json::from_value(value)?)
 }
 
-/// Creates a pod and waits until it is ready.
-async fn run(client: &Client, namespace: &str, pod: Pod) -> anyhow::Result<Pod> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let name = api.create(&PostParams::default(), &pod).await?.metadata.name.context("a pod without a name")?;
-    let end = Instant::now() + LIMIT;
-    while Instant::now() < end {
-        let pod = api.get(&name).await?;
-        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-        if conditions.is_some_and(|all| all.iter().any(|one| one.type_ == "Ready" && one.status == "True")) {
-            return Ok(pod);
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    bail!("pod {namespace}/{name} is not ready after {LIMIT:?}")
-}
-
-fn pod(name: &str, node: &str, labels: &Value) -> anyhow::Result<Pod> {
-    object(json!({
-        "metadata": {"name": name, "labels": labels},
-        "spec": {"nodeName": node, "containers": [{"name": name, "image": "nginx"}]},
-    }))
+fn pod(namespace: &str, name: &str, node: &str, labels: &Value) -> Value {
+    json!({
+        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "server", "image": "nginx", "imagePullPolicy": "IfNotPresent"}],
+        },
+    })
 }
 
 fn deny(app: &str, direction: &str) -> Value {
