@@ -124,18 +124,20 @@ impl Roads {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            (looked, due) = (Instant::now(), None);
-            match self.look() {
+            looked = Instant::now();
+            let pause = match self.look() {
                 Ok(true) => {
-                    due = Some(Instant::now() + REGULARLY);
                     again = AGAIN.0;
+                    REGULARLY
                 }
                 Ok(false) => {
-                    due = Some(Instant::now() + again);
+                    let pause = again;
                     again = (again * 2).min(AGAIN.1);
+                    pause
                 }
                 Err(Gone) => return,
-            }
+            };
+            due = Some(Instant::now() + pause);
         }
     }
 
