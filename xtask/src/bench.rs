@@ -1,5 +1,7 @@
 //! `bench`: builds the measuring programs in release, runs them, and writes docs/performance.md.
 
+mod cluster;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,6 +25,9 @@ pub(crate) struct Options {
     /// How often each of the ten kinds of change is made.
     #[arg(long, default_value_t = 20)]
     changes: usize,
+    /// On a cluster that is started for it instead: reaction, traffic, the network plugin, many pods and policies.
+    #[arg(long, conflicts_with_all = ["rounds", "millis", "changes"])]
+    cluster: bool,
     /// Only print; leave the document alone.
     #[arg(long)]
     dry: bool,
@@ -31,6 +36,10 @@ pub(crate) struct Options {
 /// Measures everything, one after the other.
 pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     setup::run(sh)?;
+    if options.cluster {
+        cluster::run(sh, options.dry)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-bench").run()?;
     let bench = demo::binary(sh, "release", "ringfence-bench")?;
     let [rounds, millis, changes] =

@@ -1,6 +1,6 @@
 //! `e2e`: tries Ringfence on a cluster as its users meet it, from installing to uninstalling, or under faults.
 
-mod cluster;
+pub(crate) mod cluster;
 mod steps;
 
 use std::path::PathBuf;

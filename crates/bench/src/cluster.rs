@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, bail};
-use ringfence_e2e::cluster::Cluster;
+use ringfence_e2e::cluster::{Cluster, eventually};
 use tokio::runtime::Runtime;
 
 /// Which cluster, and what to measure on it.
@@ -81,13 +81,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<String> {
 }
 
 impl Bench {
-    /// The first two nodes.
+    /// The first two nodes, when they are ready: one whose kubelet was stopped takes a while.
     fn two_nodes(&self) -> anyhow::Result<[String; 2]> {
-        let mut nodes = self.runtime.block_on(self.cluster.nodes())?.into_iter();
-        match (nodes.next(), nodes.next()) {
-            (Some(first), Some(second)) => Ok([first, second]),
-            _ => bail!("the cluster has fewer than two nodes that are ready"),
-        }
+        self.runtime.block_on(eventually("the cluster has two nodes that are ready", || async {
+            let mut nodes = self.cluster.nodes().await?.into_iter();
+            Ok(nodes.next().zip(nodes.next()).map(<[String; 2]>::from))
+        }))
     }
 
     /// Runs `ringfence` for this cluster.

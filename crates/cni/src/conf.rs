@@ -29,6 +29,9 @@ pub struct NetConf {
     /// How long `ADD` waits, in seconds.
     #[serde(default)]
     timeout_seconds: Option<u64>,
+    /// This is the entry at the beginning of a list.
+    #[serde(default)]
+    pub gate: bool,
     /// What the plugins before this one did; none if there is none.
     #[serde(default)]
     prev_result: Option<Value>,

@@ -18,7 +18,13 @@ const DELEGATED: &str = "1.0.0";
 /// Name of the network of a [`primary`] list.
 const NETWORK: &str = "ringfence";
 
-/// A list with this plugin at its end, as JSON text; none if it is there already, as it should be.
+/// Plugins that give pods their network and are known to do so after a plugin that has made nothing. Before these comes a
+/// [`gate`]: without it, on a node that has just started, they would give a pod a network that nothing guards yet, only for
+/// it to be taken away again.
+const GATED: &[&str] = &["bridge", "ptp"];
+
+/// A list with this plugin at its end, and where possible a [`gate`] at its beginning, as JSON text; none if they are there
+/// already, as they should be.
 ///
 /// Others may have put themselves behind it since, and stay there: a pod starts when the last of them is done, and two
 /// that both want to be last would rewrite the file for ever. `member`: the plugin's own entry, as of [`entry`]. Errors
@@ -26,17 +32,21 @@ const NETWORK: &str = "ringfence";
 pub fn insert(text: &str, member: &Value) -> Result<Option<String>, Error> {
     let mut list = parse(text)?;
     let plugins = plugins(&mut list)?;
+    let Some(first) = plugins.iter().find(|plugin| !is_ours(plugin)) else {
+        return Err(Error::Config("the list has no plugin to follow".into()));
+    };
+    let before = before(first, member);
     let ours: Vec<usize> = (0..plugins.len()).filter(|index| is_ours(&plugins[*index])).collect();
-    if let [at] = ours[..]
-        && at > 0
-        && plugins[at] == *member
-    {
+    let as_it_should = match (&ours[..], &before) {
+        ([at], None) => *at > 0 && plugins[*at] == *member,
+        ([0, at], Some(gate)) => *at > 1 && plugins[0] == *gate && plugins[*at] == *member,
+        _ => false,
+    };
+    if as_it_should {
         return Ok(None);
     }
     plugins.retain(|plugin| !is_ours(plugin));
-    if plugins.is_empty() {
-        return Err(Error::Config("the list has no plugin to follow".into()));
-    }
+    plugins.splice(..0, before);
     plugins.push(member.clone());
     Ok(Some(print(&Value::Object(list))))
 }
@@ -58,11 +68,13 @@ pub fn wrap(text: &str, file: &str, member: &Value) -> Result<String, Error> {
         return Err(Error::Config("the configuration names no plugin (type)".into()));
     }
     let of = |key: &str| single.get(key).and_then(Value::as_str);
+    let plugin = Value::Object(single.clone());
+    let plugins: Vec<Value> = before(&plugin, member).into_iter().chain([plugin, member.clone()]).collect();
     let list = json!({
         "cniVersion": of("cniVersion").unwrap_or(CURRENT),
         "name": of("name").unwrap_or(PLUGIN),
         WRAPS: file,
-        "plugins": [Value::Object(single.clone()), member],
+        "plugins": plugins,
     });
     Ok(print(&list))
 }
@@ -91,7 +103,7 @@ pub struct Primary {
 /// The standard plugins that a [`primary`] list names, and `loopback`, which runtimes call by themselves.
 pub const DELEGATES: &[&str] = &["ptp", "host-local", "portmap", "loopback"];
 
-/// A list of standard plugins, followed by this one: each pod on a link of its own (`ptp`), with an address of each of
+/// A list of standard plugins, behind a [`gate`] and followed by this one: each pod on a link of its own (`ptp`), with an address of each of
 /// the node's ranges (`host-local`), reached at the ports it asks for (`portmap`).
 pub fn primary(primary: &Primary, member: &Value) -> String {
     let ranges: Vec<_> = primary.ranges.iter().map(|range| json!([{ "subnet": range.trunc().to_string() }])).collect();
@@ -103,6 +115,7 @@ pub fn primary(primary: &Primary, member: &Value) -> String {
         "name": NETWORK,
         PRIMARY: true,
         "plugins": [
+            gate(member),
             {
                 "type": "ptp", "mtu": primary.mtu, "ipMasq": false,
                 "ipam": { "type": "host-local", "dataDir": primary.data_dir, "ranges": ranges, "routes": routes },
@@ -117,6 +130,20 @@ pub fn primary(primary: &Primary, member: &Value) -> String {
 /// The plugin's entry in a list: where its agent listens.
 pub fn entry(socket: &str) -> Value {
     json!({ "type": PLUGIN, "socket": socket })
+}
+
+/// The plugin's entry at the beginning of a list, made of that at its end: it makes nothing, but fails while the agent is
+/// away, before the plugins behind it have made anything.
+pub fn gate(member: &Value) -> Value {
+    let mut gate = member.clone();
+    gate["gate"] = json!(true);
+    gate
+}
+
+/// What comes before the plugin that gives pods their network.
+fn before(first: &Value, member: &Value) -> Option<Value> {
+    let gated = first.get("type").and_then(Value::as_str).is_some_and(|kind| GATED.contains(&kind));
+    gated.then(|| gate(member))
 }
 
 /// Types of the plugins in a configuration, in order; none if it is no configuration. Tells who gives pods their
@@ -159,10 +186,10 @@ mod tests {
     fn put_in_once_and_taken_out_again_nothing_else_changes() {
         let member = entry("/run/a.sock");
         let with = insert(LIST, &member).unwrap().unwrap();
-        assert_eq!(types(&with), ["bridge", "portmap", PLUGIN]);
+        assert_eq!(types(&with), [PLUGIN, "bridge", "portmap", PLUGIN]);
         assert_eq!(insert(&with, &member).unwrap(), None);
         let moved = insert(&with, &entry("/run/b.sock")).unwrap().unwrap();
-        assert_eq!(types(&moved), ["bridge", "portmap", PLUGIN]);
+        assert_eq!(types(&moved), [PLUGIN, "bridge", "portmap", PLUGIN]);
         let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         assert_eq!(value(&remove(&moved).unwrap().unwrap()), value(LIST));
         assert_eq!(remove(LIST).unwrap(), None);
@@ -171,19 +198,35 @@ mod tests {
     #[test]
     fn it_follows_another_and_may_be_followed() {
         let member = entry("/s");
-        let first = json!({ "plugins": [member, { "type": "ptp" }] }).to_string();
-        assert_eq!(types(&insert(&first, &member).unwrap().unwrap()), ["ptp", PLUGIN]);
-        let followed = json!({ "plugins": [{ "type": "ptp" }, member, { "type": "mesh" }] }).to_string();
+        let other = json!({ "type": "flannel" });
+        let first = json!({ "plugins": [member, other] }).to_string();
+        assert_eq!(types(&insert(&first, &member).unwrap().unwrap()), ["flannel", PLUGIN]);
+        let followed = json!({ "plugins": [other, member, { "type": "mesh" }] }).to_string();
         assert_eq!(insert(&followed, &member).unwrap(), None);
-        let twice = json!({ "plugins": [{ "type": "ptp" }, member, member] }).to_string();
-        assert_eq!(types(&insert(&twice, &member).unwrap().unwrap()), ["ptp", PLUGIN]);
+        let twice = json!({ "plugins": [other, member, member] }).to_string();
+        assert_eq!(types(&insert(&twice, &member).unwrap().unwrap()), ["flannel", PLUGIN]);
+    }
+
+    #[test]
+    fn a_gate_comes_before_plugins_that_are_known() {
+        let (member, ptp) = (entry("/s"), json!({ "type": "ptp" }));
+        let whole = [gate(&member), ptp.clone(), json!({ "type": "portmap" }), member.clone()];
+        let list = |plugins: &[Value]| json!({ "plugins": plugins }).to_string();
+        assert_eq!(insert(&list(&whole), &member).unwrap(), None);
+        for wrong in [&whole[1..], &whole[..3], &[ptp, gate(&member), member.clone()], &[gate(&member), member.clone()]]
+        {
+            let put = insert(&list(wrong), &member).ok().flatten();
+            let types = put.as_deref().map(types).unwrap_or_default();
+            assert!(types.is_empty() || (types[0] == PLUGIN && types[1] == "ptp"), "{wrong:?}: {types:?}");
+            assert_eq!(types.is_empty(), wrong.len() == 2, "nothing to follow: {wrong:?}");
+        }
     }
 
     #[test]
     fn a_single_configuration_becomes_a_list_that_says_so() {
         let single = r#"{"cniVersion": "0.4.0", "name": "pods", "type": "bridge"}"#;
         let list = wrap(single, "10-pods.conf", &entry("/s")).unwrap();
-        assert_eq!(types(&list), ["bridge", PLUGIN]);
+        assert_eq!(types(&list), [PLUGIN, "bridge", PLUGIN]);
         assert!(is_made(&list) && is_list(&list) && is_list(LIST));
         assert!(!is_made(LIST) && !is_list(single));
         assert_eq!(types(single), ["bridge"]);
@@ -203,9 +246,9 @@ mod tests {
         let told = Primary { ranges, mtu: 1450, data_dir: "/run/x".into() };
         let text = primary(&told, &entry("/s"));
         assert!(is_made(&text) && is_list(&text));
-        assert_eq!(types(&text), ["ptp", "portmap", PLUGIN]);
+        assert_eq!(types(&text), [PLUGIN, "ptp", "portmap", PLUGIN]);
         let list: Value = serde_json::from_str(&text).unwrap();
-        let ptp = &list["plugins"][0];
+        let ptp = &list["plugins"][1];
         assert_eq!(ptp["mtu"], 1450);
         assert_eq!(
             ptp["ipam"]["ranges"],

@@ -1,6 +1,7 @@
 //! The commands.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -9,6 +10,11 @@ use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, agent, result}
 
 /// How long all but `ADD` wait for the agent: they ask about now.
 const NOW: Duration = Duration::from_secs(3);
+
+/// How long an agent that is away may take to come before a pod gets a network.
+const COMING: Duration = Duration::from_secs(10);
+/// How often it is looked for.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the program prints and how it ends.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +51,9 @@ fn carry_out(
     }
     let conf = conf.as_ref().map_err(|error| Error::Decode(error.to_string()))?;
     conf.supported()?;
+    if conf.gate {
+        return pass(request, conf);
+    }
     match request.command {
         Command::Add => add(request, conf).map(Some),
         Command::Check => check(request, conf).map(|()| None),
@@ -58,6 +67,30 @@ fn carry_out(
             Ok(None)
         }
         Command::Version => Ok(None),
+    }
+}
+
+/// As the entry at the beginning of a list: nothing is made, and nothing is to be taken away, but no pod gets a network while
+/// the agent is not there to guard it.
+fn pass(request: &Request, conf: &NetConf) -> Result<Option<Value>, Error> {
+    match request.command {
+        Command::Add => {
+            come(conf)?;
+            Ok(Some(json!({ "cniVersion": conf.cni_version })))
+        }
+        Command::Status => agent::ready(conf.socket(), NOW).map(|()| None),
+        Command::Check | Command::Del | Command::Gc | Command::Version => Ok(None),
+    }
+}
+
+/// Waits a little for an agent that is just coming: a pod whose network failed is tried again only after a while.
+fn come(conf: &NetConf) -> Result<(), Error> {
+    let end = Instant::now() + conf.patience().min(COMING);
+    loop {
+        match agent::ready(conf.socket(), NOW) {
+            Err(_) if Instant::now() < end => thread::sleep(PAUSE),
+            answer => return answer,
+        }
     }
 }
 

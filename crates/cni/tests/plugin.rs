@@ -115,6 +115,27 @@ fn status_asks_whether_the_agent_is_ready() {
 }
 
 #[test]
+fn a_gate_lets_nobody_through_without_an_agent_and_makes_nothing() {
+    let gate = |socket: &std::path::Path| {
+        let mut conf = conf(socket);
+        conf["gate"] = json!(true);
+        conf["timeoutSeconds"] = json!(1);
+        conf.as_object_mut().unwrap().remove("prevResult");
+        conf.to_string()
+    };
+    let ready = agent("HTTP/1.1 200 OK\r\n\r\nok\n");
+    let passed = call("ADD", ARGS, gate(&ready.socket).as_bytes());
+    assert_eq!(passed, Outcome { output: Some(json!({"cniVersion": "1.0.0"})), code: 0 });
+    assert!(ready.request.join().unwrap().starts_with("GET /readyz "));
+    let away = gate(std::path::Path::new("/nowhere/agent.sock"));
+    assert_eq!(code(&call("ADD", ARGS, away.as_bytes())), 11);
+    assert_eq!(code(&call("STATUS", "", away.as_bytes())), 50);
+    for command in ["DEL", "CHECK", "GC"] {
+        assert_eq!(call(command, ARGS, away.as_bytes()), Outcome { output: None, code: 0 }, "{command}");
+    }
+}
+
+#[test]
 fn del_tells_the_agent_which_sandbox_is_gone() {
     let agent = agent(READY);
     let outcome = call("DEL", ARGS, conf(&agent.socket).to_string().as_bytes());

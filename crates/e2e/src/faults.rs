@@ -13,6 +13,7 @@
 mod agents;
 mod ledger;
 mod prober;
+mod queues;
 mod report;
 mod scenario;
 mod server;
@@ -131,7 +132,7 @@ async fn try_all(cluster: Cluster, machine: Option<Machine>, options: &Options) 
 }
 
 async fn one(scenario: Scenario, stage: &mut Stage, options: &Options) -> Row {
-    let (before, begun, queues) = (stage.ledger.counts(), Instant::now(), report::overflown());
+    let (before, begun, queues) = (stage.ledger.counts(), Instant::now(), queues::overflown());
     stage.ledger.latest();
     let ended = scenario.run(stage, options).await;
     let settled = stage.settle().await;
@@ -143,7 +144,7 @@ async fn one(scenario: Scenario, stage: &mut Stage, options: &Options) -> Row {
         Ok(what) => (what, None),
         Err(error) => (String::new(), Some(format!("{error:#}"))),
     };
-    let overflown = report::overflown().zip(queues).map(|(now, before)| now - before);
+    let overflown = queues::overflown().zip(queues).map(|(now, before)| now - before);
     let (took, late) = (begun.elapsed(), stage.ledger.latest());
     Row { name: scenario.name(), what, failure, counts, took, late, overflown }
 }

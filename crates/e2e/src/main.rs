@@ -36,7 +36,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
     runtime.block_on(async {
         match command {
             Command::Faults(options) => faults::run(&options).await,
-            Command::Suite(options) => suite::run(&options).await,
+            Command::Suite(options) => Box::pin(suite::run(&options)).await,
         }
     })
 }

@@ -28,6 +28,12 @@ pub(crate) struct Shape {
     family: Option<String>,
 }
 
+impl Default for Shape {
+    fn default() -> Self {
+        Self { nodes: 2, cni: None, proxy: None, family: None }
+    }
+}
+
 impl Shape {
     fn words(&self) -> Vec<String> {
         let Self { nodes, cni, proxy, family } = self;
@@ -48,7 +54,7 @@ impl Shape {
 
 /// Where a cluster comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// It is there.
     Given(PathBuf),
     /// A lab of our own.
@@ -60,7 +66,7 @@ pub(super) enum Source {
 }
 
 /// A cluster that is there.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     source: Source,
     /// What is started for this is called so.
     name: String,
@@ -73,7 +79,7 @@ pub(super) struct Cluster {
 }
 
 /// Finds where a cluster can come from.
-pub(super) fn choose(sh: &Shell, given: Option<&Path>, lab: bool, shape: &Shape) -> anyhow::Result<Source> {
+pub(crate) fn choose(sh: &Shell, given: Option<&Path>, lab: bool, shape: &Shape) -> anyhow::Result<Source> {
     if lab {
         return Ok(Source::Lab);
     }
@@ -102,7 +108,7 @@ pub(super) fn choose(sh: &Shell, given: Option<&Path>, lab: bool, shape: &Shape)
 
 impl Cluster {
     /// Starts it, if it is not there.
-    pub(super) fn start(sh: &Shell, source: Source, shape: &Shape, ringfence: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(sh: &Shell, source: Source, shape: &Shape, ringfence: &Path) -> anyhow::Result<Self> {
         // Short: links are called after it. Ours alone, so that several runs do not meet.
         let name = format!("rf{:x}", std::process::id());
         let state = sh.current_dir().join("target/e2e").join(&name);
@@ -178,7 +184,7 @@ impl Cluster {
     }
 
     /// A program that can reach the cluster.
-    pub(super) fn command(&self, program: &Path) -> Command {
+    pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = match self.source {
             Source::Local => {
                 let mut command = Command::new("nsenter");
@@ -195,8 +201,13 @@ impl Cluster {
         command
     }
 
+    /// Its directory, if its nodes are namespaces of this machine.
+    pub(crate) fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
+    }
+
     /// Puts images on every node, where that can be done from here.
-    pub(super) fn load(&self, sh: &Shell, archives: &[PathBuf]) -> anyhow::Result<()> {
+    pub(crate) fn load(&self, sh: &Shell, archives: &[PathBuf]) -> anyhow::Result<()> {
         for archive in archives {
             match (&self.source, &self.directory) {
                 (_, Some(directory)) => {
@@ -235,7 +246,7 @@ impl Cluster {
     }
 
     /// Removes what was started.
-    pub(super) fn stop(&self, sh: &Shell) -> anyhow::Result<()> {
+    pub(crate) fn stop(&self, sh: &Shell) -> anyhow::Result<()> {
         let name = &self.name;
         match &self.source {
             Source::Given(_) => {}
@@ -286,8 +297,7 @@ mod tests {
     #[test]
     fn a_kubeconfig_that_is_not_there_is_named() {
         let sh = Shell::new().unwrap();
-        let shape = Shape { nodes: 2, cni: None, proxy: None, family: None };
-        let error = choose(&sh, Some(Path::new("/nowhere/at-all")), false, &shape).unwrap_err();
+        let error = choose(&sh, Some(Path::new("/nowhere/at-all")), false, &Shape::default()).unwrap_err();
         assert!(format!("{error:#}").contains("/nowhere/at-all"));
     }
 }

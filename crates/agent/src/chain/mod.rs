@@ -313,11 +313,11 @@ mod tests {
             let state = keep(&dir.0, &member).unwrap();
             assert_eq!((state.file.as_deref(), state.error), (Some("10-pods.conflist"), None));
             assert_eq!(state.plugins, ["bridge", "portmap"]);
-            assert_eq!(dir.types("10-pods.conflist"), ["bridge", "portmap", PLUGIN]);
+            assert_eq!(dir.types("10-pods.conflist"), [PLUGIN, "bridge", "portmap", PLUGIN]);
         }
         dir.write("10-pods.conflist", &list());
         keep(&dir.0, &member).unwrap();
-        assert_eq!(dir.types("10-pods.conflist"), ["bridge", "portmap", PLUGIN]);
+        assert_eq!(dir.types("10-pods.conflist"), [PLUGIN, "bridge", "portmap", PLUGIN]);
         remove(&dir.chain()).unwrap();
         assert_eq!(dir.types("10-pods.conflist"), ["bridge", "portmap"]);
     }
@@ -329,11 +329,11 @@ mod tests {
         dir.write("10-pods.conf", &json!({ "cniVersion": "0.4.0", "name": "pods", "type": "ptp" }));
         dir.write("20-more.conflist", &list());
         assert_eq!(keep(&dir.0, &member).unwrap().file.as_deref(), Some(WRAPPER));
-        assert_eq!(dir.types(WRAPPER), ["ptp", PLUGIN]);
+        assert_eq!(dir.types(WRAPPER), [PLUGIN, "ptp", PLUGIN]);
         assert_eq!(dir.names(), [WRAPPER, "10-pods.conf", "20-more.conflist"], "nothing is left beside");
         dir.write("10-pods.conf", &json!({ "cniVersion": "0.4.0", "name": "pods", "type": "bridge" }));
         keep(&dir.0, &member).unwrap();
-        assert_eq!(dir.types(WRAPPER), ["bridge", PLUGIN]);
+        assert_eq!(dir.types(WRAPPER), [PLUGIN, "bridge", PLUGIN]);
         fs::remove_file(dir.0.join("10-pods.conf")).unwrap();
         assert_eq!(keep(&dir.0, &member).unwrap().file.as_deref(), Some("20-more.conflist"));
         assert_eq!(dir.names(), ["20-more.conflist"]);
@@ -414,10 +414,10 @@ mod tests {
         let types = || conflist::types(&fs::read_to_string(&file).unwrap_or_default());
         fs::write(&file, list().to_string()).unwrap();
         told(&messages, "a new file", there);
-        assert_eq!(types(), ["bridge", "portmap", PLUGIN]);
+        assert_eq!(types(), [PLUGIN, "bridge", "portmap", PLUGIN]);
         // Rewritten in place, then replaced by another.
         fs::write(&file, list().to_string()).unwrap();
-        told(&messages, "a file that is rewritten", |state| there(state) && types().len() == 3);
+        told(&messages, "a file that is rewritten", |state| there(state) && types().len() == 4);
         fs::remove_dir_all(&chain.conf_dir).unwrap();
         told(&messages, "the directory is gone", |state| state.error.is_some());
         let made = Instant::now() + Duration::from_secs(20);
@@ -425,7 +425,7 @@ mod tests {
             assert!(Instant::now() < made, "the directory is made again");
             std::thread::yield_now();
         }
-        told(&messages, "a file in the new directory", |state| there(state) && types().len() == 3);
+        told(&messages, "a file in the new directory", |state| there(state) && types().len() == 4);
         fs::remove_file(chain.bin_dir.join(PLUGIN)).unwrap();
         told(&messages, "the program is gone", |_| chain.bin_dir.join(PLUGIN).exists());
         drop(messages);

@@ -133,15 +133,17 @@ impl<'a> Chain<'a> {
         let begun = Instant::now();
         self.machine.on(1, "true").status()?;
         times.nothing.push(millis(begun));
-        for ours in [number % 2 == 0, number % 2 == 1] {
-            let plugins = &self.plugins[..self.plugins.len() - usize::from(!ours)];
+        for ours in [number.is_multiple_of(2), !number.is_multiple_of(2)] {
+            let of_turn = |plugin: &&Value| ours || plugin["type"] != OURS;
+            let plugins: Vec<Value> = self.plugins.iter().filter(of_turn).cloned().collect();
             let sandbox = Sandbox::new(pod)?;
-            let (took, result) = self.add(plugins, &sandbox)?;
-            self.delete(plugins, &sandbox, &result)?;
+            let (took, result) = self.add(&plugins, &sandbox)?;
+            self.delete(&plugins, &sandbox, &result)?;
             let whole: f64 = took.iter().sum();
             if ours {
                 times.with.push(whole);
-                times.own.extend(took.last());
+                let own = plugins.iter().zip(&took).filter(|(plugin, _)| plugin["type"] == OURS);
+                times.own.push(own.map(|(_, took)| took).sum());
             } else {
                 times.without.push(whole);
             }

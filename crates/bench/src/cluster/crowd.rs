@@ -21,6 +21,8 @@ const AT_ONCE: usize = 16;
 const NAMESPACES: usize = 40;
 /// So many nodes that nobody runs.
 const NODES: usize = 20;
+/// Label of a node's operating system: of another than Linux, it gets no agent and nothing to clean.
+const OS: &str = "kubernetes.io/os";
 /// So many values of the label by which policies select.
 const APPS: usize = 20;
 /// So many pods that really run, on each node.
@@ -149,7 +151,7 @@ async fn fill(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     }
     for number in 0..NODES {
         let node = json!({
-            "metadata": {"name": format!("bench-crowd-{number}"), "labels": {LABEL: "yes"}},
+            "metadata": {"name": format!("bench-crowd-{number}"), "labels": {LABEL: "yes", OS: "none"}},
             "spec": {"unschedulable": true},
         });
         Api::<Node>::all(cluster.client.clone()).create(&PostParams::default(), &serde_json::from_value(node)?).await?;
@@ -221,18 +223,18 @@ async fn write_pod(client: Client, number: usize) -> anyhow::Result<()> {
 async fn write_policy(client: Client, number: usize) -> anyhow::Result<()> {
     let api: Api<NetworkPolicy> = Api::namespaced(client, &namespace(number));
     let mut peers = vec![json!({"podSelector": {"matchLabels": {"app": app(number + NAMESPACES)}}})];
-    if number % 2 == 0 {
+    if number.is_multiple_of(2) {
         peers.push(json!({
             "namespaceSelector": {"matchLabels": {"team": format!("t{}", number % 5)}},
             "podSelector": {"matchLabels": {"tier": format!("t{}", number % 3)}},
         }));
     }
-    if number % 5 == 0 {
+    if number.is_multiple_of(5) {
         peers.push(json!({"ipBlock": {"cidr": format!("198.18.{}.0/24", number / 5 % 256)}}));
     }
     let ports = json!([{"protocol": "TCP", "port": 8000 + number / NAMESPACES}]);
-    let selector = if number % 10 == 0 { json!({}) } else { json!({"matchLabels": {"app": app(number)}}) };
-    let spec = if number % 3 == 0 {
+    let selector = if number.is_multiple_of(10) { json!({}) } else { json!({"matchLabels": {"app": app(number)}}) };
+    let spec = if number.is_multiple_of(3) {
         json!({"podSelector": selector, "policyTypes": ["Egress"], "egress": [{"to": peers, "ports": ports}]})
     } else {
         json!({"podSelector": selector, "policyTypes": ["Ingress"], "ingress": [{"from": peers, "ports": ports}]})

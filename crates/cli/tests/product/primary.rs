@@ -60,7 +60,7 @@ impl<'a> Node<'a> {
         let taken = self.directory.join("addresses/ringfence");
         std::fs::create_dir_all(&taken).unwrap();
         let conf = self.configuration().unwrap();
-        for (number, range) in conf["plugins"][0]["ipam"]["ranges"].as_array().unwrap().iter().enumerate() {
+        for (number, range) in conf["plugins"][1]["ipam"]["ranges"].as_array().unwrap().iter().enumerate() {
             let range: ipnet::IpNet = range[0]["subnet"].as_str().unwrap().parse().unwrap();
             let address = range.hosts().nth(100).unwrap().to_string();
             std::fs::write(taken.join(format!("last_reserved_ip.{number}")), address).unwrap();

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::queues::Queues;
+
 /// So long after a probe was sent its outcome is decided, whatever it is.
 pub(crate) const DECIDED: Duration = Duration::from_millis(1200);
 /// Incidents that are kept for people.
@@ -41,6 +43,8 @@ pub(crate) struct Counts {
     pub(crate) broken: u64,
     /// Unanswered while the far end's own process was held up, as a probe beside it through the loopback shows.
     pub(crate) held_up: u64,
+    /// Unanswered while a queue of this machine was full, and packets were lost in it.
+    pub(crate) full: u64,
 }
 
 impl std::ops::Sub for Counts {
@@ -53,6 +57,7 @@ impl std::ops::Sub for Counts {
             dropped: self.dropped - earlier.dropped,
             broken: self.broken - earlier.broken,
             held_up: self.held_up - earlier.held_up,
+            full: self.full - earlier.full,
         }
     }
 }
@@ -64,13 +69,14 @@ pub(crate) struct Ledger {
     inner: Mutex<(Counts, Vec<String>)>,
     /// Longest time in milliseconds by which a prober was late, since it was last asked.
     late: AtomicU64,
+    queues: Arc<Queues>,
 }
 
 impl Ledger {
     /// Nothing yet.
     pub(crate) fn new() -> Arc<Self> {
         let (sent, late) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { begun: Instant::now(), sent, inner: Mutex::default(), late })
+        Arc::new(Self { begun: Instant::now(), sent, inner: Mutex::default(), late, queues: Queues::watched() })
     }
 
     fn lock(&self) -> MutexGuard<'_, (Counts, Vec<String>)> {
@@ -175,13 +181,15 @@ impl Pair {
         self.ledger.note(|counts| counts.leaked += 1, &format!("leak: {}: {what}", self.name));
     }
 
-    /// Something did not pass that must.
+    /// Something did not pass that must; a drop, unless packets were lost in a full queue of this machine meanwhile.
     pub(crate) fn dropped(&self, sent: Instant, what: &str) {
         let ago = sent.elapsed().as_millis();
-        self.ledger.note(
-            |counts| counts.dropped += 1,
-            &format!("drop: {}: {what}, sent {ago} ms before, is unanswered", self.name),
-        );
+        let text = format!("{}: {what}, sent {ago} ms before, is unanswered", self.name);
+        if self.ledger.queues.lost_since(sent) {
+            self.ledger.note(|counts| counts.full += 1, &format!("queue full: {text}"));
+        } else {
+            self.ledger.note(|counts| counts.dropped += 1, &format!("drop: {text}"));
+        }
     }
 
     /// How long the present state has been as wanted: since when the last contrary probe was sent; none if it is not so yet.

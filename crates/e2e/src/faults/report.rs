@@ -30,15 +30,17 @@ pub(crate) struct Row {
 
 impl Row {
     fn well(&self) -> bool {
-        let Counts { sent, leaked, dropped, broken, held_up: _ } = self.counts;
+        let Counts { sent, leaked, dropped, broken, held_up: _, full: _ } = self.counts;
         self.failure.is_none() && sent > 0 && leaked == 0 && dropped == 0 && broken == 0
     }
 
     /// For the person who waits.
     pub(crate) fn line(&self) -> String {
-        let Counts { sent, leaked, dropped, broken, held_up } = self.counts;
+        let Counts { sent, leaked, dropped, broken, held_up, full } = self.counts;
         let text = self.failure.as_deref().map_or_else(|| self.what.clone(), |why| format!("FAILED: {why}"));
-        format!("{sent} probes, {leaked} leaked, {dropped} dropped, {broken} broken, {held_up} held up; {text}")
+        format!(
+            "{sent} probes, {leaked} leaked, {dropped} dropped, {broken} broken, {full} in full queues, {held_up} held up; {text}"
+        )
     }
 }
 
@@ -73,17 +75,17 @@ impl fmt::Display for Report {
         writeln!(out, "Kubernetes {kubernetes}, {runtime}, Linux {kernel}, {nodes} nodes.\n")?;
         writeln!(
             out,
-            "| fault | probes | leaked | wrongly dropped | broken | held up | overflown | prober late by at most, ms | took, s |"
+            "| fault | probes | leaked | wrongly dropped | broken | in full queues | held up | overflown | prober late by at most, ms | took, s |"
         )?;
-        writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|")?;
+        writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
         for Row { name, counts, failure, took, late, overflown, .. } in rows {
-            let Counts { sent, leaked, dropped, broken, held_up } = counts;
+            let Counts { sent, leaked, dropped, broken, held_up, full } = counts;
             let name = if failure.is_some() { format!("{name} (failed)") } else { name.clone() };
             let (late, took) = (late.as_millis(), took.as_secs());
             let lost = overflown.map_or_else(|| "?".into(), |lost| lost.to_string());
             writeln!(
                 out,
-                "| {name} | {sent} | {leaked} | {dropped} | {broken} | {held_up} | {lost} | {late} | {took} |"
+                "| {name} | {sent} | {leaked} | {dropped} | {broken} | {full} | {held_up} | {lost} | {late} | {took} |"
             )?;
         }
         writeln!(out)?;
@@ -95,11 +97,4 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-/// Packets that found a processor's queue full since the machine started, on a machine that is the nodes' too.
-pub(crate) fn overflown() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/net/softnet_stat").ok()?;
-    let dropped = text.lines().map(|line| u64::from_str_radix(line.split_whitespace().nth(1)?, 16).ok());
-    dropped.sum()
 }

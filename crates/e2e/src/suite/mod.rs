@@ -96,7 +96,7 @@ async fn interrupted() {
 async fn all(cluster: &Cluster, chosen: &[&Case], report: &mut Report) -> anyhow::Result<()> {
     stage::remove(cluster).await?;
     println!("making pods");
-    let stage = Stage::make(cluster).await?;
+    let stage = Box::pin(Stage::make(cluster)).await?;
     println!("{} cases; {stage}", chosen.len());
     for (index, case) in chosen.iter().enumerate() {
         let start = Instant::now();
