@@ -48,7 +48,7 @@ pub fn insert(text: &str, member: &Value) -> Result<Option<String>, Error> {
     plugins.retain(|plugin| !is_ours(plugin));
     plugins.splice(..0, before);
     plugins.push(member.clone());
-    Ok(Some(print(&Value::Object(list))))
+    Ok(Some(print_like(text, &Value::Object(list))))
 }
 
 /// A list without this plugin; none if it was not in it.
@@ -57,7 +57,7 @@ pub fn remove(text: &str) -> Result<Option<String>, Error> {
     let plugins = plugins(&mut list)?;
     let before = plugins.len();
     plugins.retain(|plugin| !is_ours(plugin));
-    Ok((plugins.len() != before).then(|| print(&Value::Object(list))))
+    Ok((plugins.len() != before).then(|| print_like(text, &Value::Object(list))))
 }
 
 /// A list of a configuration that is of one plugin only (`*.conf`, `*.json`), followed by this one. `file` is the name
@@ -175,6 +175,13 @@ fn print(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
+/// On one line if a text is, and ending as it does: what is put in and taken out leaves the usual forms byte for byte.
+fn print_like(text: &str, value: &Value) -> String {
+    let bare = text.trim_end();
+    let end = &text[bare.len()..];
+    if bare.contains('\n') { format!("{value:#}{end}") } else { format!("{value}{end}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +200,15 @@ mod tests {
         let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         assert_eq!(value(&remove(&moved).unwrap().unwrap()), value(LIST));
         assert_eq!(remove(LIST).unwrap(), None);
+    }
+
+    #[test]
+    fn the_usual_forms_are_left_byte_for_byte() {
+        let value: Value = serde_json::from_str(LIST).unwrap();
+        for text in [format!("{value}"), format!("{value}\n"), format!("{value:#}"), format!("{value:#}\n")] {
+            let with = insert(&text, &entry("/s")).unwrap().unwrap();
+            assert_eq!(remove(&with).unwrap().unwrap(), text);
+        }
     }
 
     #[test]
