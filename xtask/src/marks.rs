@@ -2,17 +2,14 @@
 
 use anyhow::bail;
 
-/// The document with what is between two marks replaced.
+/// The document with what is between two marks replaced. Several parts may end with the same mark.
 ///
 /// # Errors
-/// A mark is missing, or they are in the wrong order.
+/// A mark is missing, or the end is not after the beginning.
 pub(crate) fn replace(document: &str, (begin, end): (&str, &str), with: &str) -> anyhow::Result<String> {
-    let (Some(from), Some(to)) = (document.find(begin), document.find(end)) else {
-        bail!("the document lacks the marks {begin} and {end}");
-    };
-    if to < from {
-        bail!("the marks {begin} and {end} are in the wrong order");
-    }
+    let Some(from) = document.find(begin) else { bail!("the document lacks the mark {begin}") };
+    let Some(length) = document[from..].find(end) else { bail!("the document lacks the mark {end} after {begin}") };
+    let to = from + length;
     let lines: Vec<&str> = with.trim().lines().map(str::trim_end).collect();
     Ok(format!("{}{begin}\n{}\n{}", &document[..from], lines.join("\n"), &document[to..]))
 }
@@ -28,6 +25,13 @@ mod tests {
         let new = replace("head\n<!-- a -->\nold\n<!-- b -->\ntail\n", MARKS, "one  \ntwo\n\n").unwrap();
         assert_eq!(new, "head\n<!-- a -->\none\ntwo\n<!-- b -->\ntail\n");
         assert_eq!(replace(&new, MARKS, "one\ntwo").unwrap(), new);
+    }
+
+    #[test]
+    fn parts_may_end_alike() {
+        let document = "<!-- other -->\n1\n<!-- b -->\n<!-- a -->\n2\n<!-- b -->\n";
+        let new = replace(document, MARKS, "3").unwrap();
+        assert_eq!(new, "<!-- other -->\n1\n<!-- b -->\n<!-- a -->\n3\n<!-- b -->\n");
     }
 
     #[test]
