@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use kube::Client;
 use ringfence_install::connect;
 use ringfence_install::verify::report::Outcome;
@@ -82,16 +82,19 @@ impl Attempt {
     }
 
     /// What differs from what must be, if anything.
-    async fn judge(&self, client: &Client) -> anyhow::Result<Option<String>> {
+    async fn judge(&self, client: &Client) -> Option<String> {
         let seen = match &self.caller {
             Caller::Pod(pod) => {
                 let (target, protocol) = (self.target.to_string(), self.protocol.name());
-                connect::settle(client, &pod.container(), &target, protocol, self.allowed).await?
+                connect::settle(client, &pod.container(), &target, protocol, self.allowed).await
             }
-            Caller::Machine => self.once(client).await?,
+            Caller::Machine => self.once(client).await,
         };
         let (must, is) = if self.allowed { ("let through", "not") } else { ("denied", "let through") };
-        Ok((seen != self.allowed).then(|| format!("{} must be {must}, and is {is}", self.title())))
+        match seen {
+            Ok(seen) => (seen != self.allowed).then(|| format!("{} must be {must}, and is {is}", self.title())),
+            Err(error) => Some(format!("{} must be {must}: {error:#}", self.title())),
+        }
     }
 
     fn title(&self) -> String {
@@ -114,18 +117,18 @@ impl Protocol {
 }
 
 /// Tries all; returns what differs.
-pub(super) async fn all(client: &Client, attempts: &[Attempt]) -> anyhow::Result<Vec<String>> {
+pub(super) async fn all(client: &Client, attempts: &[Attempt]) -> Vec<String> {
     let judged: Vec<Option<String>> =
-        stream::iter(attempts).map(|attempt| attempt.judge(client)).buffered(AT_ONCE).try_collect().await?;
-    Ok(judged.into_iter().flatten().collect())
+        stream::iter(attempts).map(|attempt| attempt.judge(client)).buffered(AT_ONCE).collect().await;
+    judged.into_iter().flatten().collect()
 }
 
 /// Tries each until it comes about; returns which did not in time.
-pub(super) async fn soon(client: &Client, attempts: &[Attempt]) -> anyhow::Result<Vec<String>> {
+pub(super) async fn soon(client: &Client, attempts: &[Attempt]) -> Vec<String> {
     let end = Instant::now() + SOON;
     let tried: Vec<Option<String>> =
         stream::iter(attempts).map(|attempt| until(client, attempt, end)).buffered(AT_ONCE).collect().await;
-    Ok(tried.into_iter().flatten().collect())
+    tried.into_iter().flatten().collect()
 }
 
 async fn until(client: &Client, attempt: &Attempt, end: Instant) -> Option<String> {

@@ -100,7 +100,13 @@ async fn all(cluster: &Cluster, chosen: &[&Case], report: &mut Report) -> anyhow
     println!("{} cases; {stage}", chosen.len());
     for (index, case) in chosen.iter().enumerate() {
         let start = Instant::now();
-        let outcome = (case.run)(&stage).await.unwrap_or_else(|error| Outcome::Failed(vec![format!("{error:#}")]));
+        let outcome = match (case.run)(&stage).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                stage.sweep().await?;
+                Outcome::Failed(vec![format!("{error:#}")])
+            }
+        };
         println!("[{}/{}] {} {}", index + 1, chosen.len(), outcome.word(), case.name);
         for line in outcome.lines() {
             println!("        {line}");

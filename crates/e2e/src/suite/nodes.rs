@@ -27,7 +27,7 @@ pub(super) async fn source(stage: &Stage) -> anyhow::Result<Outcome> {
         ]
         .concat()
     };
-    let mut wrong = stage.open(&attempts(true, true)).await?;
+    let mut wrong = stage.open(&attempts(true, true)).await;
     for (title, rules, host, friend) in [
         ("from nobody", vec![], false, false),
         ("from every pod", vec![json!({"from": [{"namespaceSelector": {}}]})], false, true),
@@ -51,7 +51,7 @@ pub(super) async fn destination(stage: &Stage) -> anyhow::Result<Outcome> {
         ]
         .concat()
     };
-    let mut wrong = stage.open(&attempts(true, true)).await?;
+    let mut wrong = stage.open(&attempts(true, true)).await;
     let nodes = [stage.near.addresses.as_slice(), &stage.far.addresses].concat();
     for (title, rules, hosts, server) in [
         ("to nobody", vec![], false, false),
@@ -92,7 +92,7 @@ pub(super) async fn egress(stage: &Stage) -> anyhow::Result<Outcome> {
         ]
         .concat()
     };
-    let mut wrong = stage.open(&attempts(true, true)).await?;
+    let mut wrong = stage.open(&attempts(true, true)).await;
     for (title, addresses, to_near, to_far) in
         [("to the one", &stage.near.addresses, true, false), ("to the other", &stage.far.addresses, false, true)]
     {

@@ -57,7 +57,7 @@ fn friends(tcp: impl Into<Value>, udp: impl Into<Value>) -> Value {
 /// Ingress of what is behind a Service: by number and name of the pods' port, not by the Service's.
 pub(super) async fn cluster_ip(stage: &Stage) -> anyhow::Result<Outcome> {
     let service = stage.service("web", json!({"selector": {"role": "server"}, "ports": ports()})).await?;
-    let mut wrong = stage.open(&callers(stage, &service, true, true)).await?;
+    let mut wrong = stage.open(&callers(stage, &service, true, true)).await;
     let servers = role("server");
     for (title, rules, friend) in [
         ("ports of the pods by number", vec![friends(PORT, PORT)], true),
@@ -75,7 +75,7 @@ pub(super) async fn cluster_ip(stage: &Stage) -> anyhow::Result<Outcome> {
 /// Egress to what is behind a Service.
 pub(super) async fn egress(stage: &Stage) -> anyhow::Result<Outcome> {
     let service = stage.service("web", json!({"selector": {"role": "server"}, "ports": ports()})).await?;
-    let mut wrong = stage.open(&callers(stage, &service, true, true)).await?;
+    let mut wrong = stage.open(&callers(stage, &service, true, true)).await;
     let own = |address: &IpAddr| json!({"ipBlock": {"cidr": super::policy::cidr(*address)}});
     let addresses: Value = addresses(&service).iter().map(own).collect();
     let to =
@@ -102,7 +102,7 @@ pub(super) async fn hairpin(stage: &Stage) -> anyhow::Result<Outcome> {
         let targets = addresses(&service).into_iter().map(|address| SocketAddr::new(address, SERVICE_PORT));
         targets.flat_map(|target| Attempt::both(server, target, allowed)).collect()
     };
-    let closed = stage.open(&attempts(true)).await?;
+    let closed = stage.open(&attempts(true)).await;
     if !closed.is_empty() {
         stage.cluster.delete(&service).await?;
         return Ok(if stage.primary || stage.lab {
@@ -145,7 +145,7 @@ fn family(address: IpAddr) -> &'static str {
 pub(super) async fn affinity(stage: &Stage) -> anyhow::Result<Outcome> {
     let spec = json!({"selector": {"role": "server"}, "ports": ports(), "sessionAffinity": "ClientIP"});
     let service = stage.service("sticky", spec).await?;
-    let mut wrong = stage.open(&callers(stage, &service, true, true)).await?;
+    let mut wrong = stage.open(&callers(stage, &service, true, true)).await;
     let written = stage.put(&[ingress(&role("server"), &[friends("web", "dgram")])]).await?;
     for address in addresses(&service) {
         let url = format!("http://{}/hostname", SocketAddr::new(address, SERVICE_PORT));

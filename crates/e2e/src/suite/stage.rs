@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
 use kube::api::{DeleteParams, DynamicObject, ListParams};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -106,13 +107,13 @@ impl Stage {
         attempts: &[Attempt],
     ) -> anyhow::Result<Vec<String>> {
         let written = self.put(policies).await?;
-        let mut wrong = attempt::all(&self.cluster.client, attempts).await?;
+        let mut wrong = attempt::all(&self.cluster.client, attempts).await;
         wrong.extend(self.take(&written).await?);
         Ok(wrong.into_iter().map(|line| format!("{title}: {line}")).collect())
     }
 
     /// Makes attempts, each of which must come about soon while no policy is in force.
-    pub(super) async fn open(&self, attempts: &[Attempt]) -> anyhow::Result<Vec<String>> {
+    pub(super) async fn open(&self, attempts: &[Attempt]) -> Vec<String> {
         attempt::soon(&self.cluster.client, attempts).await
     }
 
@@ -135,6 +136,20 @@ impl Stage {
         }
         let gone = written.iter().map(Wanted::gone).collect::<anyhow::Result<Vec<_>>>()?;
         wait::everywhere(&self.cluster.client, &gone, ENFORCED).await
+    }
+
+    /// Takes away the policies and Services of a case that broke off, so that the next begins with none.
+    pub(super) async fn sweep(&self) -> anyhow::Result<()> {
+        let client = &self.cluster.client;
+        let own = Api::<NetworkPolicy>::namespaced(client.clone(), SPACE).list(&ListParams::default()).await?;
+        let left = own.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
+        let lags = self.take(&left).await?;
+        anyhow::ensure!(lags.is_empty(), "not gone in {ENFORCED:?}: {}", lags.join("; "));
+        remove_cluster_policies(&self.cluster).await?;
+        for service in Api::<Service>::namespaced(client.clone(), SPACE).list(&ListParams::default()).await? {
+            self.cluster.delete(&serde_json::to_value(service)?).await?;
+        }
+        Ok(())
     }
 
     /// Makes a Service; returns it with its addresses. Every family that the cluster has is asked for.
@@ -211,6 +226,11 @@ pub(super) fn listening(name: &str, node: &str, port: u16) -> Value {
 
 /// Removes everything that was made, and waits until it is gone.
 pub(super) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
+    remove_cluster_policies(cluster).await?;
+    cluster.clean_up().await
+}
+
+async fn remove_cluster_policies(cluster: &Cluster) -> anyhow::Result<()> {
     let policies = cluster_policies(cluster);
     match policies.list(&ListParams::default().labels(LABEL)).await {
         Ok(found) => {
@@ -224,7 +244,7 @@ pub(super) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         Err(error) => return Err(error).context("cannot list ClusterNetworkPolicies"),
     }
-    cluster.clean_up().await
+    Ok(())
 }
 
 /// The collection of ClusterNetworkPolicies.
