@@ -87,6 +87,9 @@ pub(crate) type Renames = &'static [(&'static str, &'static str)];
 pub(crate) enum ListMerge {
     /// They are objects with this key.
     By(&'static str),
+    /// They are ports, with this key for their number: patches tell them apart by it alone, as upstream's do, and who
+    /// applies them by protocol too.
+    Port(&'static str),
     /// They are plain values.
     Set,
 }

@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
-use super::ListMerge::By;
+use super::ListMerge::{By, Port};
 use super::{BASE, DefaultContext, Kind, ListMerge, META_LISTS, Subresource, typed};
 use crate::api::columns::{self, Column};
 use crate::api::json::{self, Json as _};
@@ -19,15 +19,15 @@ pub(super) const POD_LISTS: &[(&str, ListMerge)] = &[
     ("spec.imagePullSecrets", By("name")),
     ("spec.hostAliases", By("ip")),
     ("spec.topologySpreadConstraints", By("topologyKey")),
-    ("containers.ports", By("containerPort")),
+    ("containers.ports", Port("containerPort")),
     ("containers.env", By("name")),
     ("containers.volumeMounts", By("mountPath")),
     ("containers.volumeDevices", By("devicePath")),
-    ("initContainers.ports", By("containerPort")),
+    ("initContainers.ports", Port("containerPort")),
     ("initContainers.env", By("name")),
     ("initContainers.volumeMounts", By("mountPath")),
     ("initContainers.volumeDevices", By("devicePath")),
-    ("ephemeralContainers.ports", By("containerPort")),
+    ("ephemeralContainers.ports", Port("containerPort")),
     ("ephemeralContainers.env", By("name")),
     ("ephemeralContainers.volumeMounts", By("mountPath")),
     ("ephemeralContainers.volumeDevices", By("devicePath")),

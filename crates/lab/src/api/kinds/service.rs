@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
-use super::ListMerge::By;
+use super::ListMerge::{By, Port};
 use super::{BASE, DefaultContext, Kind, META_LISTS, Subresource, typed};
 use crate::api::columns::{self, Column};
 use crate::api::json::{self, Json as _};
@@ -38,7 +38,7 @@ pub(super) const SERVICE: Kind = Kind {
     allocate,
     validate_update: validation::service_update,
     normalise: typed::<core::Service>,
-    merge_keys: &[META_LISTS, &[("spec.ports", By("port")), ("status.conditions", By("type"))]],
+    merge_keys: &[META_LISTS, &[("spec.ports", Port("port")), ("status.conditions", By("type"))]],
     fields: &["spec.clusterIP", "spec.type"],
     ..BASE
 };

@@ -10,8 +10,6 @@ use crate::api::kinds::{Kind, ListMerge};
 use crate::api::registry::now;
 use crate::api::status::ApiError;
 
-use super::strategic;
-
 /// Applies what a manager wants to an object.
 pub(super) fn apply(kind: &Kind, value: &mut Value, wanted: &Value, manager: &str) -> Result<(), ApiError> {
     let mut wanted = wanted.clone();
@@ -25,7 +23,7 @@ pub(super) fn apply(kind: &Kind, value: &mut Value, wanted: &Value, manager: &st
     if let Some(index) = own {
         remove_dropped(value, &entries[index]["fieldsV1"], &fields);
     }
-    strategic::merge(kind, value, &wanted, "")?;
+    put(kind, value, &wanted, "")?;
     let unchanged = own.is_some_and(|index| entries[index]["fieldsV1"] == fields);
     if !unchanged {
         let entry = json!({
@@ -39,6 +37,76 @@ pub(super) fn apply(kind: &Kind, value: &mut Value, wanted: &Value, manager: &st
     }
     value["metadata"]["managedFields"] = entries.into();
     Ok(())
+}
+
+/// Puts what is wanted at a path (member names joined by dots, without the indices of lists), beside what is there.
+fn put(kind: &Kind, value: &mut Value, wanted: &Value, path: &str) -> Result<(), ApiError> {
+    let Value::Object(wanted) = wanted else {
+        *value = wanted.clone();
+        return Ok(());
+    };
+    if !value.is_object() {
+        *value = json!({});
+    }
+    let Value::Object(members) = value else { return Ok(()) };
+    for (key, wanted) in wanted {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match (wanted, kind.merge_key(&path)) {
+            (Value::Null, _) => {
+                members.shift_remove(key);
+            }
+            (Value::Array(wanted), Some(merge)) => {
+                let old = members.entry(key).or_insert(Value::Null);
+                let list = if let Value::Array(list) = old.take() { list } else { Vec::new() };
+                *old = Value::Array(put_members(kind, list, wanted, merge, &path)?);
+            }
+            _ => put(kind, members.entry(key).or_insert(Value::Null), wanted, &path)?,
+        }
+    }
+    Ok(())
+}
+
+/// The members that are wanted, in the order in which they are, in the places of those that were there.
+fn put_members(
+    kind: &Kind,
+    mut list: Vec<Value>,
+    wanted: &[Value],
+    merge: ListMerge,
+    path: &str,
+) -> Result<Vec<Value>, ApiError> {
+    for member in wanted {
+        if let ListMerge::By(key) | ListMerge::Port(key) = merge
+            && member.get(key).is_none()
+        {
+            return Err(ApiError::bad_request(format!("a member of {path} has no {key:?}, by which it is told apart")));
+        }
+        let found = list.iter().position(|old| identity(merge, old) == identity(merge, member));
+        let index = found.unwrap_or(list.len());
+        if found.is_none() {
+            list.push(Value::Null);
+        }
+        put(kind, &mut list[index], member, path)?;
+    }
+    let order = |member: &Value| wanted.iter().position(|one| identity(merge, one) == identity(merge, member));
+    let places: Vec<usize> = (0..list.len()).filter(|index| order(&list[*index]).is_some()).collect();
+    let mut sorted: Vec<Value> = places.iter().map(|index| list[*index].take()).collect();
+    sorted.sort_by_key(order);
+    for (index, member) in places.into_iter().zip(sorted) {
+        list[index] = member;
+    }
+    Ok(list)
+}
+
+/// By what a member of a list is told apart from the others.
+fn identity(merge: ListMerge, member: &Value) -> Value {
+    match merge {
+        ListMerge::By(key) => json!({ key: member[key] }),
+        ListMerge::Port(key) => {
+            let protocol = member.get("protocol").cloned().unwrap_or_else(|| json!("TCP"));
+            json!({ key: member[key], "protocol": protocol })
+        }
+        ListMerge::Set => member.clone(),
+    }
 }
 
 /// The fields an object sets, as `FieldsV1` writes them; those that identify it are nobody's.
@@ -60,9 +128,12 @@ fn fields(kind: &Kind, value: &Value, path: &str) -> Value {
 }
 
 fn members_of(kind: &Kind, members: &[Value], merge: ListMerge, path: &str) -> Value {
-    let entry = |member: &Value| match merge {
-        ListMerge::By(key) => (format!("k:{}", json!({ key: member[key] })), fields(kind, member, path)),
-        ListMerge::Set => (format!("v:{member}"), json!({})),
+    let entry = |member: &Value| {
+        let id = identity(merge, member);
+        match merge {
+            ListMerge::By(_) | ListMerge::Port(_) => (format!("k:{id}"), fields(kind, member, path)),
+            ListMerge::Set => (format!("v:{id}"), json!({})),
+        }
     };
     Value::Object(members.iter().map(entry).collect())
 }
@@ -133,5 +204,25 @@ mod tests {
         let other = json!({ "spec": { "containers": [{ "name": "b", "image": "y" }] } });
         apply(kind, &mut value, &other, "me").unwrap();
         assert_eq!(value["spec"]["containers"], other["spec"]["containers"]);
+    }
+
+    #[test]
+    fn one_port_of_two_protocols_is_two() {
+        let kind = kinds::find("", "v1", "services").unwrap();
+        let ports = |list: Value| json!({ "spec": { "ports": list } });
+        let tcp = json!({ "name": "web", "port": 80, "protocol": "TCP" });
+        let udp = json!({ "name": "dgram", "port": 80, "protocol": "UDP" });
+        let mut value = json!({});
+        apply(kind, &mut value, &ports(json!([tcp, udp])), "me").unwrap();
+        assert_eq!(value["spec"]["ports"], json!([tcp, udp]));
+        // Without a protocol it is TCP.
+        apply(kind, &mut value, &ports(json!([udp, { "name": "http", "port": 80 }])), "me").unwrap();
+        assert_eq!(value["spec"]["ports"][0], udp);
+        assert_eq!(value["spec"]["ports"][1], json!({ "name": "http", "port": 80 }));
+        // The default that an object gets before it is stored.
+        value["spec"]["ports"][1]["protocol"] = json!("TCP");
+        apply(kind, &mut value, &ports(json!([udp])), "me").unwrap();
+        assert_eq!(value["spec"]["ports"], json!([udp]));
+        assert!(apply(kind, &mut value, &ports(json!([{ "name": "web" }])), "me").is_err());
     }
 }

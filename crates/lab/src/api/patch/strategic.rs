@@ -48,7 +48,7 @@ pub(super) fn merge(kind: &Kind, value: &mut Value, patch: &Value, path: &str) -
     for (key, order) in patch {
         if let Some(list) = key.strip_prefix(ORDER) {
             let by = match kind.merge_key(&join(path, list)) {
-                Some(ListMerge::By(key)) => Some(key),
+                Some(ListMerge::By(key) | ListMerge::Port(key)) => Some(key),
                 Some(ListMerge::Set) | None => None,
             };
             reorder(members, list, order, by);
@@ -76,7 +76,7 @@ fn member(
         Value::Array(changes) => {
             let old = members.entry(key).or_insert(Value::Null);
             *old = match (kind.merge_key(&path), old.take()) {
-                (Some(ListMerge::By(merge_key)), old) => {
+                (Some(ListMerge::By(merge_key) | ListMerge::Port(merge_key)), old) => {
                     Value::Array(keyed(kind, as_list(old), changes, merge_key, &path)?)
                 }
                 (Some(ListMerge::Set), old) => Value::Array(plain(as_list(old), changes)),
