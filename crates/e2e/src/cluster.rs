@@ -9,6 +9,7 @@ use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Pos
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, ResourceExt as _};
 use ringfence_install::objects;
+use ringfence_install::rollout::is_ready;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -91,9 +92,7 @@ impl Cluster {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
         eventually(&format!("pod {namespace}/{name} is ready"), || async {
             let pod = api.get(name).await?;
-            let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-            let ready = conditions.into_iter().any(|one| one.type_ == "Ready" && one.status == "True");
-            Ok(ready.then_some(pod))
+            Ok(is_ready(&pod).then_some(pod))
         })
         .await
     }

@@ -1,6 +1,7 @@
 //! A pod's processes on this machine.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
@@ -22,6 +23,17 @@ pub fn process(pod: &Pod) -> anyhow::Result<Pid> {
     }
     let first = found.into_iter().min();
     first.map(Pid::from_raw).with_context(|| format!("pod {} has no process on this machine", pod.name_any()))
+}
+
+/// The pod's first address, of one family if that is what is asked for.
+pub fn address<A>(pod: &Pod) -> anyhow::Result<A>
+where
+    A: FromStr,
+    A::Err: std::error::Error + Send + Sync + 'static,
+{
+    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
+    let address = address.with_context(|| format!("pod {} has no address", pod.name_any()))?;
+    address.parse().with_context(|| format!("address {address} of pod {}", pod.name_any()))
 }
 
 /// The pod's network namespace.

@@ -1,9 +1,9 @@
 //! Objects of any kind, as JSON, written to and removed from the API.
 
 use anyhow::Context as _;
-use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
 /// Who the API server is told writes.
@@ -59,6 +59,36 @@ pub async fn delete(client: &Client, object: &Value) -> anyhow::Result<bool> {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error).with_context(|| format!("cannot remove {}", title(object))),
     }
+}
+
+/// What is gone already need not be removed.
+pub(crate) fn ignore_absence<T>(result: kube::Result<T>) -> kube::Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop),
+    }
+}
+
+/// The collection of ClusterNetworkPolicies, which a cluster need not have.
+pub fn cluster_policies(client: &Client) -> Api<DynamicObject> {
+    let gvk = GroupVersionKind::gvk("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy");
+    Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, "clusternetworkpolicies"))
+}
+
+/// Removes the ClusterNetworkPolicies with a label; there are none where there is no such kind.
+pub async fn remove_cluster_policies(client: &Client, label: &str) -> anyhow::Result<()> {
+    let policies = cluster_policies(client);
+    let found = match policies.list(&ListParams::default().labels(label)).await {
+        Ok(found) => found.items,
+        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
+        Err(error) => return Err(error).context("cannot list ClusterNetworkPolicies"),
+    };
+    for policy in found {
+        let name = policy.name_any();
+        let removed = ignore_absence(policies.delete(&name, &DeleteParams::default()).await);
+        removed.with_context(|| format!("cannot remove ClusterNetworkPolicy {name}"))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,8 +15,14 @@ use crate::{AGENT_LABEL, Progress};
 /// How often the cluster is asked.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// Whether a pod is ready, as its status tells.
+pub fn is_ready(pod: &Pod) -> bool {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
 /// Why a pod is not running, as far as its status tells; none if it runs.
-pub fn trouble(pod: &Pod) -> Option<String> {
+pub(crate) fn trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref();
     if pod.metadata.deletion_timestamp.is_some() {
         return Some("it is ending".into());
@@ -51,7 +57,7 @@ fn container_trouble(status: &ContainerStatus) -> Option<String> {
 }
 
 /// Waits until every pod of the agents' DaemonSet is of its newest revision and ready.
-pub async fn rolled_out(
+pub(crate) async fn rolled_out(
     client: &Client,
     namespace: &str,
     limit: Duration,
@@ -104,7 +110,7 @@ async fn agent_troubles(client: &Client, namespace: &str) -> anyhow::Result<BTre
 }
 
 /// Waits until no pod has a label any more.
-pub async fn gone(client: &Client, namespace: &str, label: &str, limit: Duration) -> anyhow::Result<()> {
+pub(crate) async fn gone(client: &Client, namespace: &str, label: &str, limit: Duration) -> anyhow::Result<()> {
     let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let end = Instant::now() + limit;
     loop {

@@ -3,8 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
-use k8s_openapi::api::core::v1::Pod;
+use anyhow::bail;
 use nix::unistd::Pid;
 use ringfence_e2e::cluster::Cluster;
 use ringfence_e2e::pod;
@@ -57,7 +56,7 @@ impl Stage {
                 let app = variant.app();
                 let server = cluster.run(&pod_of(SERVER, &format!("{app}-{number}"), node, &app)).await?;
                 server::start(&pod::network(&server)?, processor)?;
-                servers[number].push(address(&server)?);
+                servers[number].push(pod::address(&server)?);
             }
         }
         let mut settings = Vec::new();
@@ -69,7 +68,7 @@ impl Stage {
         }
         Ok(Self {
             client: pod::network(&client)?,
-            client_address: address(&client)?,
+            client_address: pod::address(&client)?,
             stranger: pod::network(&stranger)?,
             servers,
             processor,
@@ -112,11 +111,6 @@ impl Drop for Stage {
             let _ = node.set_sysctl(FORGET, before);
         }
     }
-}
-
-fn address(pod: &Pod) -> anyhow::Result<Ipv4Addr> {
-    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
-    Ok(address.context("a pod that runs has no address")?.parse()?)
 }
 
 fn pod_of(namespace: &str, name: &str, node: &str, app: &str) -> Value {

@@ -9,6 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use ringfence_e2e::cluster::eventually;
 use ringfence_e2e::pod;
 use ringfence_install::AGENT_LABEL;
+use ringfence_install::rollout::is_ready;
 
 use super::stage::Stage;
 
@@ -46,10 +47,8 @@ impl Stage {
     pub(crate) async fn agent_ready(&self, number: usize) -> anyhow::Result<()> {
         eventually(&format!("the agent of node {number} is ready"), || async {
             let Ok(Some(pod)) = self.agent(number).await else { return Ok(None) };
-            let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
             // The kubelet has not noticed a death yet if the process is not there.
-            let ready = conditions.any(|one| one.type_ == "Ready" && one.status == "True");
-            Ok((ready && pod::process(&pod).is_ok()).then_some(()))
+            Ok((is_ready(&pod) && pod::process(&pod).is_ok()).then_some(()))
         })
         .await
     }

@@ -125,7 +125,7 @@ impl Stage {
     }
 
     fn serve(&self, pod: &Pod, number: usize) -> anyhow::Result<Served> {
-        let (namespace, address) = (pod::network(pod)?, address(pod)?);
+        let (namespace, address) = (pod::network(pod)?, pod::address(pod)?);
         let load = Arc::new(Load::default());
         let others = Pair::new(format!("anybody else -> server-{number}"), &self.ledger, Expect::Shut);
         let callers = Arc::new(Callers { known: RwLock::default(), others, arrived: AtomicU64::new(0) });
@@ -145,7 +145,7 @@ impl Stage {
         // Judged from when it is as it shall be.
         let pair = Pair::new(format!("{caller}-{from} -> server-{to}"), &self.ledger, Expect::Any);
         let mut known = server.callers.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.insert(address(pod)?, Arc::clone(&pair));
+        known.insert(pod::address(pod)?, Arc::clone(&pair));
         drop(known);
         pair.expect(if expect == Expect::Shut { Expect::Shut } else { Expect::Any });
         let thread = prober::start(pod::network(pod)?, server.address, Arc::clone(&server.load), Arc::clone(&pair));
@@ -244,13 +244,13 @@ impl Stage {
     pub(crate) async fn strange(&self) -> anyhow::Result<HashSet<IpAddr>> {
         let pods = Api::<Pod>::all(self.cluster.client.clone()).list(&ListParams::default()).await?;
         let strange = pods.iter().filter(|pod| pod.namespace().is_some_and(|space| !space.starts_with(SPACE)));
-        Ok(strange.filter_map(|pod| address(pod).ok()).collect())
+        Ok(strange.filter_map(|pod| pod::address(pod).ok()).collect())
     }
 
     /// Addresses of all pods.
     pub(crate) async fn addresses(&self) -> anyhow::Result<HashSet<IpAddr>> {
         let pods = Api::<Pod>::all(self.cluster.client.clone()).list(&ListParams::default()).await?;
-        Ok(pods.iter().filter_map(|pod| address(pod).ok()).collect())
+        Ok(pods.iter().filter_map(|pod| pod::address(pod).ok()).collect())
     }
 
     /// Range of the addresses of a node's pods.
@@ -258,13 +258,6 @@ impl Stage {
         let node = Api::<Node>::all(self.cluster.client.clone()).get(&self.nodes[number - 1]).await?;
         node.spec.and_then(|spec| spec.pod_cidr).with_context(|| format!("node {number} has no range for pods"))
     }
-}
-
-/// A pod's address.
-pub(crate) fn address(pod: &Pod) -> anyhow::Result<IpAddr> {
-    let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_deref());
-    let address = address.with_context(|| format!("pod {} has no address", pod.name_any()))?;
-    Ok(address.parse()?)
 }
 
 /// A pod that does nothing.

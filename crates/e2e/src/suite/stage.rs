@@ -9,8 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::Api;
-use kube::api::{DeleteParams, DynamicObject, ListParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{DeleteParams, ListParams};
 use ringfence_e2e::cluster::{Cluster, LABEL, eventually};
 use ringfence_install::exec::Container;
 use ringfence_install::verify::IMAGE;
@@ -145,7 +144,7 @@ impl Stage {
         let left = own.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
         let lags = self.take(&left).await?;
         anyhow::ensure!(lags.is_empty(), "not gone in {ENFORCED:?}: {}", lags.join("; "));
-        remove_cluster_policies(&self.cluster).await?;
+        objects::remove_cluster_policies(client, LABEL).await?;
         for service in Api::<Service>::namespaced(client.clone(), SPACE).list(&ListParams::default()).await? {
             self.cluster.delete(&serde_json::to_value(service)?).await?;
         }
@@ -226,31 +225,8 @@ pub(super) fn listening(name: &str, node: &str, port: u16) -> Value {
 
 /// Removes everything that was made, and waits until it is gone.
 pub(super) async fn remove(cluster: &Cluster) -> anyhow::Result<()> {
-    remove_cluster_policies(cluster).await?;
+    objects::remove_cluster_policies(&cluster.client, LABEL).await?;
     cluster.clean_up().await
-}
-
-async fn remove_cluster_policies(cluster: &Cluster) -> anyhow::Result<()> {
-    let policies = cluster_policies(cluster);
-    match policies.list(&ListParams::default().labels(LABEL)).await {
-        Ok(found) => {
-            for policy in found {
-                let object = serde_json::to_value(&policy)?;
-                let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-                policies.delete(name, &DeleteParams::default()).await.context(objects::title(&object))?;
-            }
-        }
-        // The cluster does not have the kind.
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
-        Err(error) => return Err(error).context("cannot list ClusterNetworkPolicies"),
-    }
-    Ok(())
-}
-
-/// The collection of ClusterNetworkPolicies.
-pub(super) fn cluster_policies(cluster: &Cluster) -> Api<DynamicObject> {
-    let gvk = GroupVersionKind::gvk("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy");
-    Api::all_with(cluster.client.clone(), &ApiResource::from_gvk_with_plural(&gvk, "clusternetworkpolicies"))
 }
 
 /// Removes a pod and waits until it is gone.

@@ -7,13 +7,14 @@ use k8s_openapi::api::core::v1::{Event, Service};
 use kube::Api;
 use kube::api::ListParams;
 use ringfence_e2e::cluster::{LABEL, eventually};
+use ringfence_install::objects;
 use ringfence_install::verify::report::Outcome;
 use ringfence_install::wait::{self, Wanted};
 use serde_json::{Value, json};
 
 use super::attempt::outcome;
 use super::policy::{ingress, policy, role};
-use super::stage::{SPACE, Stage, cluster_policies};
+use super::stage::{SPACE, Stage};
 
 /// How long a newest generation may take.
 const ENFORCED: Duration = Duration::from_secs(30);
@@ -86,7 +87,7 @@ fn tiered(name: &str, action: &str) -> Value {
 
 /// Conditions of cluster-wide policies: two of one priority are told of.
 pub(super) async fn conditions(stage: &Stage) -> anyhow::Result<Outcome> {
-    let api = cluster_policies(&stage.cluster);
+    let api = objects::cluster_policies(&stage.cluster.client);
     match api.list(&ListParams::default().limit(1)).await {
         Ok(_) => {}
         Err(kube::Error::Api(status)) if status.code == 404 => {

@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod as KubePod};
-use kube::api::{DeleteParams, DynamicObject, ListParams, PostParams};
-use kube::core::{ApiResource, GroupVersionKind};
+use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -63,7 +62,7 @@ impl Stage {
 
     /// Whether the API has ClusterNetworkPolicies.
     pub(super) async fn serves_cluster_policies(&self) -> anyhow::Result<bool> {
-        match cluster_policies(&self.client).list(&ListParams::default().limit(1)).await {
+        match objects::cluster_policies(&self.client).list(&ListParams::default().limit(1)).await {
             Ok(_) => Ok(true),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
             Err(error) => Err(error).context("cannot list ClusterNetworkPolicies"),
@@ -136,11 +135,9 @@ impl Stage {
         let api: Api<KubePod> = Api::namespaced(self.client.clone(), &namespace(&self.run, pod.space));
         loop {
             let found = api.get_opt(pod.name).await?;
-            let status = found.as_ref().and_then(|pod| pod.status.clone()).unwrap_or_default();
-            let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
-            let ips = status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok());
-            let addresses: Vec<IpAddr> = ips.collect();
-            if ready && !addresses.is_empty() {
+            let ips = found.iter().flat_map(|pod| pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten()));
+            let addresses: Vec<IpAddr> = ips.filter_map(|ip| ip.ip.parse().ok()).collect();
+            if found.as_ref().is_some_and(rollout::is_ready) && !addresses.is_empty() {
                 return Ok(addresses);
             }
             if Instant::now() > end {
@@ -231,11 +228,6 @@ fn namespace(run: &str, space: &str) -> String {
     format!("ringfence-verify-{run}-{space}")
 }
 
-fn cluster_policies(client: &Client) -> Api<DynamicObject> {
-    let gvk = GroupVersionKind::gvk("policy.networking.k8s.io", "v1alpha2", "ClusterNetworkPolicy");
-    Api::all_with(client.clone(), &ApiResource::from_gvk_with_plural(&gvk, "clusternetworkpolicies"))
-}
-
 /// Takes away what every run made.
 pub(super) async fn remove_all(client: &Client) -> anyhow::Result<()> {
     remove(client, LABEL).await
@@ -243,20 +235,11 @@ pub(super) async fn remove_all(client: &Client) -> anyhow::Result<()> {
 
 /// Deletes what has a label, and waits until the namespaces are gone.
 async fn remove(client: &Client, label: &str) -> anyhow::Result<()> {
+    objects::remove_cluster_policies(client, label).await?;
     let selected = ListParams::default().labels(label);
-    let policies = cluster_policies(client);
-    match policies.list(&selected).await {
-        Ok(found) => {
-            for policy in found {
-                ignore_absence(policies.delete(&policy.name_any(), &DeleteParams::default()).await)?;
-            }
-        }
-        Err(kube::Error::Api(status)) if status.code == 404 => {}
-        Err(error) => return Err(error.into()),
-    }
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for namespace in namespaces.list(&selected).await? {
-        ignore_absence(namespaces.delete(&namespace.name_any(), &DeleteParams::background()).await)?;
+        objects::ignore_absence(namespaces.delete(&namespace.name_any(), &DeleteParams::background()).await)?;
     }
     let end = Instant::now() + REMOVAL;
     loop {
@@ -266,12 +249,5 @@ async fn remove(client: &Client, label: &str) -> anyhow::Result<()> {
         }
         anyhow::ensure!(Instant::now() < end, "namespaces do not go away: {}", left.join(", "));
         tokio::time::sleep(PAUSE).await;
-    }
-}
-
-fn ignore_absence<T>(result: kube::Result<T>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other.map(drop),
     }
 }

@@ -11,7 +11,7 @@ use ringfence_e2e::{pod, reboot};
 use serde_json::json;
 
 use super::super::server::{ECHO, KNOCK};
-use super::super::stage::{PATIENCE, SPACE, Stage, address, idle};
+use super::super::stage::{PATIENCE, SPACE, Stage, idle};
 use super::super::sweep::{Sweep, hosts};
 
 /// How long a node is down.
@@ -78,7 +78,7 @@ async fn one(stage: &mut Stage, number: usize) -> anyhow::Result<(Duration, u64,
 
 /// A pod that calls the other node's server from the moment it runs; no policy of the server lets it.
 async fn chatter(stage: &Stage, number: usize, other: usize) -> anyhow::Result<serde_json::Value> {
-    let server = address(&stage.cluster.ready(SPACE, &format!("server-{other}")).await?)?;
+    let server: IpAddr = pod::address(&stage.cluster.ready(SPACE, &format!("server-{other}")).await?)?;
     let act = format!(
         "exec 4<> <(:); while :; do echo x >/dev/udp/{server}/{ECHO}; echo x >/dev/udp/{server}/{KNOCK}; read -t 0.01 -u 4; done"
     );
@@ -93,7 +93,7 @@ async fn chatter(stage: &Stage, number: usize, other: usize) -> anyhow::Result<s
 /// First packets from a stranger on the other node to every address of this node's pods (IPv4).
 async fn sweep(stage: &Stage, number: usize, other: usize) -> anyhow::Result<Option<Sweep>> {
     let stranger = stage.cluster.ready(SPACE, &format!("stranger-{other}")).await?;
-    let IpAddr::V4(from) = address(&stranger)? else { return Ok(None) };
+    let IpAddr::V4(from) = pod::address(&stranger)? else { return Ok(None) };
     let range = stage.range(number).await?;
     Sweep::start(pod::network(&stranger)?, from, hosts(&range)?, &stage.ledger).map(Some)
 }

@@ -10,13 +10,14 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt as _};
 use ringfence_e2e::pod;
+use ringfence_install::rollout::is_ready;
 use serde_json::{Value, json};
 
 use super::super::ledger::{Expect, Pair};
 use super::super::prober::End;
 use super::super::server;
 use super::super::server::{ECHO, KNOCK, Load, STREAM};
-use super::super::stage::{SPACE, Stage, address, idle};
+use super::super::stage::{SPACE, Stage, idle};
 use super::super::sweep::{Sweep, hosts};
 use super::super::witness::{self, Callers};
 use super::Options;
@@ -66,7 +67,7 @@ pub(super) async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Resu
     }
     let seen = |sweeps: &[(usize, Option<Sweep>)], pods: &[Pod]| {
         let answers: Vec<_> = sweeps.iter().filter_map(|(_, sweep)| sweep.as_ref()).map(Sweep::answers).collect();
-        let answered = |pod: &&Pod| match address(pod) {
+        let answered = |pod: &&Pod| match pod::address(pod) {
             Ok(IpAddr::V4(address)) => answers.iter().any(|answers| answers.contains_key(&address)),
             _ => false,
         };
@@ -180,7 +181,7 @@ impl Targets {
         let (mut callers, mut addresses, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for (number, node) in (1..).zip(&stage.nodes) {
             let pod = stage.cluster.run(&idle("open", number, node)).await?;
-            let (namespace, address) = (pod::network(&pod)?, address(&pod)?);
+            let (namespace, address) = (pod::network(&pod)?, pod::address(&pod)?);
             let others = Pair::new(format!("a starting pod -> open-{number}"), &stage.ledger, Expect::Any);
             let here = Arc::new(Callers { known: RwLock::default(), others, arrived: AtomicU64::new(0) });
             threads.push(witness::start(&namespace, address, &here)?);
@@ -229,7 +230,7 @@ fn policy(name: &str, spec: &Value) -> Value {
 async fn sweep(stage: &Stage, number: usize) -> anyhow::Result<Option<Sweep>> {
     // A stranger of the other node for one, of the same for the other.
     let stranger = stage.cluster.ready(SPACE, &format!("stranger-{}", stage.nodes.len() + 1 - number)).await?;
-    let IpAddr::V4(from) = address(&stranger)? else { return Ok(None) };
+    let IpAddr::V4(from) = pod::address(&stranger)? else { return Ok(None) };
     let mut range = Vec::new();
     for number in 1..=stage.nodes.len() {
         range.extend(hosts(&stage.range(number).await?)?.into_iter().skip(1));
@@ -270,11 +271,9 @@ async fn wave(stage: &Stage, pods: usize, act: impl Fn(usize) -> String) -> anyh
 }
 
 fn is_done(pod: &Pod) -> bool {
-    let running = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let ready = running.into_iter().any(|one| one.type_ == "Ready" && one.status == "True");
     let calls = pod.spec.as_ref().and_then(|spec| spec.containers.first()?.args.as_ref()?.last().cloned());
     // Those that tell how it went end by themselves.
-    if calls.is_some_and(|act| act.contains("termination-log")) { outcome(pod).is_some() } else { ready }
+    if calls.is_some_and(|act| act.contains("termination-log")) { outcome(pod).is_some() } else { is_ready(pod) }
 }
 
 fn starting(stage: &Stage, number: usize, act: &str) -> anyhow::Result<Pod> {
