@@ -33,6 +33,8 @@ mod metrics;
 mod primary;
 mod problem;
 mod run;
+#[cfg(test)]
+mod scratch;
 mod server;
 mod services;
 mod ties;
