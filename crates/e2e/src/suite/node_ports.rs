@@ -53,6 +53,34 @@ fn from(addresses: &[IpAddr]) -> Vec<Value> {
     vec![json!({"from": blocks(addresses), "ports": tcp(PORT)})]
 }
 
+/// Whom a policy of the servers lets in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Nobody,
+    OtherNode,
+    Machine,
+}
+
+/// Makes attempts while a policy is in force, those from this machine if it reaches the nodes: then its addresses are told.
+async fn under(
+    stage: &Stage,
+    machine: Option<&[IpAddr]>,
+    who: Who,
+    mut attempts: Vec<Attempt>,
+    from_here: Vec<Attempt>,
+) -> anyhow::Result<Vec<String>> {
+    let (title, rules) = match (who, machine) {
+        (Who::Nobody, _) => ("from nobody", Vec::new()),
+        (Who::OtherNode, _) => ("from the other node", from(&stage.far.addresses)),
+        (Who::Machine, Some(own)) => ("from this machine", from(own)),
+        (Who::Machine, None) => return Ok(Vec::new()),
+    };
+    if machine.is_some() {
+        attempts.extend(from_here);
+    }
+    stage.under(title, &[ingress(&role("server"), &rules)], &attempts).await
+}
+
 /// The Service sends on to pods of any node.
 pub(super) async fn cluster(stage: &Stage) -> anyhow::Result<Outcome> {
     let (service, port) = service(stage, "any-node", "Cluster").await?;
@@ -73,19 +101,14 @@ pub(super) async fn cluster(stage: &Stage) -> anyhow::Result<Outcome> {
     };
     let mut wrong = stage.open(&pods(true)).await;
     let machine = outside(stage, &[near.as_slice(), &far].concat()).await;
-    for (title, rules, far_allowed, machine_near, machine_far) in [
-        ("from nobody", vec![], false, false, false),
-        ("from the other node", from(&stage.far.addresses), true, false, true),
-        ("from this machine", from(machine.as_deref().unwrap_or_default()), false, true, false),
-    ] {
-        let mut attempts = pods(far_allowed);
-        if machine.is_some() {
-            attempts.extend(near.iter().map(|target| Attempt::from_here(*target, machine_near)));
-            attempts.extend(far.iter().map(|target| Attempt::from_here(*target, machine_far)));
-        } else if title == "from this machine" {
-            continue;
-        }
-        wrong.extend(stage.under(title, &[ingress(&role("server"), &rules)], &attempts).await?);
+    for (who, far_allowed, near_from_here, far_from_here) in
+        [(Who::Nobody, false, false, false), (Who::OtherNode, true, false, true), (Who::Machine, false, true, false)]
+    {
+        let here = |targets: &[SocketAddr], allowed: bool| -> Vec<Attempt> {
+            targets.iter().map(|target| Attempt::from_here(*target, allowed)).collect()
+        };
+        let from_here = [here(&near, near_from_here), here(&far, far_from_here)].concat();
+        wrong.extend(under(stage, machine.as_deref(), who, pods(far_allowed), from_here).await?);
     }
     stage.cluster.delete(&service).await?;
     note(machine.is_some());
@@ -108,18 +131,11 @@ pub(super) async fn local(stage: &Stage) -> anyhow::Result<Outcome> {
     };
     let mut wrong = stage.open(&pods(true)).await;
     let machine = outside(stage, &near).await;
-    for (title, rules, far_allowed, machine_allowed) in [
-        ("from nobody", vec![], false, false),
-        ("from the other node", from(&stage.far.addresses), true, false),
-        ("from this machine", from(machine.as_deref().unwrap_or_default()), false, true),
-    ] {
-        let mut attempts = pods(far_allowed);
-        if machine.is_some() {
-            attempts.extend(near.iter().map(|target| Attempt::from_here(*target, machine_allowed)));
-        } else if title == "from this machine" {
-            continue;
-        }
-        wrong.extend(stage.under(title, &[ingress(&role("server"), &rules)], &attempts).await?);
+    for (who, far_allowed, allowed_from_here) in
+        [(Who::Nobody, false, false), (Who::OtherNode, true, false), (Who::Machine, false, true)]
+    {
+        let from_here = near.iter().map(|target| Attempt::from_here(*target, allowed_from_here)).collect();
+        wrong.extend(under(stage, machine.as_deref(), who, pods(far_allowed), from_here).await?);
     }
     stage.cluster.delete(&service).await?;
     note(machine.is_some());
