@@ -12,6 +12,7 @@ mod leftovers;
 mod nft;
 mod packet;
 mod policies;
+mod side_by_side;
 mod traffic;
 
 use std::process::ExitCode;

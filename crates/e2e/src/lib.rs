@@ -4,11 +4,13 @@
 //! Cluster ─► namespaces, pods, policies               speaks to the API
 //! Machine ─► the nodes as processes of this machine    enters
 //! Component ► one of these processes                   stops, starts again
+//! knock ────► first packets of connections             sends, and sees whether they are answered
 //! ```
 #![forbid(unsafe_code)]
 
 pub mod cluster;
 pub mod component;
+pub mod knock;
 pub mod machine;
 pub mod pod;
 pub mod reboot;

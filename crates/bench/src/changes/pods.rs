@@ -3,14 +3,16 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use ringfence_e2e::cluster::Cluster;
+use ringfence_e2e::pod::address;
 use ringfence_netns::Namespace;
 use serde_json::{Value, json};
+
+use crate::side_by_side::side_by_side;
 
 const CLIENT: &str = "bench-client";
 const SERVER: &str = "bench-server";
@@ -127,8 +129,7 @@ impl Pods {
         for (number, node) in far.iter().enumerate() {
             let server =
                 cluster.run(&pod(SERVER, &format!("server-{number}"), node, &json!({"app": "server"}))).await?;
-            let address = server.status.and_then(|status| status.pod_ip).context("a server has no address")?;
-            servers.push(address.parse()?);
+            servers.push(address(&server)?);
         }
         let labels = json!({"app": "client", "role": "stranger"});
         let client = cluster.run(&pod(CLIENT, "client", near, &labels)).await?;
@@ -184,20 +185,12 @@ const AT_ONCE: usize = 8;
 
 /// Creates policies number `first` to `end` that select the client, and change nothing about its way out.
 pub(crate) async fn create_others(cluster: &Cluster, first: usize, end: usize) -> anyhow::Result<()> {
-    let mut workers = tokio::task::JoinSet::new();
-    for first in first..end.min(first + AT_ONCE) {
-        let api: Api<NetworkPolicy> = Api::namespaced(cluster.client.clone(), CLIENT);
-        workers.spawn(async move {
-            for number in (first..end).step_by(AT_ONCE) {
-                api.create(&PostParams::default(), &object(other(number))?).await?;
-            }
-            anyhow::Ok(())
-        });
-    }
-    while let Some(result) = workers.join_next().await {
-        result??;
-    }
-    Ok(())
+    let api: Api<NetworkPolicy> = Api::namespaced(cluster.client.clone(), CLIENT);
+    side_by_side(first..end, AT_ONCE, |number| {
+        let api = api.clone();
+        async move { Ok(api.create(&PostParams::default(), &object(other(number))?).await.map(drop)?) }
+    })
+    .await
 }
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> anyhow::Result<T> {

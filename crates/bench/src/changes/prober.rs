@@ -2,15 +2,13 @@
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, getsockopt, socket, sockopt};
+use ringfence_e2e::knock;
 use ringfence_netns::Namespace;
 
 /// After so long a first packet counts as unanswered. Less than the second after which the kernel sends another.
@@ -62,10 +60,10 @@ fn run(server: Ipv4Addr, interval: Duration, out: &mpsc::Sender<Told>, stop: &At
     let mut waiting: VecDeque<Waiting> = VecDeque::new();
     let mut next = Instant::now();
     while !stop.load(Ordering::Relaxed) {
-        if let Ok(connection) = open() {
+        if let Ok(connection) = knock::open(server.into()) {
             let sent = Instant::now();
             let _ = out.send(Told::Sent(sent));
-            let _ = connect(connection.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(server, PORT)));
+            knock::send(&connection, SocketAddrV4::new(server, PORT).into());
             waiting.push_back(Waiting { connection, sent });
         }
         collect(&mut waiting, out);
@@ -79,28 +77,18 @@ fn run(server: Ipv4Addr, interval: Duration, out: &mpsc::Sender<Told>, stop: &At
     }
 }
 
-fn open() -> nix::Result<OwnedFd> {
-    socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC, None)
-}
-
 /// Tells of every probe that has its answer, or has waited long enough.
 fn collect(waiting: &mut VecDeque<Waiting>, out: &mpsc::Sender<Told>) {
     // Before asking, lest an answer that is there be missed because asking took long.
     let now = Instant::now();
-    let mut polled: Vec<PollFd<'_>> =
-        waiting.iter().map(|probe| PollFd::new(probe.connection.as_fd(), PollFlags::POLLOUT)).collect();
-    if poll(&mut polled, PollTimeout::ZERO).is_err() {
-        return;
-    }
-    #[expect(clippy::needless_collect, reason = "the connections are lent to `polled` until its answers are copied")]
-    let ready: Vec<bool> = polled.iter().map(|fd| fd.any() == Some(true)).collect();
-    let mut ready = ready.into_iter();
+    let Ok(answers) = knock::answers(waiting.iter().map(|probe| &probe.connection)) else { return };
+    let mut answers = answers.into_iter();
     waiting.retain(|probe| {
-        let ready = ready.next() == Some(true);
-        if !ready && now.saturating_duration_since(probe.sent) < PATIENCE {
+        let answer = answers.next().flatten();
+        if answer.is_none() && now.saturating_duration_since(probe.sent) < PATIENCE {
             return true;
         }
-        let answered = ready && getsockopt(&probe.connection, sockopt::SocketError) == Ok(Errno::ECONNREFUSED as i32);
+        let answered = answer == Some(true);
         let _ = out.send(Told::Decided { sent: probe.sent, answered });
         false
     });

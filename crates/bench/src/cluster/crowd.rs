@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -14,6 +13,7 @@ use super::Bench;
 use super::agents::{self, Agent, Usage};
 use super::load::{self, Load};
 use crate::figures::table;
+use crate::side_by_side::side_by_side;
 
 /// So many at a time.
 const AT_ONCE: usize = 16;
@@ -168,26 +168,8 @@ async fn fill(cluster: &Cluster, options: &Options) -> anyhow::Result<()> {
     }
     eprintln!("writing {} policies and {} pods", options.policies, options.pods);
     let client = &cluster.client;
-    side_by_side(options.policies, |number| write_policy(client.clone(), number)).await?;
-    side_by_side(options.pods, |number| write_pod(client.clone(), number)).await
-}
-
-/// Does something for each number, many at a time.
-async fn side_by_side<F>(count: usize, each: impl Fn(usize) -> F) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<()>> + Send + 'static,
-{
-    let mut workers = tokio::task::JoinSet::new();
-    for number in 0..count {
-        if workers.len() >= AT_ONCE {
-            workers.join_next().await.context("a worker")???;
-        }
-        workers.spawn(each(number));
-    }
-    while let Some(done) = workers.join_next().await {
-        done??;
-    }
-    Ok(())
+    side_by_side(0..options.policies, AT_ONCE, |number| write_policy(client.clone(), number)).await?;
+    side_by_side(0..options.pods, AT_ONCE, |number| write_pod(client.clone(), number)).await
 }
 
 fn pod(name: &str, number: usize, node: &str) -> Value {

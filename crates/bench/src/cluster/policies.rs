@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::stage::{CLIENT, SERVER};
 use crate::policies::strangers;
+use crate::side_by_side::side_by_side;
 
 /// So many at a time.
 const AT_ONCE: usize = 8;
@@ -51,28 +52,16 @@ impl Variant {
     /// Creates all but the last.
     pub(super) async fn lock(self, cluster: &Cluster) -> anyhow::Result<()> {
         let addresses = strangers(self.count);
-        let peers: Vec<Value> = (0..self.count.saturating_sub(1))
-            .map(|number| match self.peers {
+        let api: Api<NetworkPolicy> = Api::namespaced(cluster.client.clone(), SERVER);
+        side_by_side(0..self.count.saturating_sub(1), AT_ONCE, |number| {
+            let peer = match self.peers {
                 Peers::Blocks => block(addresses[number]),
                 Peers::Pods => json!({"podSelector": {"matchLabels": {"friend": format!("f{number}")}}}),
-            })
-            .collect();
-        let mut workers = tokio::task::JoinSet::new();
-        for first in 0..peers.len().min(AT_ONCE) {
-            let mine = peers.iter().enumerate().skip(first).step_by(AT_ONCE);
-            let mine: Vec<_> = mine.map(|(number, peer)| self.policy(&format!("{number:06}"), peer)).collect();
-            let api: Api<NetworkPolicy> = Api::namespaced(cluster.client.clone(), SERVER);
-            workers.spawn(async move {
-                for policy in mine {
-                    api.create(&PostParams::default(), &serde_json::from_value(policy)?).await?;
-                }
-                anyhow::Ok(())
-            });
-        }
-        while let Some(result) = workers.join_next().await {
-            result??;
-        }
-        Ok(())
+            };
+            let (api, policy) = (api.clone(), self.policy(&format!("{number:06}"), &peer));
+            async move { Ok(api.create(&PostParams::default(), &serde_json::from_value(policy)?).await.map(drop)?) }
+        })
+        .await
     }
 
     /// Creates the last, which lets the client in.

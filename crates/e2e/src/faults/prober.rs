@@ -2,16 +2,14 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockopt, socket, sockopt};
+use ringfence_e2e::knock;
 use ringfence_netns::Namespace;
 
 use super::ledger::{Pair, Ticket};
@@ -59,10 +57,9 @@ fn run(server: IpAddr, load: &Load, pair: &Arc<Pair>, stop: &AtomicBool) -> anyh
     let mut next = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         let ticket = pair.ticket();
-        let connection = open(server)?;
+        let connection = knock::open(server).context("cannot make a socket")?;
         let sent = Instant::now();
-        // Refused at once, or under way: `collect` looks.
-        let _ = connect(connection.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(server, KNOCK)));
+        knock::send(&connection, SocketAddr::new(server, KNOCK));
         waiting.push_back(Waiting { connection, sent, ticket });
         datagrams.tick(ticket, load, pair);
         let messages = stream.tick(ticket, load, pair);
@@ -81,30 +78,17 @@ fn run(server: IpAddr, load: &Load, pair: &Arc<Pair>, stop: &AtomicBool) -> anyh
     Ok(())
 }
 
-pub(crate) fn open(to: IpAddr) -> anyhow::Result<OwnedFd> {
-    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    socket(family, SockType::Stream, flags, None).context("cannot make a socket")
-}
-
 /// Decides every first packet that has its answer, or has waited long enough.
 fn collect(waiting: &mut VecDeque<Waiting>, pair: &Pair) -> anyhow::Result<()> {
     // Before asking, lest an answer that is there be missed because asking took long.
     let now = Instant::now();
-    let mut polled: Vec<PollFd<'_>> =
-        waiting.iter().map(|probe| PollFd::new(probe.connection.as_fd(), PollFlags::POLLOUT)).collect();
-    poll(&mut polled, PollTimeout::ZERO).context("poll")?;
-    #[expect(clippy::needless_collect, reason = "the connections are lent to `polled` until its answers are copied")]
-    let ready: Vec<bool> = polled.iter().map(|fd| fd.any() == Some(true)).collect();
-    let mut ready = ready.into_iter();
+    let mut answers = knock::answers(waiting.iter().map(|probe| &probe.connection)).context("poll")?.into_iter();
     waiting.retain(|probe| {
-        let ready = ready.next() == Some(true);
-        if !ready && now.saturating_duration_since(probe.sent) < PATIENCE {
+        let answer = answers.next().flatten();
+        if answer.is_none() && now.saturating_duration_since(probe.sent) < PATIENCE {
             return true;
         }
-        // Nobody listens: the far end's kernel answers with a reset, and nothing remains there.
-        let answered = ready && getsockopt(&probe.connection, sockopt::SocketError) == Ok(Errno::ECONNREFUSED as i32);
-        pair.decide(probe.ticket, probe.sent, answered);
+        pair.decide(probe.ticket, probe.sent, answer == Some(true));
         false
     });
     Ok(())

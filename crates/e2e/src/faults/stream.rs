@@ -3,13 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{SockaddrStorage, connect};
+use ringfence_e2e::knock;
 
 use super::ledger::{Expect, Pair, Ticket};
-use super::prober::{PATIENCE, open};
+use super::prober::PATIENCE;
 use super::server::{Load, STREAM};
 
 /// A connection that is silent for so long is broken.
@@ -69,9 +68,9 @@ impl Stream {
 
 impl Open {
     fn to(server: IpAddr, ticket: Ticket) -> Option<Self> {
-        let socket = open(server).ok()?;
-        // Under way; what became of it shows in writing.
-        let _ = connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(server, STREAM)));
+        let socket = knock::open(server).ok()?;
+        // What became of it shows in writing.
+        knock::send(&socket, SocketAddr::new(server, STREAM));
         let socket = TcpStream::from(socket);
         socket.set_nodelay(true).ok()?;
         let now = Instant::now();
