@@ -108,6 +108,16 @@ impl Ledger {
         self.sent.fetch_add(number, Ordering::Relaxed);
     }
 
+    /// Something was unanswered between two moments that must be answered: a drop, unless packets were lost in a full
+    /// queue of this machine meanwhile.
+    pub(crate) fn unanswered(&self, from: Instant, until: Instant, what: &str) {
+        if self.queues.lost_between(from, until) {
+            self.note(|counts| counts.full += 1, &format!("queue full: {what}"));
+        } else {
+            self.note(|counts| counts.dropped += 1, &format!("drop: {what}"));
+        }
+    }
+
     /// Counts something, and writes it down for people.
     pub(crate) fn note(&self, count: impl FnOnce(&mut Counts), text: &str) {
         let at = self.begun.elapsed().as_secs_f64();
@@ -181,15 +191,11 @@ impl Pair {
         self.ledger.note(|counts| counts.leaked += 1, &format!("leak: {}: {what}", self.name));
     }
 
-    /// Something did not pass that must; a drop, unless packets were lost in a full queue of this machine meanwhile.
+    /// Something did not pass that must.
     pub(crate) fn dropped(&self, sent: Instant, what: &str) {
         let ago = sent.elapsed().as_millis();
         let text = format!("{}: {what}, sent {ago} ms before, is unanswered", self.name);
-        if self.ledger.queues.lost_since(sent) {
-            self.ledger.note(|counts| counts.full += 1, &format!("queue full: {text}"));
-        } else {
-            self.ledger.note(|counts| counts.dropped += 1, &format!("drop: {text}"));
-        }
+        self.ledger.unanswered(sent, Instant::now(), &text);
     }
 
     /// How long the present state has been as wanted: since when the last contrary probe was sent; none if it is not so yet.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 /// How often it is looked.
 const PERIOD: Duration = Duration::from_millis(20);
-/// How long it is remembered: longer than it takes until a probe is judged.
-const KEPT: usize = 500;
+/// How much is remembered: ten minutes, longer than a wave of starting pods takes, which are judged at its end.
+const KEPT: usize = 30_000;
 
 /// Packets that found a processor's queue full since the machine started; none if this machine does not tell.
 pub(crate) fn overflown() -> Option<u64> {
@@ -47,11 +47,12 @@ impl Queues {
         }
     }
 
-    /// Whether a packet was lost there since a moment. Not, if nothing was seen from before it.
-    pub(crate) fn lost_since(&self, moment: Instant) -> bool {
+    /// Whether a packet was lost there between two moments. Not, if nothing was seen from before the first.
+    pub(crate) fn lost_between(&self, from: Instant, until: Instant) -> bool {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = seen.iter().rev().find(|(at, _)| *at <= moment);
-        before.zip(seen.back()).is_some_and(|((_, then), (_, now))| now > then)
+        let before = seen.partition_point(|(at, _)| *at <= from).checked_sub(1);
+        let after = seen.partition_point(|(at, _)| *at < until).min(seen.len().saturating_sub(1));
+        before.is_some_and(|before| seen[after].1 > seen[before].1)
     }
 }
 
@@ -64,12 +65,14 @@ mod tests {
         let queues = Queues::default();
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        assert!(!queues.lost_since(start), "nothing was seen");
+        assert!(!queues.lost_between(start, at(500)), "nothing was seen");
         for (millis, count) in [(100, 7), (200, 7), (300, 9), (400, 9)] {
             queues.note(at(millis), count);
         }
-        assert!(queues.lost_since(at(150)) && queues.lost_since(at(299)));
-        assert!(!queues.lost_since(at(300)), "lost before");
-        assert!(!queues.lost_since(at(50)), "nobody looked then");
+        assert!(queues.lost_between(at(150), at(500)) && queues.lost_between(at(299), at(500)));
+        assert!(queues.lost_between(at(150), at(250)), "seen when it was looked next");
+        assert!(!queues.lost_between(at(300), at(500)), "lost before");
+        assert!(!queues.lost_between(at(100), at(200)), "lost later");
+        assert!(!queues.lost_between(at(50), at(500)), "nobody looked then");
     }
 }

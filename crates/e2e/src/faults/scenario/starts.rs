@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Pod;
@@ -164,10 +164,19 @@ fn judge(stage: &Stage, pod: &Pod) -> f64 {
         if slow {
             stage.ledger.note(|counts| counts.held_up += 1, &format!("held up: {text}"));
         } else {
-            stage.ledger.note(|counts| counts.dropped += 1, &format!("drop: {text}"));
+            // Without its times it may have been whenever a queue was full: that is no excuse.
+            let (from, until) =
+                begun.zip(ended).map_or_else(|| (Instant::now(), Instant::now()), |(b, e)| (moment(b), moment(e)));
+            stage.ledger.unanswered(from, until, &text);
         }
     }
     took.unwrap_or_default()
+}
+
+/// A moment of this machine's clock, in seconds since 1970, as one of the clock that is never set.
+fn moment(seconds: f64) -> Instant {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64() - seconds;
+    Duration::try_from_secs_f64(since).ok().and_then(|ago| Instant::now().checked_sub(ago)).unwrap_or_else(Instant::now)
 }
 
 fn outcome(pod: &Pod) -> Option<String> {
