@@ -1,6 +1,7 @@
 //! `bench`: builds the measuring programs in release, runs them, and writes docs/performance.md.
 
 mod cluster;
+mod neutral;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,6 +29,9 @@ pub(crate) struct Options {
     /// On a cluster that is started for it instead: reaction, traffic, the network plugin, many pods and policies.
     #[arg(long, conflicts_with_all = ["rounds", "millis", "changes"])]
     cluster: bool,
+    /// With the programs of ../shared/bench/cluster instead, which measure any engine: without one, and with Ringfence.
+    #[arg(long, conflicts_with_all = ["rounds", "millis", "changes", "cluster"])]
+    neutral: bool,
     /// Only print; leave the document alone.
     #[arg(long)]
     dry: bool,
@@ -38,6 +42,10 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     setup::run(sh)?;
     if options.cluster {
         cluster::run(sh, options.dry)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.neutral {
+        neutral::run(sh, options.dry)?;
         return Ok(ExitCode::SUCCESS);
     }
     cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-bench").run()?;

@@ -44,6 +44,8 @@ enum What {
     Crowd(crowd::Options),
     /// Which Kubernetes and how many nodes.
     Describe,
+    /// Process ids of the agents, by node.
+    Agents,
 }
 
 /// What every measurement needs.
@@ -73,6 +75,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<String> {
         What::Chain(options) => chain::run(&bench, options),
         What::Crowd(options) => crowd::run(&bench, options),
         What::Describe => return bench.describe(),
+        What::Agents => return bench.agents(),
     };
     let cleaned = bench.runtime.block_on(bench.cluster.clean_up());
     let report = result?;
@@ -98,6 +101,11 @@ impl Bench {
             bail!("ringfence {} failed ({status})", arguments.join(" "));
         }
         Ok(())
+    }
+
+    fn agents(&self) -> anyhow::Result<String> {
+        let agents = self.runtime.block_on(agents::find(&self.cluster))?;
+        Ok(agents.iter().map(agents::Agent::id).collect::<Vec<_>>().join("\n"))
     }
 
     fn describe(&self) -> anyhow::Result<String> {

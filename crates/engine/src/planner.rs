@@ -26,6 +26,7 @@
 //! the one that flips an endpoint (or that moves the very peer that changed).
 
 mod atoms;
+mod by_subject;
 mod causes;
 mod classes;
 mod commit;
@@ -34,6 +35,7 @@ mod flatten;
 mod hosts;
 mod isolation;
 mod layout;
+mod listing;
 mod peers;
 mod pods;
 mod policy;
@@ -58,6 +60,7 @@ use ringfence_model::{Name, PolicyId};
 
 use crate::{Block, ClassId, Endpoint, EntryKey, Plan, RulesetId};
 use atoms::Atoms;
+use by_subject::BySubject;
 use causes::Causes;
 use classes::{Classes, Standing};
 use hosts::Hosts;
@@ -67,6 +70,7 @@ use prefixes::Prefixes;
 use rulesets::Ruleset;
 use slab::Slab;
 use strings::{Pairs, Strings, Sym};
+use subjects::Doubt;
 
 /// Whose pods are enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +94,7 @@ pub struct Planner {
     hosts: Hosts,
     pods: Pods,
     policies: Policies,
-    /// Identities with pods in scope.
+    /// Identities with pods in scope, now or when it was last committed: which policies select them is kept up to date.
     locals: HashSet<u32>,
     atoms: Atoms,
     prefixes: Prefixes,
@@ -110,8 +114,8 @@ struct Namespace {
     /// None: its object is not known.
     labels: Option<Pairs>,
     identities: HashSet<u32>,
-    /// Policies whose subject is this namespace, by number.
-    policies: Vec<u32>,
+    /// Policies whose subject is this namespace.
+    policies: BySubject,
     /// Atoms in use that select pods here.
     candidates: Vec<u32>,
 }
@@ -121,7 +125,7 @@ struct Policies {
     slab: Slab<Arc<Policy>>,
     by_id: HashMap<PolicyId, u32>,
     /// Those whose subject is not one namespace.
-    wide: Vec<u32>,
+    wide: BySubject,
 }
 
 #[derive(Debug, Default)]
@@ -145,8 +149,8 @@ struct Dirty {
     namespaces: HashSet<Sym>,
     /// Their class may differ.
     identities: HashSet<u32>,
-    /// Their rulesets may differ; whether the policies that select them have to be found anew.
-    subjects: HashMap<u32, bool>,
+    /// Their rulesets may differ.
+    subjects: HashMap<u32, Doubt>,
     addresses: HashSet<IpAddr>,
     /// They are or were addresses of local pods.
     endpoints: HashSet<IpAddr>,

@@ -32,6 +32,11 @@ pub(super) struct Usage {
 }
 
 impl Agent {
+    /// Of its process.
+    pub(super) fn id(&self) -> std::borrow::Cow<'_, str> {
+        self.process.file_name().unwrap_or_default().to_string_lossy()
+    }
+
     /// What it has used until now.
     pub(super) fn usage(&self) -> anyhow::Result<Usage> {
         let status = read(&self.process.join("status"))?;

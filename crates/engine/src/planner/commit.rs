@@ -9,6 +9,7 @@ use ringfence_model::{Name, PodKey};
 
 use super::Planner;
 use super::atoms::AtomKey;
+use super::subjects::Doubt;
 use super::turnover::Turnover;
 use crate::{Block, ClassId, Delta, Endpoint, EntryKey, RulesetId};
 
@@ -45,7 +46,7 @@ impl Planner {
                 self.atoms.iter().filter(|(_, atom)| admits(atom)).map(|(number, _)| number).collect();
             self.dirty.identities.extend(&namespace.identities);
             let subjects = namespace.identities.iter().filter(|identity| self.locals.contains(identity));
-            self.dirty.subjects.extend(subjects.map(|identity| (*identity, true)));
+            self.dirty.subjects.extend(subjects.map(|identity| (*identity, Doubt::Policies)));
         }
     }
 

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use ringfence_model::Name;
 
 use super::classes::EMPTY;
-use super::policy::Policy;
 use super::slab::Slab;
 use super::strings::{NamedPort, Pairs, Sym};
 use crate::RulesetId;
@@ -60,8 +59,8 @@ pub(super) struct Identity {
 /// What is enforced on a pod.
 #[derive(Debug, Default)]
 pub(super) struct Enforced {
-    /// All policies that select it, in the order of evaluation.
-    pub(super) policies: Vec<Arc<Policy>>,
+    /// All policies that select it, by number, in the order of evaluation.
+    pub(super) policies: Vec<u32>,
     /// Rulesets for ingress and egress.
     pub(super) applied: [Applied; 2],
 }

@@ -8,6 +8,7 @@ use super::atoms::Wanted;
 use super::digest::Content;
 use super::policy::{Policy, Rule};
 use super::rulesets::Ruleset;
+use super::slab::Slab;
 use super::strings::{NamedPort, Strings};
 use crate::RulesetId;
 
@@ -16,15 +17,21 @@ use crate::RulesetId;
 #[derive(Debug)]
 pub(super) struct Recipe<'a> {
     pub(super) direction: Direction,
-    /// All policies that select the subject.
-    policies: &'a [Arc<Policy>],
+    /// All policies that select the subject, by number.
+    policies: &'a [u32],
+    all: &'a Slab<Arc<Policy>>,
     pub(super) ports: Box<[NamedPort]>,
 }
 
 impl<'a> Recipe<'a> {
-    /// Of all policies that select a subject and all ports it declares. None if no policy governs the direction.
-    pub(super) fn new(direction: Direction, policies: &'a [Arc<Policy>], declared: &[NamedPort]) -> Option<Self> {
-        let mut recipe = Self { direction, policies, ports: Box::default() };
+    /// Of all policies that select a subject, by number, and all ports it declares. None if no policy governs the direction.
+    pub(super) fn new(
+        direction: Direction,
+        policies: &'a [u32],
+        all: &'a Slab<Arc<Policy>>,
+        declared: &[NamedPort],
+    ) -> Option<Self> {
+        let mut recipe = Self { direction, policies, all, ports: Box::default() };
         recipe.governing().next()?;
         if direction == Direction::Ingress {
             let named = |port: &NamedPort| {
@@ -39,7 +46,8 @@ impl<'a> Recipe<'a> {
     /// The policies that govern the direction.
     fn governing(&self) -> impl Iterator<Item = (&'a Arc<Policy>, &'a [Rule])> {
         let direction = self.direction;
-        self.policies.iter().filter_map(move |policy| Some((policy, policy.rules(direction)?)))
+        let policies = self.policies.iter().map(|number| &self.all[*number]);
+        policies.filter_map(move |policy| Some((policy, policy.rules(direction)?)))
     }
 
     /// The policies that govern the direction, to be kept.

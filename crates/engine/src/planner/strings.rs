@@ -112,6 +112,11 @@ impl Condition {
         Some(values.iter().map(|value| (self.key, *value)))
     }
 
+    /// The key of the label it is about.
+    pub(super) fn key(&self) -> Sym {
+        self.key
+    }
+
     pub(super) fn symbols(&self) -> impl Iterator<Item = Sym> {
         self.values.iter().flatten().copied().chain([self.key])
     }

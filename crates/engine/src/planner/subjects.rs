@@ -7,31 +7,55 @@ use std::sync::Arc;
 use ringfence_model::Direction;
 
 use super::Planner;
-use super::pods::{Applied, Enforced};
+use super::listing::{Model, position};
+use super::pods::Applied;
 use super::policy::Policy;
 use super::recipe::Recipe;
 use super::strings::{Namespaces, Sym, matches};
 use super::turnover::Turnover;
 use crate::{Delta, RulesetId};
 
+/// Why the rulesets of a subject may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    /// It may have no pods any more.
+    Subject,
+    /// Policies came or went that select it.
+    Rulesets,
+    /// Which policies select it has to be found.
+    Policies,
+}
+
 impl Planner {
+    /// Notes that the rulesets of an identity may differ.
+    pub(super) fn doubt(&mut self, identity: u32, doubt: Doubt) {
+        let known = self.dirty.subjects.entry(identity).or_insert(doubt);
+        *known = doubt.max(*known);
+    }
+
     /// A policy is there from now on: adds it to the subjects it selects.
-    pub(super) fn select(&mut self, policy: &Arc<Policy>) {
-        for identity in self.selected(policy) {
+    pub(super) fn select(&mut self, number: u32) {
+        let policy = Arc::clone(&self.policies.slab[number]);
+        for identity in self.selected(&policy) {
             let Some(rules) = &mut self.pods.identities[identity].rules else { continue };
-            let position = rules.policies.partition_point(|other| other.rank() < policy.rank());
-            rules.policies.insert(position, Arc::clone(policy));
-            self.dirty.subjects.entry(identity).or_insert(false);
+            let position = position(&self.policies.slab, &rules.policies, number);
+            rules.policies.insert(position, number);
+            self.doubt(identity, Doubt::Rulesets);
         }
     }
 
     /// A policy is gone.
-    pub(super) fn deselect(&mut self, policy: &Arc<Policy>) {
-        for identity in self.selected(policy) {
+    pub(super) fn deselect(&mut self, number: u32, policy: &Policy) {
+        let subjects: Vec<u32> = match &policy.subject.namespaces {
+            Namespaces::Named(_) => self.selected(policy),
+            // The labels of namespaces may have changed since it selected them.
+            Namespaces::Matching(_) => self.locals.iter().copied().collect(),
+        };
+        for identity in subjects {
             let Some(rules) = &mut self.pods.identities[identity].rules else { continue };
-            if let Ok(position) = rules.policies.binary_search_by(|other| other.rank().cmp(&policy.rank())) {
+            if let Some(position) = rules.policies.iter().position(|other| *other == number) {
                 rules.policies.remove(position);
-                self.dirty.subjects.entry(identity).or_insert(false);
+                self.doubt(identity, Doubt::Rulesets);
             }
         }
     }
@@ -48,7 +72,7 @@ impl Planner {
         selected.copied().collect()
     }
 
-    fn selects(&self, policy: &Policy, identity: u32) -> bool {
+    pub(super) fn selects(&self, policy: &Policy, identity: u32) -> bool {
         let visible = &self.pods.identities[identity].visible;
         policy.subject.admits(visible.namespace, self.labels(visible.namespace))
             && matches(&policy.subject.pods, &visible.labels)
@@ -63,19 +87,20 @@ impl Planner {
         let mut turnover = Turnover::default();
         let mut marked: Vec<_> = std::mem::take(&mut self.dirty.subjects).into_iter().collect();
         marked.sort_unstable();
+        let models = self.relist(&marked);
         // First who stays and who goes: what is new can be made of what goes.
         let mut subjects = Vec::with_capacity(marked.len());
-        for (identity, relist) in marked {
+        for (identity, _) in marked {
             let Some(known) = self.pods.identities.get(identity) else { continue };
             let before = known.rules.as_ref().map_or_else(Default::default, |rules| rules.applied);
+            let model = models.get(&identity);
             let targets = if known.local == 0 {
                 self.pods.identities[identity].rules = None;
+                self.locals.remove(&identity);
                 [Target::Known(Applied::Nothing), Target::Known(Applied::Nothing)]
+            } else if let Some(Model { applied, same: true }) = model {
+                applied.map(Target::Known)
             } else {
-                if relist || known.rules.is_none() {
-                    let rules = Enforced { policies: self.list(identity), applied: before };
-                    self.pods.identities[identity].rules = Some(Box::new(rules));
-                }
                 [Direction::Ingress, Direction::Egress].map(|direction| self.find(identity, direction))
             };
             for target in targets {
@@ -86,14 +111,14 @@ impl Planner {
             for applied in before {
                 self.release(applied, &mut turnover);
             }
-            subjects.push((identity, before, targets));
+            subjects.push((identity, before, model.map_or(before, |model| model.applied), targets));
         }
-        for (identity, before, targets) in subjects {
+        for (identity, before, model, targets) in subjects {
             let [ingress, egress] = targets;
-            let applied = [(Direction::Ingress, ingress, before[0]), (Direction::Egress, egress, before[1])];
-            let applied = applied.map(|(direction, target, before)| match target {
+            let applied = [(Direction::Ingress, ingress, model[0]), (Direction::Egress, egress, model[1])];
+            let applied = applied.map(|(direction, target, model)| match target {
                 Target::Known(applied) => applied,
-                Target::Missing(id) => self.make(identity, direction, id, before, delta, &mut turnover),
+                Target::Missing(id) => self.make(identity, direction, id, model, delta, &mut turnover),
             });
             if let Some(rules) = &mut self.pods.identities[identity].rules {
                 rules.applied = applied;
@@ -110,20 +135,10 @@ impl Planner {
         turnover
     }
 
-    /// All policies that select an identity, in the order of evaluation.
-    fn list(&self, identity: u32) -> Vec<Arc<Policy>> {
-        let namespace = self.pods.identities[identity].visible.namespace;
-        let own = self.namespaces.get(&namespace).into_iter().flat_map(|namespace| &namespace.policies);
-        let all = own.chain(&self.policies.wide).map(|number| &self.policies.slab[*number]);
-        let mut policies: Vec<_> = all.filter(|policy| self.selects(policy, identity)).cloned().collect();
-        policies.sort_unstable_by(|a, b| a.rank().cmp(&b.rank()));
-        policies
-    }
-
     /// What makes the ruleset of an identity, if any policy governs the direction.
     fn recipe(&self, identity: u32, direction: Direction) -> Option<Recipe<'_>> {
         let known = &self.pods.identities[identity];
-        Recipe::new(direction, &known.rules.as_ref()?.policies, &known.visible.ports)
+        Recipe::new(direction, &known.rules.as_ref()?.policies, &self.policies.slab, &known.visible.ports)
     }
 
     /// The ruleset an identity has to have, if it is there.

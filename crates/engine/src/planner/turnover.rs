@@ -40,8 +40,8 @@ impl Turnover {
 }
 
 impl Planner {
-    /// Makes a ruleset that was not there when this commit began, counted as used once more. `before`: what the subject
-    /// has until now.
+    /// Makes a ruleset that was not there when this commit began, counted as used once more. `before`: what the subject,
+    /// or one like it, has until now.
     pub(super) fn make(
         &mut self,
         identity: u32,
@@ -53,7 +53,8 @@ impl Planner {
     ) -> Applied {
         let known = &self.pods.identities[identity];
         let policies = known.rules.as_ref().map_or(&[][..], |rules| &rules.policies);
-        let Some(recipe) = Recipe::new(direction, policies, &known.visible.ports) else { return Applied::Nothing };
+        let recipe = Recipe::new(direction, policies, &self.policies.slab, &known.visible.ports);
+        let Some(recipe) = recipe else { return Applied::Nothing };
         if let Some(number) = self.rulesets.by_id.get(&id).copied() {
             // Another subject came first.
             let ruleset = match turnover.successors.get_mut(&number) {

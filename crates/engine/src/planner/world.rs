@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use ringfence_model::{self as model, Name, Object, ObjectKey, PodKey, PolicyId};
 
+use super::by_subject::BySubject;
 use super::digest::Content;
 use super::pods::{Facts, Visible};
 use super::policy::Policy;
 use super::strings::{NamedPort, Namespaces, Pairs, Sym};
+use super::subjects::Doubt;
 use super::{Planner, Scope};
 
 impl Planner {
@@ -140,7 +142,7 @@ impl Planner {
             self.dirty.identities.insert(identity);
         }
         if local && self.locals.insert(identity) {
-            self.dirty.subjects.insert(identity, true);
+            self.doubt(identity, Doubt::Policies);
         }
     }
 
@@ -198,11 +200,11 @@ impl Planner {
         self.mark_addresses(&addresses, local);
         let Some(pod) = self.pods.remove(index) else { return };
         let identity = &self.pods.identities[pod.identity];
-        if pod.local && identity.local == 0 {
-            self.locals.remove(&pod.identity);
-            self.dirty.subjects.entry(pod.identity).or_insert(false);
+        let (vacant, unused) = (pod.local && identity.local == 0, identity.pods.is_empty());
+        if vacant {
+            self.doubt(pod.identity, Doubt::Subject);
         }
-        if identity.pods.is_empty() {
+        if unused {
             self.dirty.identities.insert(pod.identity);
         }
     }
@@ -220,19 +222,19 @@ impl Planner {
         let policy = Arc::new(Policy::new(&mut self.strings, policy, digest));
         let number = self.policies.slab.insert(Arc::clone(&policy));
         self.policies.by_id.insert(policy.id.clone(), number);
-        self.policies_of(&policy).push(number);
-        self.select(&policy);
+        self.policies_of(&policy).insert(number, &policy);
+        self.select(number);
     }
 
     fn delete_policy(&mut self, id: &PolicyId) {
         let Some(number) = self.policies.by_id.remove(id) else { return };
         let Some(policy) = self.policies.slab.remove(number) else { return };
-        self.policies_of(&policy).retain(|other| *other != number);
-        self.deselect(&policy);
+        self.policies_of(&policy).remove(number, &policy);
+        self.deselect(number, &policy);
     }
 
     /// The list a policy is in, by its subject.
-    fn policies_of(&mut self, policy: &Policy) -> &mut Vec<u32> {
+    fn policies_of(&mut self, policy: &Policy) -> &mut BySubject {
         match &policy.subject.namespaces {
             Namespaces::Named(name) => &mut self.namespaces.entry(*name).or_default().policies,
             Namespaces::Matching(_) => &mut self.policies.wide,
