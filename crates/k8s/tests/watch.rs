@@ -323,6 +323,7 @@ async fn a_kind_may_come_and_go() {
     let asked = server.asked(1);
     assert!(asked.starts_with("/apis/apiextensions.k8s.io/v1/customresourcedefinitions?"), "{asked}");
     assert!(asked.contains("fieldSelector=metadata.name%3Dclusternetworkpolicies.policy.networking.k8s.io"), "{asked}");
+    assert!(!asked.contains("allowWatchBookmarks=true"), "not every server has them from the beginning: {asked}");
     assert!(server.asked(2).starts_with("/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies?"));
 }
 

@@ -55,7 +55,9 @@ impl Arrival {
         tokio::time::sleep(self.backoff.step()).await;
         let name = format!("{}.{}", self.resource.plural, self.resource.group);
         let parameters = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
-        // As of version 0 a definition that is there already is told first.
+        // As of version 0 a definition that is there already is told first. Together with bookmarks, servers whose storage
+        // cannot tell its progress refuse that.
+        let parameters = parameters.disable_bookmarks();
         match in_time(self.definitions.watch(&parameters, "0")).await {
             Ok(lines) => {
                 if !self.established(lines.boxed()).await {
