@@ -46,26 +46,28 @@ fn entries(deltas: &[Delta]) -> usize {
     deltas.iter().map(|delta| delta.put_entries.len() + delta.delete_entries.len()).sum()
 }
 
+fn planner(objects: impl IntoIterator<Item = Object>) -> Planner {
+    let mut planner = Planner::new(Scope::Node("node0".into()));
+    for object in objects {
+        planner.apply(object);
+    }
+    planner.commit();
+    planner
+}
+
 /// `others`: pods beside it, which have the same policies until it is relabelled.
 fn relabel(others: u8) {
-    let mut planner = Planner::new(Scope::Node("node0".into()));
-    world().into_iter().for_each(|object| planner.apply(object));
-    (0..others).for_each(|number| planner.apply(pod(&format!("other{number}"), 100 + number, "guest")));
-    planner.apply(pod("pod", 1, "guest"));
-    planner.commit();
+    let others: Vec<_> = (0..others).map(|number| pod(&format!("other{number}"), 100 + number, "guest")).collect();
+    let mut planner = planner(world().into_iter().chain(others.clone()).chain([pod("pod", 1, "guest")]));
     // Whether its policies are others then.
     for (role, other) in
         [("child", false), ("cook", true), ("waiter", true), ("cook", true), ("guest", true), ("old", false)]
     {
         planner.apply(pod("pod", 1, role));
-        let deltas = planner.commit();
-        assert_eq!(entries(&deltas) > 0, other, "{role}, {others} others: {} entries", entries(&deltas));
-        let mut fresh = Planner::new(Scope::Node("node0".into()));
-        fresh.apply(pod("pod", 1, role));
-        (0..others).for_each(|number| fresh.apply(pod(&format!("other{number}"), 100 + number, "guest")));
-        world().into_iter().for_each(|object| fresh.apply(object));
-        fresh.commit();
-        assert_eq!(planner.plan(), fresh.plan(), "{role}, {others} others");
+        let entries = entries(&planner.commit());
+        assert_eq!(entries > 0, other, "{role}, {} others: {entries} entries", others.len());
+        let fresh = self::planner([pod("pod", 1, role)].into_iter().chain(others.clone()).chain(world()));
+        assert_eq!(planner.plan(), fresh.plan(), "{role}, {} others", others.len());
     }
 }
 
@@ -81,19 +83,11 @@ fn beside_others() {
 
 #[test]
 fn a_policy_that_comes_together_with_the_label_counts() {
-    let mut planner = Planner::new(Scope::Node("node0".into()));
-    world().into_iter().for_each(|object| planner.apply(object));
-    planner.apply(pod("pod", 1, "guest"));
-    planner.commit();
+    let mut planner = planner(world().into_iter().chain([pod("pod", 1, "guest")]));
+    let late = policy("late", &json!({}), 203);
     planner.apply(pod("pod", 1, "child"));
-    planner.apply(policy("late", &json!({}), 203));
-    let deltas = planner.commit();
-    assert!(entries(&deltas) > 0);
-    let mut fresh = Planner::new(Scope::Node("node0".into()));
-    world()
-        .into_iter()
-        .chain([policy("late", &json!({}), 203), pod("pod", 1, "child")])
-        .for_each(|object| fresh.apply(object));
-    fresh.commit();
+    planner.apply(late.clone());
+    assert!(entries(&planner.commit()) > 0);
+    let fresh = self::planner(world().into_iter().chain([late, pod("pod", 1, "child")]));
     assert_eq!(planner.plan(), fresh.plan());
 }

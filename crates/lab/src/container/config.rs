@@ -139,9 +139,9 @@ impl ContainerDirectory {
         self.0.join("root")
     }
 
-    /// Its input, if it has one and no terminal: a named pipe.
-    pub fn input(&self) -> PathBuf {
-        self.0.join("stdin")
+    /// What its init says of itself when it fails.
+    pub fn report(&self) -> PathBuf {
+        self.0.join("init-error.txt")
     }
 
     /// Its output in one attempt.

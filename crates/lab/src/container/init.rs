@@ -1,5 +1,6 @@
 //! `ringfence lab-init DIRECTORY ROOT`: the first process of a container. Passes signals on and reaps orphans.
 
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
@@ -16,46 +17,47 @@ use super::root;
 
 /// Runs the container's command; gives the exit code the container ends with.
 pub fn main(directory: &Path, root: &Path) -> i32 {
-    match run(directory, root) {
+    let directory = ContainerDirectory::at(directory);
+    // Before the root is another. The shim makes what is in it the container's error.
+    let report = File::create(directory.report());
+    match run(&directory, root) {
         Ok(code) => code,
         Err(error) => {
-            // Input is the pipe to the shim, which makes it the container's error.
-            let report = io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from);
-            if let Ok(mut report) = report {
-                let _lost_if_the_shim_is_gone = report.write_all(error.to_string().as_bytes());
-            }
+            let error = error.to_string();
+            let told = report.and_then(|mut report| report.write_all(error.as_bytes()));
+            // Or else it is in the container's log.
+            let _nowhere_else = told.or_else(|_| io::stderr().write_all(error.as_bytes()));
             128
         }
     }
 }
 
-fn run(directory: &Path, root: &Path) -> io::Result<i32> {
+fn run(directory: &ContainerDirectory, root: &Path) -> io::Result<i32> {
     // Without its shim nobody would write down how the container ended; and `down` ends shims.
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     // As the first process of its namespace it gets no signal it does not ask for. Blocked ones wait to be asked for.
     SigSet::all().thread_block()?;
-    let directory = ContainerDirectory::at(directory);
     let config = directory.config()?;
-    let input = input(&directory, config.streams)?;
+    let input = input(config.streams)?;
+    let nothing = File::open("/dev/null").map_err(root::context("open /dev/null"))?;
     // Changing the root changes it for all processes of a mount namespace: the shim must keep the machine's.
     unshare(CloneFlags::CLONE_NEWNS).map_err(root::context("make a mount namespace"))?;
     root::enter(root)?;
     let main = start(&config, input)?;
+    // The command alone is to have its input: when it closes that, whoever writes there is to find out.
+    nix::unistd::dup2_stdin(nothing)?;
     reap_until(main, config.streams.terminal)
 }
 
 /// The command's input. A terminal becomes that of this session, so that its keys reach the command.
-fn input(directory: &ContainerDirectory, streams: Streams) -> io::Result<Stdio> {
+fn input(streams: Streams) -> io::Result<Stdio> {
     if streams.terminal {
         let output = io::stdout();
         nix::unistd::setsid()?;
         rustix::process::ioctl_tiocsctty(&output).map_err(root::context("take the terminal"))?;
         return Ok(output.as_fd().try_clone_to_owned()?.into());
     }
-    if streams.stdin {
-        return Ok(std::fs::File::open(directory.input()).map_err(root::context("open the input"))?.into());
-    }
-    Ok(Stdio::null())
+    Ok(if streams.stdin { Stdio::inherit() } else { Stdio::null() })
 }
 
 /// Starts the command, from a thread that blocks no signals: children inherit what the thread blocks.
@@ -65,7 +67,10 @@ fn start(config: &Config, input: Stdio) -> io::Result<Pid> {
     let child = std::thread::scope(|scope| {
         let starter = scope.spawn(|| {
             SigSet::all().thread_unblock()?;
-            command.spawn()
+            let child = command.spawn();
+            // Until this thread is gone the kernel tells it of the child's end, and what it does not block is lost.
+            SigSet::all().thread_block()?;
+            child
         });
         starter.join().map_err(|_panic| io::Error::other("starting the command panicked"))?
     })

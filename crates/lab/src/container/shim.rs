@@ -1,6 +1,6 @@
 //! `ringfence lab-container DIRECTORY`: starts one container and writes down how it went.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,7 +20,7 @@ pub fn main(directory: &Path) -> io::Result<()> {
     let started_at = Timestamp::now();
     // A session of its own: signals to the terminal or group of whoever started the lab do not reach containers.
     let _leader_already = nix::unistd::setsid();
-    let Outcome { mut init, errors, pumps } = match start(&directory, &config) {
+    let Outcome { mut init, pumps } = match start(&directory, &config) {
         Ok(started) => started,
         Err(error) => return tell(&Started::Failed(error.to_string())),
     };
@@ -35,7 +35,7 @@ pub fn main(directory: &Path) -> io::Result<()> {
     directory.set_exit(&Exit {
         attempt: config.attempt,
         code: exit_code(status),
-        error: said(errors),
+        error: said(&directory),
         started_at,
         finished_at: Timestamp::now(),
     })
@@ -44,33 +44,31 @@ pub fn main(directory: &Path) -> io::Result<()> {
 /// A container that was started.
 struct Outcome {
     init: Child,
-    /// What its init says of itself.
-    errors: io::PipeReader,
     /// What copies its output.
     pumps: Pumps,
 }
 
 /// Puts the file system together and starts the container's init.
 fn start(directory: &ContainerDirectory, config: &Config) -> io::Result<Outcome> {
-    let Ends { stdout, stderr, pumps } = Ends::open(directory, config)?;
+    let Ends { stdout, stderr, stdin, pumps } = Ends::open(directory, config)?;
     // Before there are namespaces: a thread whose children belong to another PID namespace can have no more threads.
     let pumps = pumps.start(directory)?;
     let own = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWPID;
     unshare(own).map_err(root::context("make namespaces"))?;
     nix::unistd::sethostname(&config.hostname).map_err(root::context("set the host name"))?;
     let root = root::assemble(directory, config)?;
-    let (errors, report) = io::pipe()?;
-    // The init has no input of its own to read, so the pipe takes that place. The command's input it opens itself.
+    // Of an init before it.
+    let _none = std::fs::remove_file(directory.report());
     let init = Command::new("/proc/self/exe")
         .arg("lab-init")
         .arg(directory.path())
         .arg(&root)
-        .stdin(report)
+        .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
         .stdout(stdout)
         .stderr(stderr)
         .spawn()
         .map_err(root::context("start the container's first process"))?;
-    Ok(Outcome { init, errors, pumps })
+    Ok(Outcome { init, pumps })
 }
 
 fn tell(started: &Started) -> io::Result<()> {
@@ -82,11 +80,8 @@ fn tell(started: &Started) -> io::Result<()> {
 }
 
 /// What the init reported before it ended.
-fn said(mut errors: io::PipeReader) -> Option<String> {
-    let mut text = String::new();
-    // All writers are gone with the container, so this ends.
-    errors.read_to_string(&mut text).ok()?;
-    Some(text).filter(|text| !text.is_empty())
+fn said(directory: &ContainerDirectory) -> Option<String> {
+    std::fs::read_to_string(directory.report()).ok().filter(|text| !text.is_empty())
 }
 
 /// Exit code as shells and container runtimes give it.

@@ -6,8 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use nix::sys::stat::Mode;
-use nix::unistd::{Gid, Uid, fchown, mkfifo};
+use nix::unistd::{Gid, Uid, fchown};
 
 use super::attach::{Attached, Input, STDERR, STDOUT};
 use super::config::{Config, ContainerDirectory};
@@ -21,6 +20,9 @@ pub(super) struct Ends {
     pub(super) stdout: OwnedFd,
     /// For its error output.
     pub(super) stderr: OwnedFd,
+    /// For its input, if that is a pipe. It is open before anybody can attach: what a client says and ends at once waits
+    /// there.
+    pub(super) stdin: Option<OwnedFd>,
     /// What copies the output.
     pub(super) pumps: Prepared,
 }
@@ -52,34 +54,32 @@ impl Ends {
             let (reader, writer) = (File::from(pair.master.try_clone()?), File::from(pair.master));
             let input = if config.streams.stdin { Input::Terminal(writer) } else { Input::None };
             let pumps = Prepared { sources: vec![(STDOUT, "stdout", reader)], log, input };
-            return Ok(Self { stdout: pair.slave.try_clone()?, stderr: pair.slave, pumps });
+            return Ok(Self { stdout: pair.slave.try_clone()?, stderr: pair.slave, stdin: None, pumps });
         }
-        let input = if config.streams.stdin { input(directory, config)? } else { Input::None };
+        let (input, stdin) = if config.streams.stdin { input(config)? } else { (Input::None, None) };
         let (output, stdout) = io::pipe()?;
         let (errors, stderr) = io::pipe()?;
         give(&stdout, config)?;
         give(&stderr, config)?;
         let source = |reader: io::PipeReader| File::from(OwnedFd::from(reader));
         let sources = vec![(STDOUT, "stdout", source(output)), (STDERR, "stderr", source(errors))];
-        Ok(Self { stdout: stdout.into(), stderr: stderr.into(), pumps: Prepared { sources, log, input } })
+        let pumps = Prepared { sources, log, input };
+        Ok(Self { stdout: stdout.into(), stderr: stderr.into(), stdin, pumps })
     }
 }
 
-/// Makes the named pipe of the container's input.
-fn input(directory: &ContainerDirectory, config: &Config) -> io::Result<Input> {
-    let path = directory.input();
-    // Left by the container before its restart.
-    let _none = std::fs::remove_file(&path);
-    mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).map_err(context("make the pipe of the input"))?;
-    // Opened for both, so that opening waits for nobody.
-    let writer = File::options().read(true).write(true).open(&path).map_err(context("open the pipe of the input"))?;
-    Ok(Input::Pipe { writer, once: config.streams.stdin_once })
+/// Makes the pipe of the container's input.
+fn input(config: &Config) -> io::Result<(Input, Option<OwnedFd>)> {
+    let (reader, writer) = io::pipe()?;
+    give(&reader, config)?;
+    let writer = File::from(OwnedFd::from(writer));
+    Ok((Input::Pipe { writer, once: config.streams.stdin_once }, Some(reader.into())))
 }
 
 /// Gives a stream to the user the container runs as: programs open `/dev/stdout` again.
 fn give(stream: &impl AsFd, config: &Config) -> io::Result<()> {
     let (user, group) = (config.user.map(Uid::from_raw), config.group.map(Gid::from_raw));
-    fchown(stream, user, group).map_err(context("give the output to the container's user"))
+    fchown(stream, user, group).map_err(context("give a stream to the container's user"))
 }
 
 impl Prepared {
@@ -105,5 +105,46 @@ impl Pumps {
             // One that panicked has nothing more to copy.
             let _ended = pump.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    use super::super::attach::{CLOSE, STDIN, at_socket, frame};
+    use super::super::config::Streams;
+    use super::*;
+
+    fn config() -> Config {
+        Config {
+            attempt: 0,
+            hostname: "p".into(),
+            command: vec!["cat".into()],
+            environment: BTreeMap::new(),
+            working_directory: "/".into(),
+            user: None,
+            group: None,
+            program: "/proc/self/exe".into(),
+            files: Vec::new(),
+            mounts: Vec::new(),
+            streams: Streams { stdin: true, stdin_once: true, terminal: false },
+        }
+    }
+
+    #[test]
+    fn what_a_client_says_and_ends_before_the_command_reads_waits_for_it() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = ContainerDirectory::at(place.path());
+        let Ends { stdin, pumps, .. } = Ends::open(&directory, &config()).unwrap();
+        let _pumps = pumps.start(&directory).unwrap();
+        let mut client = at_socket(directory.path(), |path| UnixStream::connect(path)).unwrap();
+        client.write_all(&[frame(STDIN, b"twelve bytes"), frame(CLOSE, &[])].concat()).unwrap();
+        drop(client);
+        let mut heard = String::new();
+        File::from(stdin.unwrap()).read_to_string(&mut heard).unwrap();
+        assert_eq!(heard, "twelve bytes");
     }
 }
