@@ -2,6 +2,9 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a failed step fails the test, a skipped test says so")]
 
+#[path = "../../lab/tests/api/limited.rs"]
+mod limited;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +39,7 @@ impl Lab {
 
     fn kubectl(&self, arguments: &[&str]) -> Output {
         let kubeconfig = self.directory.join("kubeconfig");
-        Command::new("kubectl").args(arguments).env("KUBECONFIG", kubeconfig).output().unwrap()
+        limited::run(Command::new("kubectl").args(arguments).env("KUBECONFIG", kubeconfig), "")
     }
 
     fn ask(&self, arguments: &[&str]) -> String {

@@ -265,12 +265,8 @@ fn changing() {
 fn watching_and_streaming() {
     let Some(lab) = lab("streaming") else { return };
     lab.must("run one --image=busybox -- sh -c true");
-    let mut watcher = std::process::Command::new("kubectl")
-        .args(["get", "pods", "-w", "--output-watch-events"])
-        .env("KUBECONFIG", lab.directory().join("kubeconfig"))
-        .stdout(std::fs::File::create(lab.directory().join("watched")).unwrap())
-        .spawn()
-        .unwrap();
+    let file = std::fs::File::create(lab.directory().join("watched")).unwrap();
+    let watcher = lab.kubectl_streaming("get pods -w --output-watch-events", file);
     let watched = || std::fs::read_to_string(lab.directory().join("watched")).unwrap();
     eventually("the pod that is there is shown", || watched().contains("one "));
     lab.must("run two --image=nginx");
@@ -281,8 +277,7 @@ fn watching_and_streaming() {
             .iter()
             .all(|event| watched().lines().any(|line| line.starts_with(event) && line.contains("two ")))
     });
-    watcher.kill().unwrap();
-    watcher.wait().unwrap();
+    drop(watcher);
     std::fs::remove_file(lab.directory().join("watched")).unwrap();
 
     lab.must("run web --image=nginx");

@@ -8,6 +8,8 @@ use ringfence_lab::place::Place;
 use ringfence_netns::Namespace;
 use serde_json::Value;
 
+use super::limited;
+
 /// How long a condition may take to come true.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
@@ -107,12 +109,20 @@ impl Lab {
 
     /// The same, with arguments that may have blanks in them.
     pub(crate) fn kubectl_words(&self, arguments: &[&str], input: &str) -> Output {
-        let mut command = Command::new("kubectl");
-        command.args(arguments).env("KUBECONFIG", self.directory.join("kubeconfig"));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        limited::run(self.on_it("kubectl").args(arguments), input)
+    }
+
+    /// Starts kubectl on it, for what streams on purpose.
+    pub(crate) fn kubectl_streaming(&self, arguments: &str, output: impl Into<Stdio>) -> limited::Started {
+        let mut kubectl = self.on_it("kubectl");
+        limited::start(kubectl.args(arguments.split_whitespace()).stdin(Stdio::null()).stdout(output))
+    }
+
+    /// A program that uses its API.
+    pub(crate) fn on_it(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env("KUBECONFIG", self.directory.join("kubeconfig"));
+        command
     }
 
     /// The same, which must succeed; returns what it printed.

@@ -1,12 +1,14 @@
 //! The life of pods as kubectl shows it: images, restarts, readiness, deletion, logs, terminals.
 
 use std::io::{Read as _, Write as _};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use serde_json::json;
 
 use super::kit::{Lab, Need, can_run, eventually, text};
+use super::limited;
 
 fn lab(test: &str) -> Option<Lab> {
     can_run(&[Need::Root, Need::Kubectl]).then(|| Lab::up(test, &["--nodes", "1", "--without-agents"]))
@@ -128,12 +130,7 @@ fn logs_are_shown_in_part_with_times_and_as_they_come() {
     }));
     lab.ready(&["talk"]);
     eventually("both lines are there", || lab.must("logs talk").lines().count() == 2);
-    let mut follower = Command::new("kubectl")
-        .args(["logs", "-f", "talk", "--tail=1"])
-        .env("KUBECONFIG", lab.directory().join("kubeconfig"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let follower = lab.kubectl_streaming("logs -f talk --tail=1", Stdio::piped());
     let times = lab.must("logs talk --timestamps");
     let first = times.lines().next().unwrap().split_once(' ').unwrap();
     assert!(
@@ -150,10 +147,10 @@ fn logs_are_shown_in_part_with_times_and_as_they_come() {
     assert_eq!(lab.must("logs talk --tail=1"), "four\n");
     assert_eq!(lab.must("logs talk --limit-bytes=6"), "one\ntw");
     lab.exec("talk", &["touch", "/tmp/end"]);
-    let mut followed = String::new();
-    follower.stdout.take().unwrap().read_to_string(&mut followed).unwrap();
-    assert!(follower.wait().unwrap().success());
-    assert_eq!(followed, "two\nthree\nfour\nfive", "all of it, and the end of the container is the end of the log");
+    let followed = follower.end();
+    assert!(followed.status.success(), "{}", text(&followed));
+    let all = b"two\nthree\nfour\nfive";
+    assert_eq!(followed.stdout, all, "all of it, and the end of the container is the end of the log");
     lab.down();
 }
 
@@ -161,33 +158,29 @@ fn logs_are_shown_in_part_with_times_and_as_they_come() {
 fn on_a_terminal(lab: &Lab, command: &str, typed: &[(&str, &str)]) -> String {
     let terminal = nix::pty::openpty(None, None).unwrap();
     let slave = || Stdio::from(terminal.slave.try_clone().unwrap());
-    let mut child = Command::new("setsid")
-        .args(["--ctty", "sh", "-c", command])
-        .env("KUBECONFIG", lab.directory().join("kubeconfig"))
-        .stdin(slave())
-        .stdout(slave())
-        .stderr(slave())
-        .spawn()
-        .unwrap();
-    drop(terminal.slave);
+    let mut program = lab.on_it("setsid");
+    program.args(["--ctty", "sh", "-c", command]).stdin(slave()).stdout(slave()).stderr(slave());
+    // Its end is that of its session, by the terminal.
+    let child = limited::start(&mut program);
+    drop((program, terminal.slave));
     let mut reader = std::fs::File::from(terminal.master);
     let mut writer = reader.try_clone().unwrap();
-    let shown = std::sync::Mutex::new(String::new());
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut buffer = [0; 4096];
-            // The terminal ends with an error when its last program has.
-            while let Ok(length @ 1..) = reader.read(&mut buffer) {
-                shown.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..length]));
-            }
-        });
-        for (after, line) in typed {
-            eventually(&format!("the terminal shows {after:?}"), || shown.lock().unwrap().contains(after));
-            writer.write_all(line.as_bytes()).unwrap();
+    let shown = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&shown);
+    let screen = std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        // The terminal ends with an error when its last program has.
+        while let Ok(length @ 1..) = reader.read(&mut buffer) {
+            seen.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..length]));
         }
-        child.wait().unwrap();
     });
-    shown.into_inner().unwrap()
+    for (after, line) in typed {
+        eventually(&format!("the terminal shows {after:?}"), || shown.lock().unwrap().contains(after));
+        writer.write_all(line.as_bytes()).unwrap();
+    }
+    child.end();
+    eventually("nothing has the terminal any more", || screen.is_finished());
+    shown.lock().unwrap().clone()
 }
 
 #[test]

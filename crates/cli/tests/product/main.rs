@@ -10,6 +10,8 @@ mod cluster;
 mod families;
 mod kit;
 mod life;
+#[path = "../../../lab/tests/api/limited.rs"]
+mod limited;
 mod nodes;
 mod primary;
 mod sidecars;

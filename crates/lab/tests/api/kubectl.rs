@@ -2,12 +2,12 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use ringfence_lab::api::RunningServer;
 use serde_json::Value;
 
-use crate::fake;
+use crate::{fake, limited};
 
 /// The oldest minor version whose `exec` speaks WebSocket.
 const OLDEST: u32 = 31;
@@ -60,14 +60,7 @@ impl Kubectl {
             .args(line.split_whitespace())
             .env("KUBECONFIG", self.dir.path().join("config"))
             .env("HOME", self.dir.path());
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.unwrap();
-        tokio::task::spawn_blocking(move || {
-            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-            child.wait_with_output().unwrap()
-        })
-        .await
-        .unwrap()
+        tokio::task::spawn_blocking(move || limited::run(&mut command, input)).await.unwrap()
     }
 
     /// What a command prints, that must succeed.

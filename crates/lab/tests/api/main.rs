@@ -5,5 +5,6 @@ mod client;
 mod fake;
 mod kubectl;
 mod lifecycle;
+mod limited;
 mod policies;
 mod watching;
