@@ -7,7 +7,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use serde_json::{Value, json};
 
 use super::http::REVIEWS;
-use super::kinds::{Description, KINDS, Kind, Subresource};
+use super::kinds::{Description, EVICTIONS, KINDS, Kind, Subresource};
 use super::status::ApiError;
 
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -43,7 +43,7 @@ pub(crate) fn paths() -> Value {
 
 /// The groups with a name, once each.
 pub(crate) fn named_groups() -> impl Iterator<Item = &'static str> {
-    let groups = KINDS.iter().map(|kind| kind.group).chain(REVIEWS.iter().map(|(group, ..)| *group));
+    let groups = KINDS.iter().map(|kind| kind.group).chain(REVIEWS.iter().map(|(group, ..)| *group)).chain([EVICTIONS]);
     let mut seen = Vec::new();
     groups.filter(|group| !group.is_empty()).filter(move |group| {
         let new = !seen.contains(group);
@@ -60,7 +60,7 @@ pub(crate) fn versions(group: &str) -> Vec<&'static str> {
             versions.push(kind.version);
         }
     }
-    // Groups of questions have no kinds.
+    // Groups of questions and of evictions have no kinds.
     if versions.is_empty() { vec!["v1"] } else { versions }
 }
 

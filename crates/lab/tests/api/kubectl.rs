@@ -235,3 +235,23 @@ async fn questions_about_the_cluster() {
     let watched = kubectl.output("get pods -w --request-timeout=1s", "").await;
     assert!(String::from_utf8_lossy(&watched.stdout).starts_with("NAME"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_are_drained_by_evicting_their_pods() {
+    if !available() {
+        return;
+    }
+    let kubectl = Kubectl::start().await;
+    kubectl.run("run tool --image=busybox --restart=Never -- sleep 1d").await;
+    kubectl.run("wait --for=condition=Ready pod/tool --timeout=30s").await;
+    // A trial ends too, and leaves everything as it is.
+    let trial = kubectl.run("drain node-1 --force --dry-run=server").await;
+    assert!(trial.contains("evicting pod default/tool (server dry run)"), "{trial}");
+    let kept = kubectl.run("get pod tool -o jsonpath={.metadata.deletionTimestamp}").await;
+    assert_eq!(kept, "");
+    assert_eq!(kubectl.run("get node node-1 -o jsonpath={.spec.unschedulable}").await, "");
+    let drained = kubectl.run("drain node-1 --force").await;
+    assert!(drained.contains("pod/tool evicted") && drained.contains("node/node-1 drained"), "{drained}");
+    assert!(kubectl.fail("get pod tool").await.contains("NotFound"));
+    assert_eq!(kubectl.run("get node node-1 -o jsonpath={.spec.unschedulable}").await, "true");
+}

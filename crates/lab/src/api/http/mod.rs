@@ -90,6 +90,7 @@ async fn resource(app: &App, path: ResourcePath, request: Request) -> Result<Res
     let query = Query::of(request.uri())?;
     match path.subresource {
         Some(Subresource::Attach) => return exec::attach(app, &path, &query, request).await,
+        Some(Subresource::Eviction) => return write::evict(app, &path, &query, request).await,
         Some(Subresource::Exec) => return exec::exec(app, &path, &query, request).await,
         Some(Subresource::Log) => return logs::logs(app, &path, &query).await,
         Some(Subresource::Scale) => return scale::serve(app, &path, &query, request).await,

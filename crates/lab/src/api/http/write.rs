@@ -168,6 +168,32 @@ pub(super) async fn delete_collection(
     Ok(Json(Form::Whole.list(path.kind, meta, &deleted)).into_response())
 }
 
+/// Deletes a pod unless a budget forbids it: there are no budgets here.
+pub(super) async fn evict(
+    app: &App,
+    path: &ResourcePath,
+    query: &Query,
+    request: Request,
+) -> Result<Response, ApiError> {
+    if request.method() != http::Method::POST {
+        return Err(ApiError::method_not_allowed());
+    }
+    let eviction = required(request).await?;
+    let named = eviction.text("/metadata/name");
+    if named != path.name() {
+        let message = format!("name in URL does not match name in Eviction object: {named:?}");
+        return Err(ApiError::bad_request(message));
+    }
+    app.registry.delete(path.target(), &delete_options(query, &eviction["deleteOptions"])?)?;
+    Ok(done())
+}
+
+/// The answer to what makes no object.
+fn done() -> Response {
+    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success" });
+    (StatusCode::CREATED, Json(status)).into_response()
+}
+
 /// Gives a pod its node.
 pub(super) async fn bind(
     app: &App,
@@ -183,6 +209,5 @@ pub(super) async fn bind(
     if !options.dry_run {
         app.registry.bind(path.target(), binding.text("/target/name"))?;
     }
-    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success" });
-    Ok((StatusCode::CREATED, Json(status)).into_response())
+    Ok(done())
 }

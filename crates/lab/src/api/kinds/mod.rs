@@ -50,9 +50,14 @@ pub(crate) enum Subresource {
     Finalize,
     Attach,
     Binding,
+    Eviction,
     Exec,
     Log,
 }
+
+/// The group of evictions. Clients look for it before they evict: without it `kubectl drain` deletes, and waits for the
+/// end of what it deleted for a trial only.
+pub(crate) const EVICTIONS: &str = "policy";
 
 impl Subresource {
     /// Its name, verbs and, where it is not its object's, the kind it speaks.
@@ -63,6 +68,7 @@ impl Subresource {
             Self::Scale => ("scale", OBJECT, Some(("autoscaling", "v1", "Scale"))),
             Self::Finalize => ("finalize", &["update"] as &[_], None),
             Self::Binding => ("binding", &["create"] as &[_], Some(("", "v1", "Binding"))),
+            Self::Eviction => ("eviction", &["create"] as &[_], Some((EVICTIONS, "v1", "Eviction"))),
             Self::Attach => ("attach", &["create", "get"] as &[_], Some(("", "v1", "PodAttachOptions"))),
             Self::Exec => ("exec", &["create", "get"] as &[_], Some(("", "v1", "PodExecOptions"))),
             Self::Log => ("log", &["get"] as &[_], None),

@@ -42,6 +42,7 @@ pub(super) const POD: Kind = Kind {
     subresources: &[
         Subresource::Attach,
         Subresource::Binding,
+        Subresource::Eviction,
         Subresource::Exec,
         Subresource::Log,
         Subresource::Status,
