@@ -62,6 +62,31 @@ fn a_container_that_crashes_is_started_again_with_growing_pauses() {
 }
 
 #[test]
+fn the_life_of_a_container_is_told_in_events() {
+    let Some(lab) = lab("events") else { return };
+    lab.must("run web --image=nginx:1.27");
+    lab.ready(&["web"]);
+    lab.must("delete pod web --wait=false");
+    let format =
+        "-o jsonpath={range.items[*]}{.type}|{.reason}|{.message}|{.source.component}|{.source.host}{'\\n'}{end}";
+    let events = || lab.must(&format!("get events --field-selector=involvedObject.name=web {format}"));
+    for told in [
+        "Normal|Pulled|Container image \"nginx:1.27\" already present on machine|kubelet|node-1",
+        "Normal|Started|Started container web|kubelet|node-1",
+        "Normal|Killing|Stopping container web|kubelet|node-1",
+    ] {
+        eventually(told, || events().lines().any(|line| line == told));
+    }
+    // One that has ended by itself is not ended.
+    lab.must("run once --image=busybox --restart=Never -- true");
+    lab.must("wait --for=jsonpath={.status.phase}=Succeeded pod/once --timeout=60s");
+    lab.must("delete pod once");
+    let events = lab.must("get events --field-selector=involvedObject.name=once");
+    assert!(events.contains("Started") && !events.contains("Killing"), "{events}");
+    lab.down();
+}
+
+#[test]
 fn pods_are_ready_and_in_services_only_while_their_probe_says_so() {
     let Some(lab) = lab("ready") else { return };
     lab.apply(&json!({

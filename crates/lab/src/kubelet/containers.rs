@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Probe};
 use nix::sys::signal::Signal;
 use ringfence_netns::Namespace;
 
-use super::board::{Board, Phase};
+use super::board::Phase;
 use super::events::Tone;
 use super::pod::PodContext;
 use super::probe::{self, Target, Timing};
@@ -108,6 +108,8 @@ async fn start_when_possible(
     attempt: u32,
 ) -> Result<Running, String> {
     let image = known_image(pod, container).await;
+    let named = image_of(pod, container);
+    pod.tell(Tone::Normal, "Pulled", &format!("Container image {named:?} already present on machine")).await;
     let config = loop {
         match spec::configure(&pod.pod(), container, &image, &pod.surroundings(), attempt) {
             Ok(config) => break config,
@@ -146,11 +148,16 @@ fn with_api_access(pod: &PodContext, container: &Container, mut config: Config) 
     Ok(config)
 }
 
+/// The image the container names now.
+fn image_of(pod: &PodContext, container: &Container) -> String {
+    pod.image_of(&container.name).or_else(|| container.image.clone()).unwrap_or_default()
+}
+
 /// Waits until the container names an image the lab knows: a pod's image may be changed.
 async fn known_image(pod: &Arc<PodContext>, container: &Container) -> image::Image {
     let mut told = String::new();
     loop {
-        let named = pod.image_of(&container.name).or_else(|| container.image.clone()).unwrap_or_default();
+        let named = image_of(pod, container);
         if let Some(image) = image::find(&named) {
             return image;
         }
@@ -322,8 +329,23 @@ async fn follow_readiness(pod: &Arc<PodContext>, container: &Container, probe: &
     }
 }
 
-/// Ends a container: asks it to, waits, then kills it. Comes back when it is gone.
-pub(super) async fn stop(directory: &ContainerDirectory, grace: Duration, board: &Board, name: &str) {
+/// Ends a container of a pod, and tells. Comes back when it is gone.
+pub(super) async fn stop(pod: &PodContext, name: &str, grace: Duration) {
+    let directory = pod.directory(name);
+    let Ok(Some(running)) = directory.running() else { return };
+    let told = async {
+        if running.init.is_alive() {
+            pod.tell(Tone::Normal, "Killing", &format!("Stopping container {name}")).await;
+        }
+    };
+    tokio::join!(told, end(&directory, name, grace));
+    if let Ok(Some(exit)) = directory.exit() {
+        pod.board.update(name, |entry| (entry.phase, entry.ready) = (Phase::Ended(exit), false));
+    }
+}
+
+/// Ends what runs in a container's directory: asks it to, waits, then kills it. Comes back when it is gone.
+pub(super) async fn end(directory: &ContainerDirectory, name: &str, grace: Duration) {
     let Ok(Some(running)) = directory.running() else { return };
     let _gone_already = running.init.signal(Signal::SIGTERM);
     if tokio::time::timeout(grace, running.shim.ended()).await.is_err() {
@@ -331,8 +353,5 @@ pub(super) async fn stop(directory: &ContainerDirectory, grace: Duration, board:
         if tokio::time::timeout(Duration::from_secs(10), running.shim.ended()).await.is_err() {
             tracing::warn!(container = name, pid = running.shim.pid, "killed container does not end");
         }
-    }
-    if let Ok(Some(exit)) = directory.exit() {
-        board.update(name, |entry| (entry.phase, entry.ready) = (Phase::Ended(exit), false));
     }
 }

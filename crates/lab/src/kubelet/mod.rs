@@ -176,7 +176,7 @@ async fn clear(kubelet: Arc<Kubelet>, uid: String) {
     for entry in containers.into_iter().flatten().flatten() {
         let container = crate::container::config::ContainerDirectory::at(entry.path());
         let name = entry.file_name().to_string_lossy().into_owned();
-        containers::stop(&container, std::time::Duration::ZERO, &board::Board::default(), &name).await;
+        containers::end(&container, &name, std::time::Duration::ZERO).await;
     }
     for node in kubelet.nodes.keys() {
         let (place, node, uid) = (kubelet.place.clone(), node.clone(), uid.clone());

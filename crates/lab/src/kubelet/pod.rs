@@ -279,7 +279,7 @@ impl PodContext {
         join_all(spec.containers.iter().map(|container| containers::run(self, container, restart))).await;
         for (name, task) in sidecars.into_iter().rev() {
             task.abort();
-            containers::stop(&self.directory(&name), Duration::from_secs(10), &self.board, &name).await;
+            containers::stop(self, &name, Duration::from_secs(10)).await;
         }
     }
 
@@ -331,9 +331,7 @@ impl PodContext {
         let mains = spec.map(|spec| spec.containers.as_slice()).unwrap_or_default();
         let inits = spec.and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default();
         for group in [mains, inits] {
-            let stops = group.iter().map(|container| async {
-                containers::stop(&self.directory(&container.name), grace, &self.board, &container.name).await;
-            });
+            let stops = group.iter().map(|container| containers::stop(self, &container.name, grace));
             join_all(stops).await;
         }
         self.leave_network().await;
