@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
 
-use crate::{CURRENT, Error, PLUGIN};
+use crate::version::OLDEST;
+use crate::{Error, PLUGIN, SUPPORTED};
 
 /// Member that marks a list made for a configuration that was no list, and names the file it was made for.
 const WRAPS: &str = "ringfence.wraps";
@@ -18,10 +19,11 @@ const DELEGATED: &str = "1.0.0";
 /// Name of the network of a [`primary`] list.
 const NETWORK: &str = "ringfence";
 
-/// Plugins that give pods their network and are known to do so after a plugin that has made nothing. Before these comes a
-/// [`gate`]: without it, on a node that has just started, they would give a pod a network that nothing guards yet, only for
-/// it to be taken away again.
-const GATED: &[&str] = &["bridge", "ptp"];
+/// Plugins that give pods their network and are known to do so after a plugin that has made nothing: their sources show that
+/// at `ADD` they do not use a `prevResult`, nor hand it on to a plugin that would. Before these comes a [`gate`]: without it,
+/// on a node that has just started, they would give a pod a network that nothing guards yet, only for it to be taken away
+/// again.
+const GATED: &[&str] = &["aws-cni", "azure-vnet", "bridge", "calico", "cni-kindnet", "flannel", "ptp"];
 
 /// A list with this plugin at its end, and where possible a [`gate`] at its beginning, as JSON text; none if they are there
 /// already, as they should be.
@@ -31,6 +33,11 @@ const GATED: &[&str] = &["bridge", "ptp"];
 /// if the text is no configuration list.
 pub fn insert(text: &str, member: &Value) -> Result<Option<String>, Error> {
     let mut list = parse(text)?;
+    // No pod could start with a plugin that does not speak it.
+    let version = list.get("cniVersion").and_then(Value::as_str).unwrap_or_default();
+    if !SUPPORTED.contains(&version) {
+        return Err(Error::Version(version.to_owned()));
+    }
     let plugins = plugins(&mut list)?;
     let Some(first) = plugins.iter().find(|plugin| !is_ours(plugin)) else {
         return Err(Error::Config("the list has no plugin to follow".into()));
@@ -68,10 +75,16 @@ pub fn wrap(text: &str, file: &str, member: &Value) -> Result<String, Error> {
         return Err(Error::Config("the configuration names no plugin (type)".into()));
     }
     let of = |key: &str| single.get(key).and_then(Value::as_str);
+    let version = match of("cniVersion") {
+        // They know no lists; whatever speaks them speaks more.
+        None | Some("" | "0.1.0" | "0.2.0") => OLDEST,
+        Some(version) if SUPPORTED.contains(&version) => version,
+        Some(version) => return Err(Error::Version(version.to_owned())),
+    };
     let plugin = Value::Object(single.clone());
     let plugins: Vec<Value> = before(&plugin, member).into_iter().chain([plugin, member.clone()]).collect();
     let list = json!({
-        "cniVersion": of("cniVersion").unwrap_or(CURRENT),
+        "cniVersion": version,
         "name": of("name").unwrap_or(PLUGIN),
         WRAPS: file,
         "plugins": plugins,
@@ -214,20 +227,20 @@ mod tests {
     #[test]
     fn it_follows_another_and_may_be_followed() {
         let member = entry("/s");
-        let other = json!({ "type": "flannel" });
-        let first = json!({ "plugins": [member, other] }).to_string();
-        assert_eq!(types(&insert(&first, &member).unwrap().unwrap()), ["flannel", PLUGIN]);
-        let followed = json!({ "plugins": [other, member, { "type": "mesh" }] }).to_string();
+        let other = json!({ "type": "unheard-of" });
+        let first = json!({ "cniVersion": "1.0.0", "plugins": [member, other] }).to_string();
+        assert_eq!(types(&insert(&first, &member).unwrap().unwrap()), ["unheard-of", PLUGIN]);
+        let followed = json!({ "cniVersion": "1.0.0", "plugins": [other, member, { "type": "mesh" }] }).to_string();
         assert_eq!(insert(&followed, &member).unwrap(), None);
-        let twice = json!({ "plugins": [other, member, member] }).to_string();
-        assert_eq!(types(&insert(&twice, &member).unwrap().unwrap()), ["flannel", PLUGIN]);
+        let twice = json!({ "cniVersion": "1.0.0", "plugins": [other, member, member] }).to_string();
+        assert_eq!(types(&insert(&twice, &member).unwrap().unwrap()), ["unheard-of", PLUGIN]);
     }
 
     #[test]
     fn a_gate_comes_before_plugins_that_are_known() {
         let (member, ptp) = (entry("/s"), json!({ "type": "ptp" }));
         let whole = [gate(&member), ptp.clone(), json!({ "type": "portmap" }), member.clone()];
-        let list = |plugins: &[Value]| json!({ "plugins": plugins }).to_string();
+        let list = |plugins: &[Value]| json!({ "cniVersion": "1.0.0", "plugins": plugins }).to_string();
         assert_eq!(insert(&list(&whole), &member).unwrap(), None);
         for wrong in [&whole[1..], &whole[..3], &[ptp, gate(&member), member.clone()], &[gate(&member), member.clone()]]
         {
@@ -239,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn a_plugin_of_which_nothing_is_known_has_no_gate() {
+        let list = |kind: &str| json!({ "cniVersion": "1.0.0", "plugins": [{ "type": kind }] }).to_string();
+        for kind in GATED {
+            assert_eq!(types(&insert(&list(kind), &entry("/s")).unwrap().unwrap()), [PLUGIN, kind, PLUGIN]);
+        }
+        // That one takes over what a plugin before it made.
+        assert_eq!(types(&insert(&list("tuning"), &entry("/s")).unwrap().unwrap()), ["tuning", PLUGIN]);
+    }
+
+    #[test]
     fn a_single_configuration_becomes_a_list_that_says_so() {
         let single = r#"{"cniVersion": "0.4.0", "name": "pods", "type": "bridge"}"#;
         let list = wrap(single, "10-pods.conf", &entry("/s")).unwrap();
@@ -246,6 +269,24 @@ mod tests {
         assert!(is_made(&list) && is_list(&list) && is_list(LIST));
         assert!(!is_made(LIST) && !is_list(single));
         assert_eq!(types(single), ["bridge"]);
+    }
+
+    #[test]
+    fn a_version_that_is_not_spoken_is_named_and_the_oldest_are_raised() {
+        let list = |version: &str| format!(r#"{{"cniVersion": "{version}", "plugins": [{{"type": "x"}}]}}"#);
+        for version in SUPPORTED {
+            assert!(insert(&list(version), &entry("/s")).unwrap().unwrap().contains(version));
+        }
+        for version in ["", "0.2.0", "9.0.0"] {
+            let error = insert(&list(version), &entry("/s")).unwrap_err().to_string();
+            assert!(error.contains(&format!("{version:?}")), "{error}");
+        }
+        for (version, raised) in [("", "0.3.1"), ("0.1.0", "0.3.1"), ("0.3.0", "0.3.0"), ("1.1.0", "1.1.0")] {
+            let single = format!(r#"{{"cniVersion": "{version}", "type": "x"}}"#);
+            let made: Value = serde_json::from_str(&wrap(&single, "10-x.conf", &entry("/s")).unwrap()).unwrap();
+            assert_eq!(made["cniVersion"], raised);
+        }
+        assert!(wrap(r#"{"cniVersion": "9.0.0", "type": "x"}"#, "10-x.conf", &entry("/s")).is_err());
     }
 
     #[test]

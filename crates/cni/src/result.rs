@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::Error;
 
-/// The last version in which each address of a result says of which family it is.
-const FAMILIES_TOLD: &str = "0.4.0";
+/// How versions begin in which each address of a result says of which family it is.
+const FAMILIES_TOLD: &str = "0.";
 
 /// The same result as another version of the specification writes it. From 1.0.0 on an address does not say its
 /// family; before, it has to. Members that only newer versions know stay: older readers pass over them.
@@ -19,7 +19,7 @@ pub(crate) fn in_version(result: &Map<String, Value>, version: &str) -> Value {
     for ip in ips.into_iter().flatten().filter_map(Value::as_object_mut) {
         let family = ip.get("address").and_then(Value::as_str).map(|text| if text.contains(':') { "6" } else { "4" });
         ip.shift_remove("version");
-        if let Some(family) = family.filter(|_| version == FAMILIES_TOLD) {
+        if let Some(family) = family.filter(|_| version.starts_with(FAMILIES_TOLD)) {
             ip.insert("version".into(), json!(family));
         }
     }
@@ -30,11 +30,15 @@ pub(crate) fn in_version(result: &Map<String, Value>, version: &str) -> Value {
 pub(crate) fn addresses(result: &Map<String, Value>, interface: &str) -> Result<Vec<IpAddr>, Error> {
     let list = |name| result.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let interfaces = list("interfaces");
+    let sandbox =
+        |interface: &Value| interface.get("sandbox").and_then(Value::as_str).is_some_and(|path| !path.is_empty());
+    // Some plugins tell no sandboxes, and of interfaces only the pod's.
+    let told = interfaces.iter().any(sandbox);
     let inside = |ip: &Value| {
         let index = ip.get("interface").and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok());
         let Some(owner) = index.and_then(|index| interfaces.get(index)) else { return true };
-        let text = |name| owner.get(name).and_then(Value::as_str).unwrap_or_default();
-        !text("sandbox").is_empty() && (interface.is_empty() || text("name") == interface)
+        let name = owner.get("name").and_then(Value::as_str).unwrap_or_default();
+        (sandbox(owner) && interface.is_empty()) || ((sandbox(owner) || !told) && name == interface)
     };
     let found: Result<Vec<_>, _> = list("ips").iter().filter(|ip| inside(ip)).map(address).collect();
     match found? {
@@ -85,6 +89,9 @@ mod tests {
                     { "address": "192.168.0.7/24", "interface": 2 }, { "address": "fd00::7/64" }] }));
         let text = |found: Vec<IpAddr>| found.iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(text(addresses(&result, "eth0").unwrap()), ["10.0.0.7", "fd00::7"]);
+        let bare = object(json!({
+            "interfaces": [{ "name": "eth0" }], "ips": [{ "address": "10.0.0.7/32", "interface": 0 }] }));
+        assert_eq!(text(addresses(&bare, "eth0").unwrap()), ["10.0.0.7"]);
     }
 
     #[test]

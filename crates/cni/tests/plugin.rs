@@ -147,7 +147,7 @@ fn del_tells_the_agent_which_sandbox_is_gone() {
 #[test]
 fn versions_are_told_and_others_refused() {
     let outcome = call("VERSION", "", br#"{"cniVersion": "1.0.0"}"#);
-    let expected = json!({ "cniVersion": "1.0.0", "supportedVersions": ["0.4.0", "1.0.0", "1.1.0"] });
+    let expected = json!({ "cniVersion": "1.0.0", "supportedVersions": ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] });
     assert_eq!(outcome, Outcome { output: Some(expected), code: 0 });
     assert_eq!(call("VERSION", "", b"").code, 0);
     for version in ["0.1.0", "2.0.0", ""] {
@@ -167,7 +167,7 @@ fn each_mistake_has_its_code() {
 
 #[test]
 fn the_result_is_handed_on_in_the_version_that_is_asked_for() {
-    for (version, family) in [("0.4.0", Some("6")), ("1.0.0", None), ("1.1.0", None)] {
+    for (version, family) in [("0.3.1", Some("6")), ("0.4.0", Some("6")), ("1.0.0", None), ("1.1.0", None)] {
         let agent = agent(READY);
         let mut conf = conf(&agent.socket);
         conf["cniVersion"] = json!(version);
