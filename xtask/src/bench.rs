@@ -41,8 +41,7 @@ pub(crate) struct Options {
 pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     setup::run(sh)?;
     if options.cluster {
-        cluster::run(sh, options.dry)?;
-        return Ok(ExitCode::SUCCESS);
+        return cluster::run(sh, options.dry);
     }
     if options.neutral {
         neutral::run(sh, options.dry)?;

@@ -1,10 +1,10 @@
 //! `e2e`: tries Ringfence on a cluster as its users meet it, from installing to uninstalling, or under faults.
 
 pub(crate) mod cluster;
-mod steps;
+pub(crate) mod steps;
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -73,17 +73,22 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error),
     };
     let mut steps = Steps::listening()?;
-    let programs = build(sh, options)?;
-    let images = images(sh, options, &programs)?;
+    let built = steps.take("build", || {
+        let programs = build(sh, options)?;
+        Ok((images(sh, options, &programs)?, programs))
+    });
+    let Some((images, programs)) = built else { return Ok(steps.code()) };
     let started = steps.take("cluster", || Cluster::start(sh, wanted, &options.shape, &programs.ringfence));
-    let Some(cluster) = started else { return Ok(ExitCode::FAILURE) };
+    let Some(cluster) = started else { return Ok(steps.code()) };
     if let Err(error) = try_out(sh, options, &mut steps, &cluster, &programs, &images) {
-        println!("FAILED {error:#}");
+        if !steps.interrupted() {
+            println!("FAILED {error:#}");
+        }
         steps.failed = true;
     }
     // Also after a failure, and when interrupted.
     steps.last("end", || cluster.stop(sh));
-    Ok(if steps.failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(steps.code())
 }
 
 fn build(sh: &Shell, options: &Options) -> anyhow::Result<Programs> {
@@ -128,17 +133,34 @@ fn try_out(
     programs: &Programs,
     images: &[PathBuf],
 ) -> anyhow::Result<()> {
-    let kubeconfig = cluster.kubeconfig.as_path();
-    let ringfence = |words: &[&str]| -> Command {
-        let mut command = cluster.command(&programs.ringfence);
-        command.args(words).arg("--kubeconfig").arg(kubeconfig);
-        command
-    };
-    if !options.lab {
-        steps.take("images", || cluster.load(sh, images)).context("the nodes do not have the image")?;
-        steps.run("install", &mut ringfence(&["install"])).context("it is not installed")?;
-        steps.run("status", &mut ringfence(&["status", "--wait"]));
+    let ringfence = |words: &[&str]| cluster.ringfence(&programs.ringfence, words);
+    if options.lab {
+        return installed(sh, options, steps, cluster, programs);
     }
+    steps.take("images", || cluster.load(sh, images)).context("the nodes do not have the image")?;
+    let mut tried = steps.run("install", &mut ringfence(&["install"])).context("it is not installed");
+    if tried.is_ok() {
+        steps.run("status", &mut ringfence(&["status", "--wait"]));
+        tried = installed(sh, options, steps, cluster, programs);
+    }
+    // A cluster that stays is left as it was, whatever happened. Another goes with all that is on it.
+    if cluster.is_given() || !steps.interrupted() {
+        steps.run_last("uninstall", &mut ringfence(&["uninstall"]));
+        steps.last("nothing left", || cluster.nothing_left());
+    }
+    tried
+}
+
+/// What is tried where Ringfence is.
+fn installed(
+    sh: &Shell,
+    options: &Options,
+    steps: &mut Steps,
+    cluster: &Cluster,
+    programs: &Programs,
+) -> anyhow::Result<()> {
+    let kubeconfig = cluster.kubeconfig.as_path();
+    let ringfence = |words: &[&str]| cluster.ringfence(&programs.ringfence, words);
     let small = options.part == Part::Ci;
     if options.faults || small {
         faults(sh, options, steps, cluster, programs)?;
@@ -154,10 +176,6 @@ fn try_out(
             let mut suite = cluster.command(&programs.e2e);
             steps.run("suite", suite.arg("suite").arg("--kubeconfig").arg(kubeconfig));
         }
-    }
-    if !options.lab {
-        steps.run("uninstall", &mut ringfence(&["uninstall"]));
-        steps.take("nothing left", || cluster.nothing_left());
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use xshell::{Shell, cmd};
 
+use super::steps::undisturbed;
 use crate::setup;
 
 /// A cluster of processes of this machine, beside the project.
@@ -201,6 +202,13 @@ impl Cluster {
         command
     }
 
+    /// `ringfence` for this cluster.
+    pub(crate) fn ringfence(&self, program: &Path, words: &[&str]) -> Command {
+        let mut command = self.command(program);
+        command.args(words).arg("--kubeconfig").arg(&self.kubeconfig);
+        command
+    }
+
     /// Its directory, if its nodes are namespaces of this machine.
     pub(crate) fn directory(&self) -> Option<&Path> {
         self.directory.as_deref()
@@ -245,26 +253,32 @@ impl Cluster {
         Ok(())
     }
 
-    /// Removes what was started.
+    /// Whether it was there, and stays.
+    pub(super) fn is_given(&self) -> bool {
+        matches!(self.source, Source::Given(_))
+    }
+
+    /// Removes what was started, whoever interrupts meanwhile.
     pub(crate) fn stop(&self, sh: &Shell) -> anyhow::Result<()> {
         let name = &self.name;
         match &self.source {
-            Source::Given(_) => {}
+            Source::Given(_) => Ok(()),
             Source::Lab => {
                 let (state, ringfence) = self.lab.as_ref().context("a lab without program")?;
-                let _place = sh.push_env("RINGFENCE_LAB_DIR", state);
-                cmd!(sh, "{ringfence} lab down").quiet().ignore_stdout().run()?;
+                undisturbed(Command::new(ringfence).args(["lab", "down"]).env("RINGFENCE_LAB_DIR", state))
             }
-            Source::Kind => cmd!(sh, "kind delete cluster --name {name}").quiet().run()?,
+            Source::Kind => undisturbed(Command::new("kind").args(["delete", "cluster", "--name", name])),
             Source::Local => {
                 let directory = self.directory.as_ref().context("a cluster without directory")?;
-                cmd!(sh, "nsenter --net=/run/netns/{name} env REALK8S_RUN={directory} {LOCAL}/down --name {name}")
-                    .quiet()
-                    .run()?;
-                cmd!(sh, "ip netns delete {name}").quiet().run()?;
+                let down = sh.current_dir().join(LOCAL).join("down");
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net=/run/netns/{name}")).arg(down).args(["--name", name]);
+                let removed = undisturbed(command.env("REALK8S_RUN", directory));
+                // Also what is left of a cluster that did not go well.
+                let freed = undisturbed(Command::new("ip").args(["netns", "delete", name]));
+                removed.and(freed)
             }
         }
-        Ok(())
     }
 
     /// What it is, for the document.

@@ -1,8 +1,9 @@
 //! One line per step, and the end of all steps when interrupted.
 
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -10,20 +11,23 @@ use anyhow::{Context as _, bail};
 /// How often it is looked whether a program ended.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a program that was told to end may take to clean up.
-const CLEANING: Duration = Duration::from_mins(2);
+const CLEANING: Duration = Duration::from_mins(3);
+/// Exit code of a program that was interrupted: 128 and the number of the signal, as shells have it.
+const INTERRUPTED: u8 = 130;
 
 /// The steps, and whether one failed.
-pub(super) struct Steps {
-    interrupted: Arc<AtomicBool>,
+pub(crate) struct Steps {
+    /// How often somebody wanted an end.
+    interruptions: Arc<AtomicUsize>,
     /// Whether one failed.
-    pub(super) failed: bool,
+    pub(crate) failed: bool,
 }
 
 impl Steps {
-    /// No step yet. From now on an interruption ends the step under way, and those to come.
-    pub(super) fn listening() -> anyhow::Result<Self> {
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&interrupted);
+    /// No step yet. From now on an interruption ends the step under way, and leaves out those to come.
+    pub(crate) fn listening() -> anyhow::Result<Self> {
+        let interruptions = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&interruptions);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (ready, heard) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -34,17 +38,31 @@ impl Steps {
                 let _ = ready.send(());
                 loop {
                     tokio::select! { _ = first.recv() => {}, _ = second.recv() => {} }
-                    flag.store(true, Ordering::Relaxed);
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
             });
         });
         heard.recv().context("cannot listen for signals")?;
-        Ok(Self { interrupted, failed: false })
+        Ok(Self { interruptions, failed: false })
+    }
+
+    /// Whether somebody wanted an end.
+    pub(crate) fn interrupted(&self) -> bool {
+        self.interruptions.load(Ordering::Relaxed) > 0
+    }
+
+    /// How it ended.
+    pub(crate) fn code(&self) -> ExitCode {
+        match (self.interrupted(), self.failed) {
+            (true, _) => ExitCode::from(INTERRUPTED),
+            (false, true) => ExitCode::FAILURE,
+            (false, false) => ExitCode::SUCCESS,
+        }
     }
 
     /// Takes a step; none if it failed.
-    pub(super) fn take<T>(&mut self, name: &str, step: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
-        if self.interrupted.load(Ordering::Relaxed) {
+    pub(crate) fn take<T>(&mut self, name: &str, step: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
+        if self.interrupted() {
             self.failed = true;
             println!("{name:14} left out: interrupted");
             return None;
@@ -53,8 +71,8 @@ impl Steps {
     }
 
     /// Takes a step also when interrupted.
-    pub(super) fn last<T>(&mut self, name: &str, step: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
-        let begun = Instant::now();
+    pub(crate) fn last<T>(&mut self, name: &str, step: impl FnOnce() -> anyhow::Result<T>) -> Option<T> {
+        let (begun, before) = (Instant::now(), self.interruptions.load(Ordering::Relaxed));
         let taken = step();
         let took = begun.elapsed().as_secs();
         match taken {
@@ -64,31 +82,32 @@ impl Steps {
             }
             Err(error) => {
                 self.failed = true;
-                println!("{name:14} FAILED ({took} s): {error:#}");
+                let interrupted = self.interruptions.load(Ordering::Relaxed) > before;
+                let how = if interrupted { "interrupted" } else { "FAILED" };
+                println!("{name:14} {how} ({took} s): {error:#}");
                 None
             }
         }
     }
 
     /// Runs a program whose exit code says whether all was well. What it says is shown only if not.
-    pub(super) fn run(&mut self, name: &str, command: &mut Command) -> Option<()> {
-        let interrupted = Arc::clone(&self.interrupted);
-        self.take(name, || {
-            let (text, well) = output(command.stderr(Stdio::piped()), &interrupted)?;
-            if !well {
-                print!("{text}");
-                bail!("{command:?} says no");
-            }
-            Ok(())
-        })
+    pub(crate) fn run(&mut self, name: &str, command: &mut Command) -> Option<()> {
+        let interruptions = Arc::clone(&self.interruptions);
+        self.take(name, || quietly(command, &interruptions))
+    }
+
+    /// The same, also when interrupted: only a further interruption ends it.
+    pub(crate) fn run_last(&mut self, name: &str, command: &mut Command) -> Option<()> {
+        let interruptions = Arc::clone(&self.interruptions);
+        self.last(name, || quietly(command, &interruptions))
     }
 
     /// The same, and gives what it wrote, also if not all was well.
-    pub(super) fn read(&mut self, name: &str, command: &mut Command) -> Option<String> {
-        let interrupted = Arc::clone(&self.interrupted);
+    pub(crate) fn read(&mut self, name: &str, command: &mut Command) -> Option<String> {
+        let interruptions = Arc::clone(&self.interruptions);
         let mut said = None;
         self.take(name, || {
-            let (text, well) = output(command.stderr(Stdio::inherit()), &interrupted)?;
+            let (text, well) = output(command.stderr(Stdio::inherit()), &interruptions)?;
             said = Some(text);
             anyhow::ensure!(well, "{command:?} says no");
             Ok(())
@@ -97,13 +116,33 @@ impl Steps {
     }
 }
 
-/// Runs a program to its end; told to end when interrupted.
-fn output(command: &mut Command, interrupted: &AtomicBool) -> anyhow::Result<(String, bool)> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("cannot start a program")?;
+fn quietly(command: &mut Command, interruptions: &AtomicUsize) -> anyhow::Result<()> {
+    let (text, well) = output(command.stderr(Stdio::piped()), interruptions)?;
+    if !well {
+        print!("{text}");
+        bail!("{command:?} says no");
+    }
+    Ok(())
+}
+
+/// Runs a program to its end, whatever the person at the terminal wants meanwhile: what takes away what was made.
+pub(super) fn undisturbed(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.stdin(Stdio::null()).process_group(0).output().context("cannot start a program")?;
+    if !output.status.success() {
+        bail!("{command:?} says no: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+/// Runs a program to its end; told to end when interrupted. By us alone, and once each time: a second time many programs
+/// do not clean up.
+fn output(command: &mut Command, interruptions: &AtomicUsize) -> anyhow::Result<(String, bool)> {
+    let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let mut child = command.spawn().context("cannot start a program")?;
     let progress = child.stderr.take().map(|pipe| std::thread::spawn(|| read(pipe)));
     let pipe = child.stdout.take().context("a program without output")?;
     let result = std::thread::spawn(|| read(pipe));
-    let well = wait(&mut child, interrupted)?;
+    let well = wait(&mut child, interruptions)?;
     let progress = progress.and_then(|thread| thread.join().ok()).unwrap_or_default();
     Ok((progress + &result.join().unwrap_or_default(), well))
 }
@@ -115,20 +154,22 @@ fn read(mut pipe: impl std::io::Read) -> String {
     String::from_utf8_lossy(&text).into_owned()
 }
 
-fn wait(child: &mut Child, interrupted: &AtomicBool) -> anyhow::Result<bool> {
+fn wait(child: &mut Child, interruptions: &AtomicUsize) -> anyhow::Result<bool> {
+    let mut told = interruptions.load(Ordering::Relaxed);
     let mut end: Option<Instant> = None;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(status.success());
         }
-        match end {
-            None if interrupted.load(Ordering::Relaxed) => {
-                // Whoever has a terminal was told with us; twice does no harm.
-                let _ = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-                end = Some(Instant::now() + CLEANING);
-            }
-            Some(end) if Instant::now() > end => child.kill()?,
-            _ => {}
+        let now = interruptions.load(Ordering::Relaxed);
+        if now > told {
+            // All of its group, as a terminal does.
+            let _ = Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status();
+            told = now;
+            end.get_or_insert_with(|| Instant::now() + CLEANING);
+        }
+        if end.is_some_and(|end| Instant::now() > end) {
+            child.kill()?;
         }
         std::thread::sleep(PAUSE);
     }
@@ -140,7 +181,7 @@ mod tests {
 
     #[test]
     fn a_step_that_fails_fails_the_whole() {
-        let mut steps = Steps { interrupted: Arc::default(), failed: false };
+        let mut steps = Steps { interruptions: Arc::default(), failed: false };
         assert_eq!(steps.run("well", &mut Command::new("true")), Some(()));
         assert!(!steps.failed);
         assert_eq!(steps.run("not well", &mut Command::new("false")), None);
@@ -149,7 +190,7 @@ mod tests {
 
     #[test]
     fn what_a_program_says_is_read_also_if_it_fails() {
-        let mut steps = Steps { interrupted: Arc::default(), failed: false };
+        let mut steps = Steps { interruptions: Arc::default(), failed: false };
         let said = steps.read("says", Command::new("sh").args(["-c", "echo table; exit 1"]));
         assert_eq!(said.as_deref(), Some("table\n"));
         assert!(steps.failed);
@@ -157,11 +198,19 @@ mod tests {
 
     #[test]
     fn an_interruption_ends_a_program_and_leaves_the_rest_out() {
-        let mut steps = Steps { interrupted: Arc::new(AtomicBool::new(true)), failed: false };
-        assert_eq!(steps.run("left out", &mut Command::new("true")), None);
+        let mut steps = Steps { interruptions: Arc::default(), failed: false };
+        let count = Arc::clone(&steps.interruptions);
         let began = Instant::now();
-        let ended = output(Command::new("sleep").arg("60"), &steps.interrupted).unwrap();
-        assert!(!ended.1 && began.elapsed() < Duration::from_secs(30));
-        assert_eq!(steps.last("end", || Ok(1)), Some(1));
+        let interrupting = std::thread::spawn(move || {
+            std::thread::sleep(PAUSE);
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(steps.run("long", Command::new("sleep").arg("60")), None);
+        interrupting.join().unwrap();
+        assert_eq!(steps.run("left out", &mut Command::new("true")), None);
+        assert_eq!(steps.run_last("end", Command::new("sleep").arg("0.3")), Some(()));
+        assert_eq!(steps.last("end", || undisturbed(&mut Command::new("true"))), Some(()));
+        assert!(steps.interrupted() && began.elapsed() < Duration::from_secs(30));
+        assert!(undisturbed(&mut Command::new("false")).is_err());
     }
 }

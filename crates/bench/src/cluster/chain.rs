@@ -206,6 +206,8 @@ impl Sandbox {
         let namespace = format!("{PREFIX}{}", std::process::id());
         let made = Namespace::create(&namespace)?;
         let file = File::open(made.path())?;
+        // The file keeps it, and nothing is left of it once this process has ended.
+        Namespace::delete(&namespace)?;
         let arguments = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={NAMESPACE};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={name};\
              K8S_POD_UID={uid}"
@@ -216,12 +218,6 @@ impl Sandbox {
     /// A path that leads there from every mount namespace.
     fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd())
-    }
-}
-
-impl Drop for Sandbox {
-    fn drop(&mut self) {
-        let _ = Namespace::delete(&format!("{PREFIX}{}", std::process::id()));
     }
 }
 
