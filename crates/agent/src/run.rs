@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use axum::Router;
@@ -47,6 +47,9 @@ pub enum Connections {
 
 /// How long to wait at the end for the Lease to be given back.
 const GIVING_BACK: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether another agent has ended.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the agent is told on its command line.
 #[derive(Clone, Debug)]
@@ -96,7 +99,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let listener = listen(&config.socket)?;
     let client = cluster::client(cluster::config(config.kubeconfig.as_deref()).await?)?;
     let (enforcer, source) = datapath::open(&config)?;
-    let stop = CancellationToken::new();
+    let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
     let (core, messages) = Handle::channel();
     let scout = interfaces::start(core.clone()).context("cannot start a thread")?;
     let meters = Arc::new(Meters::new());
@@ -124,7 +127,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (reading, told) = (flows.clone(), core.clone());
     thread::Builder::new().name("flows".into()).spawn(move || reading.run(source, &told))?;
     let server = Server { core: core.clone(), flows, meters };
-    serve(listener, server.clone().socket(), stop.clone());
+    serve(listener, server.clone().socket(), closed.clone());
     let roads = plug_in(&config, &core, &client)?;
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
@@ -141,6 +144,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _ = core.tell(Message::Stop);
     let died = planning.join().is_err();
     let _ = tokio::time::timeout(GIVING_BACK, clerk).await;
+    // As long as it answers nobody cleans up behind it.
+    closed.cancel();
     let _ = fs::remove_file(&config.socket);
     if died {
         bail!("the planning thread died; what is in the kernel stays in force");
@@ -211,11 +216,21 @@ pub fn mount_bpf() -> anyhow::Result<bool> {
     Ok(ringfence_datapath::mount_system_bpffs()?)
 }
 
+/// Waits until no agent answers on a socket any more.
+pub fn wait_for_end(socket: &Path, limit: Duration) -> anyhow::Result<()> {
+    let end = Instant::now() + limit;
+    while UnixStream::connect(socket).is_ok() {
+        if Instant::now() > end {
+            bail!("an agent answers on {}; hint: stop it first", socket.display());
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
 /// Removes a socket nobody listens on, what an agent keeps beside it, and the directory if nothing else is in it.
 pub fn forget(socket: &Path) -> anyhow::Result<()> {
-    if UnixStream::connect(socket).is_ok() {
-        bail!("an agent answers on {}; hint: stop it first", socket.display());
-    }
+    wait_for_end(socket, Duration::ZERO)?;
     for path in [socket.to_path_buf(), journal(socket)] {
         absent(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
     }
@@ -287,7 +302,12 @@ mod tests {
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         fs::write(journal(&socket), "").unwrap();
         assert!(forget(&socket).is_err(), "it listens");
-        drop(listener);
+        let ending = thread::spawn(move || {
+            thread::sleep(PAUSE);
+            drop(listener);
+        });
+        wait_for_end(&socket, Duration::from_secs(20)).unwrap();
+        ending.join().unwrap();
         fs::write(dir.join("other"), "").unwrap();
         forget(&socket).unwrap();
         assert!(dir.join("other").exists() && !socket.exists() && !journal(&socket).exists());

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
@@ -15,6 +16,9 @@ const PIN_DIR: &str = "/sys/fs/bpf/ringfence";
 
 /// Where runtimes look for network configurations.
 const CONF_DIR: &str = "/etc/cni/net.d";
+
+/// How long an agent may take to end that was told to.
+const ENDING: Duration = Duration::from_mins(1);
 
 /// Port of DNS.
 const DNS_PORT: u16 = 53;
@@ -174,6 +178,10 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
 }
 
 fn clean_up(pin_dir: &Path, socket: Option<&Path>, plugin: Plugin) -> anyhow::Result<()> {
+    if let Some(socket) = socket {
+        // What it still does would be left.
+        ringfence_agent::wait_for_end(socket, ENDING)?;
+    }
     // First the plugin: without it pods start unguarded no sooner than they would anyway.
     if let Some(chain) = plugin.chain() {
         ringfence_agent::unchain(&chain).context("cannot remove the network plugin")?;

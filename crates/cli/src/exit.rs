@@ -4,6 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use ringfence_agent::client::ClientError;
+use ringfence_install::interrupt::Interrupted;
 use ringfence_k8s::crd::install::InstallError;
 
 /// How a command ended.
@@ -17,6 +18,8 @@ pub(crate) enum Code {
     Usage = 2,
     /// The cluster, or the agent, cannot be reached.
     Unreachable = 4,
+    /// Somebody pressed Ctrl-C: 128 and the number of the signal, as shells have it.
+    Interrupted = 130,
 }
 
 /// The exit code of a result; an error is told on standard error, with what caused it.
@@ -44,6 +47,9 @@ fn classify(error: &anyhow::Error) -> Code {
         }
         if matches!(cause.downcast_ref(), Some(InstallError::Refused { .. })) {
             return Code::Negative;
+        }
+        if cause.downcast_ref::<Interrupted>().is_some() {
+            return Code::Interrupted;
         }
         if cause.downcast_ref::<kube::Error>().is_some() {
             return Code::Unreachable;
@@ -73,6 +79,7 @@ mod tests {
         assert_eq!(classify(&anyhow::anyhow!("no such file")), Code::Usage);
         let refused = InstallError::Refused { name: "x".into(), reason: "y".into() };
         assert_eq!(classify(&anyhow::Error::from(refused).context("install")), Code::Negative);
+        assert_eq!(classify(&anyhow::Error::from(Interrupted { then: "" })), Code::Interrupted);
         let service = || kube::Error::LinesCodecMaxLineLengthExceeded;
         let unreachable = InstallError::Api { name: "x".into(), error: service() };
         assert_eq!(classify(&unreachable.into()), Code::Unreachable);

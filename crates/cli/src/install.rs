@@ -5,12 +5,23 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{ArgGroup, ValueEnum};
 use ringfence_install::change;
+use ringfence_install::interrupt::unless_interrupted;
 use ringfence_install::manifest::{self, ApiServer, CniDirs, Mode, Values};
 use ringfence_install::survey::{self, Survey};
 
 use crate::cluster::{Target, block_on, duration, say};
 use crate::exit::Code;
 use crate::output;
+
+/// What to do about an installation that was interrupted.
+const INSTALLING: &str = "what was written stays, and agents go on starting: `ringfence status --wait` waits for them, \
+                          `ringfence uninstall` takes everything away";
+/// The same about an upgrade.
+const UPGRADING: &str =
+    "what was written stays, and agents go on being replaced: `ringfence status --wait` waits for them";
+/// The same about an end.
+const UNINSTALLING: &str = "agents stay away, and nodes that have begun go on cleaning: `ringfence uninstall` again takes \
+                            away the rest, `ringfence install` brings the agents back";
 
 /// `ringfence install`
 #[derive(Debug, clap::Args)]
@@ -163,7 +174,7 @@ pub(crate) fn install(args: &Install) -> anyhow::Result<Code> {
         if args.dry_run {
             return print(&values, args.output);
         }
-        change::apply(&client, &values, args.changes.limit(), &say).await?;
+        unless_interrupted(INSTALLING, change::apply(&client, &values, args.changes.limit(), &say)).await?;
         output::line(&format!("Ringfence {} is installed", env!("CARGO_PKG_VERSION")))
     })
 }
@@ -207,7 +218,7 @@ pub(crate) fn upgrade(args: &Upgrade) -> anyhow::Result<Code> {
         let there = there.context("Ringfence is not installed in this cluster; hint: ringfence install")?;
         let values = args.changes.make(change::values_of(&there)?);
         say(&format!("from {} to {}", there.image, values.image));
-        change::apply(&client, &values, args.changes.limit(), &say).await?;
+        unless_interrupted(UPGRADING, change::apply(&client, &values, args.changes.limit(), &say)).await?;
         output::line(&format!("Ringfence is upgraded to {}", env!("CARGO_PKG_VERSION")))
     })
 }
@@ -216,13 +227,14 @@ pub(crate) fn upgrade(args: &Upgrade) -> anyhow::Result<Code> {
 pub(crate) fn uninstall(args: &Uninstall) -> anyhow::Result<Code> {
     block_on(async {
         let client = args.target.client().await?;
-        let left = change::remove(&client, args.timeout, &say).await?;
+        let left = unless_interrupted(UNINSTALLING, change::remove(&client, args.timeout, &say)).await?;
         if left.is_empty() {
             return output::line("Ringfence is uninstalled; no policy is enforced by it any more");
         }
         for line in &left {
             say(&format!("not cleaned: {line}"));
         }
+        say("hint: a node that is away cleans itself when it is back, and has gone from this list when its Node has");
         output::line("Ringfence is uninstalled, but not every node was cleaned")?;
         Ok(Code::Negative)
     })

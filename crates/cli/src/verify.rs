@@ -41,13 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
             return Ok(Code::Ok);
         }
         let options = verify::Options { image: args.image.clone(), filter: args.only.clone(), patience: args.timeout };
-        let stop = async {
-            // Without a way to be told, nobody tells.
-            if tokio::signal::ctrl_c().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        let report = verify::run(&client, &options, &say, stop).await?;
+        let report = verify::run(&client, &options, &say).await?;
         if let Some(path) = &args.junit {
             std::fs::write(path, report.junit()).with_context(|| format!("cannot write {}", path.display()))?;
         }

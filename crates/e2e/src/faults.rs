@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use ringfence_e2e::cluster::Cluster;
 use ringfence_e2e::machine::Machine;
+use ringfence_install::interrupt::unless_interrupted;
 
 use report::{Report, Row};
 use scenario::Scenario;
@@ -94,10 +95,7 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<bool> {
     let there = ringfence_install::change::installed(&cluster.client).await?;
     there.context("Ringfence is not installed in this cluster\nhint: ringfence install")?;
     cluster.clean_up().await?;
-    let tried = tokio::select! {
-        tried = try_all(cluster.clone(), machine, options) => tried,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted")),
-    };
+    let tried = unless_interrupted("", try_all(cluster.clone(), machine, options)).await;
     // Also after an error, which then is the one that is told.
     let cleaned = cluster.clean_up().await;
     let report = tried?;

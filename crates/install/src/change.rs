@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::apps::v1::DaemonSet;
-use kube::api::ListParams;
+use k8s_openapi::api::rbac::v1::ClusterRoleBinding;
+use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::manifest::{self, API_HOST, API_PORT, ApiServer, BIN_DIR, CONF_DIR, CniDirs, ENCAPSULATION, Values};
 use crate::{AGENT_LABEL, Progress, objects, rollout};
+
+/// Label that no node has: where agents are that are to end.
+const NOWHERE: &str = "ringfence/uninstalling";
 
 /// An installation that is there.
 #[derive(Clone, Debug)]
@@ -47,12 +51,13 @@ pub async fn apply(
     progress: &dyn Progress,
 ) -> anyhow::Result<()> {
     make_namespace(client, &values.namespace).await?;
+    call_off(client).await?;
     for object in manifest::objects(values)? {
         objects::apply(client, &object).await?;
         progress.say(&format!("{} written", objects::title(&object)));
     }
     match limit {
-        Some(limit) => rollout::rolled_out(client, &values.namespace, limit, progress).await,
+        Some(limit) => rollout::rolled_out(client, values, limit, progress).await,
         None => Ok(()),
     }
 }
@@ -113,30 +118,73 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
     })
 }
 
-/// Takes Ringfence away: agents, what they left on the nodes, and the objects. Says which nodes could not be reached.
+/// Takes Ringfence away: agents, what they left on the nodes, and the objects. Says which nodes were not cleaned. May be
+/// left at any moment and begun again: their DaemonSet, which says how to clean, goes last.
 pub async fn remove(client: &Client, limit: Duration, progress: &dyn Progress) -> anyhow::Result<Vec<String>> {
-    let Some(installed) = installed(client).await? else {
-        bail!("Ringfence is not installed in this cluster; hint: was it by Helm under another name?");
-    };
-    let values = Values { namespace: installed.namespace.clone(), ..Values::default() };
-    let mut written = manifest::objects(&values)?;
-    // The agents first: they would put back what is taken away.
-    let agents =
-        written.iter().position(|object| object["kind"] == "DaemonSet").context("no DaemonSet in the chart")?;
-    objects::delete(client, &written.remove(agents)).await?;
-    progress.say("agents are ending; what they enforce stays in force");
-    rollout::gone(client, &values.namespace, AGENT_LABEL, limit).await?;
-    let left = cleanup::run(client, &installed, limit, progress).await?;
-    // Made by the agents: who of them writes about policies.
-    written.push(json!({
-        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
-        "metadata": {"name": manifest::NAME, "namespace": values.namespace},
-    }));
-    for object in written.iter().rev() {
-        objects::delete(client, object).await?;
-        progress.say(&format!("{} removed", objects::title(object)));
+    let there = installed(client).await?;
+    if let Some(installed) = &there {
+        // They would put back what is taken away.
+        place(client, installed, json!("yes")).await.context("cannot end the agents")?;
+        progress.say("agents are ending; what they enforce stays in force");
     }
-    Ok(left)
+    let cleaned = cleanup::run(client, there.as_ref(), limit, progress).await?;
+    let namespace = match there {
+        Some(installed) => installed.namespace,
+        None => namespace_of_the_rest(client).await?,
+    };
+    let mut removed = 0;
+    for object in remains(namespace)? {
+        if objects::delete(client, &object).await? {
+            removed += 1;
+            progress.say(&format!("{} removed", objects::title(&object)));
+        }
+    }
+    if removed == 0 && !cleaned.any {
+        bail!("Ringfence is not installed in this cluster; hint: was it by Helm under another name?");
+    }
+    Ok(cleaned.left)
+}
+
+/// The objects of an installation, in the order in which they go.
+fn remains(namespace: String) -> anyhow::Result<Vec<Value>> {
+    // Made by the agents: who of them writes about policies.
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": manifest::NAME, "namespace": namespace},
+    });
+    let mut objects = manifest::objects(&Values { namespace, ..Values::default() })?;
+    objects.push(lease);
+    objects.sort_by_key(|object| object["kind"] != "DaemonSet");
+    objects.reverse();
+    Ok(objects)
+}
+
+/// Where the objects are of an installation that did not get as far as its agents.
+async fn namespace_of_the_rest(client: &Client) -> anyhow::Result<String> {
+    let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
+    let binding = objects::found(bindings.get(manifest::NAME).await).context("cannot read a ClusterRoleBinding")?;
+    let subject = binding.and_then(|binding| binding.subjects?.into_iter().next());
+    Ok(subject.and_then(|subject| subject.namespace).unwrap_or_else(|| manifest::NAMESPACE.into()))
+}
+
+/// Ends the agents, or lets them come again: by where they are to be.
+async fn place(client: &Client, installed: &Installed, nowhere: Value) -> anyhow::Result<()> {
+    let part = json!({"spec": {"template": {"spec": {"nodeSelector": {NOWHERE: nowhere}}}}});
+    let sets: Api<DaemonSet> = Api::namespaced(client.clone(), &installed.namespace);
+    sets.patch(manifest::NAME, &PatchParams::default(), &Patch::Merge(part)).await?;
+    Ok(())
+}
+
+/// Calls off an end that was begun: agents come again, and no pod is left that would take away what they put somewhere.
+async fn call_off(client: &Client) -> anyhow::Result<()> {
+    if let Some(there) = installed(client).await? {
+        let selector =
+            there.set.spec.iter().flat_map(|spec| spec.template.spec.iter().flat_map(|spec| &spec.node_selector));
+        if selector.into_iter().any(|selector| selector.contains_key(NOWHERE)) {
+            place(client, &there, Value::Null).await.context("cannot let the agents come again")?;
+        }
+    }
+    cleanup::call_off(client).await
 }
 
 #[cfg(test)]
@@ -176,6 +224,14 @@ mod tests {
         ] {
             assert_eq!(image_of_this_version(installed), format!("{expected}:{VERSION}"), "{installed}");
         }
+    }
+
+    #[test]
+    fn what_says_how_to_clean_goes_last() {
+        let objects = remains("net".into()).unwrap();
+        assert_eq!(objects.last().unwrap()["kind"], "DaemonSet");
+        assert_eq!(objects.len(), manifest::objects(&Values::default()).unwrap().len() + 1);
+        assert!(objects.iter().any(|object| object["kind"] == "Lease" && object["metadata"]["namespace"] == "net"));
     }
 
     const VERSION: &str = env!("CARGO_PKG_VERSION");

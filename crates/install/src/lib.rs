@@ -14,11 +14,13 @@ pub mod agents;
 pub mod change;
 pub mod connect;
 pub mod exec;
+pub mod interrupt;
 pub mod manifest;
 pub mod objects;
 pub mod rollout;
 pub mod status;
 pub mod survey;
+mod unready;
 pub mod verify;
 pub mod wait;
 

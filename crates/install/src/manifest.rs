@@ -3,6 +3,7 @@
 //! The chart is the source. A test renders it with a real `helm` and holds it equal to what is made here, for the
 //! default and for every change.
 
+use std::fmt;
 use std::str::FromStr;
 
 use anyhow::Context as _;
@@ -44,6 +45,13 @@ pub struct ApiServer {
     pub host: String,
     /// TCP port.
     pub port: u16,
+}
+
+impl fmt::Display for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port } = self;
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
+    }
 }
 
 impl FromStr for ApiServer {

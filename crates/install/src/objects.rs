@@ -61,12 +61,17 @@ pub async fn delete(client: &Client, object: &Value) -> anyhow::Result<bool> {
     }
 }
 
+/// What was asked for; none where it, or its kind, is not there.
+pub(crate) fn found<T>(result: kube::Result<T>) -> kube::Result<Option<T>> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        other => other.map(Some),
+    }
+}
+
 /// What is gone already need not be removed.
 pub(crate) fn ignore_absence<T>(result: kube::Result<T>) -> kube::Result<()> {
-    match result {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other.map(drop),
-    }
+    found(result).map(drop)
 }
 
 /// The collection of ClusterNetworkPolicies, which a cluster need not have.

@@ -5,15 +5,19 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::apps::v1::DaemonSet;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod};
 use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client};
 use tokio::time::Instant;
 
-use crate::{AGENT_LABEL, Progress};
+use crate::manifest::Values;
+use crate::survey::some;
+use crate::{AGENT_LABEL, Progress, unready};
 
 /// How often the cluster is asked.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How long agents that run may take to be ready before they are asked what the matter is, and how often.
+const SOON: Duration = Duration::from_secs(5);
 
 /// Whether a pod is ready, as its status tells.
 pub fn is_ready(pod: &Pod) -> bool {
@@ -40,6 +44,13 @@ pub(crate) fn trouble(pod: &Pod) -> Option<String> {
     Some(why.map_or_else(|| phase.to_owned(), |why| format!("{phase}: {why}")))
 }
 
+/// Why nobody answers for a node, if so: its kubelet has not been heard for a while.
+pub(crate) fn down(node: &Node) -> Option<String> {
+    let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let unknown = conditions.find(|condition| condition.type_ == "Ready" && condition.status == "Unknown")?;
+    Some(unknown.message.as_deref().unwrap_or("no reason is given").trim_end_matches('.').to_owned())
+}
+
 fn container_trouble(status: &ContainerStatus) -> Option<String> {
     let state = status.state.as_ref()?;
     let ended = |state: Option<&k8s_openapi::api::core::v1::ContainerState>| {
@@ -59,22 +70,41 @@ fn container_trouble(status: &ContainerStatus) -> Option<String> {
 /// Waits until every pod of the agents' DaemonSet is of its newest revision and ready.
 pub(crate) async fn rolled_out(
     client: &Client,
-    namespace: &str,
+    values: &Values,
     limit: Duration,
     progress: &dyn Progress,
 ) -> anyhow::Result<()> {
+    let namespace = values.namespace.as_str();
     let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     let end = Instant::now() + limit;
     let mut told = String::new();
+    let (mut before, mut asking) = (String::new(), Instant::now() + SOON);
+    let (mut said, mut hinted) = (BTreeMap::new(), None);
     loop {
         let set = api.get(crate::manifest::NAME).await.context("cannot read the DaemonSet of the agents")?;
         let (line, done) = state(&set);
-        let mut troubles = BTreeMap::new();
-        if !done {
-            troubles = agent_troubles(client, namespace).await?;
+        if line != before {
+            said.clear();
+            (before, asking) = (line.clone(), Instant::now() + SOON);
         }
-        let detail: Vec<String> = troubles.iter().map(|(node, why)| format!("{node}: {why}")).collect();
-        let text = std::iter::once(&line).chain(&detail).cloned().collect::<Vec<_>>().join("; ");
+        let mut troubles = agent_troubles(client, namespace).await?;
+        // One that is ending is ready to its last moment.
+        let done = done && troubles.is_empty();
+        if !done {
+            if Instant::now() > asking {
+                let hint;
+                (said, hint) = unready::ask(client, values).await?;
+                asking = Instant::now() + SOON;
+                if let (None, Some(hint)) = (&hinted, &hint) {
+                    progress.say(hint);
+                }
+                hinted = hinted.or(hint);
+            }
+            for (node, why) in &said {
+                troubles.entry(node.clone()).or_insert_with(|| why.clone());
+            }
+        }
+        let text = std::iter::once(line).chain(grouped(&troubles)).collect::<Vec<_>>().join("; ");
         if text != told {
             progress.say(&text);
             told = text;
@@ -83,13 +113,20 @@ pub(crate) async fn rolled_out(
             return Ok(());
         }
         if Instant::now() > end {
-            bail!(
-                "not every agent is ready within {limit:?}: {told}\n\
-                 hint: kubectl -n {namespace} describe pods -l {AGENT_LABEL}"
-            );
+            let hint = hinted.unwrap_or_else(|| format!("hint: kubectl -n {namespace} describe pods -l {AGENT_LABEL}"));
+            bail!("not every agent is ready within {limit:?}: {told}\n{hint}");
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+/// What is the matter, each thing once, with the nodes it is the matter with.
+fn grouped(troubles: &BTreeMap<String, String>) -> Vec<String> {
+    let mut nodes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (node, why) in troubles {
+        nodes.entry(why).or_default().push(node.clone());
+    }
+    nodes.into_iter().map(|(why, nodes)| format!("{}: {why}", some(nodes.into_iter()))).collect()
 }
 
 /// A line about a DaemonSet, and whether it is done.
@@ -107,23 +144,6 @@ async fn agent_troubles(client: &Client, namespace: &str) -> anyhow::Result<BTre
         Api::<Pod>::namespaced(client.clone(), namespace).list(&ListParams::default().labels(AGENT_LABEL)).await?;
     let with_node = |pod: &Pod| Some((pod.spec.as_ref()?.node_name.clone()?, trouble(pod)?));
     Ok(pods.items.iter().filter_map(with_node).collect())
-}
-
-/// Waits until no pod has a label any more.
-pub(crate) async fn gone(client: &Client, namespace: &str, label: &str, limit: Duration) -> anyhow::Result<()> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let end = Instant::now() + limit;
-    loop {
-        let pods = api.list(&ListParams::default().labels(label)).await?;
-        if pods.items.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() > end {
-            let names: Vec<String> = pods.items.iter().map(ResourceExt::name_any).collect();
-            bail!("these pods do not end: {}", names.join(", "));
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
 }
 
 #[cfg(test)]
@@ -149,6 +169,22 @@ mod tests {
         assert!(!state(&set(2, 2, 3)).1);
         assert!(!state(&set(2, 3, 1)).1);
         assert!(!state(&DaemonSet::default()).1, "nothing is scheduled yet");
+    }
+
+    #[test]
+    fn a_node_is_down_when_its_kubelet_is_silent_and_not_when_it_complains() {
+        let node = |status: &str| -> Node {
+            let ready = json!({"type": "Ready", "status": status, "message": "Kubelet stopped posting node status."});
+            serde_json::from_value(json!({"status": {"conditions": [ready]}})).unwrap()
+        };
+        assert_eq!(down(&node("Unknown")).as_deref(), Some("Kubelet stopped posting node status"));
+        assert_eq!((down(&node("True")), down(&node("False")), down(&Node::default())), (None, None, None));
+    }
+
+    #[test]
+    fn what_is_the_matter_with_many_nodes_is_told_once() {
+        let troubles = [("a", "x"), ("b", "y"), ("c", "x")].map(|(node, why)| (node.to_owned(), why.to_owned()));
+        assert_eq!(grouped(&troubles.into()), ["a, c: x", "b: y"]);
     }
 
     #[test]

@@ -198,7 +198,7 @@ fn is_linux(node: &Node) -> bool {
 }
 
 /// The first of a list, and how many more there are.
-fn some(items: impl Iterator<Item = String>) -> String {
+pub(crate) fn some(items: impl Iterator<Item = String>) -> String {
     let items: Vec<String> = items.collect();
     let named = items.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", ");
     match items.len().saturating_sub(NAMED) {

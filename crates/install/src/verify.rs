@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use futures::{StreamExt as _, stream};
 use kube::Client;
 
+use crate::interrupt::unless_interrupted;
 use crate::wait::{self, Wanted};
 use crate::{Progress, connect, objects};
 use case::{Attempt, Case, Check};
@@ -41,22 +42,15 @@ pub struct Options {
     pub patience: Duration,
 }
 
-/// Runs every case, and takes everything away again, also when `stop` comes first.
-pub async fn run(
-    client: &Client,
-    options: &Options,
-    progress: &dyn Progress,
-    stop: impl Future<Output = ()>,
-) -> anyhow::Result<Report> {
+/// Runs every case, and takes everything away again, also when interrupted.
+pub async fn run(client: &Client, options: &Options, progress: &dyn Progress) -> anyhow::Result<Report> {
     let stage = Stage::named(client.clone());
     let mut report = Report::new();
-    let ended = tokio::select! {
-        ended = all(&stage, options, progress, &mut report) => ended,
-        () = stop => Err(anyhow::anyhow!("interrupted")),
-    };
+    let ended = unless_interrupted("", all(&stage, options, progress, &mut report)).await;
     progress.say("removing what was made");
-    let cleaned = stage.remove().await.context("what was made could not be removed; hint: ringfence verify --clean-up");
-    ended.and(cleaned)?;
+    // Somebody may have no patience for that either.
+    let cleaned = unless_interrupted("", stage.remove()).await;
+    cleaned.context("what was made is not removed; hint: ringfence verify --clean-up").and(ended)?;
     Ok(report)
 }
 

@@ -108,8 +108,12 @@ impl Core {
             warnings.extend(error.chain(network.problems.iter().cloned()));
         }
         if !self.in_sync {
-            warnings
-                .push("not in sync with the API yet: what an earlier agent left in the kernel stays in force".into());
+            let error = self.watches.values().find_map(|watch| watch.error.as_ref());
+            let why = error.map_or_else(
+                || "not in sync with the API yet".into(),
+                |error| format!("the API does not answer: {error}"),
+            );
+            warnings.push(format!("{why}; what an earlier agent left in the kernel stays in force"));
         }
         if let Some(error) = &self.learning.error {
             warnings.push(format!("what rules allow by name cannot be learnt, and is denied: {error}"));

@@ -19,6 +19,7 @@ use std::time::Instant;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use ringfence_e2e::cluster::Cluster;
+use ringfence_install::interrupt::unless_interrupted;
 use ringfence_install::verify::report::{Outcome, Report};
 
 use self::stage::Stage;
@@ -75,22 +76,12 @@ pub(crate) async fn run(options: &Options) -> anyhow::Result<bool> {
     anyhow::ensure!(!chosen.is_empty(), "no case is called so; hint: without --only all are tried");
     let cluster = Cluster::of(&options.kubeconfig).await?;
     let mut report = Report::new();
-    let ended = tokio::select! {
-        ended = all(&cluster, &chosen, &mut report) => ended,
-        () = interrupted() => Err(anyhow::anyhow!("interrupted")),
-    };
+    let ended = unless_interrupted("", all(&cluster, &chosen, &mut report)).await;
     println!("removing what was made");
     let cleaned = stage::remove(&cluster).await;
     ended.and(cleaned)?;
     println!("{}", report.summary());
     Ok(report.passed())
-}
-
-async fn interrupted() {
-    // Without a way to be told, nobody tells.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 async fn all(cluster: &Cluster, chosen: &[&Case], report: &mut Report) -> anyhow::Result<()> {

@@ -1,96 +1,223 @@
 //! A pod on every node that takes away what an agent left there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams, LogParams};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::Installed;
-use crate::{Progress, objects, rollout};
+use crate::{AGENT_LABEL, Progress, objects, rollout};
 
 /// Label, and its value, of the pods that clean up.
-const LABEL: (&str, &str) = ("app.kubernetes.io/name", "ringfence-cleanup");
+const SELECTED: &str = "app.kubernetes.io/name=ringfence-cleanup";
 /// The host's directory for the state of running programs, as those pods see it.
 const HOST_RUN: &str = "/host/run";
+/// How often the cluster is asked.
 const PAUSE: Duration = Duration::from_millis(500);
+/// After how long without news it is told what is waited for.
+const SOON: Duration = Duration::from_secs(5);
+/// After how long without news nodes that are down are not waited for any more.
+const LONG: Duration = Duration::from_secs(10);
 
-/// Runs the pods to their end; returns the nodes on which that did not work, with the reason.
-pub(super) async fn run(
-    client: &Client,
-    installed: &Installed,
-    limit: Duration,
-    progress: &dyn Progress,
-) -> anyhow::Result<Vec<String>> {
-    let nodes = Api::<Node>::all(client.clone()).list(&ListParams::default()).await.context("cannot list the nodes")?;
-    let set = serde_json::to_value(&installed.set)?;
-    let template = set.pointer("/spec/template").context("the DaemonSet has no template")?;
-    let linux = nodes.iter().filter(|node| node.labels().get("kubernetes.io/os").is_none_or(|os| os == "linux"));
-    let names: Vec<String> = linux.map(ResourceExt::name_any).collect();
-    for node in &names {
-        let pod = pod(template, &installed.namespace, node).context("the DaemonSet is not as expected")?;
-        objects::apply(client, &pod).await?;
-    }
-    let left = finish(client, &installed.namespace, &names, limit, progress).await?;
-    Ok(left.into_iter().map(|(node, why)| format!("{node}: {why}")).collect())
+/// What became of it.
+pub(super) struct Cleaned {
+    /// Whether there was anything to clean.
+    pub(super) any: bool,
+    /// The nodes on which that did not work, with the reason.
+    pub(super) left: Vec<String>,
 }
 
-/// Waits for the pods, and removes those that are done: one on a node that is away waits there for it to come back.
-async fn finish(
+/// Runs a pod to its end on every node whose agent has ended. Without an installation: those of an earlier run.
+pub(super) async fn run(
     client: &Client,
-    namespace: &str,
-    nodes: &[String],
+    installed: Option<&Installed>,
     limit: Duration,
     progress: &dyn Progress,
-) -> anyhow::Result<BTreeMap<String, String>> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), namespace);
-    let selected = ListParams::default().labels(&format!("{}={}", LABEL.0, LABEL.1));
-    let mut waiting: BTreeMap<String, String> =
-        nodes.iter().map(|node| (node.clone(), "has not begun".to_owned())).collect();
-    let mut failed = BTreeMap::new();
-    let end = Instant::now() + limit;
-    let mut told = usize::MAX;
-    while !waiting.is_empty() && Instant::now() < end {
-        for pod in api.list(&selected).await?.items {
-            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.clone()) else { continue };
+) -> anyhow::Result<Cleaned> {
+    let mut work =
+        Work { client, installed, waiting: BTreeMap::new(), begun: BTreeSet::new(), failed: BTreeMap::new() };
+    let nodes = work.nodes().await?;
+    let pods = work.pods(SELECTED).await?;
+    work.begun = pods.iter().map(|pod| node_of(pod).to_owned()).collect();
+    let wanted = nodes.keys().filter(|node| installed.is_some() || work.begun.contains(*node));
+    work.waiting = wanted.map(|node| (node.clone(), "it has not begun".to_owned())).collect();
+    let all = work.waiting.len();
+    if all > 0 {
+        work.finish(limit, progress).await?;
+    }
+    let Work { waiting, mut failed, .. } = work;
+    failed.extend(waiting);
+    let left = failed.into_iter().map(|(node, why)| format!("{node}: {why}")).collect();
+    Ok(Cleaned { any: all > 0, left })
+}
+
+/// Removes the pods, so that none cleans a node any more.
+pub(super) async fn call_off(client: &Client) -> anyhow::Result<()> {
+    for pod in Api::<Pod>::all(client.clone()).list(&ListParams::default().labels(SELECTED)).await? {
+        remove(client, &pod).await?;
+    }
+    Ok(())
+}
+
+/// Nodes to be cleaned.
+struct Work<'a> {
+    client: &'a Client,
+    installed: Option<&'a Installed>,
+    /// Those that are not clean yet, and why.
+    waiting: BTreeMap<String, String>,
+    /// Those that have a pod.
+    begun: BTreeSet<String>,
+    /// Those where it did not work, and why.
+    failed: BTreeMap<String, String>,
+}
+
+impl Work<'_> {
+    /// Waits until every node is clean, at most as long as told. A node that is down is not waited for: its pod stays.
+    async fn finish(&mut self, limit: Duration, progress: &dyn Progress) -> anyhow::Result<()> {
+        let all = self.waiting.len();
+        let begun = Instant::now();
+        let mut tale = Tale::default();
+        loop {
+            let nodes = self.nodes().await?;
+            self.waiting.retain(|node, _| nodes.contains_key(node));
+            self.step(&nodes).await?;
+            let cleaned = all - self.waiting.len() - self.failed.len();
+            let now = Instant::now();
+            tale.tell(now, &format!("nodes cleaned: {cleaned} of {all}"), &self.waiting, progress);
+            let down = self.waiting.keys().all(|node| nodes.get(node).is_some_and(Option::is_some));
+            if self.waiting.is_empty() || now - begun > limit || down && now - tale.since > LONG {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Begins where agents have ended, and takes note of what became of the pods.
+    async fn step(&mut self, nodes: &Nodes) -> anyhow::Result<()> {
+        let agents: BTreeSet<String> =
+            self.pods(AGENT_LABEL).await?.iter().map(|pod| node_of(pod).to_owned()).collect();
+        for (node, why) in &mut self.waiting {
+            let down = nodes.get(node).cloned().flatten();
+            // On a node that is down nobody ends an agent. When it is back the pod waits for that end.
+            let free = down.is_some() || !agents.contains(node);
+            if let (Some(installed), true) = (self.installed, free && !self.begun.contains(node)) {
+                objects::apply(self.client, &installed.cleaner(node)?).await?;
+                self.begun.insert(node.clone());
+            }
+            *why = match down {
+                Some(why) => {
+                    format!("the node is down ({why}); its pod {} stays, and cleans it when it is back", name(node))
+                }
+                None if free => "it has not begun".to_owned(),
+                None => "its agent is ending".to_owned(),
+            };
+        }
+        for pod in self.pods(SELECTED).await? {
+            let node = node_of(&pod);
             match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
                 Some("Succeeded") => {
-                    waiting.remove(&node);
-                    remove(&api, &pod).await?;
+                    self.waiting.remove(node);
+                    remove(self.client, &pod).await?;
                 }
                 Some("Failed") => {
-                    waiting.remove(&node);
-                    let log =
-                        api.logs(&pod.name_any(), &LogParams { tail_lines: Some(1), ..LogParams::default() }).await;
-                    failed.insert(node, log.map_or_else(|_| "cleaning up failed".into(), |log| log.trim().to_owned()));
-                    remove(&api, &pod).await?;
+                    self.waiting.remove(node);
+                    self.failed.insert(node.to_owned(), self.last_words(&pod).await);
+                    remove(self.client, &pod).await?;
                 }
                 _ => {
-                    if let (Some(why), Some(entry)) = (rollout::trouble(&pod), waiting.get_mut(&node)) {
+                    let down = nodes.get(node).is_some_and(Option::is_some);
+                    if let (Some(why), Some(entry), false) = (rollout::trouble(&pod), self.waiting.get_mut(node), down)
+                    {
                         *entry = why;
                     }
                 }
             }
         }
-        if told != waiting.len() {
-            progress.say(&format!("nodes cleaned: {} of {}", nodes.len() - waiting.len() - failed.len(), nodes.len()));
-            told = waiting.len();
-        }
-        tokio::time::sleep(PAUSE).await;
+        Ok(())
     }
-    failed.extend(waiting);
-    Ok(failed)
+
+    /// Every Linux node, and why it is down if it is.
+    async fn nodes(&self) -> anyhow::Result<Nodes> {
+        let nodes = Api::<Node>::all(self.client.clone()).list(&ListParams::default()).await;
+        let nodes = nodes.context("cannot list the nodes")?;
+        let linux = nodes.iter().filter(|node| node.labels().get("kubernetes.io/os").is_none_or(|os| os == "linux"));
+        Ok(linux.map(|node| (node.name_any(), rollout::down(node))).collect())
+    }
+
+    async fn pods(&self, selected: &str) -> anyhow::Result<Vec<Pod>> {
+        let listed = Api::<Pod>::all(self.client.clone()).list(&ListParams::default().labels(selected)).await;
+        Ok(listed.context("cannot list pods")?.items)
+    }
+
+    async fn last_words(&self, pod: &Pod) -> String {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let log = api.logs(&pod.name_any(), &LogParams { tail_lines: Some(1), ..LogParams::default() }).await;
+        log.map_or_else(|_| "cleaning up failed".into(), |log| log.trim().to_owned())
+    }
 }
 
-async fn remove(api: &Api<Pod>, pod: &Pod) -> anyhow::Result<()> {
-    match api.delete(&pod.name_any(), &DeleteParams::background()).await {
-        Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error).context("cannot remove a pod that cleaned up"),
+/// Nodes, and why they are down if they are.
+type Nodes = BTreeMap<String, Option<String>>;
+
+/// Tells how it is getting on: when there is news, and what is waited for when there is none for a while.
+struct Tale {
+    told: String,
+    since: Instant,
+    explained: String,
+}
+
+impl Default for Tale {
+    fn default() -> Self {
+        Self { told: String::new(), since: Instant::now(), explained: String::new() }
+    }
+}
+
+impl Tale {
+    fn tell(&mut self, now: Instant, line: &str, waiting: &BTreeMap<String, String>, progress: &dyn Progress) {
+        if line != self.told {
+            progress.say(line);
+            (self.told, self.since) = (line.to_owned(), now);
+        }
+        if now - self.since < SOON || waiting.is_empty() {
+            return;
+        }
+        let reasons: Vec<String> = waiting.iter().map(|(node, why)| format!("waiting for {node}: {why}")).collect();
+        let text = reasons.join("\n");
+        if text != self.explained {
+            progress.say(&text);
+            if self.explained.is_empty() {
+                progress.say("hint: Ctrl-C is safe, and `ringfence uninstall` again goes on from there");
+            }
+            self.explained = text;
+        }
+    }
+}
+
+fn node_of(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).unwrap_or_default()
+}
+
+fn name(node: &str) -> String {
+    format!("ringfence-cleanup-{node}")
+}
+
+async fn remove(client: &Client, pod: &Pod) -> anyhow::Result<()> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let removed = api.delete(&pod.name_any(), &DeleteParams::background()).await;
+    objects::ignore_absence(removed).context("cannot remove a pod that cleans up")
+}
+
+impl Installed {
+    /// The pod that cleans a node.
+    fn cleaner(&self, node: &str) -> anyhow::Result<Value> {
+        let set = serde_json::to_value(&self.set)?;
+        let template = set.pointer("/spec/template").context("the DaemonSet has no template")?;
+        pod(template, &self.namespace, node).context("the DaemonSet is not as expected")
     }
 }
 
@@ -131,7 +258,7 @@ fn pod(template: &Value, namespace: &str, node: &str) -> Option<Value> {
     }
     Some(json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": format!("ringfence-cleanup-{node}"), "namespace": namespace, "labels": {LABEL.0: LABEL.1}},
+        "metadata": {"name": name(node), "namespace": namespace, "labels": {"app.kubernetes.io/name": "ringfence-cleanup"}},
         "spec": spec,
     }))
 }
@@ -140,6 +267,27 @@ fn pod(template: &Value, namespace: &str, node: &str) -> Option<Value> {
 mod tests {
     use super::*;
     use crate::manifest::{self, Mode, Values};
+
+    #[test]
+    fn who_is_waited_for_is_told_when_there_is_no_news() {
+        let said = std::sync::Mutex::new(Vec::new());
+        let hear = |line: &str| said.lock().unwrap().push(line.to_owned());
+        let heard = || std::mem::take(&mut *said.lock().unwrap());
+        let waiting = |why: &str| BTreeMap::from([("n2".to_owned(), why.to_owned())]);
+        let mut tale = Tale::default();
+        let begun = tale.since;
+        tale.tell(begun, "1 of 2", &waiting("ending"), &hear);
+        tale.tell(begun + SOON / 2, "1 of 2", &waiting("ending"), &hear);
+        assert_eq!(heard(), ["1 of 2"]);
+        tale.tell(begun + SOON, "1 of 2", &waiting("ending"), &hear);
+        tale.tell(begun + SOON * 2, "1 of 2", &waiting("ending"), &hear);
+        let told = heard();
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told[0] == "waiting for n2: ending" && told[1].contains("Ctrl-C"), "{told:?}");
+        tale.tell(begun + SOON * 3, "1 of 2", &waiting("down"), &hear);
+        tale.tell(begun + SOON * 3, "2 of 2", &BTreeMap::new(), &hear);
+        assert_eq!(heard(), ["waiting for n2: down", "2 of 2"]);
+    }
 
     #[test]
     fn it_is_the_agent_s_pod_with_another_command() {
