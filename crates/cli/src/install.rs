@@ -234,7 +234,6 @@ pub(crate) fn uninstall(args: &Uninstall) -> anyhow::Result<Code> {
         for line in &left {
             say(&format!("not cleaned: {line}"));
         }
-        say("hint: a node that is away cleans itself when it is back, and has gone from this list when its Node has");
         output::line("Ringfence is uninstalled, but not every node was cleaned")?;
         Ok(Code::Negative)
     })

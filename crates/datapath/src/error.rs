@@ -37,6 +37,17 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// There is no place for pins, and none can be made from here.
+    #[error(
+        "cannot mount a bpffs at {path}: {error}. hint: the node has to have it: `ringfence install --mount-bpf`, or on the \
+         node `mount -t bpf bpf {path}`"
+    )]
+    Mount {
+        /// The place.
+        path: PathBuf,
+        /// Why not.
+        error: io::Error,
+    },
     /// The kernel refused something of BPF.
     #[error("cannot {what}: {source}")]
     Bpf {

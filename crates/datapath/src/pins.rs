@@ -168,7 +168,7 @@ fn is_bpffs(path: &Path) -> Result<bool, Error> {
 fn mount_bpffs(path: &Path) -> Result<(), Error> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("bpf"), path, Some("bpf"), flags, Some("mode=0700"))
-        .map_err(|e| Error::path("mount a bpffs at", path)(e.into()))
+        .map_err(|error| Error::Mount { path: path.to_owned(), error: error.into() })
 }
 
 /// Whether the directory itself, not one above it, is where a file system is mounted.

@@ -17,6 +17,10 @@ use crate::{AGENT_LABEL, Progress, objects, rollout};
 /// Label that no node has: where agents are that are to end.
 const NOWHERE: &str = "ringfence/uninstalling";
 
+/// What is left where nothing says how agents were run.
+const UNKNOWN: &str = "nodes on which an agent ran, if any did: there was no DaemonSet that says how; hint: `ringfence install`, \
+                       and `ringfence uninstall` once more";
+
 /// An installation that is there.
 #[derive(Clone, Debug)]
 pub struct Installed {
@@ -139,10 +143,13 @@ pub async fn remove(client: &Client, limit: Duration, progress: &dyn Progress) -
             progress.say(&format!("{} removed", objects::title(&object)));
         }
     }
-    if removed == 0 && !cleaned.any {
-        bail!("Ringfence is not installed in this cluster; hint: was it by Helm under another name?");
+    let mut left = cleaned.left;
+    match (removed, cleaned.any) {
+        (0, false) => bail!("Ringfence is not installed in this cluster; hint: was it by Helm under another name?"),
+        (_, false) => left.push(UNKNOWN.into()),
+        (_, true) => {}
     }
-    Ok(cleaned.left)
+    Ok(left)
 }
 
 /// The objects of an installation, in the order in which they go.
