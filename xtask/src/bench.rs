@@ -44,8 +44,7 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
         return cluster::run(sh, options.dry);
     }
     if options.neutral {
-        neutral::run(sh, options.dry)?;
-        return Ok(ExitCode::SUCCESS);
+        return neutral::run(sh, options.dry);
     }
     cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-bench").run()?;
     let bench = demo::binary(sh, "release", "ringfence-bench")?;

@@ -20,21 +20,27 @@ const MEASURED: &[(&str, &[&str])] = &[
     ("Traffic", &["traffic", "--machine"]),
     ("A crowd", &["crowd"]),
 ];
+/// And on a cluster that has no network plugin but Ringfence.
+const PRIMARY: &[(&str, &[&str])] =
+    &[("Traffic in primary mode", &["traffic", "--stays", "--blocks", "0,10000", "--pods", "100", "--machine"])];
 
-/// Measures on a cluster of its own, and writes the tables unless told not to.
+/// Measures on clusters of its own, and writes the tables unless told not to.
 pub(super) fn run(sh: &Shell, dry: bool) -> anyhow::Result<ExitCode> {
-    let shape = Shape::default();
-    let Source::Local = cluster::choose(sh, None, false, &shape)? else {
-        bail!("pods have to be processes of this machine\nhint: take kind off the PATH");
-    };
     let mut steps = Steps::listening()?;
     let Some(made) = steps.take("build", || build(sh)) else { return Ok(steps.code()) };
-    let started = steps.take("cluster", || Cluster::start(sh, Source::Local, &shape, &made.ringfence));
-    let Some(cluster) = started else { return Ok(steps.code()) };
-    let results = measure(sh, &mut steps, &cluster, &made);
-    // Also after a failure, and when interrupted.
-    steps.last("end", || cluster.stop(sh));
-    if let Some(results) = results {
+    let bridge = on_one(sh, &mut steps, &made, &Shape::default(), |steps, cluster| {
+        let about = say(steps, cluster, &made, &["describe"])?;
+        let bench = &made.bench;
+        let made_on = steps.take("host", || {
+            let (host, date) = (cmd!(sh, "{bench} host").read()?, cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?);
+            Ok(format!("Made on {date} by `cargo xtask bench --cluster` on {}, {}.", host.trim(), about.trim()))
+        })?;
+        Some(format!("{made_on}\n\n{}", measure(steps, cluster, &made, MEASURED)?))
+    });
+    let primary = Shape::without_plugin();
+    let primary = on_one(sh, &mut steps, &made, &primary, |steps, cluster| measure(steps, cluster, &made, PRIMARY));
+    if let (Some(bridge), Some(primary)) = (bridge, primary) {
+        let results = format!("{bridge}\n\n{primary}");
         println!("{results}");
         if !dry {
             let document = sh.read_file(DOCUMENT)?;
@@ -44,14 +50,32 @@ pub(super) fn run(sh: &Shell, dry: bool) -> anyhow::Result<ExitCode> {
     Ok(steps.code())
 }
 
+/// Starts a cluster, does something there, and removes it, also after a failure and when interrupted.
+pub(super) fn on_one<T>(
+    sh: &Shell,
+    steps: &mut Steps,
+    made: &Made,
+    shape: &Shape,
+    act: impl FnOnce(&mut Steps, &Cluster) -> Option<T>,
+) -> Option<T> {
+    let cluster = steps.take("cluster", || match cluster::choose(sh, None, false, shape)? {
+        Source::Local => Cluster::start(sh, Source::Local, shape, &made.ringfence),
+        _ => bail!("pods have to be processes of this machine\nhint: take kind off the PATH"),
+    })?;
+    let loaded = steps.take("images", || cluster.load(sh, std::slice::from_ref(&made.image)));
+    let done = loaded.and_then(|()| act(steps, &cluster));
+    steps.last("end", || cluster.stop(sh));
+    done
+}
+
 /// What is built for it.
-struct Made {
-    ringfence: PathBuf,
-    bench: PathBuf,
+pub(super) struct Made {
+    pub(super) ringfence: PathBuf,
+    pub(super) bench: PathBuf,
     image: PathBuf,
 }
 
-fn build(sh: &Shell) -> anyhow::Result<Made> {
+pub(super) fn build(sh: &Shell) -> anyhow::Result<Made> {
     cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-bench").run()?;
     Ok(Made {
         ringfence: demo::binary(sh, "release", "ringfence")?,
@@ -60,30 +84,23 @@ fn build(sh: &Shell) -> anyhow::Result<Made> {
     })
 }
 
-/// The tables; none if something did not go well, which was told.
-fn measure(sh: &Shell, steps: &mut Steps, cluster: &Cluster, made: &Made) -> Option<String> {
-    steps.take("images", || cluster.load(sh, std::slice::from_ref(&made.image)))?;
+/// Installs Ringfence and measures. The tables; none if something did not go well, which was told.
+fn measure(steps: &mut Steps, cluster: &Cluster, made: &Made, what: &[(&str, &[&str])]) -> Option<String> {
     steps.run("install", &mut cluster.ringfence(&made.ringfence, &["install"]))?;
-    let directory = cluster.directory()?;
-    let mut say = |name: &str, words: &[&str]| {
-        let mut command = cluster.command(&made.bench);
-        command.arg("cluster").args(words);
-        if words.contains(&"--machine") {
-            command.arg(directory);
-        }
-        let said = steps.read(name, &mut command);
-        said.filter(|_| !steps.failed)
-    };
-    let about = say("describe", &["describe"])?;
     let mut results = Vec::new();
-    for (heading, words) in MEASURED {
-        results.push(format!("### {heading}\n\n{}", say(words[0], words)?.trim()));
+    for (heading, words) in what {
+        results.push(format!("### {heading}\n\n{}", say(steps, cluster, made, words)?.trim()));
     }
-    let bench = &made.bench;
-    let made = steps.take("host", || {
-        let (host, date) = (cmd!(sh, "{bench} host").read()?, cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?);
-        Ok(format!("Made on {date} by `cargo xtask bench --cluster` on {}, {}.", host.trim(), about.trim()))
-    })?;
-    results.insert(0, made);
     Some(results.join("\n\n"))
+}
+
+/// What a measurement prints, if it went well.
+fn say(steps: &mut Steps, cluster: &Cluster, made: &Made, words: &[&str]) -> Option<String> {
+    let mut command = cluster.command(&made.bench);
+    command.arg("cluster").args(words);
+    if words.contains(&"--machine") {
+        command.arg(cluster.directory()?);
+    }
+    let said = steps.read(words[0], &mut command);
+    said.filter(|_| !steps.failed)
 }

@@ -1,16 +1,18 @@
 //! `bench --neutral`: programs that measure whatever engine enforces policy, on one cluster first without and then with
 //! Ringfence, beside what they said of another engine.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, bail};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
 use super::DOCUMENT;
-use crate::e2e::cluster::{self, Cluster, Shape, Source};
-use crate::{demo, image, marks};
+use super::cluster::{self, Made};
+use crate::e2e::cluster::{Cluster, Shape};
+use crate::e2e::steps::Steps;
+use crate::marks;
 
 /// Where the programs are, beside the project.
 const PROGRAMS: &str = "../shared/bench/cluster";
@@ -26,33 +28,30 @@ struct Row {
 }
 
 /// Measures, and writes the table unless told not to.
-pub(super) fn run(sh: &Shell, dry: bool) -> anyhow::Result<()> {
+pub(super) fn run(sh: &Shell, dry: bool) -> anyhow::Result<ExitCode> {
     let programs = sh.current_dir().join(PROGRAMS);
     if !programs.exists() {
         bail!("the programs that measure any engine are not in {PROGRAMS}");
     }
-    let shape = Shape::default();
-    let Source::Local = cluster::choose(sh, None, false, &shape)? else {
-        bail!("pods have to be processes of this machine\nhint: take kind off the PATH");
-    };
-    cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-bench").run()?;
-    let [ringfence, bench] =
-        [demo::binary(sh, "release", "ringfence")?, demo::binary(sh, "release", "ringfence-bench")?];
-    let archive = image::release(sh)?;
-    let cluster = Cluster::start(sh, Source::Local, &shape, &ringfence)?;
-    let neutral = Neutral { sh, programs, cluster: &cluster, ringfence, bench: bench.clone() };
-    let measured = neutral.measure(&archive);
-    cluster.stop(sh)?;
+    let mut steps = Steps::listening()?;
+    let Some(made) = steps.take("build", || cluster::build(sh)) else { return Ok(steps.code()) };
+    let rows = cluster::on_one(sh, &mut steps, &made, &Shape::default(), |steps, cluster| {
+        let measured = Neutral { sh, programs, cluster, made: &made, steps }.measure();
+        // What is missing is told by a last step that fails.
+        steps.take("figures", || measured)
+    });
+    let Some(rows) = rows else { return Ok(steps.code()) };
+    let bench = &made.bench;
     let host = cmd!(sh, "{bench} host").read()?;
     let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
     let made = format!("Made on {date} by `cargo xtask bench --neutral` on {}.", host.trim());
-    let results = format!("{made}\n\n{}", table(&measured?));
+    let results = format!("{made}\n\n{}", table(&rows));
     println!("{results}");
     if !dry {
         let document = sh.read_file(DOCUMENT)?;
         sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &results)?)?;
     }
-    Ok(())
+    Ok(steps.code())
 }
 
 fn table(rows: &[Row]) -> String {
@@ -69,27 +68,25 @@ struct Neutral<'a> {
     sh: &'a Shell,
     programs: PathBuf,
     cluster: &'a Cluster,
-    ringfence: PathBuf,
-    bench: PathBuf,
+    made: &'a Made,
+    steps: &'a mut Steps,
 }
 
 impl Neutral<'_> {
-    fn measure(&self, archive: &Path) -> anyhow::Result<Vec<Row>> {
-        self.cluster.load(self.sh, &[archive.to_path_buf()])?;
-        let control = Side::of(self, "")?;
-        let status = self.cluster.command(&self.ringfence).arg("install").status().context("ringfence install")?;
-        anyhow::ensure!(status.success(), "ringfence install failed ({status})");
-        let agents = self.agents()?;
-        let reactions = [0, 1000, 10_000].map(|others| self.reaction(others));
-        let with = Side::of(self, &agents)?;
+    fn measure(mut self) -> anyhow::Result<Vec<Row>> {
+        let control = Side::of(&mut self, "")?;
+        let mut install = self.cluster.ringfence(&self.made.ringfence, &["install"]);
+        self.steps.run("install", &mut install).context("it is not installed")?;
+        let mut agents = self.cluster.command(&self.made.bench);
+        let agents = self.said("agents", agents.args(["cluster", "agents"]))?;
+        let agents = agents.split_whitespace().collect::<Vec<_>>().join(",");
         let mut rows = Vec::new();
-        let known = [
+        for (others, calico) in [
             (0, ["21–24 / 54–72 ms", "17–22 / 52–108 ms"]),
             (1000, ["112 / 230 ms", ""]),
             (10_000, ["0.8 / 1.2 s", ""]),
-        ];
-        for ((others, calico), reaction) in known.into_iter().zip(reactions) {
-            let Reaction { all, relabelled, strays } = reaction?;
+        ] {
+            let Reaction { all, relabelled, strays } = self.reaction(others)?;
             let row = |what: &str, calico, ringfence| Row {
                 what: format!("{what}, {others} other policies"),
                 calico,
@@ -100,37 +97,34 @@ impl Neutral<'_> {
             let calico = if others == 0 { ["6–8 ms (P50)", "14–18 ms (P50)"] } else { ["", ""] };
             rows.push(row("pod relabelled → decided, P50 / P99", calico, relabelled));
         }
+        let with = Side::of(&mut self, &agents)?;
         rows.extend(control.beside(with));
         Ok(rows)
     }
 
+    /// What a program says, if all went well.
+    fn said(&mut self, name: &str, command: &mut Command) -> anyhow::Result<String> {
+        let said = self.steps.read(name, command).filter(|_| !self.steps.failed);
+        said.with_context(|| format!("{name} did not go well"))
+    }
+
     /// Runs one of the programs, and gives what it says and what it writes.
-    fn run(&self, program: &str, words: &[&str]) -> anyhow::Result<(String, Value)> {
-        eprintln!("{program} {}", words.join(" "));
+    fn run(&mut self, program: &str, words: &[&str]) -> anyhow::Result<(String, Value)> {
         let mut command = self.cluster.command(&self.programs.join(program));
         command.args(words);
         let written = self.sh.create_temp_dir()?;
         let path = written.path().join("result.json");
-        if program != "starts.py" {
+        let writes = program != "starts.py";
+        if writes {
             command.arg("--json").arg(&path);
         }
-        let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("starting {program}"))?;
-        anyhow::ensure!(output.status.success(), "{program} {} failed ({})", words.join(" "), output.status);
-        let said = String::from_utf8(output.stdout)?;
-        eprint!("{said}");
-        let value =
-            if program == "starts.py" { Value::Null } else { serde_json::from_str(&self.sh.read_file(&path)?)? };
+        let said = self.said(&format!("{program} {}", words.join(" ")), &mut command)?;
+        print!("{said}");
+        let value = if writes { serde_json::from_str(&self.sh.read_file(&path)?)? } else { Value::Null };
         Ok((said, value))
     }
 
-    /// Process ids of the agents.
-    fn agents(&self) -> anyhow::Result<String> {
-        let output = self.cluster.command(&self.bench).args(["cluster", "agents"]).output()?;
-        anyhow::ensure!(output.status.success(), "the agents are not found ({})", output.status);
-        Ok(String::from_utf8(output.stdout)?.split_whitespace().collect::<Vec<_>>().join(","))
-    }
-
-    fn reaction(&self, others: usize) -> anyhow::Result<Reaction> {
+    fn reaction(&mut self, others: usize) -> anyhow::Result<Reaction> {
         let others = others.to_string();
         let words = ["--client-node", "1", "--server-node", "2", "--rounds", "25", "--others", &others];
         let (said, results) = self.run("latency.py", &words)?;
@@ -148,7 +142,7 @@ impl Neutral<'_> {
     }
 
     /// What `rates.py` tells of each number of policies, repetitions put together.
-    fn rates(&self, peers: &str, counts: &str, agents: &str) -> anyhow::Result<Vec<Rate>> {
+    fn rates(&mut self, peers: &str, counts: &str, agents: &str) -> anyhow::Result<Vec<Rate>> {
         let words =
             ["--client-node", "1", "--server-node", "2", "--peer", peers, "--counts", counts, "--watch", agents];
         let (_, results) = self.run("rates.py", &words)?;
@@ -174,7 +168,7 @@ impl Neutral<'_> {
     }
 
     /// The line of `starts.py` that tells how it went.
-    fn starts(&self, words: &[&str], told: &[&str]) -> anyhow::Result<String> {
+    fn starts(&mut self, words: &[&str], told: &[&str]) -> anyhow::Result<String> {
         let (said, _) = self.run("starts.py", words)?;
         let lines = told.iter().map(|told| {
             let line = said.lines().find_map(|line| line.strip_prefix(told)).map(str::trim);
@@ -222,7 +216,7 @@ struct Side {
 }
 
 impl Side {
-    fn of(neutral: &Neutral<'_>, agents: &str) -> anyhow::Result<Self> {
+    fn of(neutral: &mut Neutral<'_>, agents: &str) -> anyhow::Result<Self> {
         Ok(Self {
             blocks: neutral.rates("ipblock", "0,10,1000,10000", agents)?,
             pods: neutral.rates("pod", "100,1000", agents)?,

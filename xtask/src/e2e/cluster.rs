@@ -36,6 +36,11 @@ impl Default for Shape {
 }
 
 impl Shape {
+    /// Two nodes to which no pod gets a network yet.
+    pub(crate) fn without_plugin() -> Self {
+        Self { cni: Some("none".into()), ..Self::default() }
+    }
+
     fn words(&self) -> Vec<String> {
         let Self { nodes, cni, proxy, family } = self;
         let mut words = vec!["--nodes".to_owned(), nodes.to_string()];
