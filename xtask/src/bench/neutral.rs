@@ -242,7 +242,7 @@ impl Side {
         for (peers, control, with) in [("ipBlock", &self.blocks, &with.blocks), ("pod", &self.pods, &with.pods)] {
             for with in with {
                 let same = control.iter().find(|control| control.policies == with.policies);
-                let Some(control) = same.or(control.first()) else { continue };
+                let Some(control) = same.or_else(|| control.first()) else { continue };
                 let what = format!("new connections per second, {} policies, {peers} peers", with.policies);
                 rows.push(beside(what, known(peers, with.policies), control, with, 2, 0));
             }
