@@ -67,10 +67,16 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
          ### Reaction\n\n{reaction}\n\n\
          ### Planner\n\n```text\n{planner}\n```"
     );
-    println!("{results}");
-    if !options.dry {
-        let document = sh.read_file(DOCUMENT)?;
-        sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &results)?)?;
-    }
+    publish(sh, MARKS, &results, options.dry)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints results, and puts them between their marks in the document unless told not to.
+fn publish(sh: &Shell, marks: (&str, &str), results: &str, dry: bool) -> anyhow::Result<()> {
+    println!("{results}");
+    if !dry {
+        let document = sh.read_file(DOCUMENT)?;
+        sh.write_file(DOCUMENT, marks::replace(&document, marks, results)?)?;
+    }
+    Ok(())
 }

@@ -83,12 +83,8 @@ pub fn cluster_policies(client: &Client) -> Api<DynamicObject> {
 /// Removes the ClusterNetworkPolicies with a label; there are none where there is no such kind.
 pub async fn remove_cluster_policies(client: &Client, label: &str) -> anyhow::Result<()> {
     let policies = cluster_policies(client);
-    let found = match policies.list(&ListParams::default().labels(label)).await {
-        Ok(found) => found.items,
-        Err(kube::Error::Api(status)) if status.code == 404 => Vec::new(),
-        Err(error) => return Err(error).context("cannot list ClusterNetworkPolicies"),
-    };
-    for policy in found {
+    let listed = found(policies.list(&ListParams::default().labels(label)).await);
+    for policy in listed.context("cannot list ClusterNetworkPolicies")?.into_iter().flatten() {
         let name = policy.name_any();
         let removed = ignore_absence(policies.delete(&name, &DeleteParams::default()).await);
         removed.with_context(|| format!("cannot remove ClusterNetworkPolicy {name}"))?;

@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use anyhow::bail;
 use xshell::{Shell, cmd};
 
-use super::DOCUMENT;
+use super::publish;
 use crate::e2e::cluster::{self, Cluster, Shape, Source};
 use crate::e2e::steps::Steps;
-use crate::{demo, image, marks};
+use crate::{demo, image};
 
 const MARKS: (&str, &str) = ("<!-- results: cargo xtask bench --cluster -->", "<!-- end of results -->");
 
@@ -41,11 +41,7 @@ pub(super) fn run(sh: &Shell, dry: bool) -> anyhow::Result<ExitCode> {
     let primary = on_one(sh, &mut steps, &made, &primary, |steps, cluster| measure(steps, cluster, &made, PRIMARY));
     if let (Some(bridge), Some(primary)) = (bridge, primary) {
         let results = format!("{bridge}\n\n{primary}");
-        println!("{results}");
-        if !dry {
-            let document = sh.read_file(DOCUMENT)?;
-            sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &results)?)?;
-        }
+        publish(sh, MARKS, &results, dry)?;
     }
     Ok(steps.code())
 }

@@ -8,11 +8,10 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 use xshell::{Shell, cmd};
 
-use super::DOCUMENT;
 use super::cluster::{self, Made};
+use super::publish;
 use crate::e2e::cluster::{Cluster, Shape};
 use crate::e2e::steps::Steps;
-use crate::marks;
 
 /// Where the programs are, beside the project.
 const PROGRAMS: &str = "../shared/bench/cluster";
@@ -46,11 +45,7 @@ pub(super) fn run(sh: &Shell, dry: bool) -> anyhow::Result<ExitCode> {
     let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
     let made = format!("Made on {date} by `cargo xtask bench --neutral` on {}.", host.trim());
     let results = format!("{made}\n\n{}", table(&rows));
-    println!("{results}");
-    if !dry {
-        let document = sh.read_file(DOCUMENT)?;
-        sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &results)?)?;
-    }
+    publish(sh, MARKS, &results, dry)?;
     Ok(steps.code())
 }
 

@@ -62,11 +62,8 @@ impl Stage {
 
     /// Whether the API has ClusterNetworkPolicies.
     pub(super) async fn serves_cluster_policies(&self) -> anyhow::Result<bool> {
-        match objects::cluster_policies(&self.client).list(&ListParams::default().limit(1)).await {
-            Ok(_) => Ok(true),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-            Err(error) => Err(error).context("cannot list ClusterNetworkPolicies"),
-        }
+        let listed = objects::cluster_policies(&self.client).list(&ListParams::default().limit(1)).await;
+        Ok(objects::found(listed).context("cannot list ClusterNetworkPolicies")?.is_some())
     }
 
     /// Makes namespaces and pods, on two nodes if there are as many, and waits for the pods.

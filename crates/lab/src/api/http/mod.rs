@@ -88,6 +88,11 @@ async fn serve(app: &App, path: Path, request: Request) -> Result<Response, ApiE
 
 async fn resource(app: &App, path: ResourcePath, request: Request) -> Result<Response, ApiError> {
     let query = Query::of(request.uri())?;
+    // What is only ever created.
+    let created = matches!(path.subresource, Some(Subresource::Binding | Subresource::Eviction));
+    if created && request.method() != Method::POST {
+        return Err(ApiError::method_not_allowed());
+    }
     match path.subresource {
         Some(Subresource::Attach) => return exec::attach(app, &path, &query, request).await,
         Some(Subresource::Eviction) => return write::evict(app, &path, &query, request).await,

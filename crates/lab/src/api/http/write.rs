@@ -175,9 +175,6 @@ pub(super) async fn evict(
     query: &Query,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if request.method() != http::Method::POST {
-        return Err(ApiError::method_not_allowed());
-    }
     let eviction = required(request).await?;
     let named = eviction.text("/metadata/name");
     if named != path.name() {
@@ -201,9 +198,6 @@ pub(super) async fn bind(
     query: &Query,
     request: Request,
 ) -> Result<Response, ApiError> {
-    if request.method() != http::Method::POST {
-        return Err(ApiError::method_not_allowed());
-    }
     let options = query.write_options()?;
     let binding = required(request).await?;
     if !options.dry_run {
