@@ -16,6 +16,8 @@ use files::Files;
 
 /// The program in the image.
 const PROGRAM: &str = "/usr/bin/ringfence";
+/// The network plugin, which the agent copies onto nodes.
+const PLUGIN: &str = "/usr/bin/ringfence-cni";
 /// Directory in the image for network plugins that the agent delegates to; the node's own directory is mounted
 /// elsewhere.
 const PLUGIN_DIR: &str = "/usr/lib/cni";
@@ -33,7 +35,7 @@ pub(crate) struct Options {
     /// What the image is called.
     #[arg(long, value_name = "NAME:TAG", default_value = REFERENCE)]
     reference: String,
-    /// Take this program, which must be linked statically, instead of building it.
+    /// Take this program and `ringfence-cni` beside it, which must be linked statically, instead of building them.
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Pack the debug build with this machine's libraries: for trying it on clusters whose nodes are on this machine,
@@ -91,12 +93,14 @@ fn build_debug(sh: &Shell, other_layout: bool) -> anyhow::Result<PathBuf> {
 
 /// The debug build with what it needs of this machine.
 fn debug_files(sh: &Shell, program: &Path) -> anyhow::Result<Files> {
-    let stripped = program.with_extension("stripped");
-    cmd!(sh, "strip --strip-debug -o {stripped} {program}").quiet().run().context("strip (of binutils)")?;
     let mut files = Files::default();
-    files.add(&stripped, PROGRAM)?;
-    sh.remove_path(&stripped)?;
-    files.add_libraries_of(PROGRAM)?;
+    for (program, place) in programs(program) {
+        let stripped = program.with_extension("stripped");
+        cmd!(sh, "strip --strip-debug -o {stripped} {program}").quiet().run().context("strip (of binutils)")?;
+        files.add(&stripped, place)?;
+        sh.remove_path(&stripped)?;
+        files.add_libraries_of(place)?;
+    }
     add_others(&mut files)?;
     Ok(files)
 }
@@ -118,7 +122,12 @@ fn write(sh: &Shell, files: &Files, output: &Path, reference: &str) -> anyhow::R
     Ok(())
 }
 
-/// A static program: it is copied onto nodes as their network plugin, where no library can be relied on.
+/// The program and the plugin beside it, and their places in the image.
+fn programs(program: &Path) -> [(PathBuf, &'static str); 2] {
+    [(program.to_owned(), PROGRAM), (program.with_file_name("ringfence-cni"), PLUGIN)]
+}
+
+/// Static programs: the plugin is copied onto nodes, where no library can be relied on.
 fn build(sh: &Shell) -> anyhow::Result<PathBuf> {
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
@@ -138,12 +147,14 @@ fn build(sh: &Shell) -> anyhow::Result<PathBuf> {
 /// Everything in the image.
 fn collect(binary: &Path) -> anyhow::Result<Files> {
     let mut files = Files::default();
-    files.add(binary, PROGRAM).context("the program")?;
-    anyhow::ensure!(
-        elf::needs(&files.content(PROGRAM)?)?.is_static(),
-        "{} is linked dynamically, and would not run as a network plugin on a node\nhint: leave --binary away",
-        binary.display()
-    );
+    for (program, place) in programs(binary) {
+        files.add(&program, place)?;
+        anyhow::ensure!(
+            elf::needs(&files.content(place)?)?.is_static(),
+            "{} is linked dynamically, and would not run on a node\nhint: leave --binary away",
+            program.display()
+        );
+    }
     add_others(&mut files)?;
     Ok(files)
 }

@@ -166,14 +166,18 @@ fn plug_in(config: &Config, core: &Handle, client: &kube::Client) -> anyhow::Res
             Ok(None)
         };
     };
+    let program = chain::Program::beside(ringfence_cni::PLUGIN).context(
+        "the program of the network plugin is not there\nhint: it belongs in the directory that ringfence is in",
+    )?;
     let Some(primary) = &config.primary else {
         let wanted = chain::Wanted::Chained;
-        chain::start(chain, &config.socket, wanted, core.clone()).context("cannot install the network plugin")?;
+        chain::start(chain, program, &config.socket, wanted, core.clone())
+            .context("cannot install the network plugin")?;
         return Ok(None);
     };
     let there = Arc::new(Notify::new());
     tokio::spawn(primary::clear(client.clone(), config.node.clone(), Arc::clone(&there)));
-    primary::start(primary, chain, config, core.clone(), there).map(Some)
+    primary::start(primary, chain, program, config, core.clone(), there).map(Some)
 }
 
 /// Follows the cluster, for ever.

@@ -4,7 +4,6 @@
 mod agent;
 mod args;
 mod cluster;
-mod cni;
 mod crds;
 mod exit;
 mod install;
@@ -21,9 +20,6 @@ use std::process::ExitCode;
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    if let Some(code) = cni::run() {
-        return code;
-    }
     // The lab's processes start each other by hidden commands, some of which must run before any thread.
     let arguments: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     if let Some(code) = ringfence_lab::helper::run(&arguments) {

@@ -3,10 +3,13 @@
 //! Its directory holds `pid/COMPONENT` (etcd, apiserver, kubelet-1, …), `log/COMPONENT.log`, and for each node
 //! `nN/enter`, which runs a command there, and `nN/containerd.sock`.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
 
 /// The processes of a cluster on this machine.
@@ -39,6 +42,25 @@ impl Machine {
         let mut command = Command::new(self.node(number).join("enter"));
         command.arg(program).stdin(Stdio::null());
         command
+    }
+
+    /// Runs a closure on a thread of a node: what it starts begins there, as what the node's container runtime starts does.
+    pub fn inside<T: Send>(&self, number: usize, closure: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+        let runtime = self.process(&format!("containerd-{number}"))?;
+        let namespaces = [("net", CloneFlags::CLONE_NEWNET), ("mnt", CloneFlags::CLONE_NEWNS)];
+        let enter = || -> anyhow::Result<()> {
+            // The file system that other threads see stays theirs.
+            unshare(CloneFlags::CLONE_FS)?;
+            let files = namespaces.map(|(name, kind)| (File::open(format!("/proc/{runtime}/ns/{name}")), kind));
+            files.into_iter().try_for_each(|(file, kind)| Ok(setns(file?, kind)?))
+        };
+        thread::scope(|scope| {
+            let thread = thread::Builder::new().name(format!("node-{number}")).spawn_scoped(scope, || {
+                enter().with_context(|| format!("node {number} cannot be entered"))?;
+                Ok(closure())
+            })?;
+            thread.join().map_err(|_panic| anyhow!("the thread on node {number} panicked"))?
+        })
     }
 
     /// The process of a component, such as `apiserver` or `kubelet-1`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write as _};
+use std::io::{self, Seek as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -37,10 +37,27 @@ pub(crate) fn rewrite(path: &Path, text: &str) -> io::Result<()> {
     replace(path, mode, |file| file.write_all(text.as_bytes()))
 }
 
-/// Copies a program to where others may be running it: they go on with the old one.
-pub(crate) fn install(from: &Path, to: &Path) -> io::Result<()> {
-    let mut program = fs::File::open(from)?;
-    replace(to, 0o755, |file| io::copy(&mut program, file).map(drop))
+/// A program, held open: what is installed is of this agent's version, also where its file was replaced meanwhile.
+pub(crate) struct Program(fs::File);
+
+impl Program {
+    /// The program in a file.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let error = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+        fs::File::open(path).map(Self).map_err(error)
+    }
+
+    /// The program of that name which was installed together with this one.
+    pub(crate) fn beside(name: &str) -> io::Result<Self> {
+        Self::open(&std::env::current_exe()?.with_file_name(name))
+    }
+
+    /// Copies it to where others may be running it: they go on with the old one.
+    pub(crate) fn install(&self, to: &Path) -> io::Result<()> {
+        let mut program = &self.0;
+        program.rewind()?;
+        replace(to, 0o755, |file| io::copy(&mut program, file).map(drop))
+    }
 }
 
 /// Writes a file beside and renames it, so that readers see the old or the new one.

@@ -23,14 +23,13 @@ use serde_json::Value;
 
 use crate::api;
 use crate::core::{Gone, Handle, Message};
-use files::{configurations, install, rewrite};
+use files::{configurations, rewrite};
+
+pub(crate) use files::Program;
 
 /// The list made for a configuration that is of one plugin only, or where there is none: the first by name, so that
 /// runtimes take it.
 const WRAPPER: &str = "00-ringfence.conflist";
-
-/// The running program, also where its file was replaced meanwhile.
-const PROGRAM: &str = "/proc/self/exe";
 
 /// Where plugin and configuration live on the node.
 #[derive(Clone, Debug)]
@@ -64,6 +63,8 @@ impl Wanted {
 /// What keeps the plugin where it belongs.
 pub(crate) struct Keeper {
     chain: Chain,
+    /// The plugin's program.
+    program: Program,
     /// The plugin's entry in a list.
     member: Value,
     wanted: Wanted,
@@ -73,12 +74,18 @@ pub(crate) struct Keeper {
 }
 
 /// Installs the plugin, puts it into the configuration and keeps it there for as long as the process lives.
-pub(crate) fn start(chain: Chain, socket: &Path, wanted: Wanted, core: Handle) -> io::Result<Arc<Keeper>> {
+pub(crate) fn start(
+    chain: Chain,
+    program: Program,
+    socket: &Path,
+    wanted: Wanted,
+    core: Handle,
+) -> io::Result<Arc<Keeper>> {
     let member = conflist::entry(&socket.to_string_lossy());
-    let keeper = Arc::new(Keeper { chain, member, wanted, keeping: Mutex::new(()), core });
+    let keeper = Arc::new(Keeper { chain, program, member, wanted, keeping: Mutex::new(()), core });
     // Once here, so that what can never work is an error at the start.
     let notices = keeper.watch()?;
-    install(Path::new(PROGRAM), &keeper.chain.bin_dir.join(PLUGIN))?;
+    keeper.program.install(&keeper.chain.bin_dir.join(PLUGIN))?;
     let keeping = Arc::clone(&keeper);
     thread::Builder::new().name("chain".into()).spawn(move || {
         if let Err(error) = keeping.run(notices) {
@@ -159,7 +166,7 @@ impl Keeper {
             return Ok(());
         }
         tracing::warn!(program = %program.display(), "the network plugin was taken away; it is put back");
-        install(Path::new(PROGRAM), &program)
+        self.program.install(&program)
     }
 
     fn complain(&self, error: &io::Error) {
@@ -299,6 +306,11 @@ mod tests {
         }
     }
 
+    /// Any will do.
+    fn program() -> Program {
+        Program::open(Path::new("/proc/self/exe")).unwrap()
+    }
+
     fn list() -> Value {
         json!({ "cniVersion": "1.0.0", "name": "pods", "plugins": [{ "type": "bridge" }, { "type": "portmap" }] })
     }
@@ -354,7 +366,7 @@ mod tests {
         dir.write("10-pods.conf", &json!({ "name": "pods", "type": "ptp" }));
         keep(&dir.0, &conflist::entry("/s")).unwrap();
         fs::create_dir_all(dir.chain().bin_dir).unwrap();
-        install(Path::new(PROGRAM), &dir.chain().bin_dir.join(PLUGIN)).unwrap();
+        program().install(&dir.chain().bin_dir.join(PLUGIN)).unwrap();
         assert_ne!(fs::metadata(dir.0.join("bin").join(PLUGIN)).unwrap().permissions().mode() & 0o100, 0);
         remove(&dir.chain()).unwrap();
         assert_eq!(dir.names(), ["10-pods.conf"]);
@@ -407,7 +419,7 @@ mod tests {
         let dir = Dir::new("watch");
         let chain = Chain { conf_dir: dir.0.join("net.d"), bin_dir: dir.0.join("bin") };
         let (core, messages) = Handle::channel();
-        start(chain.clone(), Path::new("/run/a.sock"), Wanted::Chained, core).unwrap();
+        start(chain.clone(), program(), Path::new("/run/a.sock"), Wanted::Chained, core).unwrap();
         told(&messages, "nothing is there", |state| state.error.is_some());
         let file = chain.conf_dir.join("10-pods.conflist");
         let there = |state: &api::Chain| state.file.as_deref() == Some("10-pods.conflist");

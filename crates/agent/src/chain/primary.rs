@@ -6,7 +6,7 @@ use std::path::Path;
 
 use ringfence_cni::conflist::{self, DELEGATES};
 
-use super::files::{configurations, install, remove, rewrite};
+use super::files::{Program, configurations, remove, rewrite};
 use super::{WRAPPER, usable};
 use crate::api;
 
@@ -39,13 +39,9 @@ pub(super) fn complete(bin_dir: &Path, plugins: &Path) -> io::Result<()> {
             ours.push((*plugin).to_owned());
             rewrite(&bin_dir.join(OURS), &ours.join("\n"))?;
         }
-        install(&from, &to).map_err(|error| {
+        Program::open(&from).and_then(|program| program.install(&to)).map_err(|error| {
             let hint = "hint: apt install containernetworking-plugins, or name where they are by --cni-plugins-dir";
-            let message = format!(
-                "the standard plugin {plugin} is missing in {}: {}: {error}; {hint}",
-                bin_dir.display(),
-                from.display()
-            );
+            let message = format!("the standard plugin {plugin} is missing in {}: {error}; {hint}", bin_dir.display());
             io::Error::new(error.kind(), message)
         })?;
         tracing::info!(plugin, "installed a standard network plugin");

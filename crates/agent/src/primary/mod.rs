@@ -14,7 +14,7 @@ use ringfence_netns::Netlink;
 use ringfence_routes::Encapsulation;
 use tokio::sync::Notify;
 
-use crate::chain::{self, Chain, Wanted};
+use crate::chain::{self, Chain, Program, Wanted};
 use crate::core::Handle;
 use crate::run::Config;
 
@@ -34,13 +34,14 @@ pub struct Primary {
 pub(crate) fn start(
     primary: &Primary,
     chain: Chain,
+    program: Program,
     config: &Config,
     core: Handle,
     clear: Arc<Notify>,
 ) -> anyhow::Result<std::sync::mpsc::Sender<Nudge>> {
     let wanted = Wanted::primary(primary.plugins.clone());
-    let keeper =
-        chain::start(chain, &config.socket, wanted, core.clone()).context("cannot install the network plugin")?;
+    let keeper = chain::start(chain, program, &config.socket, wanted, core.clone())
+        .context("cannot install the network plugin")?;
     let roads =
         Roads::new(config.node.as_str().into(), primary.encapsulation, addresses(&config.socket), keeper, core, clear);
     roads.start().context("cannot start a thread")

@@ -1,5 +1,5 @@
-//! What the network plugin adds to the time a pod's network takes: the chain of plugins is called as a runtime does,
-//! with ours in it and without, by turns.
+//! What the network plugin adds to the time a pod's network takes: the chain of plugins is called as a runtime does, by a
+//! process that is on the node, with ours in it and without, by turns.
 //!
 //! The pods are objects that no kubelet sees: the node's is stopped meanwhile. They ask for a node of another name, so
 //! that it turns down those it hears of afterwards.
@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
@@ -62,7 +62,14 @@ pub(super) fn run(bench: &Bench, options: &Options) -> anyhow::Result<String> {
         let stopped = Stopped::new(machine.process("kubelet-1")?)?;
         let count = BATCH.min(options.pods - made);
         let pods = bench.runtime.block_on(create(bench, &node, made, count))?;
-        let measured = pods.iter().enumerate().try_for_each(|(number, pod)| chain.turn(pod, number, &mut times));
+        let mut sandboxes = Vec::new();
+        let turns = || {
+            let mut turns = pods.iter().enumerate();
+            turns.try_for_each(|(number, pod)| chain.turn(pod, number, &mut sandboxes, &mut times))
+        };
+        let measured = machine.inside(1, turns).flatten();
+        // The kernel takes a namespace down afterwards, and would do so while the next is measured.
+        drop(sandboxes);
         bench.runtime.block_on(remove(bench, &pods))?;
         drop(stopped);
         measured?;
@@ -108,15 +115,14 @@ impl Drop for Stopped {
 }
 
 /// The network configuration of the first node.
-struct Chain<'a> {
-    machine: &'a Machine,
+struct Chain {
     name: Value,
     version: Value,
     plugins: Vec<Value>,
 }
 
-impl<'a> Chain<'a> {
-    fn of(machine: &'a Machine) -> anyhow::Result<Self> {
+impl Chain {
+    fn of(machine: &Machine) -> anyhow::Result<Self> {
         let mut command = machine.on(1, "sh");
         command.args(["-c", "cat \"$(ls /etc/cni/net.d/*.conflist | head -1)\""]);
         let output = command.output().context("reading the network configuration")?;
@@ -125,13 +131,13 @@ impl<'a> Chain<'a> {
         if plugins.last().is_none_or(|last| last["type"] != OURS) {
             bail!("the network configuration of the first node does not end with {OURS}");
         }
-        Ok(Self { machine, name: conf["name"].clone(), version: conf["cniVersion"].clone(), plugins })
+        Ok(Self { name: conf["name"].clone(), version: conf["cniVersion"].clone(), plugins })
     }
 
     /// One pod: with and without, every other time the other way round.
-    fn turn(&self, pod: &Pod, number: usize, times: &mut Times) -> anyhow::Result<()> {
+    fn turn(&self, pod: &Pod, number: usize, sandboxes: &mut Vec<Sandbox>, times: &mut Times) -> anyhow::Result<()> {
         let begun = Instant::now();
-        self.machine.on(1, "true").status()?;
+        Command::new("true").status()?;
         times.nothing.push(millis(begun));
         for ours in [number.is_multiple_of(2), !number.is_multiple_of(2)] {
             let of_turn = |plugin: &&Value| ours || plugin["type"] != OURS;
@@ -139,6 +145,7 @@ impl<'a> Chain<'a> {
             let sandbox = Sandbox::new(pod)?;
             let (took, result) = self.add(&plugins, &sandbox)?;
             self.delete(&plugins, &sandbox, &result)?;
+            sandboxes.push(sandbox);
             let whole: f64 = took.iter().sum();
             if ours {
                 times.with.push(whole);
@@ -174,7 +181,7 @@ impl<'a> Chain<'a> {
         }
         input["runtimeConfig"] = json!({ "portMappings": [] });
         let kind = plugin["type"].as_str().context("a plugin without a type")?;
-        let mut command = self.machine.on(1, &format!("/opt/cni/bin/{kind}"));
+        let mut command = Command::new(format!("/opt/cni/bin/{kind}"));
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", &sandbox.name).env("CNI_NETNS", sandbox.path());
         command.env("CNI_IFNAME", "eth0").env("CNI_PATH", "/opt/cni/bin").env("CNI_ARGS", &sandbox.arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -1,7 +1,6 @@
 //! An address that another pod gets has that pod's policy, from the moment the network plugin comes back.
 
 use std::io::Write as _;
-use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output, Stdio};
 
 use ringfence_lab::place::Place;
@@ -28,8 +27,7 @@ fn plugin(lab: &Lab, command: &str, pod: &str, container: &str, address: &str) -
         "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/run/netns/x" }],
             "ips": [{ "address": prefixed, "interface": 0 }] },
     });
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringfence"))
-        .arg0("ringfence-cni")
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringfence-cni"))
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", container)
         .env("CNI_NETNS", "/run/netns/x")
