@@ -1,6 +1,7 @@
 //! Compiles the kernel program with clang.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -36,10 +37,20 @@ fn compile() -> Result<(), String> {
         .map_err(|error| format!("{error:?}"))
 }
 
-fn clang_args() -> Vec<&'static str> {
-    let mut args = vec!["-mcpu=v3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"];
+fn clang_args() -> Vec<OsString> {
+    let known = ["-mcpu=v3", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror"];
+    let mut args: Vec<OsString> = known.map(OsString::from).into();
+    // The object's line information names files: where they lay would make every directory's object another one.
+    for (variable, name) in [("CARGO_MANIFEST_DIR", "datapath"), ("OUT_DIR", "out")] {
+        if let Some(directory) = env::var_os(variable) {
+            let mut map = OsString::from("-fdebug-prefix-map=");
+            map.push(directory);
+            map.push(format!("={name}"));
+            args.push(map);
+        }
+    }
     if env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some() {
-        args.push("-DRINGFENCE_OTHER_LAYOUT");
+        args.push("-DRINGFENCE_OTHER_LAYOUT".into());
     }
     args
 }

@@ -118,3 +118,16 @@ const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 fn hash(state: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(state, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_does_not_tell_where_it_was_compiled() {
+        for directory in [env!("CARGO_MANIFEST_DIR"), env!("OUT_DIR")] {
+            let named = OBJECT.0.windows(directory.len()).any(|part| part == directory.as_bytes());
+            assert!(!named, "{directory}: the same sources would give another object elsewhere");
+        }
+    }
+}
