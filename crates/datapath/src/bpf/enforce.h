@@ -97,6 +97,24 @@ static __always_inline bool rf_flow_knows(const struct rf_flow *flow, const stru
 
 enum { RF_QUIET = 1, RF_NO_FLOWS = 2 };
 
+/* Whether the table may know its connection: not if it is the first packet of one that conntrack knows. */
+static __always_inline bool rf_may_be_known(const struct rf_packet *packet, const struct rf_way *way, __u32 how)
+{
+	return !packet->unparseable && !way->related && (way->open || !way->tracked) && !(how & RF_NO_FLOWS);
+}
+
+/*
+ * Whether it pays to remember the connection of a packet that was judged. One that is short is over before it does: to judge
+ * a packet costs less than to make an element, and each direction makes one. So chance decides, and what lasts is soon
+ * remembered. What conntrack does not know has no first packet but for this table.
+ */
+#define RF_CHANCE 16
+
+static __always_inline bool rf_pays(const struct rf_way *way)
+{
+	return !way->tracked || bpf_get_prandom_u32() % RF_CHANCE == 0;
+}
+
 /*
  * Returns whether the packet may pass. The epoch is read before anything it stands for. A global function, so that
  * the verifier need not look at it for every way a packet can be parsed.
@@ -109,6 +127,7 @@ __noinline int rf_enforce(const struct rf_packet *packet, const struct rf_way *w
 	struct rf_config *settings;
 	__u32 zero = 0, flags;
 	__u64 epoch;
+	bool may_be_known;
 
 	if (!packet || !way || !judgement)
 		return false;
@@ -122,7 +141,8 @@ __noinline int rf_enforce(const struct rf_packet *packet, const struct rf_way *w
 		return false;
 	epoch = READ_ONCE(settings->epoch);
 	flags = READ_ONCE(settings->flags);
-	if (!packet->unparseable && !way->related && !(how & RF_NO_FLOWS)) {
+	may_be_known = rf_may_be_known(packet, way, how);
+	if (may_be_known) {
 		rf_flow_key(packet, way, &key);
 		flow = bpf_map_lookup_elem(&flows, &key);
 		if (flow && rf_flow_knows(flow, way, epoch) && rf_flow_is_of(flow, &key)) {
@@ -143,7 +163,7 @@ __noinline int rf_enforce(const struct rf_packet *packet, const struct rf_way *w
 	}
 	if (!(how & RF_QUIET) && !flow && !way->open && !way->related && judgement->lasting)
 		rf_tell_accepted(packet, way, judgement, flags);
-	if (judgement->lasting && !way->related && !(how & RF_NO_FLOWS))
+	if (judgement->lasting && may_be_known && rf_pays(way))
 		rf_flow_put(&key, packet, way, epoch, judgement);
 	return true;
 }

@@ -43,7 +43,8 @@ struct rf_way {
 	__u8 open; /* packets of the connection were let through before, by all who have a say */
 	__u8 related; /* conntrack knows the connection it is about */
 	__u8 translated; /* conntrack rewrote the destination */
-	__u8 zero[2];
+	__u8 tracked; /* conntrack knows it */
+	__u8 zero;
 };
 
 static __always_inline void rf_map_ipv4(struct rf_address *to, __be32 from)

@@ -106,6 +106,7 @@ static __noinline void rf_find_way(const struct sk_buff *skb, __u8 hook, const s
 	rf_set_origin(way);
 	if (!connection)
 		return;
+	way->tracked = true;
 	rf_set_state(way, tracked & CT_INFO_MASK);
 	if (!way->open)
 		way->open = (BPF_CORE_READ(connection, status) & CT_CONFIRMED) != 0;

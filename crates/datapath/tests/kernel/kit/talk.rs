@@ -180,6 +180,10 @@ impl Datagrams {
         }))
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
     fn answered(&self, bytes: usize, timeout: Duration) -> bool {
         self.0.set_read_timeout(Some(timeout)).unwrap();
         self.0.send(&vec![7; bytes]).is_ok() && self.0.recv(&mut [0; 64]).is_ok()
