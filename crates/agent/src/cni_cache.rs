@@ -53,7 +53,7 @@ fn parse(result: &Value) -> Option<(Vec<IpAddr>, Vec<String>)> {
 /// How long the API may not have heard of a sandbox.
 const RECENT: Duration = Duration::from_hours(1);
 /// The interface by which runtimes join a pod to its own network; others are further networks.
-const INTERFACE: &str = "eth0";
+pub(crate) const INTERFACE: &str = "eth0";
 
 /// The sandboxes that this node's pods have, the newest last; and whether each is so recent that the API may not have
 /// heard of it.

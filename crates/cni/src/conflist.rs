@@ -17,7 +17,7 @@ const PRIMARY: &str = "ringfence.primary";
 /// The newest version that the standard plugins of all distributions speak.
 const DELEGATED: &str = "1.0.0";
 /// Name of the network of a [`primary`] list.
-const NETWORK: &str = "ringfence";
+pub const NETWORK: &str = "ringfence";
 
 /// Plugins that give pods their network and are known to do so after a plugin that has made nothing: their sources show that
 /// at `ADD` they do not use a `prevResult`, nor hand it on to a plugin that would. Before these comes a [`gate`]: without it,

@@ -5,6 +5,7 @@
 
 mod condition;
 mod roads;
+mod taken;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,11 +1,12 @@
 //! The thread that keeps routes between nodes as the nodes of the cluster want them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use ringfence_cni::conflist;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
@@ -14,8 +15,10 @@ use ringfence_netns::Netlink;
 use ringfence_routes::{Encapsulation, Plan};
 use tokio::sync::Notify;
 
+use super::taken;
 use crate::api;
 use crate::chain::Keeper;
+use crate::cni_cache;
 use crate::core::{Gone, Handle, Message};
 use crate::interfaces;
 
@@ -64,6 +67,8 @@ pub(crate) struct Roads {
     own: Name,
     encapsulation: Encapsulation,
     addresses: PathBuf,
+    /// Whether addresses of pods that run are written down there.
+    recalled: bool,
     keeper: Arc<Keeper>,
     core: Handle,
     clear: Arc<Notify>,
@@ -84,7 +89,18 @@ impl Roads {
         core: Handle,
         clear: Arc<Notify>,
     ) -> Self {
-        Self { own, encapsulation, addresses, keeper, core, clear, nodes: None, applied: None, told: None }
+        Self {
+            own,
+            encapsulation,
+            addresses,
+            recalled: false,
+            keeper,
+            core,
+            clear,
+            nodes: None,
+            applied: None,
+            told: None,
+        }
     }
 
     /// Starts the thread, and one that listens to links and routes. The sender takes nudges.
@@ -164,7 +180,16 @@ impl Roads {
     /// Brings everything to what the nodes want. False: try again.
     fn look(&mut self) -> Result<bool, Gone> {
         let Some(nodes) = &self.nodes else { return Ok(true) };
-        let network = match carry_out(&self.own, nodes, self.encapsulation, self.applied.as_ref()) {
+        let carried_out = carry_out(&self.own, nodes, self.encapsulation, self.applied.as_ref()).and_then(|plan| {
+            // Before the configuration is there, and so before any pod is given an address. Once: later a pod that is
+            // going might be taken for one that runs.
+            if plan.is_some() && !self.recalled {
+                recall(&self.addresses)?;
+                self.recalled = true;
+            }
+            Ok(plan)
+        });
+        let network = match carried_out {
             Ok(Some(plan)) => {
                 self.keeper.want(&self.configuration(&plan))?;
                 let network = network(&plan);
@@ -184,7 +209,7 @@ impl Roads {
             Err(error) => {
                 // What is in the kernel is not known any more.
                 self.applied = None;
-                api::Network { error: Some(error.to_string()), ..api::Network::default() }
+                api::Network { error: Some(format!("{error:#}")), ..api::Network::default() }
             }
         };
         let fine = network.error.is_none();
@@ -212,7 +237,7 @@ fn carry_out(
     nodes: &BTreeMap<Name, Node>,
     encapsulation: Encapsulation,
     applied: Option<&Plan>,
-) -> Result<Option<Plan>, ringfence_routes::Error> {
+) -> anyhow::Result<Option<Plan>> {
     let mut netlink = Netlink::open()?;
     let interfaces = ringfence_routes::interfaces(&mut netlink)?;
     let Some(plan) = ringfence_routes::plan(own, nodes, &interfaces, encapsulation) else { return Ok(None) };
@@ -221,6 +246,20 @@ fn carry_out(
         tracing::info!("{change}");
     }
     Ok(Some(plan))
+}
+
+/// Sees to it that addresses of pods that run are not given again, where which are taken was forgotten.
+fn recall(directory: &Path) -> anyhow::Result<()> {
+    let mut netlink = Netlink::open()?;
+    let sandboxes = cni_cache::sandboxes(Path::new(cni_cache::RESULTS)).into_iter().map(|(sandbox, _recent)| sandbox);
+    // `ptp` gives each pod's address a route of its own, which goes with the pod.
+    let is_here = |address| anyhow::Ok(netlink.route_ifindex(address)?.is_some());
+    let taken = taken::recall(directory, conflist::NETWORK, sandboxes, is_here)
+        .with_context(|| format!("cannot write down which addresses are taken in {}", directory.display()))?;
+    if taken > 0 {
+        tracing::info!(taken, "addresses of pods that run are not given again");
+    }
+    Ok(())
 }
 
 fn network(plan: &Plan) -> api::Network {
