@@ -7,7 +7,7 @@ use std::{fs, io};
 use ipnet::IpNet;
 use ringfence_netns::Netlink;
 
-use crate::{Interface, Masquerade, PRIORITY, PROTOCOL, Plan, TUNNELS, Tunnel, masquerade};
+use crate::{Firewall, Interface, PRIORITY, PROTOCOL, Plan, TUNNELS, Tunnel, firewall};
 
 /// Why the kernel is not as planned.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +24,8 @@ pub enum Error {
         cause: io::Error,
     },
     /// The table of nftables.
-    #[error("what pods send out of the cluster does not get the node's address: {0}")]
-    Masquerade(io::Error),
+    #[error("what pods send out of the cluster does not get the node's address, nor is VXLAN closed to others: {0}")]
+    Firewall(io::Error),
 }
 
 /// Brings the network namespace of the calling thread to a plan. Returns what was changed, as phrases.
@@ -33,12 +33,17 @@ pub enum Error {
 /// `netlink` belongs to that namespace; `before` is what the table of nftables was last set to, if it was.
 pub fn apply(
     plan: &Plan,
-    before: Option<&Masquerade>,
+    before: Option<&Firewall>,
     interfaces: &[Interface],
     netlink: &mut Netlink,
 ) -> Result<Vec<String>, Error> {
     let mut changes = Vec::new();
     forward(plan, interfaces, &mut changes)?;
+    // Before there is a link that strangers could send through.
+    if before != Some(&plan.firewall) || !firewall::is_there(&plan.firewall) {
+        firewall::put(&plan.firewall).map_err(Error::Firewall)?;
+        changes.push("set which packets of pods get the node's address, and who may send through VXLAN".into());
+    }
     tunnels(plan, netlink, &mut changes)?;
     peers(plan, netlink, &mut changes)?;
     routes(plan, netlink, &mut changes)?;
@@ -47,10 +52,6 @@ pub fn apply(
             netlink.delete_link(name)?;
             changes.push(format!("removed link {name}"));
         }
-    }
-    if before != Some(&plan.masquerade) || !masquerade::is_there() {
-        masquerade::put(&plan.masquerade).map_err(Error::Masquerade)?;
-        changes.push("set which packets of pods get the node's address".into());
     }
     Ok(changes)
 }
@@ -67,7 +68,7 @@ pub fn clean_up(netlink: &mut Netlink) -> Result<(), Error> {
     for name in TUNNELS {
         netlink.delete_link(name)?;
     }
-    masquerade::remove().map_err(Error::Masquerade)
+    firewall::remove().map_err(Error::Firewall)
 }
 
 /// Has the kernel pass on packets that are for others. In a container `/proc/sys` is read-only as a rule: then `ptp`, which

@@ -11,14 +11,14 @@
 #![forbid(unsafe_code)]
 
 mod apply;
-mod masquerade;
+mod firewall;
 mod plan;
 #[cfg(test)]
 mod tests;
 mod underlay;
 
 pub use apply::{Error, apply, clean_up};
-pub use masquerade::Masquerade;
+pub use firewall::Firewall;
 pub use plan::{Plan, Tunnel, plan};
 pub use underlay::{Interface, interfaces};
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use ringfence_model::{Name, Node};
 use ringfence_netns::{Forward, HardwareAddress, Neighbour, Route, Rule, Vxlan};
 
-use crate::{Encapsulation, Interface, Masquerade, PRIORITY, PROTOCOL, TABLE, TUNNELS, VXLAN_ID, VXLAN_PORT};
+use crate::{Encapsulation, Interface, Firewall, PRIORITY, PROTOCOL, TABLE, TUNNELS, VXLAN_ID, VXLAN_PORT};
 
 /// Smallest packet that a link of IPv6 has to carry, in bytes (RFC 8200, section 5).
 const SMALLEST_IPV6: u32 = 1280;
@@ -29,8 +29,8 @@ pub struct Plan {
     pub neighbours: BTreeSet<Neighbour>,
     /// Which node that is.
     pub forwards: BTreeSet<Forward>,
-    /// Whose packets get the node's address.
-    pub masquerade: Masquerade,
+    /// Whose packets get the node's address, and who may send through VXLAN.
+    pub firewall: Firewall,
     /// Nodes reached over a common link.
     pub direct: BTreeSet<Name>,
     /// Nodes reached through VXLAN.
@@ -119,16 +119,17 @@ impl Planning<'_> {
         for range in self.here.ranges.clone() {
             // Else packets to addresses that nobody has would leave by the default route.
             self.plan.routes.insert(Route::unreachable(range).by(PROTOCOL));
-            self.plan.masquerade.pods.insert(range);
-            self.plan.masquerade.inside.insert(range);
+            self.plan.firewall.pods.insert(range);
+            self.plan.firewall.inside.insert(range);
         }
     }
 
     /// Reaches the pods of another node.
     fn add(&mut self, peer: &Node) {
+        self.plan.firewall.senders.extend(&peer.addresses);
         for range in peer.pod_cidrs.iter().map(IpNet::trunc) {
             let taken =
-                self.plan.masquerade.inside.iter().find(|other| other.contains(&range) || range.contains(*other));
+                self.plan.firewall.inside.iter().find(|other| other.contains(&range) || range.contains(*other));
             if let Some(other) = taken {
                 let problem = format!("range {range} of node {} overlaps with {other}, and is not reached", peer.name);
                 self.plan.problems.push(problem);
@@ -145,7 +146,7 @@ impl Planning<'_> {
                 None => self.tunnel(peer, range),
             };
             match reached {
-                Ok(()) => drop(self.plan.masquerade.inside.insert(range)),
+                Ok(()) => drop(self.plan.firewall.inside.insert(range)),
                 Err(why) => {
                     self.plan.problems.push(format!("range {range} of node {} is not reached: {why}", peer.name));
                 }
@@ -153,7 +154,7 @@ impl Planning<'_> {
         }
         // On a common link nodes answer to pods' own addresses.
         let near = peer.addresses.iter().filter(|address| self.here.link_to(**address).is_some());
-        self.plan.masquerade.inside.extend(near.map(|address| IpNet::from(*address)));
+        self.plan.firewall.inside.extend(near.map(|address| IpNet::from(*address)));
     }
 
     /// Reaches a range through VXLAN.
@@ -193,7 +194,7 @@ impl Planning<'_> {
             let node = IpNet::from(*address);
             self.plan.routes.insert(Route::via(node, gateway).on_link(link).by(PROTOCOL).in_table(TABLE));
             self.plan.rules.insert(Rule { priority: PRIORITY, from, table: TABLE });
-            self.plan.masquerade.inside.insert(node);
+            self.plan.firewall.inside.insert(node);
         }
     }
 
@@ -221,6 +222,8 @@ impl Planning<'_> {
     }
 
     fn finish(mut self) -> Plan {
+        let Plan { tunnels, firewall, .. } = &mut self.plan;
+        firewall.senders.retain(|sender| tunnels.iter().any(|tunnel| tunnel.link.local.is_ipv4() == sender.is_ipv4()));
         let ipv6 = self.here.ranges.iter().any(|range| range.addr().is_ipv6());
         if ipv6 && self.plan.mtu < SMALLEST_IPV6 {
             let problem = format!("pods can send packets of {} bytes, and IPv6 needs {SMALLEST_IPV6}", self.plan.mtu);

@@ -55,12 +55,13 @@ fn a_neighbour_is_reached_over_the_link() {
         ]
     );
     assert_eq!((plan.mtu, plan.tunnels.len(), plan.rules.len(), plan.problems.len()), (1500, 0, 0, 0));
-    let inside: Vec<_> = plan.masquerade.inside.iter().map(ToString::to_string).collect();
+    let inside: Vec<_> = plan.firewall.inside.iter().map(ToString::to_string).collect();
     assert_eq!(
         inside,
         ["10.9.0.2/32", "10.244.0.0/24", "10.244.1.0/24", "fd00:0:0:a::/64", "fd00:0:0:b::/64", "fd99::2/128"]
     );
-    assert_eq!(plan.masquerade.pods.len(), 2);
+    assert_eq!(plan.firewall.pods.len(), 2);
+    assert!(plan.firewall.senders.is_empty(), "there is no VXLAN");
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn what_cannot_be_reached_is_said_and_the_rest_is_reached() {
     assert_eq!(plan.problems.len(), 2, "{:?}", plan.problems);
     assert!(plan.problems[0].contains("no common family") && plan.problems[1].contains("overlaps"));
     assert_eq!(plan.direct.len(), 1);
-    assert!(!plan.masquerade.inside.contains(&"10.244.1.0/24".parse().unwrap()));
+    assert!(!plan.firewall.inside.contains(&"10.244.1.0/24".parse().unwrap()));
 }
 
 #[test]
@@ -146,11 +147,15 @@ fn a_node_without_range_or_address_has_no_plan_yet() {
 }
 
 #[test]
-fn the_masquerade_has_both_families_and_no_empty_list() {
+fn the_firewall_has_both_families_and_no_empty_list() {
     let plan = planned(&[], Encapsulation::default());
-    let script = plan.masquerade.script();
+    let script = plan.firewall.script();
     assert!(script.contains("add element inet ringfence_primary inside6 { fd00:0:0:a::/64 }"), "{script}");
     let four =
-        crate::Masquerade { pods: nets(&["10.244.0.0/24"]).into_iter().collect(), ..crate::Masquerade::default() };
+        crate::Firewall { pods: nets(&["10.244.0.0/24"]).into_iter().collect(), ..crate::Firewall::default() };
     assert!(!four.script().contains("{  }"), "{}", four.script());
+    let far = [node("b", &["10.9.0.2", "fd99::2"], &["10.244.1.0/24"]), node("c", &["10.8.0.3"], &["10.244.2.0/24"])];
+    let plan = planned(&far, Encapsulation::default());
+    let senders: Vec<_> = plan.firewall.senders.iter().map(ToString::to_string).collect();
+    assert_eq!(senders, ["10.8.0.3", "10.9.0.2"], "all nodes, over the family of the VXLAN link");
 }

@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
+use etherparse::PacketBuilder;
 use ipnet::IpNet;
 use ringfence_model::{Labels, Name, Node};
 use ringfence_netns::{Namespace, Netlink, Route, VethEnd};
@@ -52,7 +53,7 @@ struct Member {
     object: Node,
     /// Addresses of the pod.
     pods: Vec<IpAddr>,
-    masquerade: Option<ringfence_routes::Masquerade>,
+    firewall: Option<ringfence_routes::Firewall>,
 }
 
 impl Member {
@@ -66,9 +67,9 @@ impl Member {
         let links = interfaces(&mut netlink).unwrap();
         let plan = plan(&self.object.name, nodes, &links, encapsulation).expect("a plan");
         assert_eq!(plan.problems, Vec::<String>::new());
-        let before = self.masquerade.as_ref();
+        let before = self.firewall.as_ref();
         let changes = self.node.0.run(|| apply(&plan, before, &links, &mut netlink)).unwrap().unwrap();
-        self.masquerade = Some(plan.masquerade.clone());
+        self.firewall = Some(plan.firewall.clone());
         (plan, changes)
     }
 }
@@ -155,7 +156,7 @@ impl Cluster {
             pods.push(second);
         }
         self.nodes.insert(Name::clone(&object.name), object.clone());
-        self.members.push(Member { node, pod, object, pods, masquerade: None });
+        self.members.push(Member { node, pod, object, pods, firewall: None });
     }
 
     /// What all agents would do.
@@ -276,6 +277,7 @@ fn through_vxlan(test: &str, families: std::ops::Range<usize>, overhead: u32) {
         assert!(carries(&b.pod.0, &a.pod.0, other, 1500 - overhead));
         assert!(!carries(&b.pod.0, &a.pod.0, other, 1500 - overhead + 1));
     }
+    only_nodes_are_heard_through_vxlan(&cluster);
     // The second time nothing is to do; then the other node leaves, and all is taken away that was for it.
     let mut nodes = cluster.nodes.clone();
     assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, Vec::<String>::new());
@@ -294,6 +296,38 @@ fn through_vxlan(test: &str, families: std::ops::Range<usize>, overhead: u32) {
     let mut netlink = a.netlink();
     assert_eq!((netlink.routes_by(82).unwrap(), netlink.rules_at(8282).unwrap()), (vec![], vec![]));
     assert_eq!(netlink.find_link("rf-vxlan4").unwrap(), None);
+}
+
+/// Neither a pod nor a stranger can send packets under another pod's address by wrapping them up.
+fn only_nodes_are_heard_through_vxlan(cluster: &Cluster) {
+    let [a, b] = &cluster.members[..] else { panic!("two nodes") };
+    let (node, from, to) = (b.object.addresses[0], a.pods[0], b.pods[0]);
+    let listener = b.pod.0.run(|| UdpSocket::bind((to, 0))).unwrap().unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let link = if node.is_ipv4() { "rf-vxlan4" } else { "rf-vxlan6" };
+    let hardware_address = b.netlink().find_link(link).unwrap().unwrap().hardware_address.try_into().unwrap();
+    let frame = PacketBuilder::ethernet2([2; 6], hardware_address);
+    let packet = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => frame.ipv4(from.octets(), to.octets(), 64),
+        (IpAddr::V6(from), IpAddr::V6(to)) => frame.ipv6(from.octets(), to.octets(), 64),
+        _ => panic!("{from} and {to} are of different families"),
+    };
+    // The header of VXLAN: that there is an identifier, and ours.
+    let mut wrapped = vec![8, 0, 0, 0, 0, 0x52, 0x46, 0];
+    packet.udp(1234, port).write(&mut wrapped, b"hello").unwrap();
+    let heard = |sender: &Namespace, patience: Duration| {
+        let unspecified = if node.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = sender.run(|| UdpSocket::bind(unspecified)).unwrap().unwrap();
+        socket.send_to(&wrapped, (node, 4789)).unwrap();
+        listener.set_read_timeout(Some(patience)).unwrap();
+        listener.recv_from(&mut [0; 64]).is_ok_and(|(_, heard)| heard.ip() == from)
+    };
+    let doubt = Duration::from_millis(300);
+    assert!(heard(&a.node.0, Duration::from_secs(10)), "another node is");
+    assert!(!heard(&a.pod.0, doubt), "a pod of another node");
+    assert!(!heard(&b.pod.0, doubt), "a pod of this node");
+    assert!(!heard(&cluster.router.0, doubt), "a stranger");
+    assert!(heard(&a.node.0, Duration::from_secs(10)), "and it still is");
 }
 
 #[test]
@@ -362,14 +396,14 @@ fn vxlan_is_set_up_from_within_a_container_and_forwarding_is_left_to_others() {
         contained(node, || apply(&plan, None, &links, &mut netlink)).unwrap();
         assert_eq!(node.sysctl("net/ipv4/ip_forward").unwrap().trim(), "0");
         assert_eq!(node.sysctl("net/ipv4/conf/rf-vxlan4/rp_filter").unwrap().trim(), "2");
-        assert_eq!(contained(node, || apply(&plan, Some(&plan.masquerade), &links, &mut netlink)).unwrap(), [""; 0]);
+        assert_eq!(contained(node, || apply(&plan, Some(&plan.firewall), &links, &mut netlink)).unwrap(), [""; 0]);
         node.set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
     }
     cluster.pods_talk();
 }
 
 #[test]
-fn a_masquerade_without_its_rules_is_set_again() {
+fn a_firewall_without_its_rules_is_set_again() {
     if !root() {
         return;
     }
@@ -382,6 +416,6 @@ fn a_masquerade_without_its_rules_is_set_again() {
         nft.args(command).args(["inet", "ringfence_primary"]);
         assert!(node.spawn(&mut nft).unwrap().wait().unwrap().success());
         let changes = cluster.members[0].follow(&nodes, Encapsulation::default()).1;
-        assert_eq!(changes, ["set which packets of pods get the node's address"]);
+        assert_eq!(changes, ["set which packets of pods get the node's address, and who may send through VXLAN"]);
     }
 }

@@ -241,7 +241,7 @@ fn carry_out(
     let mut netlink = Netlink::open()?;
     let interfaces = ringfence_routes::interfaces(&mut netlink)?;
     let Some(plan) = ringfence_routes::plan(own, nodes, &interfaces, encapsulation) else { return Ok(None) };
-    let before = applied.map(|plan| &plan.masquerade);
+    let before = applied.map(|plan| &plan.firewall);
     for change in ringfence_routes::apply(&plan, before, &interfaces, &mut netlink)? {
         tracing::info!("{change}");
     }
