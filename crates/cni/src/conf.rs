@@ -73,10 +73,11 @@ impl NetConf {
         })
     }
 
-    /// Which sandboxes of this network there still are, as `GC` is told; none if it was not told.
+    /// Which sandboxes of this network there still are, as `GC` is told; none if it was not told, or not so that all can be
+    /// read: whoever is not among them is taken to be gone.
     pub fn sandboxes(&self) -> Option<Vec<String>> {
         let id = |attachment: &Value| Some(attachment.get("containerID")?.as_str()?.to_owned());
-        Some(self.valid_attachments.as_ref()?.as_array()?.iter().filter_map(id).collect())
+        self.valid_attachments.as_ref()?.as_array()?.iter().map(id).collect()
     }
 }
 
@@ -97,9 +98,15 @@ mod tests {
 
     #[test]
     fn what_is_still_connected_is_told_or_it_is_not() {
-        let told =
-            r#"{"cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}, {"containerID": 7}, "b"]}"#;
-        assert_eq!(conf(told).sandboxes().unwrap(), ["a"]);
+        let told = |more: &str| {
+            let attachment = r#"{"containerID": "a", "ifname": "eth0"}"#;
+            conf(&format!(r#"{{"cni.dev/valid-attachments": [{attachment}{more}]}}"#)).sandboxes()
+        };
+        assert_eq!(told("").unwrap(), ["a"]);
+        assert_eq!(told(r#", {"containerID": "b"}"#).unwrap(), ["a", "b"]);
+        for unreadable in [r#", {"containerID": 7}"#, r#", "b""#, ", {}"] {
+            assert_eq!(told(unreadable), None, "{unreadable}");
+        }
         assert_eq!(conf("{}").sandboxes(), None);
         assert_eq!(conf(r#"{"cni.dev/valid-attachments": {}}"#).sandboxes(), None);
     }
