@@ -224,8 +224,11 @@ fn mount_bpf(values: &Values) -> Value {
 
 /// What an agent may do besides that is its node's network plugin.
 fn permit(role: &mut Value) -> Option<()> {
-    let rule = json!({"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]});
-    role.get_mut("rules")?.as_array_mut()?.push(rule);
+    let rules = [
+        json!({"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}),
+        json!({"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]}),
+    ];
+    role.get_mut("rules")?.as_array_mut()?.extend(rules);
     Some(())
 }
 
