@@ -105,6 +105,7 @@ impl Core {
             ));
         }
         warnings.extend(self.chain.as_ref().and_then(ungated));
+        warnings.extend(crate::ipvs::complaint());
         if let Some(network) = &self.network {
             let error = network.error.iter().map(|error| format!("pods of this node have no network: {error}"));
             warnings.extend(error.chain(network.problems.iter().cloned()));
