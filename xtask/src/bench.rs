@@ -50,18 +50,19 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     let bench = demo::binary(sh, "release", "ringfence-bench")?;
     let [rounds, millis, changes] =
         [options.rounds.to_string(), options.millis.to_string(), options.changes.to_string()];
-    let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
     let measure = |program: &PathBuf, arguments: &[&str]| {
         let name = arguments.join(" ");
         cmd!(sh, "{program} {arguments...}").read().with_context(|| format!("measuring {name}"))
     };
     let host = measure(&bench, &["host"])?;
+    let command = format!("cargo xtask bench --rounds {rounds} --millis {millis} --changes {changes}");
+    let made = marks::made(sh, &command, &host)?;
     let traffic = measure(&bench, &["traffic", "--rounds", &rounds, "--millis", &millis])?;
     let packet = measure(&bench, &["packet", "--rounds", &rounds])?;
     let reaction = measure(&bench, &["changes", "--rounds", &changes])?;
     let planner = cmd!(sh, "cargo bench --locked --package ringfence-engine --bench planner").read()?;
     let results = format!(
-        "Made on {date} by `cargo xtask bench --rounds {rounds} --millis {millis} --changes {changes}` on {host}.\n\n\
+        "{made}\n\n\
          ### Packets and connections\n\n{traffic}\n\n\
          ### One packet in the kernel program\n\n{packet}\n\n\
          ### Reaction\n\n{reaction}\n\n\

@@ -4,7 +4,7 @@ pub(crate) mod cluster;
 pub(crate) mod steps;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -80,7 +80,8 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     let Some((images, programs)) = built else { return Ok(steps.code()) };
     let started = steps.take("cluster", || Cluster::start(sh, wanted, &options.shape, &programs.ringfence));
     let Some(cluster) = started else { return Ok(steps.code()) };
-    if let Err(error) = try_out(sh, options, &mut steps, &cluster, &programs, &images) {
+    let mut trial = Trial { sh, options, cluster: &cluster, programs: &programs, steps: &mut steps };
+    if let Err(error) = trial.run(&images) {
         if !steps.interrupted() {
             println!("FAILED {error:#}");
         }
@@ -125,85 +126,85 @@ fn images(sh: &Shell, options: &Options, programs: &Programs) -> anyhow::Result<
     Ok(archives)
 }
 
-fn try_out(
-    sh: &Shell,
-    options: &Options,
-    steps: &mut Steps,
-    cluster: &Cluster,
-    programs: &Programs,
-    images: &[PathBuf],
-) -> anyhow::Result<()> {
-    let ringfence = |words: &[&str]| cluster.ringfence(&programs.ringfence, words);
-    if options.lab {
-        return installed(sh, options, steps, cluster, programs);
-    }
-    steps.take("images", || cluster.load(sh, images)).context("the nodes do not have the image")?;
-    let mut tried = steps.run("install", &mut ringfence(&["install"])).context("it is not installed");
-    if tried.is_ok() {
-        steps.run("status", &mut ringfence(&["status", "--wait"]));
-        tried = installed(sh, options, steps, cluster, programs);
-    }
-    // A cluster that stays is left as it was, whatever happened. Another goes with all that is on it.
-    if cluster.is_given() || !steps.interrupted() {
-        steps.run_last("uninstall", &mut ringfence(&["uninstall"]));
-        steps.last("nothing left", || cluster.nothing_left());
-    }
-    tried
+/// What is tried, on what, by what.
+struct Trial<'a> {
+    sh: &'a Shell,
+    options: &'a Options,
+    cluster: &'a Cluster,
+    programs: &'a Programs,
+    steps: &'a mut Steps,
 }
 
-/// What is tried where Ringfence is.
-fn installed(
-    sh: &Shell,
-    options: &Options,
-    steps: &mut Steps,
-    cluster: &Cluster,
-    programs: &Programs,
-) -> anyhow::Result<()> {
-    let kubeconfig = cluster.kubeconfig.as_path();
-    let ringfence = |words: &[&str]| cluster.ringfence(&programs.ringfence, words);
-    let small = options.part == Part::Ci;
-    if options.faults || small {
-        faults(sh, options, steps, cluster, programs)?;
+impl Trial<'_> {
+    fn ringfence(&self, words: &[&str]) -> Command {
+        self.cluster.ringfence(&self.programs.ringfence, words)
     }
-    if !options.faults {
-        steps.run("definitions", &mut ringfence(&["crds", "install", "--channel", "experimental", "--admin"]));
+
+    fn run(&mut self, images: &[PathBuf]) -> anyhow::Result<()> {
+        if self.options.lab {
+            return self.installed();
+        }
+        self.steps.take("images", || self.cluster.load(self.sh, images)).context("the nodes do not have the image")?;
+        let mut install = self.ringfence(&["install"]);
+        let mut tried = self.steps.run("install", &mut install).context("it is not installed");
+        if tried.is_ok() {
+            let mut status = self.ringfence(&["status", "--wait"]);
+            self.steps.run("status", &mut status);
+            tried = self.installed();
+        }
+        // A cluster that stays is left as it was, whatever happened. Another goes with all that is on it.
+        if self.cluster.is_given() || !self.steps.interrupted() {
+            let mut uninstall = self.ringfence(&["uninstall"]);
+            self.steps.run_last("uninstall", &mut uninstall);
+            self.steps.last("nothing left", || self.cluster.nothing_left());
+        }
+        tried
+    }
+
+    /// What is tried where Ringfence is.
+    fn installed(&mut self) -> anyhow::Result<()> {
+        let small = self.options.part == Part::Ci;
+        if self.options.faults || small {
+            self.faults()?;
+        }
+        if self.options.faults {
+            return Ok(());
+        }
+        let mut definitions = self.ringfence(&["crds", "install", "--channel", "experimental", "--admin"]);
+        self.steps.run("definitions", &mut definitions);
         if !small {
-            steps.run("tour", &mut ringfence(&["lab", "demo"]));
+            let mut tour = self.ringfence(&["lab", "demo"]);
+            self.steps.run("tour", &mut tour);
         }
         let only: &[&str] = if small { &["verify", "--only", "pod"] } else { &["verify"] };
-        steps.run("verify", &mut ringfence(only));
+        let mut verify = self.ringfence(only);
+        self.steps.run("verify", &mut verify);
         if !small {
-            let mut suite = cluster.command(&programs.e2e);
-            steps.run("suite", suite.arg("suite").arg("--kubeconfig").arg(kubeconfig));
+            let mut suite = self.cluster.command(&self.programs.e2e);
+            self.steps.run("suite", suite.arg("suite").arg("--kubeconfig").arg(&self.cluster.kubeconfig));
         }
+        Ok(())
     }
-    Ok(())
-}
 
-/// The fault suite; its table goes into the document, if everything was tried.
-fn faults(
-    sh: &Shell,
-    options: &Options,
-    steps: &mut Steps,
-    cluster: &Cluster,
-    programs: &Programs,
-) -> anyhow::Result<()> {
-    let mut command = cluster.command(&programs.e2e);
-    command.arg("faults").arg("--kubeconfig").arg(&cluster.kubeconfig);
-    command.args(["--other-image", image::OTHER_REFERENCE]);
-    if options.part == Part::Ci {
-        command.args(["--only", "nothing,kills,upgrade", "--kills", "6", "--upgrades", "1"]);
+    /// The fault suite; its table goes into the document, if everything was tried.
+    fn faults(&mut self) -> anyhow::Result<()> {
+        let Self { sh, options, cluster, programs, .. } = *self;
+        let mut command = cluster.command(&programs.e2e);
+        command.arg("faults").arg("--kubeconfig").arg(&cluster.kubeconfig);
+        command.args(["--other-image", image::OTHER_REFERENCE]);
+        if options.part == Part::Ci {
+            command.args(["--only", "nothing,kills,upgrade", "--kills", "6", "--upgrades", "1"]);
+        }
+        command.args(&options.rest);
+        let Some(table) = self.steps.read("faults", &mut command) else { return Ok(()) };
+        print!("{table}");
+        if options.part == Part::All && options.rest.is_empty() {
+            let made = marks::made(sh, &options.told(), cluster.told())?;
+            let document = sh.read_file(DOCUMENT)?;
+            sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &format!("{made}\n\n{table}"))?)?;
+        }
+        Ok(())
     }
-    command.args(&options.rest);
-    let Some(table) = steps.read("faults", &mut command) else { return Ok(()) };
-    print!("{table}");
-    if options.part == Part::All && options.rest.is_empty() {
-        let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
-        let made = format!("Made on {date} by `{}` on {}.\n\n{table}", options.told(), cluster.told());
-        let document = sh.read_file(DOCUMENT)?;
-        sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &made)?)?;
-    }
-    Ok(())
 }
 
 impl Options {

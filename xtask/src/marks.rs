@@ -1,6 +1,13 @@
 //! Parts of documents that a command writes.
 
 use anyhow::bail;
+use xshell::{Shell, cmd};
+
+/// When, by which command and on what results were made, as documents say it above them.
+pub(crate) fn made(sh: &Shell, command: &str, on: &str) -> anyhow::Result<String> {
+    let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
+    Ok(format!("Made on {date} by `{command}` on {}.", on.trim()))
+}
 
 /// The document with what is between two marks replaced. Several parts may end with the same mark.
 ///

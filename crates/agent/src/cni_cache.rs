@@ -29,25 +29,26 @@ pub(crate) fn read(dir: &Path) -> HashMap<IpAddr, Vec<String>> {
 }
 
 fn read_result(entry: &std::fs::DirEntry) -> Option<(SystemTime, Vec<IpAddr>, Vec<String>)> {
-    let written = entry.metadata().ok()?.modified().ok()?;
-    let cached: Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
-    let (addresses, names) = parse(&cached["result"])?;
-    Some((written, addresses, names))
+    let (written, cached) = cached(entry)?;
+    Some((written, addresses(&cached)?, outside(&cached)))
 }
 
-/// The addresses in a result that belong to an interface inside a sandbox, and the names of all interfaces outside one.
-fn parse(result: &Value) -> Option<(Vec<IpAddr>, Vec<String>)> {
-    let interfaces = result["interfaces"].as_array()?;
+fn cached(entry: &std::fs::DirEntry) -> Option<(SystemTime, Value)> {
+    let written = entry.metadata().ok()?.modified().ok()?;
+    Some((written, serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?))
+}
+
+/// The addresses of the sandbox: those that our plugin told the agent when they were given.
+fn addresses(cached: &Value) -> Option<Vec<IpAddr>> {
+    ringfence_cni::addresses(cached["result"].as_object()?, cached["ifName"].as_str().unwrap_or_default()).ok()
+}
+
+/// The names of all interfaces outside a sandbox.
+fn outside(cached: &Value) -> Vec<String> {
     let inside = |interface: &Value| interface["sandbox"].as_str().is_some_and(|path| !path.is_empty());
-    let address = |ip: &Value| -> Option<IpAddr> {
-        let index = usize::try_from(ip["interface"].as_u64()?).ok()?;
-        inside(interfaces.get(index)?).then_some(())?;
-        ip["address"].as_str()?.split('/').next()?.parse().ok()
-    };
-    let addresses = result["ips"].as_array()?.iter().filter_map(address).collect();
-    let outside = interfaces.iter().filter(|interface| !inside(interface));
-    let names = outside.filter_map(|interface| Some(interface["name"].as_str()?.to_owned())).collect();
-    Some((addresses, names))
+    let interfaces = cached["result"]["interfaces"].as_array().into_iter().flatten();
+    let outside = interfaces.filter(|interface| !inside(interface));
+    outside.filter_map(|interface| Some(interface["name"].as_str()?.to_owned())).collect()
 }
 
 /// How long the API may not have heard of a sandbox.
@@ -67,24 +68,22 @@ pub(crate) fn sandboxes(dir: &Path) -> Vec<(WaitRequest, bool)> {
 }
 
 fn sandbox(entry: &std::fs::DirEntry) -> Option<(SystemTime, WaitRequest)> {
-    let written = entry.metadata().ok()?.modified().ok()?;
-    let cached: Value = serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok()?;
+    let (written, cached) = cached(entry)?;
     let text = |name: &str| cached[name].as_str().map(str::to_owned);
     let argument = |name: &str| {
         let mut pairs = cached["cniArgs"].as_array()?.iter();
         pairs.find(|pair| pair[0] == name)?[1].as_str().map(str::to_owned)
     };
-    let (addresses, _) = parse(&cached["result"])?;
     let sandbox = WaitRequest {
         namespace: argument("K8S_POD_NAMESPACE")?,
         name: argument("K8S_POD_NAME")?,
         uid: argument("K8S_POD_UID")?,
-        addresses,
+        addresses: addresses(&cached)?,
         container: Some(text("containerId")?),
         network: text("networkName"),
         timeout_ms: 0,
     };
-    (text("ifName")? == INTERFACE && !sandbox.addresses.is_empty()).then_some((written, sandbox))
+    (text("ifName")? == INTERFACE).then_some((written, sandbox))
 }
 
 #[cfg(test)]
@@ -131,5 +130,65 @@ mod tests {
         assert_eq!((sandbox.name.as_str(), sandbox.container.as_deref()), ("web", Some("c1")));
         assert_eq!(sandbox.addresses, ["10.244.0.7".parse::<IpAddr>().unwrap()]);
         assert_eq!(sandboxes(&dir), []);
+    }
+
+    /// The forms in which plugins tell of a pod's addresses, for a pod of 10.0.0.7 whose interface outside is `host`.
+    const FORMS: &[(&str, &str)] = &[
+        (
+            "bridge, also called by flannel, 0.3.x",
+            r#"{"cniVersion": "0.3.1", "dns": {}, "interfaces": [{"name": "cni0", "mac": "a2:00:00:00:00:01"},
+            {"name": "host"}, {"name": "eth0", "sandbox": "/var/run/netns/x"}], "routes": [{"dst": "0.0.0.0/0"}],
+            "ips": [{"version": "4", "interface": 2, "address": "10.0.0.7/24", "gateway": "10.0.0.1"}]}"#,
+        ),
+        (
+            "ptp, 1.1.0",
+            r#"{"cniVersion": "1.1.0", "interfaces": [{"name": "host", "mtu": 1500},
+            {"name": "eth0", "mtu": 1500, "sandbox": "/var/run/netns/x"}],
+            "ips": [{"interface": 1, "address": "10.0.0.7/24", "gateway": "10.0.0.1"}]}"#,
+        ),
+        (
+            "calico that names no interface, 0.3.x",
+            r#"{"cniVersion": "0.3.1", "dns": {}, "interfaces": [{"name": "host"}],
+            "ips": [{"version": "4", "address": "10.0.0.7/32"}]}"#,
+        ),
+        (
+            "calico that names one, 1.0.0",
+            r#"{"cniVersion": "1.0.0", "interfaces": [{"name": "host"}, {"name": "eth0", "sandbox": "/var/run/netns/x"}],
+            "ips": [{"interface": 1, "address": "10.0.0.7/32"}]}"#,
+        ),
+        (
+            "aws-cni: the last interface is none, and its sandbox a number",
+            r#"{"cniVersion": "1.0.0", "interfaces": [{"name": "host"}, {"name": "eth0", "sandbox": "/var/run/netns/x",
+            "mac": "0"}, {"name": "dummy1", "sandbox": "0", "mac": "0"}],
+            "ips": [{"interface": 1, "address": "10.0.0.7/32"}]}"#,
+        ),
+        (
+            "azure-vnet: only the pod's interface, without a sandbox",
+            r#"{"cniVersion": "0.3.0", "interfaces": [{"name": "eth0"}],
+            "ips": [{"version": "4", "interface": 0, "address": "10.0.0.7/16", "gateway": "10.0.0.1"}]}"#,
+        ),
+        ("no interfaces", r#"{"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.7/24"}]}"#),
+    ];
+
+    #[test]
+    fn the_pods_address_is_found_in_every_form_and_no_other() {
+        for (form, result) in FORMS {
+            let cached =
+                serde_json::json!({ "ifName": "eth0", "result": serde_json::from_str::<Value>(result).unwrap() });
+            assert_eq!(addresses(&cached), Some(vec!["10.0.0.7".parse().unwrap()]), "{form}");
+            let names = outside(&cached);
+            assert_eq!(names.iter().any(|name| name == "host"), result.contains("host"), "{form}: {names:?}");
+        }
+        for result in [
+            r#"{"ips": []}"#,
+            r#"{"ip4": {"ip": "10.0.0.7/24"}}"#,
+            r#"{"ips": [{"address": "10.0.0.7"}, {"address": "somewhere"}]}"#,
+            r#"{"interfaces": [{"name": "cni0"}], "ips": [{"interface": 0, "address": "10.0.0.1/24"}]}"#,
+            r#"{"interfaces": [{"name": "net1", "sandbox": "/x"}], "ips": [{"interface": 0, "address": "10.9.0.7/24"}]}"#,
+        ] {
+            let cached =
+                serde_json::json!({ "ifName": "eth0", "result": serde_json::from_str::<Value>(result).unwrap() });
+            assert_eq!(addresses(&cached), None, "{result}");
+        }
     }
 }

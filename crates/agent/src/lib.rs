@@ -29,6 +29,7 @@ pub mod flows;
 mod follow;
 mod index;
 mod interfaces;
+mod ipvs;
 mod metrics;
 mod primary;
 mod problem;

@@ -23,7 +23,8 @@ pub const NETWORK: &str = "ringfence";
 /// at `ADD` they do not use a `prevResult`, nor hand it on to a plugin that would. Before these comes a [`gate`]: without it,
 /// on a node that has just started, they would give a pod a network that nothing guards yet, only for it to be taken away
 /// again.
-const GATED: &[&str] = &["aws-cni", "azure-vnet", "bridge", "calico", "cni-kindnet", "flannel", "ptp"];
+const GATED: &[&str] =
+    &["aws-cni", "azure-vnet", "bridge", "calico", "cni-kindnet", "flannel", "multus", "multus-shim", "ptp", "terway"];
 
 /// A list with this plugin at its end, and where possible a [`gate`] at its beginning, as JSON text; none if they are there
 /// already, as they should be.
@@ -153,9 +154,14 @@ pub fn gate(member: &Value) -> Value {
     gate
 }
 
+/// Whether a [`gate`] can come before a plugin, by its type.
+pub fn takes_gate(kind: &str) -> bool {
+    GATED.contains(&kind)
+}
+
 /// What comes before the plugin that gives pods their network.
 fn before(first: &Value, member: &Value) -> Option<Value> {
-    let gated = first.get("type").and_then(Value::as_str).is_some_and(|kind| GATED.contains(&kind));
+    let gated = first.get("type").and_then(Value::as_str).is_some_and(takes_gate);
     gated.then(|| gate(member))
 }
 

@@ -20,6 +20,7 @@ pub use conf::NetConf;
 pub use error::Error;
 pub use plugin::{Outcome, run};
 pub use request::{Command, Pod, Request};
+pub use result::addresses;
 pub use version::{CURRENT, SUPPORTED};
 
 /// File name of the plugin's program, and its `type` in configurations.

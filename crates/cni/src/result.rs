@@ -26,8 +26,14 @@ pub(crate) fn in_version(result: &Map<String, Value>, version: &str) -> Value {
     Value::Object(result)
 }
 
-/// The addresses that a pod was given: those on its own interface. Results may also tell those of the host's.
-pub(crate) fn addresses(result: &Map<String, Value>, interface: &str) -> Result<Vec<IpAddr>, Error> {
+/// The addresses that a pod was given on an interface of its own (any, where `interface` is empty). Results may also tell
+/// those of the host's. An address that names no interface is the pod's: not all plugins tell interfaces, and none has a
+/// reason to tell an address that it gave to nobody.
+///
+/// # Errors
+///
+/// If there is none, or one that is no address.
+pub fn addresses(result: &Map<String, Value>, interface: &str) -> Result<Vec<IpAddr>, Error> {
     let list = |name| result.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let interfaces = list("interfaces");
     let sandbox =

@@ -31,7 +31,7 @@ pub fn open_connections(
     sources: &BTreeSet<IpAddr>,
     destinations: &BTreeSet<IpAddr>,
 ) -> Result<BTreeSet<IpAddr>, Error> {
-    let failed = |source| Error::Netlink { what: "list open connections", source };
+    let failed = |error| Error::Netlink { what: "list open connections", error };
     let mut open = BTreeSet::new();
     let header = Header { kind: GET, flags: DUMP, family: 0, resource: 0 };
     let dump = message(header, &Attributes::default());

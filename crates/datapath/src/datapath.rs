@@ -92,7 +92,7 @@ impl Datapath {
         });
         changed.map_err(|error| Error::Bpf {
             what: "configure the BPF program".into(),
-            source: libbpf_rs::Error::from(std::io::Error::other(error.to_string())),
+            error: libbpf_rs::Error::from(std::io::Error::other(error.to_string())),
         })
     }
 

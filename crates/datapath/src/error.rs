@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::features::Missing;
 
-/// Opening, adopting or removing the datapath failed.
+/// Opening, adopting or removing the datapath failed. Each says its causes itself, and so has no source: who prints a chain of
+/// causes would tell them twice.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This kernel cannot run the program.
@@ -28,14 +29,14 @@ pub enum Error {
         own: u64,
     },
     /// A system call about a path failed.
-    #[error("cannot {what} {path}: {source}")]
+    #[error("cannot {what} {path}: {error}")]
     Path {
         /// What was tried, as a verb.
         what: &'static str,
         /// The path.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// There is no place for pins, and none can be made from here.
     #[error(
@@ -49,12 +50,12 @@ pub enum Error {
         error: io::Error,
     },
     /// The kernel refused something of BPF.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {error:#}")]
     Bpf {
         /// What was tried, and on what.
         what: String,
         /// Why not.
-        source: libbpf_rs::Error,
+        error: libbpf_rs::Error,
     },
     /// Connection tracking could not be made sure of.
     #[error("cannot keep connection tracking active: {0}. hint: the `nft` command is needed (apt install nftables)")]
@@ -63,24 +64,24 @@ pub enum Error {
     #[error("cannot hold answers of DNS servers: cannot {0}. hint: the kernel needs nfnetlink_queue")]
     Answers(String),
     /// Asking the kernel for its links failed.
-    #[error("cannot {what} over netlink: {source}")]
+    #[error("cannot {what} over netlink: {error}")]
     Netlink {
         /// What was tried.
         what: &'static str,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
 impl Error {
     pub(crate) fn path(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Path { what, path, source }
+        move |error| Self::Path { what, path, error }
     }
 
     pub(crate) fn bpf(what: impl Into<String>) -> impl FnOnce(libbpf_rs::Error) -> Self {
         let what = what.into();
-        move |source| Self::Bpf { what, source }
+        move |error| Self::Bpf { what, error }
     }
 }
 
@@ -104,14 +105,14 @@ pub enum ApplyError {
     #[error("an earlier change was not carried out. hint: the whole plan has to be synced")]
     OutOfStep,
     /// The kernel refused an update it had room for.
-    #[error("cannot {what} of kernel map `{map}`: {source}")]
+    #[error("cannot {what} of kernel map `{map}`: {error:#}")]
     Kernel {
         /// The map.
         map: &'static str,
         /// What was tried.
         what: &'static str,
         /// Why not.
-        source: libbpf_rs::Error,
+        error: libbpf_rs::Error,
     },
     /// The program could not be replaced by the one the new maps belong to.
     #[error(transparent)]
@@ -120,4 +121,32 @@ pub enum ApplyError {
 
 fn list(missing: &[Missing]) -> String {
     missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use libbpf_rs::ErrorExt as _;
+
+    use super::*;
+
+    #[test]
+    fn every_cause_is_told_once() {
+        let denied = || io::Error::from_raw_os_error(nix::libc::EACCES);
+        let bpf = || libbpf_rs::Error::from(denied()).context("upper");
+        let attach = || Error::bpf("attach")(bpf());
+        let errors = [
+            Error::path("open", "/x")(denied()),
+            Error::Mount { path: "/x".into(), error: denied() },
+            Error::Netlink { what: "list links", error: denied() },
+            attach(),
+        ];
+        let changes = [ApplyError::Kernel { map: "peers", what: "write", error: bpf() }, ApplyError::Attach(attach())];
+        let errors = errors.iter().map(|error| (error.to_string(), error.source().is_none()));
+        for (told, last) in errors.chain(changes.iter().map(|error| (error.to_string(), error.source().is_none()))) {
+            assert_eq!(told.matches("Permission denied").count(), 1, "{told}");
+            assert!(last, "it names a cause that it has told: {told}");
+        }
+    }
 }

@@ -73,7 +73,7 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
 fn attach(object: &Object, pin: &Path, family: i32, hook: i32) -> Result<(), Error> {
     let program = object.progs_mut().find(|program| program.name() == PROGRAM).ok_or_else(|| Error::Bpf {
         what: format!("find the BPF program `{PROGRAM}`"),
-        source: libbpf_rs::Error::from_raw_os_error(nix::libc::ENOENT),
+        error: libbpf_rs::Error::from_raw_os_error(nix::libc::ENOENT),
     })?;
     let end = Instant::now() + LEAVING;
     loop {

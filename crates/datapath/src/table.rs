@@ -66,8 +66,8 @@ impl Map {
         }
     }
 
-    fn error(&self, what: &'static str, source: libbpf_rs::Error) -> ApplyError {
-        ApplyError::Kernel { map: self.name, what, source }
+    fn error(&self, what: &'static str, error: libbpf_rs::Error) -> ApplyError {
+        ApplyError::Kernel { map: self.name, what, error }
     }
 
     /// In tests a write can be made to fail.

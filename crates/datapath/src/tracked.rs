@@ -39,7 +39,7 @@ pub struct Tracked {
 /// # Errors
 /// If the kernel cannot be asked or does not forget. A connection that has ended meanwhile is no error.
 pub fn forget_connections(which: impl Fn(&Tracked) -> bool) -> Result<usize, Error> {
-    let failed = |what| move |source| Error::Netlink { what, source };
+    let failed = |what| move |error| Error::Netlink { what, error };
     let connection = Connection::open().map_err(failed("open a socket to connection tracking"))?;
     let header = Header { kind: GET, flags: DUMP, family: 0, resource: 0 };
     let mut deletions = Vec::new();

@@ -9,7 +9,7 @@ use xshell::{Shell, cmd};
 use super::publish;
 use crate::e2e::cluster::{self, Cluster, Shape, Source};
 use crate::e2e::steps::Steps;
-use crate::{demo, image};
+use crate::{demo, image, marks};
 
 const MARKS: (&str, &str) = ("<!-- results: cargo xtask bench --cluster -->", "<!-- end of results -->");
 
@@ -32,8 +32,8 @@ pub(super) fn run(sh: &Shell, dry: bool) -> anyhow::Result<ExitCode> {
         let about = say(steps, cluster, &made, &["describe"])?;
         let bench = &made.bench;
         let made_on = steps.take("host", || {
-            let (host, date) = (cmd!(sh, "{bench} host").read()?, cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?);
-            Ok(format!("Made on {date} by `cargo xtask bench --cluster` on {}, {}.", host.trim(), about.trim()))
+            let host = cmd!(sh, "{bench} host").read()?;
+            marks::made(sh, "cargo xtask bench --cluster", &format!("{}, {}", host.trim(), about.trim()))
         })?;
         Some(format!("{made_on}\n\n{}", measure(steps, cluster, &made, MEASURED)?))
     });
@@ -97,6 +97,5 @@ fn say(steps: &mut Steps, cluster: &Cluster, made: &Made, words: &[&str]) -> Opt
     if words.contains(&"--machine") {
         command.arg(cluster.directory()?);
     }
-    let said = steps.read(words[0], &mut command);
-    said.filter(|_| !steps.failed)
+    steps.read_well(words[0], &mut command)
 }

@@ -12,6 +12,7 @@ use super::cluster::{self, Made};
 use super::publish;
 use crate::e2e::cluster::{Cluster, Shape};
 use crate::e2e::steps::Steps;
+use crate::marks;
 
 /// Where the programs are, beside the project.
 const PROGRAMS: &str = "../shared/bench/cluster";
@@ -42,8 +43,7 @@ pub(super) fn run(sh: &Shell, dry: bool) -> anyhow::Result<ExitCode> {
     let Some(rows) = rows else { return Ok(steps.code()) };
     let bench = &made.bench;
     let host = cmd!(sh, "{bench} host").read()?;
-    let date = cmd!(sh, "date --utc +%Y-%m-%d").quiet().read()?;
-    let made = format!("Made on {date} by `cargo xtask bench --neutral` on {}.", host.trim());
+    let made = marks::made(sh, "cargo xtask bench --neutral", &host)?;
     let results = format!("{made}\n\n{}", table(&rows));
     publish(sh, MARKS, &results, dry)?;
     Ok(steps.code())
@@ -100,8 +100,7 @@ impl Neutral<'_> {
 
     /// What a program says, if all went well.
     fn said(&mut self, name: &str, command: &mut Command) -> anyhow::Result<String> {
-        let said = self.steps.read(name, command).filter(|_| !self.steps.failed);
-        said.with_context(|| format!("{name} did not go well"))
+        self.steps.read_well(name, command).with_context(|| format!("{name} did not go well"))
     }
 
     /// Runs one of the programs, and gives what it says and what it writes.

@@ -114,6 +114,16 @@ impl Steps {
         });
         said.filter(|text| !text.is_empty())
     }
+
+    /// The same, but nothing unless this step and all before it went well; then what it wrote is shown, as it tells why.
+    pub(crate) fn read_well(&mut self, name: &str, command: &mut Command) -> Option<String> {
+        let said = self.read(name, command);
+        if !self.failed {
+            return said;
+        }
+        print!("{}", said.unwrap_or_default());
+        None
+    }
 }
 
 fn quietly(command: &mut Command, interruptions: &AtomicUsize) -> anyhow::Result<()> {
@@ -194,6 +204,9 @@ mod tests {
         let said = steps.read("says", Command::new("sh").args(["-c", "echo table; exit 1"]));
         assert_eq!(said.as_deref(), Some("table\n"));
         assert!(steps.failed);
+        assert_eq!(steps.read_well("after a failure", Command::new("sh").args(["-c", "echo table"])), None);
+        steps.failed = false;
+        assert_eq!(steps.read_well("well", Command::new("sh").args(["-c", "echo table"])).as_deref(), Some("table\n"));
     }
 
     #[test]

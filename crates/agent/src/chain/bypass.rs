@@ -18,7 +18,7 @@ const DEVICES: &[&str] = &[
 ];
 
 /// Plugins that come with a switch of their own.
-const SWITCHES: &[&str] = &["antrea", "cilium-cni", "kube-ovn", "ovn-k8s-cni-overlay", "ovs"];
+const SWITCHES: &[&str] = &["antrea", "cilium-cni", "kube-ovn", "ovn-k8s-cni-overlay", "ovs", "weave-net"];
 
 /// Why nothing can be enforced on pods of this configuration, if so. Plugins that a plugin calls count too.
 pub(super) fn reason(file: &str, text: &str) -> Option<String> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use ringfence_cni::conflist;
 use ringfence_engine::{Plan, RulesetId};
 use ringfence_model::Reason;
 use serde_json::{Value, json};
@@ -103,6 +104,8 @@ impl Core {
                  first packets, and addresses are closed only until the API says whose they are"
             ));
         }
+        warnings.extend(self.chain.as_ref().and_then(ungated));
+        warnings.extend(crate::ipvs::complaint());
         if let Some(network) = &self.network {
             let error = network.error.iter().map(|error| format!("pods of this node have no network: {error}"));
             warnings.extend(error.chain(network.problems.iter().cloned()));
@@ -292,4 +295,36 @@ fn plan_json(plan: &Plan) -> Value {
         "apiVersion": api::VERSION, "kind": "Plan",
         "endpoints": endpoints, "peers": peers, "entries": entries, "causes": causes, "gates": gates,
     })
+}
+
+/// What differs on a node where nothing is asked before the plugin that gives pods their network.
+fn ungated(chain: &api::Chain) -> Option<String> {
+    let first =
+        chain.plugins.first().filter(|_| chain.file.is_some() && chain.error.is_none() && chain.bypass.is_none())?;
+    (!conflist::takes_gate(first)).then(|| {
+        format!(
+            "no gate comes before the network plugin {first}, of which it is not known that it can follow another: pods \
+             that start while the agent is away have a network until the last plugin refuses them"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_gate_says_so_only_where_the_plugin_is_chained() {
+        let chain = |plugin: &str| api::Chain {
+            file: Some("10-x.conflist".into()),
+            plugins: vec![plugin.into(), "portmap".into()],
+            ..api::Chain::default()
+        };
+        assert!(ungated(&chain("unheard-of")).unwrap().contains("plugin unheard-of"));
+        assert_eq!(ungated(&chain("bridge")), None);
+        let error = Some("why".into());
+        assert_eq!(ungated(&api::Chain { error, ..chain("unheard-of") }), None);
+        assert_eq!(ungated(&api::Chain { bypass: Some("why".into()), ..chain("unheard-of") }), None);
+        assert_eq!(ungated(&api::Chain::default()), None);
+    }
 }

@@ -114,7 +114,7 @@ fn uses_ebpf(set: &DaemonSet, seen: &Seen) -> bool {
         })
 }
 
-fn has_argument(set: &DaemonSet, wanted: &str) -> bool {
+pub(super) fn has_argument(set: &DaemonSet, wanted: &str) -> bool {
     let containers = set.spec.iter().flat_map(|spec| spec.template.spec.iter().flat_map(|spec| &spec.containers));
     let mut words = containers.flat_map(|container| container.args.iter().chain(&container.command).flatten());
     words.any(|word| word == wanted)
