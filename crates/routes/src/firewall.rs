@@ -38,8 +38,8 @@ impl Firewall {
         for (family, kind, number, multicast) in [("ip", "ipv4", 4, "224.0.0.0/4"), ("ip6", "ipv6", 6, "ff00::/8")] {
             for (name, nets) in [("pods", &self.pods), ("inside", &self.inside)] {
                 let of_family = nets.iter().filter(|net| net.addr().is_ipv4() == (number == 4));
-                let elements = of_family.map(ToString::to_string).collect();
-                add_set(&mut script, &format!("{name}{number}"), kind, elements);
+                let elements: Vec<String> = of_family.map(ToString::to_string).collect();
+                add_set(&mut script, &format!("{name}{number}"), kind, &elements);
             }
             let _ = writeln!(
                 script,
@@ -51,7 +51,7 @@ impl Firewall {
             if senders.is_empty() {
                 continue;
             }
-            add_set(&mut script, &format!("senders{number}"), kind, senders);
+            add_set(&mut script, &format!("senders{number}"), kind, &senders);
             // The network identifier is behind the header of UDP and 32 bits of flags. Other VXLANs are not ours to judge.
             let _ = writeln!(
                 script,
@@ -62,7 +62,7 @@ impl Firewall {
     }
 }
 
-fn add_set(script: &mut String, name: &str, kind: &str, elements: Vec<String>) {
+fn add_set(script: &mut String, name: &str, kind: &str, elements: &[String]) {
     let _ = writeln!(script, "add set {TABLE} {name} {{ type {kind}_addr; flags interval; auto-merge; }}");
     if !elements.is_empty() {
         let _ = writeln!(script, "add element {TABLE} {name} {{ {} }}", elements.join(", "));
