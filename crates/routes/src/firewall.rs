@@ -73,7 +73,7 @@ fn add_set(script: &mut String, name: &str, kind: &str, elements: &[String]) {
 pub(crate) fn is_there(firewall: &Firewall) -> bool {
     let families: BTreeSet<bool> = firewall.senders.iter().map(IpAddr::is_ipv4).collect();
     let count = |text: &str, word: &str| text.lines().filter(|line| line.contains(word)).count();
-    let listed = nft(&format!("list chain {TABLE} postrouting\nlist chain {TABLE} input\n"));
+    let listed = nft(&format!("list table {TABLE}\n"));
     listed.is_ok_and(|text| count(&text, " masquerade") == 2 && count(&text, " drop") == families.len())
 }
 
