@@ -132,7 +132,9 @@ pub async fn remove(client: &Client, limit: Duration, progress: &dyn Progress) -
         place(client, installed, json!("yes")).await.context("cannot end the agents")?;
         progress.say("agents are ending; what they enforce stays in force");
     } else if let Some(namespace) = &rest {
-        progress.say("there is no DaemonSet of agents; nodes are cleaned as if this version was installed with its defaults");
+        progress.say(
+            "there is no DaemonSet of agents; nodes are cleaned as if this version was installed with its defaults",
+        );
         there = Some(assumed(namespace)?);
     }
     let cleaned = cleanup::run(client, there.as_ref(), limit, progress).await?;

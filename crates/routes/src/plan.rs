@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use ringfence_model::{Name, Node};
 use ringfence_netns::{Forward, HardwareAddress, Neighbour, Route, Rule, Vxlan};
 
-use crate::{Encapsulation, Interface, Firewall, PRIORITY, PROTOCOL, TABLE, TUNNELS, VXLAN_ID, VXLAN_PORT};
+use crate::{Encapsulation, Firewall, Interface, PRIORITY, PROTOCOL, TABLE, TUNNELS, VXLAN_ID, VXLAN_PORT};
 
 /// Smallest packet that a link of IPv6 has to carry, in bytes (RFC 8200, section 5).
 const SMALLEST_IPV6: u32 = 1280;
@@ -128,8 +128,7 @@ impl Planning<'_> {
     fn add(&mut self, peer: &Node) {
         self.plan.firewall.senders.extend(&peer.addresses);
         for range in peer.pod_cidrs.iter().map(IpNet::trunc) {
-            let taken =
-                self.plan.firewall.inside.iter().find(|other| other.contains(&range) || range.contains(*other));
+            let taken = self.plan.firewall.inside.iter().find(|other| other.contains(&range) || range.contains(*other));
             if let Some(other) = taken {
                 let problem = format!("range {range} of node {} overlaps with {other}, and is not reached", peer.name);
                 self.plan.problems.push(problem);

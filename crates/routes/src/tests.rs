@@ -151,8 +151,7 @@ fn the_firewall_has_both_families_and_no_empty_list() {
     let plan = planned(&[], Encapsulation::default());
     let script = plan.firewall.script();
     assert!(script.contains("add element inet ringfence_primary inside6 { fd00:0:0:a::/64 }"), "{script}");
-    let four =
-        crate::Firewall { pods: nets(&["10.244.0.0/24"]).into_iter().collect(), ..crate::Firewall::default() };
+    let four = crate::Firewall { pods: nets(&["10.244.0.0/24"]).into_iter().collect(), ..crate::Firewall::default() };
     assert!(!four.script().contains("{  }"), "{}", four.script());
     let far = [node("b", &["10.9.0.2", "fd99::2"], &["10.244.1.0/24"]), node("c", &["10.8.0.3"], &["10.244.2.0/24"])];
     let plan = planned(&far, Encapsulation::default());

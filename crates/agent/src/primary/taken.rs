@@ -166,7 +166,10 @@ mod tests {
         assert_eq!(names(&dir.0.join("pods")), ["lock"], "it makes the directory also for nothing");
         assert_eq!(recall(&dir.0, "pods", sandboxes, |_| io::Result::Ok(true)).unwrap(), 2);
         assert!(host_local(&dir.0, "ADD", "c9").contains("10.244.1.4/24"), "the first that nobody has");
-        assert_eq!(names(&dir.0.join("pods")), ["10.244.1.2", "10.244.1.3", "10.244.1.4", "last_reserved_ip.0", "lock"]);
+        assert_eq!(
+            names(&dir.0.join("pods")),
+            ["10.244.1.2", "10.244.1.3", "10.244.1.4", "last_reserved_ip.0", "lock"]
+        );
         host_local(&dir.0, "DEL", "c2");
         assert_eq!(names(&dir.0.join("pods")), ["10.244.1.3", "10.244.1.4", "last_reserved_ip.0", "lock"]);
     }
