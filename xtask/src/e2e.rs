@@ -107,6 +107,8 @@ fn build(sh: &Shell, options: &Options) -> anyhow::Result<Programs> {
         sh.copy_file(demo::binary(sh, profile, name)?, &to)?;
         Ok(to)
     };
+    // Images take it from beside the program.
+    copy("ringfence-cni")?;
     Ok(Programs { ringfence: copy("ringfence")?, e2e: copy("ringfence-e2e")? })
 }
 
