@@ -172,9 +172,11 @@ mod tests {
 
     #[test]
     fn the_pods_address_is_found_in_every_form_and_no_other() {
+        let cached = |result: &str| -> Value {
+            serde_json::from_str(&format!(r#"{{"ifName": "eth0", "result": {result}}}"#)).unwrap()
+        };
         for (form, result) in FORMS {
-            let cached =
-                serde_json::json!({ "ifName": "eth0", "result": serde_json::from_str::<Value>(result).unwrap() });
+            let cached = cached(result);
             assert_eq!(addresses(&cached), Some(vec!["10.0.0.7".parse().unwrap()]), "{form}");
             let names = outside(&cached);
             assert_eq!(names.iter().any(|name| name == "host"), result.contains("host"), "{form}: {names:?}");
@@ -186,9 +188,7 @@ mod tests {
             r#"{"interfaces": [{"name": "cni0"}], "ips": [{"interface": 0, "address": "10.0.0.1/24"}]}"#,
             r#"{"interfaces": [{"name": "net1", "sandbox": "/x"}], "ips": [{"interface": 0, "address": "10.9.0.7/24"}]}"#,
         ] {
-            let cached =
-                serde_json::json!({ "ifName": "eth0", "result": serde_json::from_str::<Value>(result).unwrap() });
-            assert_eq!(addresses(&cached), None, "{result}");
+            assert_eq!(addresses(&cached(result)), None, "{result}");
         }
     }
 }

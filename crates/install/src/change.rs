@@ -125,20 +125,17 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
 /// Takes Ringfence away: agents, what they left on the nodes, and the objects. Says which nodes were not cleaned. May be
 /// left at any moment and begun again: their DaemonSet, which says how to clean, goes last.
 pub async fn remove(client: &Client, limit: Duration, progress: &dyn Progress) -> anyhow::Result<Vec<String>> {
-    let mut there = installed(client).await?;
-    let rest = namespace_of_the_rest(client).await?;
-    if let Some(installed) = &there {
-        // They would put back what is taken away.
-        place(client, installed, json!("yes")).await.context("cannot end the agents")?;
-        progress.say("agents are ending; what they enforce stays in force");
-    } else if let Some(namespace) = &rest {
-        progress.say(
-            "there is no DaemonSet of agents; nodes are cleaned as if this version was installed with its defaults",
-        );
-        there = Some(assumed(namespace)?);
-    }
+    let there = match installed(client).await? {
+        Some(installed) => {
+            // They would put back what is taken away.
+            place(client, &installed, json!("yes")).await.context("cannot end the agents")?;
+            progress.say("agents are ending; what they enforce stays in force");
+            Some(installed)
+        }
+        None => assumed(client, progress).await?,
+    };
     let cleaned = cleanup::run(client, there.as_ref(), limit, progress).await?;
-    let namespace = there.map(|installed| installed.namespace).or(rest).unwrap_or_else(|| manifest::NAMESPACE.into());
+    let namespace = there.map_or_else(|| manifest::NAMESPACE.into(), |installed| installed.namespace);
     let mut removed = 0;
     for object in remains(namespace)? {
         if objects::delete(client, &object).await? {
@@ -169,20 +166,19 @@ fn remains(namespace: String) -> anyhow::Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// Where the objects are of an installation whose agents are gone, or never were there; none if there is none.
-async fn namespace_of_the_rest(client: &Client) -> anyhow::Result<Option<String>> {
+/// An installation whose agents are gone, or never were there, as this version makes it by default: nothing says any more how
+/// they were run. None if there is none.
+async fn assumed(client: &Client, progress: &dyn Progress) -> anyhow::Result<Option<Installed>> {
     let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
     let binding = objects::found(bindings.get(manifest::NAME).await).context("cannot read a ClusterRoleBinding")?;
     let subject = binding.and_then(|binding| binding.subjects?.into_iter().next());
-    Ok(subject.and_then(|subject| subject.namespace))
-}
-
-/// An installation as this version makes it by default: where nothing says any more how agents were run.
-fn assumed(namespace: &str) -> anyhow::Result<Installed> {
-    let values = Values { namespace: namespace.to_owned(), ..Values::default() };
+    let Some(namespace) = subject.and_then(|subject| subject.namespace) else { return Ok(None) };
+    progress
+        .say("there is no DaemonSet of agents; nodes are cleaned as if this version was installed with its defaults");
+    let values = Values { namespace, ..Values::default() };
     let mut objects = manifest::objects(&values)?.into_iter();
     let set = objects.find(|object| object["kind"] == "DaemonSet").context("the manifest has no DaemonSet")?;
-    Ok(Installed { namespace: values.namespace, image: values.image, set: serde_json::from_value(set)? })
+    Ok(Some(Installed { namespace: values.namespace, image: values.image, set: serde_json::from_value(set)? }))
 }
 
 /// Ends the agents, or lets them come again: by where they are to be.

@@ -55,9 +55,15 @@ pub(super) fn recall<E: From<io::Error>>(
             Err(error) => return Err(error.into()),
         }
     }
-    match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(written),
+    forget(&unfinished)?;
+    Ok(written)
+}
+
+/// Removes a directory and all that is written down in it. One that is not there is no error.
+pub(super) fn forget(directory: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
