@@ -6,11 +6,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::thread;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::Pid;
+use ringfence_netns::Namespace;
 
 /// The processes of a cluster on this machine.
 #[derive(Clone, Debug)]
@@ -47,20 +47,14 @@ impl Machine {
     /// Runs a closure on a thread of a node: what it starts begins there, as what the node's container runtime starts does.
     pub fn inside<T: Send>(&self, number: usize, closure: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         let runtime = self.process(&format!("containerd-{number}"))?;
-        let namespaces = [("net", CloneFlags::CLONE_NEWNET), ("mnt", CloneFlags::CLONE_NEWNS)];
-        let enter = || -> anyhow::Result<()> {
+        let namespace = |name: &str| PathBuf::from(format!("/proc/{runtime}/ns/{name}"));
+        let mounts = File::open(namespace("mnt")).with_context(|| format!("node {number} cannot be entered"))?;
+        Namespace::open_path(&namespace("net"))?.run(|| -> anyhow::Result<T> {
             // The file system that other threads see stays theirs.
             unshare(CloneFlags::CLONE_FS)?;
-            let files = namespaces.map(|(name, kind)| (File::open(format!("/proc/{runtime}/ns/{name}")), kind));
-            files.into_iter().try_for_each(|(file, kind)| Ok(setns(file?, kind)?))
-        };
-        thread::scope(|scope| {
-            let thread = thread::Builder::new().name(format!("node-{number}")).spawn_scoped(scope, || {
-                enter().with_context(|| format!("node {number} cannot be entered"))?;
-                Ok(closure())
-            })?;
-            thread.join().map_err(|_panic| anyhow!("the thread on node {number} panicked"))?
-        })
+            setns(mounts, CloneFlags::CLONE_NEWNS).with_context(|| format!("node {number} cannot be entered"))?;
+            Ok(closure())
+        })?
     }
 
     /// The process of a component, such as `apiserver` or `kubelet-1`.
