@@ -64,12 +64,13 @@ fn size<'a>(sizes: &'a mut Sizes, map: &str) -> anyhow::Result<&'a mut u32> {
         "breakpoints" => &mut sizes.breakpoints,
         "causes" => &mut sizes.causes,
         "gates" => &mut sizes.gates,
+        "known_addresses" => &mut sizes.known_addresses,
         "flows" => &mut sizes.flows,
         "denials" => &mut sizes.denials,
         "events" => &mut sizes.events,
         _ => bail!(
-            "no map is called {map}; hint: endpoints, peers, prefixes, entries, breakpoints, causes, gates, flows, \
-             denials, events"
+            "no map is called {map}; hint: endpoints, peers, prefixes, entries, breakpoints, causes, gates, \
+             known_addresses, flows, denials, events"
         ),
     })
 }
@@ -115,6 +116,7 @@ impl Enforcer for Kernel {
                 ("spoofed-source", drops.spoofed),
                 ("endpoint-not-ready", drops.not_ready),
                 ("unparseable", drops.unparseable),
+                ("astray", drops.astray),
                 ("incomplete", drops.incomplete),
             ]
             .map(|(reason, packets)| (reason.to_owned(), packets))
@@ -177,6 +179,7 @@ fn program(drop: Drop) -> Why {
             ("endpoint-not-ready", "the address is a local pod's, but no policy is known for it yet")
         }
         Drop::Unparseable => ("unparseable", "the packet's ports or its true destination cannot be told"),
+        Drop::Astray => ("astray", "the packet was on its way to a pod it is not for"),
         Drop::Incomplete => {
             ("incomplete", "the kernel's copy of the policy has no answer; this is a fault of ringfence")
         }

@@ -29,6 +29,8 @@ mirror! {
     EntryKeyRaw(16) { ruleset: u64, class: u64 }
     EntryValue(24) { seal: u64, start: u32, count: u32, tail: u64 }
     InterfaceValue(32) { seal: u64, address: Address, tail: u64 }
+    DoorValue(32) { seal: u64, bridge: u32, flags: u32, mac: [u8; 8], tail: u64 }
+    KnownValue(24) { seal: u64, flags: u64, tail: u64 }
     BreakpointValue(16) { key: u32, allow: u32, cause: u64 }
     FlowKey(40) {
         source: Address, destination: Address, source_port: u16, destination_port: u16,
@@ -61,6 +63,20 @@ pub(crate) mod flags {
     pub(crate) const GATES: u32 = 8;
 }
 
+/// Bits of `DoorValue::flags`.
+pub(crate) mod door_flags {
+    pub(crate) const POD: u32 = 1;
+    pub(crate) const MAC: u32 = 2;
+    pub(crate) const BRIDGE: u32 = 4;
+    pub(crate) const SHUT: u32 = 8;
+}
+
+/// Bits of `KnownValue::flags`.
+pub(crate) mod known_flags {
+    pub(crate) const NODE: u64 = 1;
+    pub(crate) const SERVICE: u64 = 2;
+}
+
 /// Bits of `EventValue::flags`.
 pub(crate) mod event_flags {
     pub(crate) const ALLOWED: u8 = 1;
@@ -85,6 +101,7 @@ pub(crate) mod reason {
     pub(crate) const INCOMPLETE: u8 = 5;
     pub(crate) const EVENTS_LOST: u8 = 6;
     pub(crate) const CUT: u8 = 7;
+    pub(crate) const ASTRAY: u8 = 8;
 }
 
 /// Values of the direction fields.
@@ -145,6 +162,21 @@ impl InterfaceValue {
     pub(crate) fn new(interface: u32, address: Address) -> Self {
         let seal = seal(interface.into(), 0);
         Self { seal, address, tail: seal }
+    }
+}
+
+impl DoorValue {
+    pub(crate) fn new(interface: u32, bridge: u32, flags: u32, mac: [u8; 6]) -> Self {
+        let seal = seal(interface.into(), 0);
+        let mut padded = [0; 8];
+        padded[..mac.len()].copy_from_slice(&mac);
+        Self { seal, bridge, flags, mac: padded, tail: seal }
+    }
+}
+
+impl KnownValue {
+    pub(crate) fn new(address: Address, flags: u64) -> Self {
+        Self { seal: address.seal(), flags, tail: address.seal() }
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::LinkHook;
+
 /// Where and how to enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -14,12 +16,20 @@ pub struct Config {
     pub connections: Connections,
     /// Whether the first packet of every connection that is let through is reported, not only denials.
     pub report_allowed: bool,
+    /// Where the programs at pods' links stand; none: wherever this kernel has the better place.
+    pub link_hook: Option<LinkHook>,
 }
 
 impl Config {
     /// The defaults, with pins below a directory.
     pub fn new(pin_dir: impl Into<PathBuf>) -> Self {
-        Self { pin_dir: pin_dir.into(), sizes: Sizes::default(), connections: Connections::Cut, report_allowed: false }
+        Self {
+            pin_dir: pin_dir.into(),
+            sizes: Sizes::default(),
+            connections: Connections::Cut,
+            report_allowed: false,
+            link_hook: None,
+        }
     }
 }
 
@@ -51,6 +61,8 @@ pub struct Sizes {
     pub causes: u32,
     /// Ranges of this node's pods.
     pub gates: u32,
+    /// Addresses of nodes and Services.
+    pub known_addresses: u32,
     /// Connections the flow table remembers, about 200 bytes each, taken at once. Others are judged at every packet.
     pub flows: u32,
     /// Denials remembered so as not to be reported again within a second.
@@ -69,6 +81,7 @@ impl Default for Sizes {
             breakpoints: 1 << 19,
             causes: 1 << 16,
             gates: 64,
+            known_addresses: 1 << 16,
             flows: 1 << 16,
             denials: 1 << 13,
             events: 1 << 20,
@@ -80,13 +93,14 @@ impl Sizes {
     /// The size of the map of a name; none if it is fixed.
     pub(crate) fn of(&self, map: &str) -> Option<u32> {
         Some(match map {
-            "endpoints" | "interfaces" => self.endpoints,
+            "endpoints" | "interfaces" | "doors" => self.endpoints,
             "peers" => self.peers,
             "prefixes" => self.prefixes,
             "entries" => self.entries,
             "breakpoints" => self.breakpoints,
             "counters" => self.causes,
             "gates" => self.gates,
+            "known_addresses" => self.known_addresses,
             "flows" => self.flows,
             "denials" => self.denials,
             "events" => self.events,

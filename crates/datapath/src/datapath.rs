@@ -1,6 +1,6 @@
 //! The datapath of one node: opens, syncs, changes and removes what the kernel enforces.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,9 @@ use ringfence_engine::{CauseId, Delta, Plan};
 
 use crate::abi::{ConfigValue, CounterValue, FlowKey, FlowValue, flags};
 use crate::apply::Maps;
+use crate::doors::{Doors, sweep};
 use crate::kernel::grace_period;
+use crate::known::Known;
 use crate::namespace::Namespace;
 use crate::object::{MAPS, PROGRAM, Version, load, log_quietly};
 use crate::pins::{Pins, stage};
@@ -17,8 +19,8 @@ use crate::state::{State, is_address};
 use crate::table::{PerCpu, Table};
 use crate::transition::{Transition, transition};
 use crate::{
-    ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Interface, Trial,
-    conntrack, features, links,
+    ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Guarded,
+    Interface, Port, Trial, conntrack, features, links,
 };
 
 /// What the kernel enforces in one network namespace.
@@ -32,6 +34,8 @@ pub struct Datapath {
     maps: Maps,
     flows: Table<FlowKey, FlowValue>,
     drops: PerCpu<u32, u64>,
+    doors: Doors,
+    known: Known,
     state: State,
     /// The whole plan has been synced, and every change since was carried out.
     in_step: bool,
@@ -59,18 +63,20 @@ impl Datapath {
         conntrack::activate()?;
         let fresh = !pins.maps().exists();
         let loaded = if fresh {
-            let object = load(PROGRAM, &config.sizes, None)?;
+            let object = load(&[PROGRAM], &config.sizes, None)?;
             pin_maps(&pins, &object)?;
             Some(object)
         } else if links::are_attached(&pins) {
             None
         } else {
-            Some(load(PROGRAM, &config.sizes, Some(&pins.maps()))?)
+            Some(load(&[PROGRAM], &config.sizes, Some(&pins.maps()))?)
         };
         let mut datapath = Self {
             maps: Maps::open(&pins.maps())?,
             flows: Table::open(&pins.maps(), "flows")?,
             drops: PerCpu::open(&pins.maps(), "drops")?,
+            doors: Doors::open(&pins.maps(), config.link_hook.or(found.link_hook))?,
+            known: Known::open(&pins.maps())?,
             config,
             namespace,
             pins,
@@ -174,6 +180,54 @@ impl Datapath {
         self.maps.set_interfaces(&mut self.state, interfaces.collect())
     }
 
+    /// Tells the node's end of every pod's link, by index, and puts the programs there that settle who sends: in place of
+    /// those of an earlier agent, without a gap. What was told before is replaced, and links that are not in it any more
+    /// are let go. Only what differs from the last time is done; [`Self::check_guards`] looks at everything.
+    ///
+    /// To be called after [`Self::set_interfaces`]: a pod that is known here but not there cannot send.
+    ///
+    /// # Errors
+    /// If the maps cannot be written or the programs cannot be loaded. A link that cannot be guarded is none: see
+    /// [`Guarded::failed`].
+    pub fn guard(&mut self, ports: &BTreeMap<u32, Port>) -> Result<Guarded, ApplyError> {
+        let (guarded, changed) = self.doors.set(ports, (&self.config, &self.pins.maps(), &self.namespace))?;
+        self.decide_again(changed)?;
+        Ok(guarded)
+    }
+
+    /// Looks whether the programs are still at all links that were told to [`Self::guard`], and puts back what somebody
+    /// has taken away. Two system calls or so a link.
+    pub fn check_guards(&mut self) -> Result<Guarded, ApplyError> {
+        Ok(self.doors.check(&self.namespace)?)
+    }
+
+    /// Tells where tunnels of nodes end: protocol and destination port, port 0 standing for a protocol without ports
+    /// (IP in IP: 4, IPv6 in IPv4: 41, GRE: 47). What pods send there to nodes is dropped, and what comes for this node
+    /// there under the address of a pod. Replaces what was told before.
+    pub fn set_tunnels(&mut self, ends: &BTreeSet<(u8, u16)>) -> Result<(), ApplyError> {
+        let changed = self.known.set_tunnels(ends)?;
+        self.decide_again(changed)
+    }
+
+    /// Tells the addresses of all nodes of the cluster and of all Services (cluster, external, load balancer). Replaces
+    /// what was told before; only the difference is written.
+    ///
+    /// # Errors
+    /// [`ApplyError::NoCapacity`] if they are too many; then those of before stay.
+    pub fn set_known_addresses(
+        &mut self,
+        nodes: impl IntoIterator<Item = IpAddr>,
+        services: impl IntoIterator<Item = IpAddr>,
+    ) -> Result<(), ApplyError> {
+        let changed = self.known.set_addresses(nodes, services)?;
+        self.decide_again(changed)
+    }
+
+    /// Has every open connection judged anew, if something that verdicts go by has changed.
+    fn decide_again(&self, changed: bool) -> Result<(), ApplyError> {
+        if changed { self.maps.configure(|_| ()) } else { Ok(()) }
+    }
+
     /// A reader of the kernel's reports.
     pub fn events(&self) -> Result<Events, Error> {
         Events::open(&self.pins.maps())
@@ -187,7 +241,7 @@ impl Datapath {
 
     /// Packets dropped, by reason.
     pub fn drop_counters(&self) -> Result<DropCounters, ApplyError> {
-        let mut sums = [0; 8];
+        let mut sums = [0; 9];
         for (code, sum) in (0u32..).zip(&mut sums) {
             *sum = self.drops.get(&code)?.iter().sum::<u64>();
         }
@@ -233,16 +287,19 @@ impl Datapath {
 
     /// Ends enforcement and removes every trace of it.
     pub fn detach(self) -> Result<(), Error> {
-        let Self { namespace, pins, maps, flows, drops, .. } = self;
-        drop((maps, flows, drops));
+        let Self { namespace, pins, maps, flows, drops, doors, known, .. } = self;
+        drop((maps, flows, drops, doors, known));
         pins.remove_all()?;
-        namespace.enter(conntrack::release)
+        namespace.enter(|| {
+            sweep(|_| false)?;
+            conntrack::release()
+        })
     }
 }
 
 /// Ends what is pinned in a directory and removes every trace of it, whichever version and network namespace it is
-/// of. What keeps connection tracking active there goes too if the calling thread is in that namespace. No error if
-/// nothing is pinned.
+/// of. If the calling thread is in that namespace, what keeps connection tracking active there goes too, and so do the
+/// programs at pods' links, which need no pins. No error if nothing is there.
 pub fn remove(pin_dir: &Path) -> Result<(), Error> {
     let own = Namespace::current()?.inode;
     let mut enforced = own;
@@ -251,8 +308,12 @@ pub fn remove(pin_dir: &Path) -> Result<(), Error> {
         enforced = pinned_namespace(&pins)?.map_or(own, |(_, inode)| inode);
         pins.remove_all()?;
     }
-    // In another namespace the table is another's.
-    if enforced == own { conntrack::release() } else { Ok(()) }
+    // In another namespace the table and the links are another's.
+    if enforced != own {
+        return Ok(());
+    }
+    sweep(|_| false)?;
+    conntrack::release()
 }
 
 fn check_namespace(pins: &Pins, own: u64) -> Result<(), Error> {

@@ -63,6 +63,14 @@ pub enum Error {
     /// Answers of DNS servers cannot be held.
     #[error("cannot hold answers of DNS servers: cannot {0}. hint: the kernel needs nfnetlink_queue")]
     Answers(String),
+    /// A program of ours stays at a link.
+    #[error("cannot free link {index} of the programs there: {why}")]
+    Door {
+        /// Index of the link.
+        index: u32,
+        /// Why not.
+        why: String,
+    },
     /// Asking the kernel for its links failed.
     #[error("cannot {what} over netlink: {error}")]
     Netlink {

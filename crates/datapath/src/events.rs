@@ -73,8 +73,11 @@ pub enum Drop {
     Spoofed,
     /// An address in the ranges of this node's pods without an endpoint.
     EndpointNotReady,
-    /// Ports or true destination cannot be told.
+    /// Ports or true destination cannot be told; or a pod's frame is tagged, or neither IPv4, IPv6 nor ARP.
     Unparseable,
+    /// It was on its way to a pod it is not for: what a bridge floods, or whose frame bears another's hardware address.
+    /// Counted, not reported.
+    Astray,
     /// The maps had no answer; they should always have one.
     Incomplete,
 }
@@ -87,6 +90,7 @@ impl fmt::Display for Drop {
             Self::Spoofed => "spoofed",
             Self::EndpointNotReady => "endpoint-not-ready",
             Self::Unparseable => "unparseable",
+            Self::Astray => "astray",
             Self::Incomplete => "incomplete",
         })
     }
@@ -99,6 +103,7 @@ impl Drop {
             reason::SPOOFED => Self::Spoofed,
             reason::NOT_READY => Self::EndpointNotReady,
             reason::UNPARSEABLE => Self::Unparseable,
+            reason::ASTRAY => Self::Astray,
             _ => Self::Incomplete,
         }
     }

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use libbpf_rs::{MapType, ProgramType};
 
+use crate::{LinkHook, doors};
+
 /// The oldest kernel with the netfilter hook for BPF.
 const OLDEST: (u32, u32) = (6, 4);
 
@@ -15,6 +17,9 @@ pub struct Features {
     pub kernel: String,
     /// What the program needs and this kernel lacks; empty if it can run.
     pub missing: Vec<Missing>,
+    /// Where programs can stand at pods' links; none: this kernel cannot guard them, and who sends is told by netfilter
+    /// alone.
+    pub link_hook: Option<LinkHook>,
 }
 
 /// A feature that is needed and not there.
@@ -75,7 +80,7 @@ pub fn probe() -> Features {
         "connection tracking",
         "replies cannot be told from requests (CONFIG_NF_CONNTRACK; try `modprobe nf_conntrack`)".into(),
     );
-    Features { kernel, missing }
+    Features { kernel, missing, link_hook: doors::probe() }
 }
 
 /// Major and minor of a release string.

@@ -1,7 +1,7 @@
 //! The kernel program, its loader and the applier.
 //!
-//! One program at netfilter's POSTROUTING and LOCAL_IN hooks judges every packet of the node's pods; its maps hold
-//! the plan of this node. They are pinned, so that enforcement outlives the process, and adopted by the next one.
+//! One program at netfilter's POSTROUTING and LOCAL_IN hooks judges every packet of the node's pods; two at the node's
+//! end of each pod's link settle who sends. Their maps hold the plan of this node. They are pinned, so that enforcement outlives the process, and adopted by the next one.
 
 mod abi;
 pub mod answers;
@@ -10,6 +10,7 @@ mod config;
 mod connections;
 mod conntrack;
 mod datapath;
+mod doors;
 mod error;
 mod events;
 #[cfg(test)]
@@ -17,7 +18,9 @@ mod faults;
 pub mod features;
 mod interfaces;
 mod kernel;
+mod known;
 mod links;
+mod mirror;
 mod namespace;
 mod nfnetlink;
 mod object;
@@ -33,6 +36,7 @@ mod trial;
 pub use config::{Config, Connections, Sizes};
 pub use connections::open_connections;
 pub use datapath::{Datapath, remove};
+pub use doors::{Guarded, LinkHook, Port};
 pub use error::{ApplyError, Error};
 pub use events::{Drop, Event, Events, Outcome};
 pub use features::{Features, Missing};

@@ -127,7 +127,12 @@ pub(crate) struct Connection(pub(crate) Socket);
 
 impl Connection {
     pub(crate) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        Self::of(NETLINK_NETFILTER)
+    }
+
+    /// Of another protocol of netlink.
+    pub(crate) fn of(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self(socket))

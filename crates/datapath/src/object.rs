@@ -17,15 +17,20 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 pub(crate) const PROGRAM: &str = "ringfence";
 /// The program that is only ever run by hand.
 pub(crate) const TRIAL_PROGRAM: &str = "ringfence_trial";
-/// The map that only the latter uses.
+/// The programs of a door: what a pod sends, what would reach it. The kernel keeps at most 15 bytes of a name.
+pub(crate) const DOOR_PROGRAMS: [&str; 2] = ["ringfence_from", "ringfence_to"];
+/// The map that only the trial uses.
 const TRIAL_MAP: &str = "trial";
 
 /// All maps that are pinned.
-pub(crate) const MAPS: [&str; 13] = [
+pub(crate) const MAPS: [&str; 16] = [
     "endpoints",
     "peers",
     "entries",
     "interfaces",
+    "doors",
+    "tunnels",
+    "known_addresses",
     "prefixes",
     "gates",
     "breakpoints",
@@ -80,24 +85,24 @@ pub(crate) fn log_quietly() {
     libbpf_rs::set_print(Some((PrintLevel::Info, log)));
 }
 
-/// Loads one of the programs, on the maps pinned in a directory if there is one, else on fresh ones.
-pub(crate) fn load(program: &str, sizes: &Sizes, maps: Option<&Path>) -> Result<Object, Error> {
+/// Loads some of the programs, on the maps pinned in a directory if there is one, else on fresh ones.
+pub(crate) fn load(programs: &[&str], sizes: &Sizes, maps: Option<&Path>) -> Result<Object, Error> {
     let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::bpf("read the BPF object"))?;
     for mut candidate in open.progs_mut() {
-        let wanted = candidate.name() == program;
+        let wanted = programs.iter().any(|program| candidate.name() == *program);
         candidate.set_autoload(wanted);
     }
     for mut map in open.maps_mut() {
-        prepare_map(&mut map, program, sizes, maps)?;
+        prepare_map(&mut map, programs, sizes, maps)?;
     }
-    open.load().map_err(Error::bpf(format!("load the BPF program `{program}`")))
+    open.load().map_err(Error::bpf(format!("load the BPF program `{}`", programs.join("`, `"))))
 }
 
-fn prepare_map(map: &mut OpenMapMut<'_>, program: &str, sizes: &Sizes, maps: Option<&Path>) -> Result<(), Error> {
+fn prepare_map(map: &mut OpenMapMut<'_>, programs: &[&str], sizes: &Sizes, maps: Option<&Path>) -> Result<(), Error> {
     let name = map.name().to_string_lossy().into_owned();
     if name == TRIAL_MAP {
         return map
-            .set_autocreate(program == TRIAL_PROGRAM)
+            .set_autocreate(programs.contains(&TRIAL_PROGRAM))
             .map_err(Error::bpf(format!("prepare the BPF map `{name}`")));
     }
     if let Some(directory) = maps.filter(|_| MAPS.contains(&name.as_str())) {

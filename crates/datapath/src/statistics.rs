@@ -37,8 +37,10 @@ pub struct DropCounters {
     pub spoofed: u64,
     /// An address in the ranges of this node's pods without an endpoint.
     pub not_ready: u64,
-    /// Ports or true destination cannot be told.
+    /// Ports or true destination cannot be told; or a pod's frame is tagged, or neither IPv4, IPv6 nor ARP.
     pub unparseable: u64,
+    /// On their way to a pod they are not for: what a bridge floods, or what bears another's hardware address.
+    pub astray: u64,
     /// The maps had no answer; they should always have one.
     pub incomplete: u64,
     /// Not packets: events that did not fit into the ring buffer.
@@ -54,11 +56,12 @@ impl DropCounters {
             not_ready: count(reason::NOT_READY),
             unparseable: count(reason::UNPARSEABLE),
             incomplete: count(reason::INCOMPLETE),
+            astray: count(reason::ASTRAY),
             events_lost: count(reason::EVENTS_LOST),
         }
     }
 
-    /// All packets dropped.
+    /// All packets dropped, but for copies that were astray.
     pub fn total(&self) -> u64 {
         self.policy + self.spoofed + self.not_ready + self.unparseable + self.incomplete
     }

@@ -135,7 +135,7 @@ const NFPROTO_IPV6: u8 = 10;
 
 impl Trial {
     pub(crate) fn load(sizes: &Sizes, maps: &Path) -> Result<Self, Error> {
-        let object = load(TRIAL_PROGRAM, sizes, Some(maps))?;
+        let object = load(&[TRIAL_PROGRAM], sizes, Some(maps))?;
         let map = object.maps().find(|map| map.name() == "trial").ok_or_else(|| missing("the BPF map `trial`"))?;
         let circumstances = MapHandle::try_from(&map).map_err(Error::bpf("open the BPF map `trial`"))?;
         Ok(Self { object, circumstances })

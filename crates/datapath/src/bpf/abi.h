@@ -67,6 +67,29 @@ struct rf_interface { /* interfaces: interface of a pod -> one of its addresses 
 	__u64 tail;
 };
 
+enum {
+	RF_DOOR_POD = 1, /* of a pod that is known; else nothing passes */
+	RF_DOOR_MAC = 2, /* the pod's hardware address is known */
+	RF_DOOR_BRIDGE = 4, /* no link of a pod, but the bridge of some */
+	RF_DOOR_SHUT = 8, /* a program stands at the door: nothing passes but what is the pod's */
+};
+
+struct rf_door { /* doors: the node's end of a pod's link -> what may pass there */
+	__u64 seal;
+	__u32 bridge; /* which it is a port of; 0: none, the link is joined by routes */
+	__u32 flags;
+	__u64 mac; /* of the pod: the first six bytes, in order of transmission */
+	__u64 tail;
+};
+
+enum { RF_KNOWN_NODE = 1, RF_KNOWN_SERVICE = 2 };
+
+struct rf_known { /* known_addresses: address of a node or a Service -> which of these */
+	__u64 seal;
+	__u64 flags;
+	__u64 tail;
+};
+
 struct rf_breakpoint { /* breakpoints: from this key on, until the next one of the slice */
 	__u32 key; /* protocol << 16 | destination port */
 	__u32 allow;
@@ -123,7 +146,8 @@ enum rf_reason {
 	RF_INCOMPLETE = 5,
 	RF_EVENTS_LOST = 6, /* no reason: events that did not fit into the ring buffer */
 	RF_CUT = 7, /* no reason: packets of open connections among RF_POLICY */
-	RF_REASONS = 8,
+	RF_ASTRAY = 8, /* on its way to a pod it is not for */
+	RF_REASONS = 9,
 };
 
 /* Why an end said what it said. */
@@ -211,6 +235,8 @@ RF_ASSERT_SIZE(rf_prefix, 16);
 RF_ASSERT_SIZE(rf_entry_key, 16);
 RF_ASSERT_SIZE(rf_entry, 24);
 RF_ASSERT_SIZE(rf_interface, 32);
+RF_ASSERT_SIZE(rf_door, 32);
+RF_ASSERT_SIZE(rf_known, 24);
 RF_ASSERT_SIZE(rf_breakpoint, 16);
 RF_ASSERT_SIZE(rf_flow_key, 40);
 RF_ASSERT_SIZE(rf_flow, 88);

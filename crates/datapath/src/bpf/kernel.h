@@ -55,6 +55,12 @@ enum { NF_DROP = 0, NF_ACCEPT = 1 };
 enum { NF_INET_LOCAL_IN = 1, NF_INET_POST_ROUTING = 4 };
 enum { NFPROTO_IPV4 = 2, NFPROTO_IPV6 = 10 };
 
+/* include/uapi/linux/pkt_cls.h; the first is TCX_NEXT, the other TCX_DROP: whoever comes next decides, or nobody. */
+enum { TC_ACT_UNSPEC = -1, TC_ACT_SHOT = 2 };
+
+/* include/uapi/linux/if_ether.h */
+enum { ETH_P_IP = 0x0800, ETH_P_ARP = 0x0806, ETH_P_IPV6 = 0x86dd };
+
 /* include/uapi/linux/netfilter/nf_conntrack_common.h: the low three bits of skb->_nfct */
 enum {
 	CT_ESTABLISHED = 0,
@@ -144,6 +150,16 @@ struct bpf_nf_ctx {
 
 struct __sk_buff {
 	__u32 len;
+	__u32 pkt_type;
+	__u32 mark;
+	__u32 queue_mapping;
+	__u32 protocol;
+	__u32 vlan_present;
+	__u32 vlan_tci;
+	__u32 vlan_proto;
+	__u32 priority;
+	__u32 ingress_ifindex;
+	__u32 ifindex;
 };
 
 struct bpf_dynptr {

@@ -36,6 +36,9 @@ RF_HASH(endpoints, struct rf_address, struct rf_endpoint);
 RF_HASH(peers, struct rf_address, struct rf_peer);
 RF_HASH(entries, struct rf_entry_key, struct rf_entry);
 RF_HASH(interfaces, __u32, struct rf_interface);
+RF_HASH(doors, __u32, struct rf_door);
+RF_HASH(tunnels, __u32, __u32); /* protocol and port at which tunnels of nodes end, as keys of breakpoints -> 1 */
+RF_HASH(known_addresses, struct rf_address, struct rf_known);
 RF_TRIE(prefixes, struct rf_prefix);
 RF_TRIE(gates, __u64);
 RF_MAP(breakpoints, BPF_MAP_TYPE_ARRAY, 1024, __u32, struct rf_breakpoint);
@@ -176,6 +179,56 @@ __noinline int rf_find_owner(__u32 interface, struct rf_address *found)
 		found->halves[1] = READ_ONCE(value->address.halves[1]);
 		if (READ_ONCE(value->seal) == seal && tail == seal)
 			return 1;
+	}
+	return -1;
+}
+
+struct rf_port { /* of a bridge, or the node's end of a pod's own link */
+	__u32 bridge;
+	__u32 flags;
+	__u64 mac;
+};
+
+__noinline int rf_find_door(__u32 interface, struct rf_port *found)
+{
+	__u64 seal = rf_seal(interface, 0);
+
+	if (!found)
+		return -1;
+	for (int i = 0; i < RF_ATTEMPTS; i++) {
+		struct rf_door *value = bpf_map_lookup_elem(&doors, &interface);
+		__u64 tail;
+
+		if (!value)
+			return 0;
+		tail = READ_ONCE(value->tail);
+		found->bridge = READ_ONCE(value->bridge);
+		found->flags = READ_ONCE(value->flags);
+		found->mac = READ_ONCE(value->mac);
+		if (READ_ONCE(value->seal) == seal && tail == seal)
+			return 1;
+	}
+	return -1;
+}
+
+/* Flags of an address of a node or a Service; 0 for others, -1 if it would not hold still. */
+__noinline int rf_find_known(const struct rf_address *address)
+{
+	__u64 seal;
+
+	if (!address)
+		return -1;
+	seal = rf_address_seal(address);
+	for (int i = 0; i < RF_ATTEMPTS; i++) {
+		struct rf_known *value = bpf_map_lookup_elem(&known_addresses, address);
+		__u64 tail, flags;
+
+		if (!value)
+			return 0;
+		tail = READ_ONCE(value->tail);
+		flags = READ_ONCE(value->flags);
+		if (READ_ONCE(value->seal) == seal && tail == seal)
+			return flags & (RF_KNOWN_NODE | RF_KNOWN_SERVICE);
 	}
 	return -1;
 }

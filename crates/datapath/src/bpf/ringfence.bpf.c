@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
-/* The netfilter attachment: POSTROUTING and LOCAL_IN, IPv4 and IPv6. */
+/*
+ * The attachments: netfilter at POSTROUTING and LOCAL_IN, IPv4 and IPv6; traffic control at the node's end of pods'
+ * links.
+ */
 #include "kernel.h"
+#include "door.h"
 #include "enforce.h"
 #include "parse.h"
 #include "way.h"
@@ -85,4 +89,30 @@ int ringfence_trial(struct bpf_nf_ctx *ctx)
 	asked->ingress_cause = judgement.ingress_cause;
 	asked->hit = judgement.lasting == 2;
 	return rf_verdict(accepted);
+}
+
+/* At the ingress of the node's end of a pod's link: what the pod sends. */
+SEC("tc")
+int ringfence_from(struct __sk_buff *skb)
+{
+	struct rf_packet packet = {};
+	struct rf_frame frame = {};
+	int reason = rf_check_sent(skb, &frame, &packet);
+
+	if (!reason)
+		return TC_ACT_UNSPEC;
+	rf_tell_sent(skb, &frame, &packet, reason);
+	return TC_ACT_SHOT;
+}
+
+/* At its egress: what would reach the pod. */
+SEC("tc")
+int ringfence_to(struct __sk_buff *skb)
+{
+	int reason = rf_check_delivery(skb);
+
+	if (!reason)
+		return TC_ACT_UNSPEC;
+	rf_count_drop(reason);
+	return TC_ACT_SHOT;
 }

@@ -6,6 +6,7 @@ mod cache;
 mod capacity;
 mod death;
 mod differential;
+mod doors;
 mod errors;
 mod kit;
 mod maps;

@@ -45,7 +45,7 @@ fn pods_talk_as_policy_says(joint: Joint) {
     let (a, b, c) = (&net.pods[0], &net.pods[1], &net.pods[2]);
     let mut datapath = net.open();
     datapath.sync(&open_pods(3).plan).unwrap();
-    net.tell_interfaces(&mut datapath);
+    net.guard(&mut datapath);
     let servers: Vec<_> =
         [address(3), address_v6(3)].iter().flat_map(|to| [Echo::new(b, to, 80), Echo::new(b, to, 81)]).collect();
     for to in [address(3), address_v6(3)] {

@@ -6,6 +6,7 @@ pub(crate) mod packet;
 pub(crate) mod plan;
 pub(crate) mod space;
 pub(crate) mod talk;
+pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 

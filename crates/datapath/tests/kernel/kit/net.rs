@@ -1,11 +1,14 @@
 //! A node with pods, and the world outside, as network namespaces.
 
-use ringfence_datapath::{Config, Datapath, Interface};
+use std::collections::BTreeMap;
+
+use ringfence_datapath::{Config, Datapath, Guarded, Interface, Port};
 
 use super::space::{PinDir, Space};
+use super::wire::{Mac, Wire};
 
 /// How pods are joined to their node.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Joint {
     Routes,
     Bridge,
@@ -61,6 +64,37 @@ impl Net {
             addresses.push((address_v6(number).parse().unwrap(), interface));
         }
         datapath.set_interfaces(addresses).unwrap();
+    }
+
+    /// The ports of all pods, as the agent finds them.
+    pub(crate) fn ports(&self) -> BTreeMap<u32, Port> {
+        let bridge = (self.joint == Joint::Bridge).then(|| self.node.index("br0"));
+        let port = |(number, pod): (usize, &Space)| {
+            let mac = Some(Wire::new(pod, "eth0").mac);
+            (self.node.index(&format!("pod{number}")), Port { bridge, mac, pod: true })
+        };
+        (2..).zip(&self.pods).map(port).collect()
+    }
+
+    /// Tells interfaces, and puts a guard at each.
+    pub(crate) fn guard(&self, datapath: &mut Datapath) -> Guarded {
+        self.tell_interfaces(datapath);
+        let ports = self.ports();
+        let guarded = datapath.guard(&ports).unwrap();
+        assert!(guarded.failed.is_empty() && guarded.guarded.len() == ports.len(), "{guarded:?}");
+        guarded
+    }
+
+    /// The hardware address to which a pod sends what is for others.
+    pub(crate) fn gateway(&self, number: usize) -> Mac {
+        let port = if self.joint == Joint::Bridge { "br0".to_owned() } else { format!("pod{number}") };
+        Wire::new(&self.node, &port).mac
+    }
+
+    /// Takes the programs from all links, as somebody else may.
+    pub(crate) fn take_doors_away(&self) {
+        let nothing = std::env::temp_dir().join("rfdp-nothing-is-pinned-here");
+        self.node.enter(|| ringfence_datapath::remove(&nothing)).unwrap();
     }
 
     pub(crate) fn detach(&self, datapath: Datapath) {
