@@ -2,6 +2,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod steps;
+mod table;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
@@ -32,9 +33,12 @@ pub(crate) struct Options {
     /// Build and try the debug program: quicker, and for clusters on this machine only.
     #[arg(long)]
     debug: bool,
-    /// Try faults under steady probes, and write the table of docs/reliability.md.
+    /// Try faults under steady probes, and write their rows into the table of docs/reliability.md.
     #[arg(long)]
     faults: bool,
+    /// Try these faults only; the other rows stay as they are [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "NAME", requires = "faults")]
+    only: Vec<String>,
     /// How much is tried.
     #[arg(long, value_enum, default_value_t = Part::All)]
     part: Part,
@@ -122,7 +126,8 @@ fn images(sh: &Shell, options: &Options, programs: &Programs) -> anyhow::Result<
         None if options.debug => image::debug(sh, Some(&programs.ringfence))?,
         None => image::release(sh)?,
     }];
-    if options.faults || options.part == Part::Ci {
+    let upgrade = options.only.is_empty() || options.only.iter().any(|name| name == "upgrade");
+    if (options.faults && upgrade) || options.part == Part::Ci {
         archives.push(image::debug(sh, None)?);
     }
     Ok(archives)
@@ -188,7 +193,7 @@ impl Trial<'_> {
         Ok(())
     }
 
-    /// The fault suite; its table goes into the document, if everything was tried.
+    /// The fault suite; its rows go into the document, if it tried this commit as it is always tried.
     fn faults(&mut self) -> anyhow::Result<()> {
         let Self { sh, options, cluster, programs, .. } = *self;
         let mut command = cluster.command(&programs.e2e);
@@ -196,14 +201,17 @@ impl Trial<'_> {
         command.args(["--other-image", image::OTHER_REFERENCE]);
         if options.part == Part::Ci {
             command.args(["--only", "nothing,kills,upgrade", "--kills", "6", "--upgrades", "1"]);
+        } else if !options.only.is_empty() {
+            command.arg("--only").arg(options.only.join(","));
         }
         command.args(&options.rest);
         let Some(table) = self.steps.read("faults", &mut command) else { return Ok(()) };
         print!("{table}");
-        if options.part == Part::All && options.rest.is_empty() {
+        if options.part == Part::All && options.rest.is_empty() && options.image.is_none() {
             let made = marks::made(sh, &options.told(), cluster.told())?;
             let document = sh.read_file(DOCUMENT)?;
-            sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &format!("{made}\n\n{table}"))?)?;
+            let merged = table::merge(marks::between(&document, MARKS)?, &table, &marks::commit(sh)?, &made)?;
+            sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &merged)?)?;
         }
         Ok(())
     }
@@ -213,6 +221,7 @@ impl Options {
     /// The command, for the document.
     fn told(&self) -> String {
         let debug = if self.debug { " --debug" } else { "" };
-        format!("cargo xtask e2e --faults{debug}{}", self.shape.told())
+        let only = if self.only.is_empty() { String::new() } else { format!(" --only {}", self.only.join(",")) };
+        format!("cargo xtask e2e --faults{only}{debug}{}", self.shape.told())
     }
 }

@@ -44,8 +44,8 @@ pub(crate) struct Options {
     #[arg(long, env = "REALK8S_RUN", value_name = "DIR")]
     machine: Option<PathBuf>,
     /// Only these
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
-    only: Vec<Scenario>,
+    #[arg(long, value_parser = Scenario::names(), value_delimiter = ',', value_name = "NAME")]
+    only: Vec<&'static str>,
     /// How often an agent is killed
     #[arg(long, value_name = "N", default_value_t = 100)]
     kills: usize,
@@ -108,15 +108,14 @@ async fn try_all(cluster: Cluster, machine: Option<Machine>, options: &Options) 
     eprintln!("making the stage");
     let mut report = Report::about(&cluster).await?;
     let mut stage = Stage::make(cluster, machine).await?;
-    let scenarios = if options.only.is_empty() { Scenario::all() } else { &options.only };
-    for scenario in scenarios {
-        let name = scenario.name();
-        if let Some(why) = scenario.obstacle(&stage, options) {
+    for scenario in Scenario::chosen(&options.only) {
+        let name = scenario.name;
+        if let Some(why) = (scenario.obstacle)(&stage, options) {
             println!("skipped: {name}: {why}");
             continue;
         }
         eprintln!("{name}");
-        let row = one(*scenario, &mut stage, options).await;
+        let row = one(scenario, &mut stage, options).await;
         eprintln!("  {}, {} s", row.line(), row.took.as_secs());
         let failed = row.failure.is_some();
         report.rows.push(row);
@@ -129,10 +128,10 @@ async fn try_all(cluster: Cluster, machine: Option<Machine>, options: &Options) 
     Ok(report)
 }
 
-async fn one(scenario: Scenario, stage: &mut Stage, options: &Options) -> Row {
+async fn one(scenario: &Scenario, stage: &mut Stage, options: &Options) -> Row {
     let (before, begun, queues) = (stage.ledger.counts(), Instant::now(), queues::overflown());
     stage.ledger.latest();
-    let ended = scenario.run(stage, options).await;
+    let ended = (scenario.run)(stage, options).await;
     let settled = stage.settle().await;
     let counts = stage.ledger.counts() - before;
     for incident in stage.ledger.incidents() {
@@ -144,5 +143,5 @@ async fn one(scenario: Scenario, stage: &mut Stage, options: &Options) -> Row {
     };
     let overflown = queues::overflown().zip(queues).map(|(now, before)| now - before);
     let (took, late) = (begun.elapsed(), stage.ledger.latest());
-    Row { name: scenario.name(), what, failure, counts, took, late, overflown }
+    Row { name: scenario.name, what, failure, counts, took, late, overflown }
 }

@@ -13,7 +13,7 @@ use super::ledger::Counts;
 /// A scenario that ran.
 pub(crate) struct Row {
     /// Its name.
-    pub(crate) name: String,
+    pub(crate) name: &'static str,
     /// What was done.
     pub(crate) what: String,
     /// Why it could not be done.
@@ -80,7 +80,7 @@ impl fmt::Display for Report {
         writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
         for Row { name, counts, failure, took, late, overflown, .. } in rows {
             let Counts { sent, leaked, dropped, broken, held_up, full } = counts;
-            let name = if failure.is_some() { format!("{name} (failed)") } else { name.clone() };
+            let name = if failure.is_some() { format!("{name} (failed)") } else { (*name).to_owned() };
             let (late, took) = (late.as_millis(), took.as_secs());
             let lost = overflown.map_or_else(|| "?".into(), |lost| lost.to_string());
             writeln!(

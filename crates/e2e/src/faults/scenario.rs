@@ -1,7 +1,12 @@
 //! The faults, by name.
+//!
+//! To add one, write a file in `scenario/` with a `pub(super) const SCENARIO: Scenario` and the function that makes the
+//! fault happen, and name the file below twice: as `mod`, and in [`ALL`]. Command line, help, table and document follow.
+//! What such a function may rely on, and what it owes, is told at [`Scenario::run`].
 
 mod clock;
 mod kills;
+mod nothing;
 mod outage;
 mod partition;
 mod reboot;
@@ -9,73 +14,88 @@ mod runtime;
 mod starts;
 mod upgrade;
 
-use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use futures::future::LocalBoxFuture;
 
 use super::Options;
 use super::stage::Stage;
 
+/// All, in the order in which they are tried: what takes a node apart comes late.
+static ALL: &[Scenario] = &[
+    nothing::SCENARIO,
+    kills::SCENARIO,
+    upgrade::SCENARIO,
+    runtime::SCENARIO,
+    partition::SCENARIO,
+    clock::SCENARIO,
+    outage::SCENARIO,
+    reboot::SCENARIO,
+    starts::DENIED,
+    starts::ALLOWED,
+];
+
+/// What is tried and comes to an end: tells what was done, in words for the document.
+pub(crate) type Trial<'a> = LocalBoxFuture<'a, anyhow::Result<String>>;
+
 /// A fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Scenario {
-    /// No fault, but changes of policy: what the instrument sees by itself.
-    Nothing,
-    /// Agents are killed at random moments.
-    Kills,
-    /// Another version with another layout of maps is rolled out, and this one again.
-    Upgrade,
-    /// The containers' runtime and the kubelet of each node are restarted.
-    Runtime,
-    /// A node is cut off from the API while policies change.
-    Partition,
-    /// The clock is set ahead, back, behind, back.
-    Clock,
-    /// API server and etcd are gone.
-    Outage,
-    /// A node loses everything but its disk.
-    Reboot,
-    /// Pods start, many at once, under a policy that denies all.
-    StartsDenied,
-    /// Pods start, many at once, whose first act is a connection that is allowed.
-    StartsAllowed,
+pub(crate) struct Scenario {
+    /// Its name, on the command line and in the table: words joined by `-`.
+    pub(crate) name: &'static str,
+    /// What happens, in one sentence.
+    pub(crate) about: &'static str,
+    /// Why it cannot be tried here, if so.
+    pub(crate) obstacle: fn(&Stage, &Options) -> Option<String>,
+    /// Makes it happen and waits until it is over.
+    ///
+    /// All pairs of the stage are probed and judged when it begins. Whoever changes what is expected of a pair says so
+    /// before ([`Stage::change`], [`Stage::leave`]), and [`Stage::reach`] judges again once it is as it shall be. What it
+    /// made on nodes it takes away, also when it fails; afterwards all pairs have to come right by themselves.
+    pub(crate) run: for<'a> fn(&'a mut Stage, &'a Options) -> Trial<'a>,
 }
 
 impl Scenario {
-    /// All, in the order in which they are tried.
-    pub(crate) fn all() -> &'static [Self] {
-        Self::value_variants()
+    /// All, or those of some names, in the order in which they are tried.
+    pub(crate) fn chosen(only: &[&'static str]) -> impl Iterator<Item = &'static Self> {
+        ALL.iter().filter(|scenario| only.is_empty() || only.contains(&scenario.name))
     }
 
-    /// Its name on the command line.
-    pub(crate) fn name(self) -> String {
-        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    /// Reads a name from the command line.
+    pub(crate) fn names() -> impl TypedValueParser<Value = &'static str> {
+        let names = ALL.iter().map(|scenario| PossibleValue::new(scenario.name).help(scenario.about));
+        let known = |name: String| ALL.iter().map(|scenario| scenario.name).find(|known| *known == name);
+        PossibleValuesParser::new(names).try_map(move |name| known(name).ok_or("there is no such fault"))
+    }
+}
+
+/// For faults that can be made to happen on every cluster.
+fn everywhere(_: &Stage, _: &Options) -> Option<String> {
+    None
+}
+
+/// For faults of processes of nodes.
+fn on_this_machine(stage: &Stage, _: &Options) -> Option<String> {
+    let why = "it stops processes of nodes, and this cluster's are not on this machine (--machine)";
+    stage.machine.is_none().then(|| why.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_has_a_name_of_its_own_that_a_table_can_hold() {
+        let names: BTreeSet<&str> = ALL.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        let plain = |name: &&str| name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        assert!(names.iter().all(plain), "{names:?}");
     }
 
-    /// Why it cannot be tried here, if so.
-    pub(crate) fn obstacle(self, stage: &Stage, options: &Options) -> Option<String> {
-        match self {
-            Self::Upgrade if options.other_image.is_none() => {
-                Some("it needs the image of another version (--other-image), which the nodes have".into())
-            }
-            Self::Runtime | Self::Partition | Self::Outage | Self::Reboot if stage.machine.is_none() => {
-                Some("it stops processes of nodes, and this cluster's are not on this machine (--machine)".into())
-            }
-            _ => None,
-        }
-    }
-
-    /// Makes it happen and waits until it is over; tells what was done.
-    pub(crate) async fn run(self, stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
-        match self {
-            Self::Nothing => kills::none(stage).await,
-            Self::Kills => kills::run(stage, options.kills).await,
-            Self::Upgrade => upgrade::run(stage, options).await,
-            Self::Runtime => runtime::run(stage).await,
-            Self::Partition => partition::run(stage).await,
-            Self::Clock => clock::run(stage, options.clock_step.into()).await,
-            Self::Outage => outage::run(stage, options.outage.into()).await,
-            Self::Reboot => reboot::run(stage).await,
-            Self::StartsDenied => starts::denied(stage, options).await,
-            Self::StartsAllowed => starts::allowed(stage, options).await,
-        }
+    #[test]
+    fn those_that_are_named_are_tried_in_the_order_of_all() {
+        let chosen = |only| Scenario::chosen(only).map(|scenario| scenario.name).collect::<Vec<_>>();
+        assert_eq!(chosen(&["reboot", "kills"]), ["kills", "reboot"]);
+        assert_eq!(chosen(&[]).len(), ALL.len());
     }
 }

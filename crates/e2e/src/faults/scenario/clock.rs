@@ -7,12 +7,20 @@ use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime, clock_settime};
 
 use super::super::stage::{PATIENCE, Stage};
+use super::{Scenario, everywhere};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "clock",
+    about: "The clock is set ahead, back, behind, back",
+    obstacle: everywhere,
+    run: |stage, options| Box::pin(run(stage, options.clock_step.into())),
+};
 
 /// How long it is wrong each time.
 const LENGTH: Duration = Duration::from_secs(4);
 
 /// Steps it, with a change of policy while it is wrong and one after it is right again.
-pub(super) async fn run(stage: &mut Stage, step: Duration) -> anyhow::Result<String> {
+async fn run(stage: &mut Stage, step: Duration) -> anyhow::Result<String> {
     let mut slowest = Duration::ZERO;
     for ahead in [true, false] {
         let wrong = Wrong::by(step, ahead)?;

@@ -3,26 +3,22 @@
 use std::time::{Duration, Instant};
 
 use super::super::stage::{PATIENCE, Stage};
+use super::{Scenario, everywhere};
 
-/// Changes of policy without a fault.
-const CHANGES: usize = 10;
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "kills",
+    about: "Agents are killed at random moments",
+    obstacle: everywhere,
+    run: |stage, options| Box::pin(run(stage, options.kills)),
+};
+
 /// Longest pause between two kills, if the agent is not waited for.
 const PAUSE: u64 = 1500;
 /// A change is on its way through an agent for about so long.
 const MIDDLE: u64 = 20;
 
-/// No fault.
-pub(super) async fn none(stage: &mut Stage) -> anyhow::Result<String> {
-    let mut slowest = Duration::ZERO;
-    for _ in 0..CHANGES {
-        let changed = stage.change(!stage.visit).await?;
-        slowest = slowest.max(stage.reach(changed, PATIENCE, |_| true).await?);
-    }
-    Ok(format!("{CHANGES} changes of policy, in force after {} ms at most", slowest.as_millis()))
-}
-
 /// Kills so often.
-pub(super) async fn run(stage: &mut Stage, kills: usize) -> anyhow::Result<String> {
+async fn run(stage: &mut Stage, kills: usize) -> anyhow::Result<String> {
     let (mut changes, mut waited) = (0, 0);
     let mut open_since: Option<Instant> = None;
     for _ in 0..kills {

@@ -7,9 +7,17 @@ use nix::sys::signal::Signal;
 use ringfence_e2e::component::Component;
 
 use super::super::stage::{PATIENCE, Stage};
+use super::{Scenario, on_this_machine};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "outage",
+    about: "API server and etcd are gone",
+    obstacle: on_this_machine,
+    run: |stage, options| Box::pin(run(stage, options.outage.into())),
+};
 
 /// Takes them away for so long.
-pub(super) async fn run(stage: &mut Stage, outage: Duration) -> anyhow::Result<String> {
+async fn run(stage: &mut Stage, outage: Duration) -> anyhow::Result<String> {
     let machine = stage.machine.clone().context("no processes of nodes")?;
     let server = Component::running(&machine, "apiserver")?;
     let store = Component::running(&machine, "etcd")?;

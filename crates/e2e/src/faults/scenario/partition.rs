@@ -7,13 +7,21 @@ use anyhow::{Context as _, bail};
 use ringfence_e2e::machine::Machine;
 
 use super::super::stage::{PATIENCE, Stage};
+use super::{Scenario, on_this_machine};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "partition",
+    about: "A node is cut off from the API while policies change",
+    obstacle: on_this_machine,
+    run: |stage, _| Box::pin(run(stage)),
+};
 
 /// How long the old policy must stand on the node that is cut off.
 const LENGTH: Duration = Duration::from_secs(20);
 const TABLE: &str = "ringfence_e2e";
 
 /// Cuts off each node in turn: while a permission is given, and while it is taken.
-pub(super) async fn run(stage: &mut Stage) -> anyhow::Result<String> {
+async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let machine = stage.machine.clone().context("no processes of nodes")?;
     let port = api_port(&machine)?;
     let (mut elsewhere, mut here) = (Duration::ZERO, Duration::ZERO);

@@ -13,6 +13,14 @@ use serde_json::json;
 use super::super::server::{ECHO, KNOCK};
 use super::super::stage::{PATIENCE, SPACE, Stage, idle};
 use super::super::sweep::{Sweep, hosts};
+use super::{Scenario, on_this_machine};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "reboot",
+    about: "A node loses everything but its disk",
+    obstacle: on_this_machine,
+    run: |stage, _| Box::pin(run(stage)),
+};
 
 /// How long a node is down.
 const LENGTH: Duration = Duration::from_secs(5);
@@ -20,7 +28,7 @@ const LENGTH: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_mins(4);
 
 /// Every node in turn.
-pub(super) async fn run(stage: &mut Stage) -> anyhow::Result<String> {
+async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let mut slowest = Duration::ZERO;
     let (mut swept, mut stillborn) = (0, 0);
     for number in 1..=stage.nodes.len() {

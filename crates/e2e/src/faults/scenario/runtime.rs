@@ -7,9 +7,17 @@ use nix::sys::signal::Signal;
 use ringfence_e2e::component::Component;
 
 use super::super::stage::{PATIENCE, Stage};
+use super::{Scenario, on_this_machine};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "runtime",
+    about: "The containers' runtime and the kubelet of each node are restarted",
+    obstacle: on_this_machine,
+    run: |stage, _| Box::pin(run(stage)),
+};
 
 /// Restarts both on every node, and changes policy right after.
-pub(super) async fn run(stage: &mut Stage) -> anyhow::Result<String> {
+async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let machine = stage.machine.clone().context("no processes of nodes")?;
     let mut slowest = Duration::ZERO;
     for number in 1..=stage.nodes.len() {

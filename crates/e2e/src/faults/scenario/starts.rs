@@ -20,7 +20,21 @@ use super::super::server::{ECHO, KNOCK, Load, STREAM};
 use super::super::stage::{SPACE, Stage, idle};
 use super::super::sweep::{Sweep, hosts};
 use super::super::witness::{self, Callers};
-use super::Options;
+use super::{Options, Scenario, everywhere};
+
+pub(super) const DENIED: Scenario = Scenario {
+    name: "starts-denied",
+    about: "Pods start, many at once, under a policy that denies all",
+    obstacle: everywhere,
+    run: |stage, options| Box::pin(denied(stage, options)),
+};
+
+pub(super) const ALLOWED: Scenario = Scenario {
+    name: "starts-allowed",
+    about: "Pods start, many at once, whose first act is a connection that is allowed",
+    obstacle: everywhere,
+    run: |stage, options| Box::pin(allowed(stage, options)),
+};
 
 /// Namespace of the pods that start.
 const STARTS: &str = "e2e-faults-starts";
@@ -59,7 +73,7 @@ struct Targets {
 }
 
 /// Under a policy that denies all: nothing may reach the pods, and nothing of them may arrive.
-pub(super) async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
+async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
     let targets = Targets::make(stage).await?;
     let mut sweeps = Vec::new();
     for number in 1..=stage.nodes.len() {
@@ -122,7 +136,7 @@ pub(super) async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Resu
 }
 
 /// Under policies that allow their first act.
-pub(super) async fn allowed(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
+async fn allowed(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
     let targets = Targets::make(stage).await?;
     let to = json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": SPACE}}, "podSelector": {"matchLabels": {"app": "open"}}}]);
     let spec = json!({

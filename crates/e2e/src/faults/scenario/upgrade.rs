@@ -7,13 +7,25 @@ use ringfence_install::change;
 use ringfence_install::manifest::Values;
 
 use super::super::stage::{PATIENCE, Stage};
-use super::Options;
+use super::{Options, Scenario};
+
+pub(super) const SCENARIO: Scenario = Scenario {
+    name: "upgrade",
+    about: "Another version with another layout of maps is rolled out, and this one again",
+    obstacle,
+    run: |stage, options| Box::pin(run(stage, options)),
+};
 
 /// How long a rollout may take.
 const LIMIT: Duration = Duration::from_mins(3);
 
+fn obstacle(_: &Stage, options: &Options) -> Option<String> {
+    let why = "it needs the image of another version (--other-image), which the nodes have";
+    options.other_image.is_none().then(|| why.into())
+}
+
 /// Upgrades and downgrades.
-pub(super) async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
+async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
     let other = options.other_image.as_deref().context("no other image")?;
     let client = stage.cluster.client.clone();
     let there = change::installed(&client).await?.context("Ringfence is not installed")?;
