@@ -189,7 +189,7 @@ fn fails_at_every_write(name: &str, carry_out: impl Fn(&mut Datapath, &[Delta], 
     let datapath = bench.datapath.as_mut().unwrap();
     let trial = datapath.trial().unwrap();
     let (mut failures, mut undecided) = (0, 0);
-    for seed in 0..5 {
+    for seed in 0..8 {
         let (old, deltas, new) = change(seed);
         if deltas.is_empty() {
             continue;

@@ -17,6 +17,12 @@ use ringfence_model::{
 
 pub use segmented::Segmented;
 
+/// Does some work on this thread with ids of so few bytes that contents collide. Planners made outside of it must not
+/// be used inside.
+pub fn with_short_ids<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    crate::planner::short_ids(bytes, work)
+}
+
 /// A seeded source of choices (SplitMix64).
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
@@ -192,7 +198,7 @@ impl Settings {
                 PodPhase::Succeeded,
                 PodPhase::Failed,
             ]),
-            created: i64::try_from(rng.below(4)).unwrap_or_default(),
+            created: *rng.pick(&[0, 1, 2, 3, 1_700_000_000, i64::MAX, -1]),
             ports: (0..rng.below(4)).map(|_| container_port(rng)).collect(),
         }
     }
@@ -249,6 +255,8 @@ impl Settings {
         let port = match protocol {
             Protocol::ICMP => 8,
             Protocol::ICMPV6 => *rng.pick(&[128, 132, 133, 135, 137, 138]),
+            // Nothing listens there, but packets may name it.
+            _ if protocol.has_ports() && rng.percent(3) => 0,
             _ if protocol.has_ports() => port(rng),
             _ => 0,
         };
@@ -325,7 +333,12 @@ fn namespace(rng: &mut Rng, number: usize) -> Namespace {
 }
 
 fn labels(rng: &mut Rng) -> Labels {
-    (0..rng.below(3)).map(|_| (name("k", rng.below(3)), name("v", rng.below(2)))).collect()
+    (0..rng.below(3)).map(|_| (label_key(rng), name("v", rng.below(2)))).collect()
+}
+
+/// Few keys, so that selectors select; some differ in a prefix, or in case alone.
+fn label_key(rng: &mut Rng) -> Name {
+    (*rng.pick(&["k0", "k1", "k2", "k0", "k1", "k2", "example.com/k0", "example.org/k0", "K0"])).into()
 }
 
 fn port(rng: &mut Rng) -> u16 {

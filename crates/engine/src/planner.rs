@@ -50,6 +50,9 @@ mod turnover;
 mod usage;
 mod world;
 
+#[cfg(feature = "testing")]
+pub(crate) use digest::short::with as short_ids;
+
 use foldhash::{HashMap, HashSet};
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -8,7 +8,7 @@ use ringfence_model::{
     PortRange, Ports, Requirement, Rule, Selector, Tier,
 };
 
-use super::{Rng, Settings, domains, name, port, protocol};
+use super::{Rng, Settings, domains, label_key, name, port, protocol};
 
 impl Settings {
     /// A random policy.
@@ -70,12 +70,15 @@ impl Settings {
         } else if tier != Tier::NetworkPolicy && rng.percent(40) {
             Peers::List((0..=rng.below(3)).map(|_| host(rng)).collect())
         } else {
-            Peers::List((0..=rng.below(3)).map(|_| Self::peer(rng, tier, own)).collect())
+            let few = rng.below(3);
+            let count = if rng.percent(5) { 10 } else { few };
+            Peers::List((0..=count).map(|_| Self::peer(rng, tier, own)).collect())
         };
         let ports = if rng.percent(35) {
             Ports::Any
         } else {
-            Ports::List((0..=rng.below(3)).map(|_| port_match(rng)).collect())
+            let few = (0..=rng.below(3)).map(|_| port_match(rng)).collect();
+            Ports::List(if rng.percent(4) { many_ports(rng) } else { few })
         };
         Rule { name: rng.percent(20).then(|| name("rule", rng.below(3))), action, peers, ports }
     }
@@ -114,7 +117,7 @@ fn generation(rng: &mut Rng) -> i64 {
 fn selector(rng: &mut Rng) -> Selector {
     let count = *rng.pick(&[0, 0, 0, 1, 1, 2]);
     let requirements = (0..count).map(|_| {
-        let key = name("k", rng.below(3));
+        let key = label_key(rng);
         let values: BTreeSet<Name> = (0..=rng.below(2)).map(|_| name("v", rng.below(2))).collect();
         match rng.below(8) {
             0..=3 => Requirement::In { key, values },
@@ -126,10 +129,20 @@ fn selector(rng: &mut Rng) -> Selector {
     requirements.collect()
 }
 
+/// Ports that are no neighbours: a block of many breakpoints.
+fn many_ports(rng: &mut Rng) -> Vec<PortMatch> {
+    let protocol = protocol(rng);
+    let (step, count) = (2 + rng.below(3), 20 + rng.below(30));
+    let first = |number: usize| u16::try_from(60 + number * step).unwrap_or(u16::MAX);
+    (0..count)
+        .map(|number| PortMatch::Range(PortRange { protocol, first: first(number), last: first(number) }))
+        .collect()
+}
+
 fn port_match(rng: &mut Rng) -> PortMatch {
     match rng.below(10) {
         0..=5 => {
-            let (a, b) = (port(rng), port(rng));
+            let (a, b) = (if rng.percent(5) { 0 } else { port(rng) }, port(rng));
             let last = if rng.percent(40) { a.max(b) } else { a.min(b) };
             PortMatch::Range(PortRange { protocol: protocol(rng), first: a.min(b), last })
         }
@@ -144,6 +157,8 @@ pub(super) fn net(rng: &mut Rng, v6: bool) -> IpNet {
     let pool: &[&str] = if v6 {
         &[
             "::/0",
+            // Around all of IPv4 as mapped into IPv6, of which it says nothing.
+            "::/90",
             "fd00::/16",
             "fd00::/60",
             "fd00:0:0:1::/64",

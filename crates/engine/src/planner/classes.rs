@@ -143,10 +143,12 @@ impl Classes {
 
     /// What a plan says of a peer.
     pub(super) fn peer(&self, standing: Standing) -> PeerClass {
-        let class = &self[standing.class];
-        // A class without entries would be decided by the fallback, which may not be that of a conflict.
-        let established = Some(self[standing.established].id).filter(|id| *id != ClassId::CONFLICT);
-        PeerClass { class: class.id, fallback: class.fallback(), established: established.unwrap_or(class.id) }
+        let [class, established] = [standing.class, standing.established].map(|number| &self[number]);
+        // A conflict has no entries, and no fallback may decide in their place: it may allow what a rule denies.
+        if established.id == ClassId::CONFLICT {
+            return PeerClass::plain(ClassId::CONFLICT, ClassId::CONFLICT);
+        }
+        PeerClass { class: class.id, fallback: class.fallback(), established: established.id }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -9,6 +9,28 @@ pub(super) type Digest = [u8; 32];
 /// Ids below are reserved for the constants of `plan`.
 const RESERVED: u64 = 16;
 
+/// Ids cut short, so that contents collide.
+#[cfg(feature = "testing")]
+pub(crate) mod short {
+    use std::cell::Cell;
+
+    thread_local! {
+        static BYTES: Cell<usize> = const { Cell::new(8) };
+    }
+
+    /// Ids that are made on this thread while some work is done have so many bytes.
+    pub(crate) fn with<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+        let before = BYTES.replace(bytes);
+        let done = work();
+        BYTES.set(before);
+        done
+    }
+
+    pub(super) fn cut(id: &mut [u8; 8]) {
+        id.iter_mut().skip(BYTES.get()).for_each(|byte| *byte = 0);
+    }
+}
+
 /// An unambiguous text of a value, to be hashed: everything of variable length carries its length.
 #[derive(Default)]
 pub(super) struct Content(Vec<u8>);
@@ -34,6 +56,8 @@ impl Content {
     pub(super) fn id_of(digest: &Digest) -> u64 {
         let mut first = [0; 8];
         first.copy_from_slice(&digest[..8]);
+        #[cfg(feature = "testing")]
+        short::cut(&mut first);
         u64::from_le_bytes(first).max(RESERVED)
     }
 
