@@ -161,6 +161,21 @@ impl Delta {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+
+    /// The same change in the one order within each field that makes changes comparable. It means nothing but for
+    /// decisions that go: the fallbacks of a ruleset before its others, so that who misses one misses the fallback, too.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        self.put_causes.sort_unstable_by_key(|(id, _)| *id);
+        self.put_entries.sort_unstable_by_key(|(key, _)| *key);
+        self.put_peers.sort_unstable_by_key(|(net, _)| *net);
+        self.put_endpoints.sort_unstable_by_key(|(address, _)| *address);
+        self.delete_endpoints.sort_unstable();
+        self.delete_peers.sort_unstable();
+        self.delete_entries.sort_unstable();
+        self.delete_causes.sort_unstable();
+        self
+    }
 }
 
 impl Plan {

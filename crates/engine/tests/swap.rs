@@ -6,23 +6,54 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ringfence_engine::generate::{Event, Rng, Settings};
-use ringfence_engine::{CauseId, Delta, Plan, Planner, RulesetId, Scope, port_key};
+use ringfence_engine::{CauseId, ClassId, Delta, EntryKey, PeerClass, Plan, Planner, RulesetId, Scope, port_key};
 use ringfence_model::{Direction, Domain, DomainName, Labels, Namespace, Object, ObjectKey, Pod, Protocol, World};
 
-/// The writes of a delta, one by one, in the order an applier makes them.
-fn writes(delta: &Delta) -> Vec<Delta> {
-    let mut writes = Vec::new();
+/// What an applier does for a delta, one by one, in its order.
+enum Step {
+    Write(Box<Delta>),
+    /// The epoch rises.
+    Raise,
+}
+
+fn steps(delta: &Delta) -> Vec<Step> {
+    let mut steps = Vec::new();
+    let addresses: Vec<_> = delta.put_peers.iter().filter(|(net, _)| is_address(net)).copied().collect();
+    let ranges: Vec<_> = delta.put_peers.iter().filter(|(net, _)| !is_address(net)).copied().collect();
     macro_rules! each {
-        ($($field:ident),*) => {$(
-            writes.extend(delta.$field.iter().cloned().map(|one| Delta { $field: vec![one], ..Delta::default() }));
+        ($($field:ident: $all:expr),*) => {$(
+            let all = $all.iter().cloned();
+            steps.extend(all.map(|one| Step::Write(Box::new(Delta { $field: vec![one], ..Delta::default() }))));
         )*};
     }
-    each!(put_causes, put_entries, put_peers);
-    if delta.gates.is_some() {
-        writes.push(Delta { gates: delta.gates.clone(), ..Delta::default() });
+    each!(put_causes: delta.put_causes, put_entries: delta.put_entries, put_peers: addresses);
+    if !ranges.is_empty() {
+        steps.push(Step::Raise);
     }
-    each!(put_endpoints, delete_endpoints, delete_peers, delete_entries, delete_causes);
-    writes
+    each!(put_peers: ranges);
+    if delta.gates.is_some() {
+        steps.push(Step::Write(Box::new(Delta { gates: delta.gates.clone(), ..Delta::default() })));
+    }
+    each!(
+        put_endpoints: delta.put_endpoints,
+        delete_endpoints: delta.delete_endpoints,
+        delete_peers: delta.delete_peers
+    );
+    steps.push(Step::Raise);
+    each!(delete_entries: delta.delete_entries, delete_causes: delta.delete_causes);
+    steps
+}
+
+fn writes(delta: &Delta) -> Vec<Delta> {
+    let written = |step| match step {
+        Step::Write(delta) => Some(*delta),
+        Step::Raise => None,
+    };
+    steps(delta).into_iter().filter_map(written).collect()
+}
+
+fn is_address(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
 }
 
 fn is_rule_or_host(event: &Event) -> bool {
@@ -148,9 +179,150 @@ fn fresh(scope: &Scope, world: &World) -> Planner {
     planner
 }
 
+/// The plan and the epoch after each step of a change, and before the first.
+fn instants(before: &Plan, deltas: &[Delta]) -> Vec<(Plan, u32)> {
+    let mut instants = vec![(before.clone(), 0)];
+    for step in deltas.iter().flat_map(steps) {
+        let (mut plan, mut epoch) = instants[instants.len() - 1].clone();
+        match step {
+            Step::Write(delta) => plan.apply(&delta),
+            Step::Raise => epoch += 1,
+        }
+        instants.push((plan, epoch));
+    }
+    instants
+}
+
+/// What a packet asks, and which of the instants its seven looks at the maps find: epoch, endpoint, the peer's address,
+/// the range around it, the entry of the class, that of the fallback, epoch.
+struct HeldUp {
+    own: IpAddr,
+    peer: IpAddr,
+    direction: Direction,
+    established: bool,
+    key: u32,
+    looks: [usize; 7],
+}
+
+/// Held up everywhere, once anywhere, or once for the whole change.
+fn looks(rng: &mut Rng, instants: usize) -> [usize; 7] {
+    let mut looks = [0; 7].map(|_| rng.below(instants));
+    looks.sort_unstable();
+    let (first, last) = match rng.below(3) {
+        0 => return looks,
+        1 => (looks[0], looks[6]),
+        _ => (0, instants - 1),
+    };
+    // Mostly between the class and its entry.
+    let pause = if rng.percent(50) { 4 } else { 1 + rng.below(6) };
+    std::array::from_fn(|look| if look < pause { first } else { last })
+}
+
+/// What a packet hears that is held up between its looks.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// There are no rules.
+    Nothing,
+    Verdict(bool, CauseId),
+    /// Something is missing: the packet asks again.
+    Missing,
+}
+
+impl HeldUp {
+    fn hears(&self, instants: &[(Plan, u32)]) -> Heard {
+        let [_, endpoint, address, range, entry, fallback, _] = self.looks.map(|look| &instants[look].0);
+        let Some(endpoint) = endpoint.endpoints.get(&self.own) else { return Heard::Nothing };
+        let ruleset = endpoint.ruleset(self.direction);
+        if ruleset == RulesetId::NONE {
+            return Heard::Nothing;
+        }
+        let around = || {
+            let ranges = range.peers.iter().filter(|(net, _)| !is_address(net) && net.contains(&self.peer));
+            ranges.max_by_key(|(net, _)| net.prefix_len()).map_or(PeerClass::UNKNOWN, |(_, class)| *class)
+        };
+        let class = address.peers.get(&self.peer.into()).copied().unwrap_or_else(around);
+        let block = |plan: &Plan, class: ClassId| plan.entries.get(&EntryKey { ruleset, class }).cloned();
+        let block = block(entry, class.of(self.established)).or_else(|| block(fallback, class.fallback));
+        let Some(block) = block else { return Heard::Missing };
+        let point = block.at(self.key);
+        Heard::Verdict(point.allow, point.cause)
+    }
+
+    /// The same question, all looks at one instant.
+    fn at(&self, instant: usize) -> Self {
+        Self { looks: [instant; 7], ..*self }
+    }
+
+    fn saw_the_epoch_rise(&self, instants: &[(Plan, u32)]) -> bool {
+        let [before, .., after] = self.looks;
+        instants[before].1 != instants[after].1
+    }
+}
+
+/// Verdicts that neither the plan before nor the one after gives, of packets held up anywhere during changes.
+#[derive(Debug, Default)]
+struct Third {
+    questions: usize,
+    /// If nobody looks at the epoch.
+    unseen: usize,
+    /// Of these, accepted where both plans deny.
+    opened: usize,
+    /// Though the epoch is the same before and after judging.
+    left: usize,
+    example: String,
+    asked_again: usize,
+}
+
+fn hold_up(change: &Change<'_>, rng: &mut Rng, third: &mut Third, context: &str) {
+    let instants = instants(change.before, change.deltas);
+    let same = |address: &IpAddr| seen(change.worlds[0], *address) == seen(change.worlds[1], *address);
+    let peers: Vec<_> = peers(change.worlds, [change.before, change.after]).into_iter().filter(same).collect();
+    let endpoints: Vec<_> = change.before.endpoints.keys().chain(change.after.endpoints.keys()).copied().collect();
+    if peers.is_empty() || endpoints.is_empty() || instants.len() < 2 {
+        return;
+    }
+    for _ in 0..300 {
+        let looks = looks(rng, instants.len());
+        let question = HeldUp {
+            own: *rng.pick(&endpoints),
+            peer: *rng.pick(&peers),
+            direction: *rng.pick(&[Direction::Ingress, Direction::Egress]),
+            established: rng.percent(30),
+            key: port_key(*rng.pick(&[Protocol::TCP, Protocol::UDP]), 80 + u16::from(rng.percent(50))),
+            looks,
+        };
+        let [before, after] = [0, instants.len() - 1].map(|instant| question.at(instant).hears(&instants));
+        let heard = question.hears(&instants);
+        third.questions += 1;
+        let again = question.saw_the_epoch_rise(&instants) || heard == Heard::Missing;
+        third.asked_again += usize::from(again);
+        if heard == Heard::Missing || heard == before || heard == after {
+            continue;
+        }
+        third.unseen += 1;
+        let denies = |heard: &Heard| matches!(heard, Heard::Verdict(false, _));
+        third.opened += usize::from(denies(&before) && denies(&after) && !denies(&heard));
+        if !again {
+            third.left += 1;
+            let (own, peer) = (question.own, question.peer);
+            third.example = format!("{context}: {own} about {peer}: {heard:?}, {before:?} before, {after:?} after");
+        }
+    }
+}
+
 /// Commits random events; `wanted` selects which kinds.
 fn run(seeds: std::ops::Range<u64>, wanted: impl Fn(&Event) -> bool) -> Seen {
     let mut seen_so_far = Seen::default();
+    changes(seeds, wanted, |change, _, context| check(change, context, &mut seen_so_far));
+    seen_so_far
+}
+
+/// Random changes: what is done with each.
+fn changes(
+    seeds: std::ops::Range<u64>,
+    wanted: impl Fn(&Event) -> bool,
+    mut each: impl FnMut(&Change<'_>, &mut Rng, &str),
+) {
     for seed in seeds {
         let rng = &mut Rng::new(seed);
         let settings = Settings { pods: 10, policies: 8, ..Settings::default() };
@@ -175,10 +347,9 @@ fn run(seeds: std::ops::Range<u64>, wanted: impl Fn(&Event) -> bool) -> Seen {
             let between = rules_and_hosts.then(|| fresh(&scope, &between).plan());
             let (worlds, after) = ([&old, &world], planner.plan());
             let change = Change { worlds, before: &before, after: &after, between: between.as_ref(), deltas: &deltas };
-            check(&change, &context, &mut seen_so_far);
+            each(&change, rng, &context);
         }
     }
-    seen_so_far
 }
 
 #[test]
@@ -200,4 +371,15 @@ fn nodes_names_and_policies_change_whole() {
 fn anything_changes_whole() {
     let seen = run(100..116, |_| true);
     assert!(seen.questions > 100_000 && seen.twofold > 5, "{} questions, {} twofold", seen.questions, seen.twofold);
+}
+
+/// However long a packet is held up between any two of its looks at the maps: if the epoch did not rise meanwhile, it
+/// hears what one of the two plans says. Without a look at the epoch it would not.
+#[test]
+fn no_packet_hears_what_neither_plan_says() {
+    let mut third = Third::default();
+    changes(0..150, |_| true, |change, rng, context| hold_up(change, rng, &mut third, context));
+    assert_eq!(third.left, 0, "{third:?}");
+    assert!(third.unseen > 150 && third.opened > 2, "the epoch makes the difference: {third:?}");
+    assert!(third.asked_again < third.questions, "{third:?}");
 }

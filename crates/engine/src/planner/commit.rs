@@ -29,7 +29,7 @@ impl Planner {
         self.settle(&mut second, &mut Turnover::default());
         self.sweep_if_due();
         let deltas = [first, second].into_iter().filter(|delta| !delta.is_empty());
-        deltas.map(sorted).collect()
+        deltas.map(Delta::sorted).collect()
     }
 
     /// Finds the atoms that select pods in namespaces whose labels changed.
@@ -154,17 +154,4 @@ impl Planner {
         self.blocks.insert(Arc::clone(&block));
         block
     }
-}
-
-/// The order within a field means nothing; a fixed one makes deltas comparable.
-fn sorted(mut delta: Delta) -> Delta {
-    delta.put_causes.sort_unstable_by_key(|(id, _)| *id);
-    delta.put_entries.sort_unstable_by_key(|(key, _)| *key);
-    delta.put_peers.sort_unstable_by_key(|(net, _)| *net);
-    delta.put_endpoints.sort_unstable_by_key(|(address, _)| *address);
-    delta.delete_endpoints.sort_unstable();
-    delta.delete_peers.sort_unstable();
-    delta.delete_entries.sort_unstable();
-    delta.delete_causes.sort_unstable();
-    delta
 }
