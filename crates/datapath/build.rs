@@ -9,6 +9,8 @@ const SOURCE_DIR: &str = "src/bpf";
 /// Oldest version that compiles the program as tested.
 const OLDEST_CLANG: u32 = 14;
 const NEWEST_CLANG: u32 = 30;
+/// Processors on which no load overtakes another.
+const KEEPS_LOADS_IN_ORDER: [&str; 2] = ["x86_64", "s390x"];
 
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed={SOURCE_DIR}");
@@ -49,8 +51,14 @@ fn clang_args() -> Vec<OsString> {
             args.push(map);
         }
     }
-    if env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some() {
+    let other_layout = env::var_os("CARGO_FEATURE_OTHER_LAYOUT").is_some();
+    if other_layout {
         args.push("-DRINGFENCE_OTHER_LAYOUT".into());
+    }
+    // With the other layout tests load what processors need that do not keep loads in order.
+    let keeps_order = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| KEEPS_LOADS_IN_ORDER.contains(&&*arch));
+    if keeps_order && !other_layout {
+        args.push("-DRINGFENCE_LOADS_IN_ORDER".into());
     }
     args
 }

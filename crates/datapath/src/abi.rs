@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
-use ringfence_engine::{CauseId, EntryKey, PeerClass};
+use ringfence_engine::{CauseId, ClassId, EntryKey, PeerClass};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `RINGFENCE_ABI`.
-pub(crate) const ABI: u64 = 1;
+pub(crate) const ABI: u64 = 2;
 
 macro_rules! mirror {
     ($($(#[$meta:meta])* $name:ident ($size:literal) { $($field:ident: $type:ty),* $(,)? })*) => {$(
@@ -22,15 +22,15 @@ macro_rules! mirror {
 mirror! {
     /// An address in network order; IPv4 as IPv4-mapped IPv6.
     Address(16) { bytes: [u8; 16] }
-    EndpointValue(40) { seal: u64, ingress: u64, egress: u64, interface: u32, bridge: u32, tail: u64 }
-    PeerValue(40) { seal: u64, class: u64, fallback: u64, established: u64, tail: u64 }
+    EndpointValue(32) { seal: u64, ingress: u64, egress: u64, interface: u32, bridge: u32 }
+    PeerValue(32) { seal: u64, class: u64, fallback: u64, established: u64 }
     PrefixKey(24) { length: u32, family: u32, address: [u8; 16] }
     PrefixValue(16) { class: u64, fallback: u64 }
     EntryKeyRaw(16) { ruleset: u64, class: u64 }
-    EntryValue(24) { seal: u64, start: u32, count: u32, tail: u64 }
-    InterfaceValue(32) { seal: u64, address: Address, tail: u64 }
-    DoorValue(32) { seal: u64, bridge: u32, flags: u32, mac: [u8; 8], tail: u64 }
-    KnownValue(24) { seal: u64, flags: u64, tail: u64 }
+    EntryValue(16) { seal: u64, start: u32, count: u32 }
+    InterfaceValue(24) { seal: u64, address: Address }
+    DoorValue(24) { seal: u64, bridge: u32, flags: u32, mac: [u8; 8] }
+    KnownValue(16) { seal: u64, flags: u64 }
     BreakpointValue(16) { key: u32, allow: u32, cause: u64 }
     FlowKey(40) {
         source: Address, destination: Address, source_port: u16, destination_port: u16,
@@ -38,20 +38,21 @@ mirror! {
     }
     FlowValue(88) {
         seal: u64, epoch: [u64; 2], egress_cause: u64, ingress_cause: u64, packets: u64, bytes: u64,
-        first: u64, last: u64, interface: [u32; 2], tail: u64,
+        first: u64, last: u64, arrived: [u32; 2], left: [u32; 2],
     }
-    ConfigValue(24) { epoch: u64, netns: u64, flags: u32, zero: u32 }
+    ConfigValue(24) { epoch: u64, netns: u64, flags: u32, ephemeral: [u16; 2] }
     CounterValue(16) { accepted: u64, dropped: u64 }
     EventValue(72) {
         time: u64, cause: u64, repeated: u64, source: Address, destination: Address,
         source_port: u16, destination_port: u16, interface: u32,
         protocol: u8, reason: u8, direction: u8, flags: u8, length: u32,
     }
-    TrialValue(72) {
+    TrialValue(96) {
         interface: u32, out_interface: u32, conntrack: u8, translated: u8, local_in: u8, flags: u8,
         accepted: u8, reason: u8, direction: u8, egress_ground: u8, ingress_ground: u8, hit: u8,
-        open: u8, about_protocol: u8, about_port: u16, zero: [u8; 2],
+        open: u8, about_protocol: u8, about_port: u16, called_port: u16,
         egress_cause: u64, ingress_cause: u64, about_source: Address, about_destination: Address,
+        called: Address, guessed: u8, as_called: u8, zero: [u8; 6],
     }
 }
 
@@ -61,6 +62,7 @@ pub(crate) mod flags {
     pub(crate) const DRAIN: u32 = 2;
     pub(crate) const PREFIXES: u32 = 4;
     pub(crate) const GATES: u32 = 8;
+    pub(crate) const KNOWN_TOLD: u32 = 16;
 }
 
 /// Bits of `DoorValue::flags`.
@@ -110,15 +112,25 @@ pub(crate) mod direction {
     pub(crate) const EGRESS: u8 = 2;
 }
 
-/// `rf_seal`.
-fn seal(first: u64, second: u64) -> u64 {
-    first ^ second.rotate_left(29)
+/// `RF_SEAL_1` to `RF_SEAL_5`, and `RF_SEAL_9`.
+const SEAL: [u64; 5] =
+    [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f5, 0x06c4_5d18_8009_454f, 0xf88b_b8a8_724c_81ed, 0x1b39_896a_51a8_749b];
+const SEAL_OF_NOTHING: u64 = 0x3ee5_7890_41c9_8ac3;
+
+/// `rf_seal_over`: of key and value.
+fn seal(words: [u64; 5]) -> u64 {
+    let parts = words.iter().zip(SEAL).map(|(word, factor)| word.wrapping_mul(factor));
+    parts.fold(SEAL_OF_NOTHING, u64::wrapping_add)
+}
+
+/// Two halves of a word.
+fn word(high: u32, low: u32) -> u64 {
+    u64::from(high) << 32 | u64::from(low)
 }
 
 impl Address {
-    fn seal(self) -> u64 {
-        let [first, second]: [u64; 2] = zerocopy::transmute!(self.bytes);
-        seal(first, second)
+    fn halves(self) -> [u64; 2] {
+        zerocopy::transmute!(self.bytes)
     }
 
     /// As an ordinary address.
@@ -139,44 +151,46 @@ impl From<IpAddr> for Address {
 
 impl EndpointValue {
     pub(crate) fn new(address: Address, ingress: u64, egress: u64, interface: u32, bridge: u32) -> Self {
-        Self { seal: address.seal(), ingress, egress, interface, bridge, tail: address.seal() }
+        let [first, second] = address.halves();
+        let seal = seal([first, second, ingress, egress, word(interface, bridge)]);
+        Self { seal, ingress, egress, interface, bridge }
     }
 }
 
 impl PeerValue {
     pub(crate) fn new(address: Address, class: PeerClass) -> Self {
-        let PeerClass { class, fallback, established } = class;
-        let seal = address.seal();
-        Self { seal, class: class.0, fallback: fallback.0, established: established.0, tail: seal }
+        let [first, second] = address.halves();
+        let PeerClass { class: ClassId(class), fallback: ClassId(fallback), established: ClassId(established) } = class;
+        Self { seal: seal([first, second, class, fallback, established]), class, fallback, established }
     }
 }
 
 impl EntryValue {
     pub(crate) fn new(key: EntryKeyRaw, start: u32, count: u32) -> Self {
-        let seal = seal(key.ruleset, key.class);
-        Self { seal, start, count, tail: seal }
+        Self { seal: seal([key.ruleset, key.class, word(start, count), 0, 0]), start, count }
     }
 }
 
 impl InterfaceValue {
     pub(crate) fn new(interface: u32, address: Address) -> Self {
-        let seal = seal(interface.into(), 0);
-        Self { seal, address, tail: seal }
-    }
-}
-
-impl DoorValue {
-    pub(crate) fn new(interface: u32, bridge: u32, flags: u32, mac: [u8; 6]) -> Self {
-        let seal = seal(interface.into(), 0);
-        let mut padded = [0; 8];
-        padded[..mac.len()].copy_from_slice(&mac);
-        Self { seal, bridge, flags, mac: padded, tail: seal }
+        let [first, second] = address.halves();
+        Self { seal: seal([interface.into(), first, second, 0, 0]), address }
     }
 }
 
 impl KnownValue {
     pub(crate) fn new(address: Address, flags: u64) -> Self {
-        Self { seal: address.seal(), flags, tail: address.seal() }
+        let [first, second] = address.halves();
+        Self { seal: seal([first, second, flags, 0, 0]), flags }
+    }
+}
+
+impl DoorValue {
+    pub(crate) fn new(interface: u32, bridge: u32, flags: u32, mac: [u8; 6]) -> Self {
+        let mut padded = [0; 8];
+        padded[..mac.len()].copy_from_slice(&mac);
+        let seal = seal([interface.into(), word(bridge, flags), u64::from_ne_bytes(padded), 0, 0]);
+        Self { seal, bridge, flags, mac: padded }
     }
 }
 

@@ -22,6 +22,9 @@ use crate::state::{Rulesets, State, is_address};
 use crate::table::{PerCpu, Table};
 use crate::{ApplyError, Error, Interface};
 
+/// Stands for what the kernel holds and makes no sense: no plan has this id, which is one of the reserved ones.
+const UNSOUND: u64 = 15;
+
 /// The maps that hold policy.
 #[derive(Debug)]
 pub(crate) struct Maps {
@@ -52,7 +55,7 @@ impl Maps {
     }
 
     pub(crate) fn config(&self) -> Result<ConfigValue, ApplyError> {
-        Ok(self.config.get(&0)?.unwrap_or(ConfigValue { epoch: 0, netns: 0, flags: 0, zero: 0 }))
+        Ok(self.config.get(&0)?.unwrap_or(ConfigValue { epoch: 0, netns: 0, flags: 0, ephemeral: [0; 2] }))
     }
 
     /// Changes the configuration; what is decided under the old one is decided again.
@@ -63,22 +66,27 @@ impl Maps {
         self.config.put(&0, &config)
     }
 
-    fn set_flag(&self, flag: u32, on: bool) -> Result<(), ApplyError> {
+    /// Turns a flag over. First it alone, then the epoch rises: who read it as it was sees that afterwards.
+    pub(crate) fn set_flag(&self, flag: u32, on: bool) -> Result<(), ApplyError> {
         let mut config = self.config()?;
         let flags = if on { config.flags | flag } else { config.flags & !flag };
         if flags == config.flags {
             return Ok(());
         }
         config.flags = flags;
-        self.config.put(&0, &config)
+        self.config.put(&0, &config)?;
+        self.configure(|_| ())
     }
 
-    /// Reads everything. What makes no sense is left out, so that it is written anew.
+    /// Reads everything. What makes no sense is taken for something that no plan has, so that it is counted, and goes or is
+    /// written anew.
     pub(crate) fn read(&self) -> Result<State, ApplyError> {
         let size = u32::try_from(self.breakpoints.capacity()).unwrap_or(u32::MAX);
         let mut state = State { slices: Slices::new(size), ..State::default() };
         for (address, value) in self.endpoints.dump()? {
             if value != EndpointValue::new(address, value.ingress, value.egress, value.interface, value.bridge) {
+                let unsound = RulesetId(UNSOUND);
+                state.endpoints.insert(address.ip(), Rulesets { ingress: unsound, egress: unsound });
                 continue;
             }
             let rulesets = Rulesets { ingress: RulesetId(value.ingress), egress: RulesetId(value.egress) };
@@ -90,15 +98,23 @@ impl Maps {
             }
         }
         for (address, value) in self.peers.dump()? {
-            let class = PeerClass { established: ClassId(value.established), ..class(value.class, value.fallback) };
-            if value == PeerValue::new(address, class) {
-                state.peers.insert(address.ip().into(), class);
-            }
+            let known = PeerClass { established: ClassId(value.established), ..class(value.class, value.fallback) };
+            let sound = value == PeerValue::new(address, known);
+            state.peers.insert(address.ip().into(), if sound { known } else { class(UNSOUND, UNSOUND) });
         }
         for (key, value) in self.prefixes.dump()? {
-            state.peers.extend(key.net().map(|net| (net, class(value.class, value.fallback))));
+            match key.net() {
+                Some(net) => _ = state.peers.insert(net, class(value.class, value.fallback)),
+                // No packet finds it.
+                None => self.prefixes.delete(&key)?,
+            }
         }
-        state.gates = self.gates.dump()?.iter().filter_map(|(key, _)| key.net()).collect();
+        for (key, _) in self.gates.dump()? {
+            match key.net() {
+                Some(net) => state.gates.push(net),
+                None => self.gates.delete(&key)?,
+            }
+        }
         state.causes = self.counters.keys().into_iter().map(CauseId).collect();
         state.owners = self.interfaces.dump()?.into_iter().collect();
         self.read_entries(&mut state)?;
@@ -107,16 +123,18 @@ impl Maps {
 
     fn read_entries(&self, state: &mut State) -> Result<(), ApplyError> {
         let entries = self.entries.dump()?;
-        let sound = entries.iter().filter(|(raw, value)| *value == EntryValue::new(*raw, value.start, value.count));
-        let slices = sound.clone().map(|(_, value)| value.start as usize + value.count as usize);
+        let is_sound =
+            |(raw, value): &(EntryKeyRaw, EntryValue)| *value == EntryValue::new(*raw, value.start, value.count);
+        let slices = entries.iter().filter(|entry| is_sound(entry));
+        let slices = slices.map(|(_, value)| value.start as usize + value.count as usize);
         let points = self.breakpoints.dump_first(slices.max().unwrap_or(0))?;
-        for (raw, value) in sound {
+        let unsound = Arc::new(Block::constant(false, CauseId(UNSOUND)));
+        for (raw, value) in &entries {
             let slice = Slice { start: value.start, count: value.count };
-            let Some(block) = read_block(&points, slice) else { continue };
-            if let Some(block) = state.slices.adopt(block, slice) {
-                let key = EntryKey { ruleset: RulesetId(raw.ruleset), class: ClassId(raw.class) };
-                state.entries.insert(key, block);
-            }
+            let block = is_sound(&(*raw, *value)).then(|| read_block(&points, slice)).flatten();
+            let block = block.and_then(|block| state.slices.adopt(block, slice));
+            let key = EntryKey { ruleset: RulesetId(raw.ruleset), class: ClassId(raw.class) };
+            state.entries.insert(key, block.unwrap_or_else(|| Arc::clone(&unsound)));
         }
         Ok(())
     }
@@ -139,11 +157,12 @@ impl Maps {
         self.put_blocks(fresh)?;
         self.put_entries(state, delta)?;
         self.put_peers(state, &delta.put_peers)?;
-        self.set_gates(state, delta.gates.as_ref())?;
+        self.put_gates(state, delta.gates.as_ref())?;
         self.put_endpoints(state, delta)?;
         self.delete_endpoints(state, &delta.delete_endpoints)?;
         self.delete_peers(state, &delta.delete_peers)?;
         self.configure(|_| ())?;
+        self.delete_gates(state, delta.gates.as_ref())?;
         self.delete_entries(state, &delta.delete_entries)?;
         for cause in &delta.delete_causes {
             self.counters.delete(&cause.0)?;
@@ -217,6 +236,10 @@ impl Maps {
         self.peers.put_all(&addresses.iter().map(value).collect::<Vec<_>>())?;
         if !prefixes.is_empty() {
             self.set_flag(flags::PREFIXES, true)?;
+            if !addresses.is_empty() {
+                // Who has not found an address yet must not go by a range around it that has changed since.
+                self.configure(|_| ())?;
+            }
         }
         let values = prefixes.iter().map(|(net, class)| (PrefixKey::from(*net), PrefixValue::from(*class)));
         self.prefixes.put_all(&values.collect::<Vec<_>>())?;
@@ -238,16 +261,23 @@ impl Maps {
         Ok(())
     }
 
-    fn set_gates(&self, state: &mut State, gates: Option<&Vec<IpNet>>) -> Result<(), ApplyError> {
-        let Some(gates) = gates else { return Ok(()) };
+    fn put_gates(&self, state: &mut State, gates: Option<&Vec<IpNet>>) -> Result<(), ApplyError> {
+        let Some(gates) = gates.filter(|gates| !gates.is_empty()) else { return Ok(()) };
         let gates: HashSet<IpNet> = gates.iter().map(IpNet::trunc).collect();
         self.gates.put_all(&gates.iter().map(|gate| (PrefixKey::from(*gate), 1)).collect::<Vec<_>>())?;
-        self.set_flag(flags::GATES, !gates.is_empty())?;
+        state.gates = gates.union(&state.gates.iter().copied().collect()).copied().collect();
+        self.set_flag(flags::GATES, true)
+    }
+
+    /// Opens ranges that are this node's no more, once the endpoints in them that are new are there.
+    fn delete_gates(&self, state: &mut State, gates: Option<&Vec<IpNet>>) -> Result<(), ApplyError> {
+        let Some(gates) = gates else { return Ok(()) };
+        let gates: HashSet<IpNet> = gates.iter().map(IpNet::trunc).collect();
         for gone in state.gates.iter().filter(|gate| !gates.contains(gate)) {
             self.gates.delete(&PrefixKey::from(*gone))?;
         }
         state.gates = gates.into_iter().collect();
-        Ok(())
+        if state.gates.is_empty() { self.set_flag(flags::GATES, false) } else { Ok(()) }
     }
 
     fn put_endpoints(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {

@@ -1,8 +1,13 @@
 //! What the datapath can be told when it is opened.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::LinkHook;
+use crate::table::spare;
+
+/// The kernel's default (`Documentation/networking/ip-sysctl.rst`).
+const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
 /// Where and how to enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +23,9 @@ pub struct Config {
     pub report_allowed: bool,
     /// Where the programs at pods' links stand; none: wherever this kernel has the better place.
     pub link_hook: Option<LinkHook>,
+    /// Ports that clients are given (`net.ipv4.ip_local_port_range`), which servers do not listen on: where connection
+    /// tracking came upon a TCP connection in the middle, they may tell who opened it.
+    pub ephemeral_ports: RangeInclusive<u16>,
 }
 
 impl Config {
@@ -29,6 +37,7 @@ impl Config {
             connections: Connections::Cut,
             report_allowed: false,
             link_hook: None,
+            ephemeral_ports: EPHEMERAL_PORTS,
         }
     }
 }
@@ -90,9 +99,9 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    /// The size of the map of a name; none if it is fixed.
+    /// The size of the map of a name, with what stays free; none if it is fixed.
     pub(crate) fn of(&self, map: &str) -> Option<u32> {
-        Some(match map {
+        let elements = match map {
             "endpoints" | "interfaces" | "doors" => self.endpoints,
             "peers" => self.peers,
             "prefixes" => self.prefixes,
@@ -105,6 +114,7 @@ impl Sizes {
             "denials" => self.denials,
             "events" => self.events,
             _ => return None,
-        })
+        };
+        Some(elements.saturating_add(spare(map)))
     }
 }

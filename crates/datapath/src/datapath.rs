@@ -95,6 +95,7 @@ impl Datapath {
             config.netns = self.namespace.inode;
             set(&mut config.flags, flags::DRAIN, self.config.connections == Connections::Drain);
             set(&mut config.flags, flags::REPORT_ALLOWED, self.config.report_allowed);
+            config.ephemeral = [*self.config.ephemeral_ports.start(), *self.config.ephemeral_ports.end()];
         });
         changed.map_err(|error| Error::Bpf {
             what: "configure the BPF program".into(),
@@ -220,7 +221,8 @@ impl Datapath {
         services: impl IntoIterator<Item = IpAddr>,
     ) -> Result<(), ApplyError> {
         let changed = self.known.set_addresses(nodes, services)?;
-        self.decide_again(changed)
+        self.decide_again(changed)?;
+        self.maps.set_flag(flags::KNOWN_TOLD, true)
     }
 
     /// Has every open connection judged anew, if something that verdicts go by has changed.

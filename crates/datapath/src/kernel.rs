@@ -1,29 +1,36 @@
-//! The few system calls that no library wraps.
+//! What is asked of the kernel beside single elements of maps.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::thread;
 use std::time::Duration;
 
-use libbpf_rs::{MapCore as _, MapHandle, libbpf_sys};
+use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, libbpf_sys};
 use nix::errno::Errno;
-use nix::libc;
 
-/// `MEMBARRIER_CMD_GLOBAL` (include/uapi/linux/membarrier.h).
-const MEMBARRIER_GLOBAL: libc::c_int = 1;
-
-/// Far longer than any packet is in the program; for kernels that refuse the call (those with `nohz_full`).
+/// Far longer than any packet is in the program; should the kernel refuse to say.
 const LONG_ENOUGH: Duration = Duration::from_secs(1);
 
 /// Returns when every packet that was being judged when it was called has been: after a grace period of RCU, under
 /// whose protection netfilter hooks run. Takes milliseconds.
-#[expect(unsafe_code, reason = "no library wraps membarrier")]
 pub(crate) fn grace_period() {
-    // SAFETY: membarrier takes three integers and touches no memory of ours.
-    let result = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_GLOBAL, 0, 0) };
-    if result != 0 {
-        tracing::debug!(error = %Errno::last(), "membarrier is refused, waiting instead");
+    if let Err(error) = wait_for_programs() {
+        tracing::debug!(%error, "the kernel does not say when a grace period is over, waiting instead");
         thread::sleep(LONG_ENOUGH);
     }
+}
+
+/// A change of a map of maps comes back when no program that runs can still use what was there (`kernel/bpf/syscall.c`,
+/// `maybe_wait_bpf_programs`). Other than `membarrier` that holds with one processor, too, and with `nohz_full`.
+fn wait_for_programs() -> libbpf_rs::Result<()> {
+    /// Bytes of keys and values.
+    const SIZE: u32 = 4;
+    let mut options =
+        libbpf_sys::bpf_map_create_opts { sz: size_of::<libbpf_sys::bpf_map_create_opts>() as _, ..Default::default() };
+    let inner = MapHandle::create(MapType::Array, Some("rf_inner"), SIZE, SIZE, 1, &options)?;
+    let fd = inner.as_fd().as_raw_fd();
+    options.inner_map_fd = fd.cast_unsigned();
+    let outer = MapHandle::create(MapType::ArrayOfMaps, Some("rf_grace"), SIZE, SIZE, 1, &options)?;
+    outer.update(&0u32.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
 }
 
 /// One call of `BPF_MAP_LOOKUP_BATCH`. Fills `keys` and `values` from the front and returns how many elements there
@@ -64,5 +71,17 @@ pub(crate) fn lookup_batch(
         0 => Ok((count as usize, false)),
         _ if Errno::from_raw(-result) == Errno::ENOENT => Ok((count as usize, true)),
         _ => Err(Errno::from_raw(-result)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_kernel_says_when_a_grace_period_is_over() {
+        if nix::unistd::geteuid().is_root() {
+            super::wait_for_programs().unwrap();
+        } else {
+            println!("skipped: it takes root");
+        }
     }
 }

@@ -86,6 +86,7 @@ impl State {
             delete_entries: without(self.entries.keys(), |key| plan.entries.contains_key(key)),
             delete_causes: without(self.causes.iter(), |cause| plan.causes.contains_key(cause)),
         }
+        .sorted()
     }
 }
 

@@ -31,16 +31,30 @@ pub(crate) fn open_map(directory: &Path, name: &str) -> Result<MapHandle, Error>
     MapHandle::from_pinned_path(&path).map_err(Error::bpf(format!("open the map pinned at {}", path.display())))
 }
 
+/// How many elements of a map stay free: before Linux 6.13 a trie that is full refuses to replace one.
+pub(crate) fn spare(name: &str) -> u32 {
+    u32::from(matches!(name, "prefixes" | "gates"))
+}
+
 /// A pinned kernel map.
 #[derive(Debug)]
 struct Map {
     name: &'static str,
     handle: MapHandle,
+    /// Elements that stay free.
+    spare: u32,
 }
 
 impl Map {
     fn open(directory: &Path, name: &'static str) -> Result<Self, Error> {
-        Ok(Self { name, handle: open_map(directory, name)? })
+        let handle = open_map(directory, name)?;
+        let spare = spare(name);
+        Ok(Self { name, handle, spare })
+    }
+
+    /// How many elements fit.
+    fn capacity(&self) -> usize {
+        self.handle.max_entries().saturating_sub(self.spare) as usize
     }
 
     /// Inserts; tries again while there is no memory.
@@ -101,7 +115,7 @@ impl<K: Raw, V: Raw> Table<K, V> {
 
     /// How many elements fit.
     pub(crate) fn capacity(&self) -> usize {
-        self.map.handle.max_entries() as usize
+        self.map.capacity()
     }
 
     pub(crate) fn get(&self, key: &K) -> Result<Option<V>, ApplyError> {
@@ -203,7 +217,7 @@ impl<K: Raw, V: Raw> PerCpu<K, V> {
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        self.map.handle.max_entries() as usize
+        self.map.capacity()
     }
 
     /// The values of all processors under one key.

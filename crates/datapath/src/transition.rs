@@ -81,7 +81,7 @@ fn steps(
     let moving: HashSet<_> = there.put_peers.iter().map(|(net, _)| *net).collect();
     there.put_peers.extend(on.put_peers.iter().filter(|(net, _)| !moving.contains(net)));
     there.put_peers.sort_by_key(|(net, _)| Reverse(net.prefix_len()));
-    [there, on]
+    [there, on.sorted()]
 }
 
 fn put(there: &mut Delta, on: &mut Delta, ruleset: RulesetId, class: ClassId, block: Option<&Arc<Block>>) {

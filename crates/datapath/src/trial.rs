@@ -1,6 +1,6 @@
 //! Asks the kernel program what it would do with a packet (`BPF_PROG_TEST_RUN`), on the maps that enforce.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,6 +26,10 @@ pub struct Circumstances {
     pub conntrack: Conntrack,
     /// The connection a related packet is about.
     pub about: Option<About>,
+    /// Whom its opener called, if a node rewrote that.
+    pub called: Option<SocketAddr>,
+    /// Connection tracking came upon its connection in the middle, and may be wrong about who opened it.
+    pub guessed: bool,
     /// Its destination was rewritten. The program looks at that only where source and destination are the same.
     pub translated: bool,
     /// It is for a socket of this node.
@@ -76,6 +80,8 @@ pub struct Tried {
     pub dropped: Option<Drop>,
     /// Whose verdict decided, if a policy was asked.
     pub direction: Option<Direction>,
+    /// It was denied to whom the opener called, not to who answers.
+    pub as_called: bool,
     /// Why the source said what it said.
     pub egress: Ground,
     /// Why the destination said what it said.
@@ -180,6 +186,7 @@ fn tried(value: &TrialValue, duration: Duration) -> Tried {
         accepted,
         dropped: (!accepted).then(|| Drop::new(value.reason, cause, false)),
         direction,
+        as_called: value.as_called != 0,
         egress: Ground::new(value.egress_ground, value.egress_cause),
         ingress: Ground::new(value.ingress_ground, value.ingress_cause),
         hit: value.hit != 0,
@@ -215,11 +222,15 @@ impl From<&Circumstances> for TrialValue {
             open: (given.conntrack == Conntrack::Unanswered).into(),
             about_protocol: given.about.map_or(0, |about| about.protocol.0),
             about_port: given.about.map_or(0, |about| about.port),
-            zero: [0; 2],
+            called_port: given.called.map_or(0, |called| called.port()),
             egress_cause: 0,
             ingress_cause: 0,
             about_source: about(|about| about.source),
             about_destination: about(|about| about.destination),
+            called: given.called.map_or(Address { bytes: [0; 16] }, |called| called.ip().into()),
+            guessed: given.guessed.into(),
+            as_called: 0,
+            zero: [0; 6],
         }
     }
 }

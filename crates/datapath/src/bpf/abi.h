@@ -6,7 +6,7 @@
 #ifndef RINGFENCE_ABI_H
 #define RINGFENCE_ABI_H
 
-#define RINGFENCE_ABI 1
+#define RINGFENCE_ABI 2
 
 /* An address in network order; IPv4 as IPv4-mapped IPv6. */
 struct rf_address {
@@ -18,8 +18,8 @@ struct rf_address {
 };
 
 /*
- * Values of hash maps begin and end with the seal of their key: the kernel hands memory of a removed or replaced
- * element to the next one at once, also while a reader still holds a pointer into it. See sealed reads in maps.h.
+ * Values of hash maps bear a seal over key and value: the kernel hands memory of a removed or replaced element to the
+ * next one at once, also while a reader still holds a pointer into it. See sealed reads in maps.h.
  */
 struct rf_endpoint { /* endpoints: address of a local pod -> its policy */
 	__u64 seal;
@@ -27,7 +27,6 @@ struct rf_endpoint { /* endpoints: address of a local pod -> its policy */
 	__u64 egress;
 	__u32 interface; /* on which its packets arrive; 0: unknown */
 	__u32 bridge; /* which that interface is a port of; 0: none */
-	__u64 tail;
 };
 
 struct rf_peer { /* peers: address -> class */
@@ -35,7 +34,6 @@ struct rf_peer { /* peers: address -> class */
 	__u64 class;
 	__u64 fallback;
 	__u64 established; /* the class in connections that were open before */
-	__u64 tail;
 };
 
 struct rf_prefix_key { /* prefixes, gates; length counts the family too */
@@ -58,13 +56,11 @@ struct rf_entry {
 	__u64 seal;
 	__u32 start; /* slice of breakpoints */
 	__u32 count;
-	__u64 tail;
 };
 
 struct rf_interface { /* interfaces: interface of a pod -> one of its addresses */
 	__u64 seal;
 	struct rf_address address;
-	__u64 tail;
 };
 
 enum {
@@ -79,7 +75,6 @@ struct rf_door { /* doors: the node's end of a pod's link -> what may pass there
 	__u32 bridge; /* which it is a port of; 0: none, the link is joined by routes */
 	__u32 flags;
 	__u64 mac; /* of the pod: the first six bytes, in order of transmission */
-	__u64 tail;
 };
 
 enum { RF_KNOWN_NODE = 1, RF_KNOWN_SERVICE = 2 };
@@ -87,7 +82,6 @@ enum { RF_KNOWN_NODE = 1, RF_KNOWN_SERVICE = 2 };
 struct rf_known { /* known_addresses: address of a node or a Service -> which of these */
 	__u64 seal;
 	__u64 flags;
-	__u64 tail;
 };
 
 struct rf_breakpoint { /* breakpoints: from this key on, until the next one of the slice */
@@ -110,7 +104,7 @@ struct rf_flow_key { /* flows, seen from who opened the connection */
 };
 
 struct rf_flow { /* an accepted connection; [0] and [1]: from and to who opened it */
-	__u64 seal;
+	__u64 seal; /* of key, epoch and interfaces: see rf_flow_seal */
 	__u64 epoch[2]; /* of the policy under which packets of that direction were let through */
 	__u64 egress_cause;
 	__u64 ingress_cause;
@@ -118,17 +112,18 @@ struct rf_flow { /* an accepted connection; [0] and [1]: from and to who opened 
 	__u64 bytes;
 	__u64 first; /* CLOCK_MONOTONIC, ns */
 	__u64 last;
-	__u32 interface[2]; /* on which they arrived */
-	__u64 tail;
+	__u32 in[2]; /* interface on which they arrived */
+	__u32 out[2]; /* and by which they left */
 };
 
-enum { RF_REPORT_ALLOWED = 1, RF_DRAIN = 2, RF_PREFIXES = 4, RF_GATES = 8 };
+enum { RF_REPORT_ALLOWED = 1, RF_DRAIN = 2, RF_PREFIXES = 4, RF_GATES = 8, RF_KNOWN_TOLD = 16 };
 
 struct rf_config {
 	__u64 epoch; /* rises with every change of policy */
 	__u64 netns; /* inode of the network namespace the links are in */
 	__u32 flags;
-	__u32 zero;
+	__u16 ephemeral_first; /* ports that clients are given, both inclusive */
+	__u16 ephemeral_last;
 };
 
 struct rf_counter { /* counters: cause -> what it decided */
@@ -219,24 +214,28 @@ struct rf_trial { /* trial: circumstances of a packet given to ringfence_trial, 
 	__u8 open; /* packets of the connection were let through before */
 	__u8 about_protocol; /* of the connection a related packet is about */
 	__u16 about_port;
-	__u8 zero[2];
+	__u16 called_port; /* whom the opener called, if a node rewrote that; else 0 */
 	__u64 egress_cause;
 	__u64 ingress_cause;
 	struct rf_address about_source;
 	struct rf_address about_destination;
+	struct rf_address called;
+	__u8 guessed; /* conntrack came upon the connection in the middle */
+	__u8 as_called; /* denied to whom the opener called */
+	__u8 zero[6];
 };
 
 #define RF_ASSERT_SIZE(type, size) _Static_assert(sizeof(struct type) == (size), "size of " #type)
 RF_ASSERT_SIZE(rf_address, 16);
-RF_ASSERT_SIZE(rf_endpoint, 40);
-RF_ASSERT_SIZE(rf_peer, 40);
+RF_ASSERT_SIZE(rf_endpoint, 32);
+RF_ASSERT_SIZE(rf_peer, 32);
 RF_ASSERT_SIZE(rf_prefix_key, 24);
 RF_ASSERT_SIZE(rf_prefix, 16);
 RF_ASSERT_SIZE(rf_entry_key, 16);
-RF_ASSERT_SIZE(rf_entry, 24);
-RF_ASSERT_SIZE(rf_interface, 32);
-RF_ASSERT_SIZE(rf_door, 32);
-RF_ASSERT_SIZE(rf_known, 24);
+RF_ASSERT_SIZE(rf_entry, 16);
+RF_ASSERT_SIZE(rf_interface, 24);
+RF_ASSERT_SIZE(rf_door, 24);
+RF_ASSERT_SIZE(rf_known, 16);
 RF_ASSERT_SIZE(rf_breakpoint, 16);
 RF_ASSERT_SIZE(rf_flow_key, 40);
 RF_ASSERT_SIZE(rf_flow, 88);
@@ -249,6 +248,6 @@ RF_ASSERT_SIZE(rf_denial, 24);
 #else
 RF_ASSERT_SIZE(rf_denial, 16);
 #endif
-RF_ASSERT_SIZE(rf_trial, 72);
+RF_ASSERT_SIZE(rf_trial, 96);
 
 #endif

@@ -27,12 +27,40 @@ static __always_inline void rf_flow_key(const struct rf_packet *packet, const st
 	key->zero = 0;
 }
 
-static __always_inline __u64 rf_flow_seal(const struct rf_flow_key *key)
+/* The same connection, had the other end opened it. */
+static __always_inline void rf_turn_round(struct rf_flow_key *key, const struct rf_packet *packet,
+					  const struct rf_way *way)
 {
-	__u64 ports = (__u64)key->source_port << 32 | (__u64)key->destination_port << 16 |
-		      (__u64)key->protocol << 8 | key->flags;
+	struct rf_way other = { .reply = !way->reply, .local_in = way->local_in, .node = way->node,
+				.translated = way->translated };
 
-	return rf_seal(rf_address_seal(&key->source), rf_address_seal(&key->destination)) ^ ports << 8 ^ key->family;
+	rf_flow_key(packet, &other, key);
+}
+
+/* What a flow says of the packets of one direction. */
+struct rf_passed {
+	__u64 epoch;
+	__u64 interfaces;
+};
+
+static __always_inline struct rf_passed rf_passed(const struct rf_flow *flow, bool reply)
+{
+	__u64 in = READ_ONCE(flow->in[reply]), out = READ_ONCE(flow->out[reply]);
+
+	return (struct rf_passed){ .epoch = READ_ONCE(flow->epoch[reply]), .interfaces = in << 32 | out };
+}
+
+/* Over all that a packet is let through for: no mixture of two flows, or of two states of one, bears it. */
+static __always_inline __u64 rf_flow_seal(const struct rf_flow_key *key, struct rf_passed there,
+					  struct rf_passed back)
+{
+	__u64 ports = (__u64)key->source_port << 48 | (__u64)key->destination_port << 32 |
+		      (__u64)key->protocol << 16 | (__u64)key->family << 8 | key->flags;
+
+	return key->source.halves[0] * RF_SEAL_1 + key->source.halves[1] * RF_SEAL_2 +
+	       key->destination.halves[0] * RF_SEAL_3 + key->destination.halves[1] * RF_SEAL_4 + ports * RF_SEAL_5 +
+	       there.epoch * RF_SEAL_6 + there.interfaces * RF_SEAL_7 + back.epoch * RF_SEAL_8 +
+	       back.interfaces * RF_SEAL_9;
 }
 
 static __always_inline void rf_flow_count(struct rf_flow *flow, const struct rf_packet *packet)
@@ -44,55 +72,69 @@ static __always_inline void rf_flow_count(struct rf_flow *flow, const struct rf_
 
 static __always_inline bool rf_flow_is_of(const struct rf_flow *flow, const struct rf_flow_key *key)
 {
-	__u64 seal = rf_flow_seal(key);
-
-	return READ_ONCE(flow->tail) == seal && READ_ONCE(flow->seal) == seal;
+	return rf_flow_seal(key, rf_passed(flow, 0), rf_passed(flow, 1)) == READ_ONCE(flow->seal);
 }
 
 /*
- * Remembers that packets of this direction, arriving on this interface, were let through under this epoch. As a new
- * element: the memory of the one that was found may be another flow's by now, which was perhaps not let through.
+ * Remembers that packets of this direction, on their way between these interfaces, were let through under this epoch.
+ * As a new element: the memory of the one that was found may be another flow's by now, which was perhaps not let
+ * through.
  */
-static __noinline void rf_flow_put(const struct rf_flow_key *key, const struct rf_packet *packet,
-				   const struct rf_way *way, __u64 epoch, const struct rf_judgement *judgement)
+static __noinline void rf_flow_put(const struct rf_packet *packet, const struct rf_way *way, __u64 epoch,
+				   const struct rf_judgement *judgement)
 {
-	const struct rf_flow *known = bpf_map_lookup_elem(&flows, key);
+	struct rf_flow_key key = {};
+	const struct rf_flow *known;
 	struct rf_flow flow = {};
 	__u64 now = bpf_ktime_get_ns();
 
-	if (known) {
+	rf_flow_key(packet, way, &key);
+	known = bpf_map_lookup_elem(&flows, &key);
+	if (known)
 		flow = *known;
-		barrier();
-		if (!rf_flow_is_of(known, key))
-			known = NULL;
-	}
-	if (!known) {
+	barrier();
+	if (!known || !rf_flow_is_of(&flow, &key)) {
 		__builtin_memset(&flow, 0, sizeof(flow));
 		flow.first = now;
 	}
-	flow.seal = rf_flow_seal(key);
-	flow.tail = flow.seal;
 	flow.egress_cause = judgement->egress_cause;
 	flow.ingress_cause = judgement->ingress_cause;
 	if (way->reply) {
-		flow.interface[1] = way->in;
+		flow.in[1] = way->in;
+		flow.out[1] = way->out;
 		flow.epoch[1] = epoch;
 	} else {
-		flow.interface[0] = way->in;
+		flow.in[0] = way->in;
+		flow.out[0] = way->out;
 		flow.epoch[0] = epoch;
 	}
+	flow.seal = rf_flow_seal(&key, rf_passed(&flow, 0), rf_passed(&flow, 1));
 	flow.packets += 1;
 	flow.bytes += packet->length;
 	flow.last = now;
-	bpf_map_update_elem(&flows, key, &flow, BPF_ANY);
+	bpf_map_update_elem(&flows, &key, &flow, BPF_ANY);
 }
 
-/* Read before asking whose it is. */
-static __always_inline bool rf_flow_knows(const struct rf_flow *flow, const struct rf_way *way, __u64 epoch)
+static __always_inline bool rf_flow_knows(const struct rf_flow *flow, const struct rf_flow_key *key,
+					  const struct rf_way *way, __u64 epoch)
 {
-	if (way->reply)
-		return READ_ONCE(flow->epoch[1]) == epoch && READ_ONCE(flow->interface[1]) == way->in;
-	return READ_ONCE(flow->epoch[0]) == epoch && READ_ONCE(flow->interface[0]) == way->in;
+	struct rf_passed there = rf_passed(flow, 0), back = rf_passed(flow, 1);
+	__u64 interfaces = (__u64)way->in << 32 | way->out;
+
+	if (way->reply ? back.epoch != epoch || back.interfaces != interfaces :
+			 there.epoch != epoch || there.interfaces != interfaces)
+		return false;
+	return rf_flow_seal(key, there, back) == READ_ONCE(flow->seal);
+}
+
+/*
+ * A packet that ends its connection is the last to be let through unasked; what comes after it is judged. The flow
+ * stays to be listed, without its seal: should the memory be another's by now, that one is judged once more.
+ */
+static __always_inline void rf_flow_end(struct rf_flow *flow)
+{
+	flow->epoch[0] = 0;
+	flow->epoch[1] = 0;
 }
 
 enum { RF_QUIET = 1, RF_NO_FLOWS = 2 };
@@ -116,14 +158,92 @@ static __always_inline bool rf_pays(const struct rf_way *way)
 }
 
 /*
+ * Whether it is right to: the table is also what tells who opened a connection that conntrack came upon in the middle,
+ * and so knows none that has ended, and none of which that was not known.
+ */
+static __always_inline bool rf_is_good_to_know(const struct rf_packet *packet, const struct rf_way *way)
+{
+	if (way->guess == RF_EITHER)
+		return false;
+	return packet->protocol != RF_TCP || !way->connection ||
+	       rf_is_going_on((const struct nf_conn *)way->connection);
+}
+
+static __always_inline bool rf_remembers(const struct rf_flow_key *key)
+{
+	const struct rf_flow *flow = bpf_map_lookup_elem(&flows, key);
+
+	return flow && rf_flow_is_of(flow, key);
+}
+
+static __always_inline bool rf_is_ephemeral(__u16 port, const struct rf_config *settings)
+{
+	return port >= READ_ONCE(settings->ephemeral_first) && port <= READ_ONCE(settings->ephemeral_last);
+}
+
+/*
+ * Who opened a connection that conntrack came upon in the middle: whom the table remembers, under whatever epoch. Else
+ * whom conntrack takes for it, if that is the end with a port that clients are given and the other has one that they
+ * are not. Never the other end for its ports alone: who sends the first packet chooses them, and would need no
+ * permission to. So in all other cases both directions have to allow it. Returns whether it was the other end.
+ */
+static __noinline bool rf_find_opener(const struct rf_packet *packet, struct rf_way *way,
+				      const struct rf_config *settings)
+{
+	__u16 opener = way->reply ? packet->destination_port : packet->source_port;
+	__u16 answerer = way->reply ? packet->source_port : packet->destination_port;
+	struct rf_flow_key key = {};
+	bool as_tracked, turned;
+
+	rf_flow_key(packet, way, &key);
+	as_tracked = rf_remembers(&key);
+	rf_turn_round(&key, packet, way);
+	turned = rf_remembers(&key);
+	if (turned && !as_tracked) {
+		way->reply = !way->reply;
+		return true;
+	}
+	if (turned || (!as_tracked && (!rf_is_ephemeral(opener, settings) || rf_is_ephemeral(answerer, settings))))
+		way->guess = RF_EITHER;
+	return false;
+}
+
+enum rf_lookup { RF_NO_FLOW, RF_FLOW_THERE, RF_FLOW_KNOWS };
+
+/* Whether the table has the flow of a packet, and knows that the packet may pass. Then it is counted. */
+static __noinline int rf_flow_find(const struct rf_packet *packet, const struct rf_way *way, __u64 epoch)
+{
+	struct rf_flow_key key = {};
+	struct rf_flow *flow;
+
+	rf_flow_key(packet, way, &key);
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow)
+		return RF_NO_FLOW;
+	if (!rf_flow_knows(flow, &key, way, epoch))
+		return RF_FLOW_THERE;
+	rf_flow_count(flow, packet);
+	if (packet->tcp_flags & (RF_TCP_FIN | RF_TCP_RST))
+		rf_flow_end(flow);
+	return RF_FLOW_KNOWS;
+}
+
+static __noinline void rf_flow_drop(const struct rf_packet *packet, const struct rf_way *way)
+{
+	struct rf_flow_key key = {};
+
+	rf_flow_key(packet, way, &key);
+	bpf_map_delete_elem(&flows, &key);
+}
+
+/*
  * Returns whether the packet may pass. The epoch is read before anything it stands for. A global function, so that
  * the verifier need not look at it for every way a packet can be parsed.
  */
-__noinline int rf_enforce(const struct rf_packet *packet, const struct rf_way *way, __u32 how,
+__noinline int rf_enforce(const struct rf_packet *packet, struct rf_way *way, __u32 how,
 			  struct rf_judgement *judgement)
 {
-	struct rf_flow_key key = {};
-	struct rf_flow *flow = NULL;
+	int flow = RF_NO_FLOW;
 	struct rf_config *settings;
 	__u32 zero = 0, flags;
 	__u64 epoch;
@@ -140,31 +260,33 @@ __noinline int rf_enforce(const struct rf_packet *packet, const struct rf_way *w
 	if (!settings)
 		return false;
 	epoch = READ_ONCE(settings->epoch);
-	flags = READ_ONCE(settings->flags);
 	may_be_known = rf_may_be_known(packet, way, how);
-	if (may_be_known) {
-		rf_flow_key(packet, way, &key);
-		flow = bpf_map_lookup_elem(&flows, &key);
-		if (flow && rf_flow_knows(flow, way, epoch) && rf_flow_is_of(flow, &key)) {
-			rf_flow_count(flow, packet);
-			judgement->lasting = 2;
-			return true;
-		}
+	if (may_be_known)
+		flow = rf_flow_find(packet, way, epoch);
+	if (flow != RF_FLOW_KNOWS) {
+		rf_look_closer(packet, way);
+		if (way->guess && rf_find_opener(packet, way, settings) && may_be_known)
+			flow = rf_flow_find(packet, way, epoch);
 	}
-	rf_judge_steadily(packet, way, flags, judgement);
-	if (!judgement->accepted && judgement->reason == RF_POLICY && way->open && flags & RF_DRAIN)
+	if (flow == RF_FLOW_KNOWS) {
+		judgement->lasting = 2;
+		return true;
+	}
+	epoch = rf_judge_steadily(packet, way, settings, judgement);
+	flags = READ_ONCE(settings->flags);
+	if (!judgement->accepted && judgement->reason == RF_POLICY && judgement->open && flags & RF_DRAIN)
 		judgement->accepted = true;
 	if (!judgement->accepted) {
 		if (flow && judgement->reason == RF_POLICY)
-			bpf_map_delete_elem(&flows, &key);
+			rf_flow_drop(packet, way);
 		if (!(how & RF_QUIET))
 			rf_tell_denied(packet, way, judgement);
 		return false;
 	}
 	if (!(how & RF_QUIET) && !flow && !way->open && !way->related && judgement->lasting)
 		rf_tell_accepted(packet, way, judgement, flags);
-	if (judgement->lasting && may_be_known && rf_pays(way))
-		rf_flow_put(&key, packet, way, epoch, judgement);
+	if (judgement->lasting && may_be_known && rf_pays(way) && rf_is_good_to_know(packet, way))
+		rf_flow_put(packet, way, epoch, judgement);
 	return true;
 }
 

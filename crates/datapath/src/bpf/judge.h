@@ -3,8 +3,9 @@
  * The judge: a parsed packet and its way in, verdict and reason out. Knows maps, but no hook.
  *
  * User space changes the maps so that at every instant an endpoint refers to rulesets whose entries are all there.
- * A packet that read the endpoint before such a change and the entries after it finds them gone: it asks again
- * (rf_judge_steadily), and is dropped only if that does not help.
+ * A packet may be held up for any time between two reads. Before anything goes that a packet may still look for, the
+ * epoch rises: who finds it risen after judging asks again (rf_judge_steadily), and is dropped only if that does not
+ * help.
  */
 #ifndef RINGFENCE_JUDGE_H
 #define RINGFENCE_JUDGE_H
@@ -18,6 +19,8 @@
 /* Beside the flags of the configuration: the question is about a connection that was open before. */
 #define RF_OPEN (1U << 31)
 
+#define RF_ANY_POD 1 /* fallback class of pods */
+
 struct rf_judgement {
 	__u64 egress_cause;
 	__u64 ingress_cause;
@@ -27,7 +30,8 @@ struct rf_judgement {
 	__u8 egress_ground; /* enum rf_ground */
 	__u8 ingress_ground;
 	__u8 lasting; /* holds for the flow, not only for this packet */
-	__u8 zero[2];
+	__u8 open; /* packets of the connection were let through before, to whoever gets this one */
+	__u8 as_called; /* it was denied to whom its opener called, not to who answers */
 };
 
 struct rf_end {
@@ -227,6 +231,46 @@ static __always_inline bool rf_ask(__u32 key, __u32 flags, __u64 ruleset, const 
 	return true;
 }
 
+/*
+ * Whether the opener has to be allowed to talk to whom it called, too: a node rewrote that, and it is the address of
+ * no Service and no node. Negative: the maps do not say.
+ */
+static __always_inline int rf_is_asked_as_called(const struct rf_way *way, __u32 flags)
+{
+	int found;
+
+	if (!way->rewritten || !(flags & RF_KNOWN_TOLD))
+		return false;
+	found = rf_find_known(&way->called);
+	return found < 0 ? found : !found;
+}
+
+/* The opener's opinion. Returns false if that settles it. */
+static __always_inline bool rf_ask_opener(const struct rf_way *way, __u32 key, __u32 flags,
+					  const struct rf_end *opener, const struct rf_end *answerer,
+					  struct rf_judgement *judgement)
+{
+	int as_called;
+
+	if (!rf_ask(key, flags, opener->policy.egress, &answerer->address, RF_EGRESS, judgement))
+		return false;
+	if (!opener->policy.egress)
+		return true;
+	as_called = rf_is_asked_as_called(way, flags);
+	if (as_called < 0) {
+		judgement->direction = RF_EGRESS;
+		rf_drop(judgement, RF_INCOMPLETE);
+		return false;
+	}
+	if (!as_called)
+		return true;
+	if (rf_ask(rf_port_key(key >> 16, way->called_port), flags, opener->policy.egress, &way->called,
+		   RF_EGRESS, judgement))
+		return true;
+	judgement->as_called = true;
+	return false;
+}
+
 /* Both ends' opinions about a connection as it was opened, perhaps by this node itself. */
 static __always_inline int rf_judge_connection(const struct rf_way *way, __u32 key, bool node, __u32 flags,
 					       const struct rf_end *opener, const struct rf_end *answerer,
@@ -241,7 +285,7 @@ static __always_inline int rf_judge_connection(const struct rf_way *way, __u32 k
 		return 0;
 	}
 	judgement->lasting = (opener->pod || answerer->pod) && !opener->by_interface && !answerer->by_interface;
-	if (opener->pod && !rf_ask(key, flags, opener->policy.egress, &answerer->address, RF_EGRESS, judgement)) {
+	if (opener->pod && !rf_ask_opener(way, key, flags, opener, answerer, judgement)) {
 		judgement->ingress_ground = RF_NOT_ASKED;
 		return 0;
 	}
@@ -256,26 +300,26 @@ static __always_inline int rf_judge_connection(const struct rf_way *way, __u32 k
 
 /*
  * Whether an error is one of those that conntrack relates to a connection: sent to one of its ends, by the other or by
- * a router between them. A pod that is neither has no say about it. If so, `sender` becomes the other end. Negative:
- * the reason to drop it.
+ * a router between them. A pod that is neither, of whichever node, is no router and has no say about it. If so,
+ * `sender` becomes the other end. Negative: the reason to drop it.
  */
-static __always_inline int rf_find_other_end(const struct rf_packet *packet, const struct rf_connection *about,
+static __always_inline int rf_find_other_end(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
 					     struct rf_end *sender)
 {
-	const struct rf_address *other;
+	struct rf_prefix class = {};
 	int found;
 
-	if (rf_same_address(&packet->destination, &about->source))
-		other = &about->destination;
-	else if (rf_same_address(&packet->destination, &about->destination))
-		other = &about->source;
-	else
+	if (way->about == RF_ABOUT_NONE)
 		return 0;
-	if (rf_same_address(&packet->source, other))
+	if (rf_same_address(&packet->source, &way->other))
 		return 1;
 	if (sender->pod)
 		return 0;
-	sender->address = *other;
+	if (rf_classify(&packet->source, flags, &class) < 0)
+		return -RF_INCOMPLETE;
+	if (class.fallback == RF_ANY_POD)
+		return 0;
+	sender->address = way->other;
 	found = rf_find_endpoint(&sender->address, &sender->policy);
 	if (found < 0)
 		return -RF_INCOMPLETE;
@@ -284,14 +328,13 @@ static __always_inline int rf_find_other_end(const struct rf_packet *packet, con
 }
 
 /* An error is judged like the connection it is about. */
-static __always_inline int rf_judge_error(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
-					  const struct rf_end *other, const struct rf_end *receiver,
-					  struct rf_judgement *judgement)
+static __always_inline int rf_judge_error(const struct rf_way *way, __u32 flags, const struct rf_end *other,
+					  const struct rf_end *receiver, struct rf_judgement *judgement)
 {
-	__u32 key = rf_port_key(way->about.protocol, way->about.port);
+	__u32 key = rf_port_key(way->about_protocol, way->about_port);
 
 	/* Only this node's own connections have an end that a packet for this node is sent to, and is no pod. */
-	if (rf_same_address(&packet->destination, &way->about.source))
+	if (way->about == RF_ABOUT_OPENED)
 		rf_judge_connection(way, key, way->local_in, flags, receiver, other, judgement);
 	else
 		rf_judge_connection(way, key, false, flags, other, receiver, judgement);
@@ -301,6 +344,17 @@ static __always_inline int rf_judge_error(const struct rf_packet *packet, const 
 		judgement->ingress_ground = RF_RELATED;
 	}
 	return 0;
+}
+
+/*
+ * Whether copies of a packet may go to others than the receiver: conntrack knows them as one connection, of which
+ * what one of them got says nothing of another. A broadcast address of a network is not told by itself, but by who
+ * gets it without having it.
+ */
+static __always_inline bool rf_is_for_many(const struct rf_packet *packet, const struct rf_end *receiver)
+{
+	return rf_is_group(&packet->destination) ||
+	       (receiver->by_interface && !rf_is_anonymous(&packet->destination));
 }
 
 /* Judges once. */
@@ -313,8 +367,6 @@ __noinline int rf_judge(const struct rf_packet *packet, const struct rf_way *way
 	if (!packet || !way || !judgement)
 		return -1;
 	__builtin_memset(judgement, 0, sizeof(*judgement));
-	if (way->open)
-		flags |= RF_OPEN;
 	found = rf_identify_sender(packet, way, &sender);
 	if (found < 0)
 		return rf_drop(judgement, -found);
@@ -323,6 +375,9 @@ __noinline int rf_judge(const struct rf_packet *packet, const struct rf_way *way
 	if (found < 0)
 		return rf_drop(judgement, -found);
 	receiver.pod = found;
+	judgement->open = way->open && !rf_is_for_many(packet, &receiver);
+	if (judgement->open)
+		flags |= RF_OPEN;
 	if (!way->node && !(way->reply && way->local_in)) { /* nor what answers this node */
 		if (!sender.pod && rf_is_gated(&packet->source, flags))
 			return rf_drop(judgement, RF_NOT_READY);
@@ -343,27 +398,44 @@ __noinline int rf_judge(const struct rf_packet *packet, const struct rf_way *way
 		return 0;
 	}
 	if (way->related && rf_is_error(packet)) {
-		found = rf_find_other_end(packet, &way->about, &sender);
+		found = rf_find_other_end(packet, way, flags, &sender);
 		if (found < 0)
 			return rf_drop(judgement, -found);
 		if (found)
-			return rf_judge_error(packet, way, flags, &sender, &receiver, judgement);
+			return rf_judge_error(way, flags, &sender, &receiver, judgement);
 	}
-	if (way->reply)
-		return rf_judge_connection(way, rf_port_key(packet->protocol, packet->source_port), way->local_in,
-					   flags, &receiver, &sender, judgement);
-	return rf_judge_connection(way, rf_port_key(packet->protocol, packet->destination_port), way->node, flags,
-				   &sender, &receiver, judgement);
+	if (!way->reply || way->guess == RF_EITHER)
+		rf_judge_connection(way, rf_port_key(packet->protocol, packet->destination_port), way->node, flags,
+				    &sender, &receiver, judgement);
+	if (!way->reply && (way->guess != RF_EITHER || !judgement->accepted))
+		return 0;
+	if (way->guess == RF_EITHER && !judgement->accepted)
+		return 0;
+	judgement->accepted = false;
+	return rf_judge_connection(way, rf_port_key(packet->protocol, packet->source_port), way->local_in, flags,
+				   &receiver, &sender, judgement);
 }
 
-static __always_inline void rf_judge_steadily(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
-					      struct rf_judgement *judgement)
+/*
+ * Judges by one policy: anew if something was missing, or if the epoch rose meanwhile, for then what was read first
+ * may be of the policy before and what was read last of the one after. Who cannot be judged in some attempts is
+ * denied. Returns the epoch that the judgement is of.
+ */
+static __always_inline __u64 rf_judge_steadily(const struct rf_packet *packet, const struct rf_way *way,
+					       const struct rf_config *settings, struct rf_judgement *judgement)
 {
 	for (int i = 0; i < RF_JUDGE_ATTEMPTS; i++) {
-		rf_judge(packet, way, flags, judgement);
-		if (judgement->reason != RF_INCOMPLETE)
-			break;
+		__u64 epoch = READ_ONCE(settings->epoch);
+
+		rf_order_reads();
+		rf_judge(packet, way, READ_ONCE(settings->flags), judgement);
+		rf_order_reads();
+		if (READ_ONCE(settings->epoch) == epoch && judgement->reason != RF_INCOMPLETE)
+			return epoch;
 	}
+	judgement->accepted = false;
+	rf_drop(judgement, RF_INCOMPLETE);
+	return 0;
 }
 
 #endif

@@ -70,8 +70,13 @@ enum {
 	CT_RELATED_REPLY = 4,
 };
 #define CT_INFO_MASK 7UL
-/* Bit of nf_conn->status: a packet of the connection has passed all hooks. */
+/* Bits of nf_conn->status: a packet of the connection has passed all hooks; its destination was rewritten. */
 #define CT_CONFIRMED 8UL
+#define CT_DST_NAT 32UL
+
+/* include/uapi/linux/netfilter/nf_conntrack_tcp.h: bit of ip_ct_tcp_state->flags; values of ip_ct_tcp->state */
+#define CT_TCP_BE_LIBERAL 8
+enum { CT_TCP_ESTABLISHED = 3, CT_TCP_FIN_WAIT = 4, CT_TCP_CLOSE_WAIT = 5 };
 
 #define LOOPBACK_IFINDEX 1
 
@@ -116,6 +121,9 @@ struct nf_conntrack_tuple {
 	struct nf_conntrack_man src;
 	struct {
 		union nf_inet_addr u3;
+		union {
+			__be16 all;
+		} u;
 		__u8 protonum;
 	} dst;
 };
@@ -124,9 +132,23 @@ struct nf_conntrack_tuple_hash {
 	struct nf_conntrack_tuple tuple;
 };
 
+struct ip_ct_tcp_state {
+	__u8 flags;
+};
+
+struct ip_ct_tcp {
+	struct ip_ct_tcp_state seen[2];
+	__u8 state;
+};
+
+union nf_conntrack_proto {
+	struct ip_ct_tcp tcp;
+};
+
 struct nf_conn {
 	struct nf_conntrack_tuple_hash tuplehash[2]; /* original direction, reply direction */
 	unsigned long status;
+	union nf_conntrack_proto proto;
 };
 
 enum skb_ext_id {

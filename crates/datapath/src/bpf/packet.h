@@ -6,6 +6,8 @@
 #include "kernel.h"
 #include "abi.h"
 
+enum { RF_TCP_FIN = 1, RF_TCP_SYN = 2, RF_TCP_RST = 4 };
+
 enum { RF_ICMP = 1, RF_TCP = 6, RF_UDP = 17, RF_ICMPV6 = 58, RF_SCTP = 132 };
 
 struct rf_packet {
@@ -20,31 +22,44 @@ struct rf_packet {
 	__u8 unparseable; /* addresses are good, the rest is not */
 	__u16 cursor; /* while parsing: offset of the next header or option */
 	__u8 hops; /* IPv6: how many routers it may still pass */
-	__u8 zero;
+	__u8 tcp_flags;
 };
 
-/* A connection as it was opened, the destination being who answers. */
-struct rf_connection {
-	struct rf_address source;
-	struct rf_address destination;
-	__u16 port; /* of the destination, host order */
-	__u8 protocol;
-	__u8 zero[5];
+/* The connection an ICMP error is about, as it was opened: which end of it the error is sent to. */
+enum rf_about {
+	RF_ABOUT_NONE = 0, /* none, or one that is not the receiver's */
+	RF_ABOUT_OPENED = 1, /* the receiver opened it */
+	RF_ABOUT_ANSWERED = 2, /* the receiver answers it */
 };
 
 /* Where the packet comes from and goes to, and what the kernel's connection tracking says of it. */
 struct rf_way {
-	struct rf_connection about; /* if related: the connection it is about */
+	struct rf_address other; /* with `about`: the other end */
+	struct rf_address called; /* with `rewritten`: whom the opener called, before a node rewrote that */
+	__u64 connection; /* address of what conntrack knows of it; 0: nothing */
 	__u32 in; /* interface it arrived on, the port if that is a bridge; 0: none */
 	__u32 out; /* interface it leaves by; 0: none */
+	__u16 about_port; /* of who answers, host order */
+	__u16 called_port;
+	__u8 about; /* if related: enum rf_about */
+	__u8 about_protocol;
+	__u8 rewritten; /* conntrack rewrote the destination */
 	__u8 node; /* made by this node, not forwarded */
 	__u8 local_in; /* for a socket of this node */
 	__u8 reply; /* travels from who answered to who opened the connection */
 	__u8 open; /* packets of the connection were let through before, by all who have a say */
 	__u8 related; /* conntrack knows the connection it is about */
-	__u8 translated; /* conntrack rewrote the destination */
+	__u8 translated; /* conntrack rewrote the destination, which is the source now */
 	__u8 tracked; /* conntrack knows it */
+	__u8 guess; /* enum rf_guess */
 	__u8 zero;
+};
+
+/* Who opened a TCP connection that conntrack came upon in the middle. */
+enum rf_guess {
+	RF_NO_GUESS = 0, /* conntrack saw it being opened */
+	RF_GUESSED = 1, /* conntrack takes who sent the first packet it saw for the opener */
+	RF_EITHER = 2, /* nobody knows: both directions have to allow it */
 };
 
 static __always_inline void rf_map_ipv4(struct rf_address *to, __be32 from)
@@ -89,6 +104,15 @@ static __always_inline bool rf_is_error(const struct rf_packet *packet)
 	if (packet->protocol == RF_ICMP)
 		return packet->type == 3 || packet->type == 11 || packet->type == 12;
 	return packet->protocol == RF_ICMPV6 && packet->type >= 1 && packet->type <= 4;
+}
+
+/* Multicast, and the broadcast address of every link. Who gets a packet is not told by such a destination. */
+static __always_inline bool rf_is_group(const struct rf_address *address)
+{
+	if (address->halves[0] == 0 && address->words[2] == bpf_htonl(0xffff))
+		return (address->words[3] & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) ||
+		       address->words[3] == 0xffffffff;
+	return address->bytes[0] == 0xff;
 }
 
 /*

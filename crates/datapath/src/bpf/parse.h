@@ -39,15 +39,22 @@ struct rf_ipv6 {
 _Static_assert(sizeof(struct rf_ipv4) == RF_IPV4_HEADER, "IPv4 header");
 _Static_assert(sizeof(struct rf_ipv6) == RF_IPV6_HEADER, "IPv6 header");
 
-/* Ports, or the type and identifier of ICMP. */
+/* Of a TCP header: up to its flags. */
+#define RF_TCP_FLAGS 14
+
+/* Ports and the flags of TCP, or the type and identifier of ICMP. */
 static __always_inline bool rf_parse_transport(const struct bpf_dynptr *bytes, __u32 at, struct rf_packet *packet)
 {
-	__u8 buffer[4];
+	__u8 buffer[RF_TCP_FLAGS];
 	__u8 *start;
 
 	if (!rf_has_ports(packet->protocol) && packet->protocol != RF_ICMP && packet->protocol != RF_ICMPV6)
 		return true;
-	start = bpf_dynptr_slice(bytes, at, buffer, sizeof(buffer));
+	start = packet->protocol == RF_TCP ? bpf_dynptr_slice(bytes, at, buffer, RF_TCP_FLAGS) : NULL;
+	if (start)
+		packet->tcp_flags = start[RF_TCP_FLAGS - 1];
+	else
+		start = bpf_dynptr_slice(bytes, at, buffer, 4);
 	if (!start)
 		return false;
 	if (rf_has_ports(packet->protocol)) {

@@ -74,10 +74,13 @@ int ringfence_trial(struct bpf_nf_ctx *ctx)
 	rf_set_origin(&way);
 	rf_set_state(&way, asked->conntrack);
 	way.open |= asked->open;
-	way.about.source = asked->about_source;
-	way.about.destination = asked->about_destination;
-	way.about.port = asked->about_port;
-	way.about.protocol = asked->about_protocol;
+	rf_set_subject(&way, &packet, &asked->about_source, &asked->about_destination);
+	way.about_port = asked->about_port;
+	way.about_protocol = asked->about_protocol;
+	way.called = asked->called;
+	way.called_port = asked->called_port;
+	way.rewritten = asked->called_port != 0;
+	way.guess = asked->guessed;
 	how = (asked->flags & RF_TRIAL_FLOWS ? 0 : RF_NO_FLOWS) | (asked->flags & RF_TRIAL_TELL ? 0 : RF_QUIET);
 	accepted = rf_enforce(&packet, &way, how, &judgement);
 	asked->accepted = accepted;
@@ -87,6 +90,7 @@ int ringfence_trial(struct bpf_nf_ctx *ctx)
 	asked->ingress_ground = judgement.ingress_ground;
 	asked->egress_cause = judgement.egress_cause;
 	asked->ingress_cause = judgement.ingress_cause;
+	asked->as_called = judgement.as_called;
 	asked->hit = judgement.lasting == 2;
 	return rf_verdict(accepted);
 }

@@ -4,6 +4,7 @@
 #define RINGFENCE_TELL_H
 
 #include "judge.h"
+#include "way.h"
 
 #define RF_REPORT_INTERVAL 1000000000ULL /* ns between reports of like denials */
 
@@ -37,6 +38,20 @@ static __always_inline void rf_count_cause(__u64 cause, bool accepted)
 		__sync_fetch_and_add(&counter->dropped, 1);
 }
 
+/* Whom the opener of the connection wanted: who answers, or whom it called if that is what was denied. */
+static __always_inline void rf_tell_destination(const struct rf_packet *packet, const struct rf_way *way,
+						const struct rf_judgement *judgement, struct rf_address *address,
+						__u16 *port)
+{
+	if (judgement->as_called) {
+		*address = way->called;
+		*port = way->called_port;
+		return;
+	}
+	*address = way->reply ? packet->source : packet->destination;
+	*port = way->reply ? packet->source_port : packet->destination_port;
+}
+
 static __always_inline void rf_report(const struct rf_packet *packet, const struct rf_way *way,
 				      const struct rf_judgement *judgement, __u64 now, __u64 repeated, __u8 flags)
 {
@@ -50,9 +65,8 @@ static __always_inline void rf_report(const struct rf_packet *packet, const stru
 	event->cause = judgement->direction == RF_EGRESS ? judgement->egress_cause : judgement->ingress_cause;
 	event->repeated = repeated;
 	event->source = way->reply ? packet->destination : packet->source;
-	event->destination = way->reply ? packet->source : packet->destination;
+	rf_tell_destination(packet, way, judgement, &event->destination, &event->destination_port);
 	event->source_port = way->reply ? packet->destination_port : packet->source_port;
-	event->destination_port = way->reply ? packet->source_port : packet->destination_port;
 	event->interface = way->in;
 	event->protocol = packet->protocol;
 	event->reason = judgement->reason;
@@ -73,7 +87,7 @@ static __noinline void rf_tell_denied(const struct rf_packet *packet, const stru
 		.protocol = packet->protocol,
 		.reason = judgement->reason,
 	};
-	bool cut = judgement->reason == RF_POLICY && way->open;
+	bool cut = judgement->reason == RF_POLICY && judgement->open;
 	struct rf_denial *denial, first = {};
 	__u64 now = bpf_ktime_get_ns(), repeated = 0;
 

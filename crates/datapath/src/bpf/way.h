@@ -57,16 +57,77 @@ static __always_inline void rf_copy_address(struct rf_address *to, const union n
 	to->words[3] = from->all[3];
 }
 
-/* The connection an error is about: who opened it before source NAT, and who answers after destination NAT. */
-static __always_inline void rf_find_subject(const struct nf_conn *connection, __u8 family, struct rf_connection *about)
+/*
+ * The connection an error is about: who opened it before source NAT, and who answers after destination NAT. One of
+ * them has to get the error.
+ */
+static __always_inline void rf_set_subject(struct rf_way *way, const struct rf_packet *packet,
+					   const struct rf_address *opener, const struct rf_address *answerer)
 {
-	union nf_inet_addr opener = BPF_CORE_READ(connection, tuplehash[0].tuple.src.u3);
-	union nf_inet_addr answerer = BPF_CORE_READ(connection, tuplehash[1].tuple.src.u3);
+	if (rf_same_address(&packet->destination, opener)) {
+		way->about = RF_ABOUT_OPENED;
+		way->other = *answerer;
+	} else if (rf_same_address(&packet->destination, answerer)) {
+		way->about = RF_ABOUT_ANSWERED;
+		way->other = *opener;
+	}
+}
 
-	rf_copy_address(&about->source, &opener, family);
-	rf_copy_address(&about->destination, &answerer, family);
-	about->port = bpf_ntohs(BPF_CORE_READ(connection, tuplehash[1].tuple.src.u.all));
-	about->protocol = BPF_CORE_READ(connection, tuplehash[0].tuple.dst.protonum);
+static __always_inline void rf_find_subject(const struct nf_conn *connection, const struct rf_packet *packet,
+					    struct rf_way *way)
+{
+	union nf_inet_addr source = BPF_CORE_READ(connection, tuplehash[0].tuple.src.u3);
+	union nf_inet_addr destination = BPF_CORE_READ(connection, tuplehash[1].tuple.src.u3);
+	struct rf_address opener, answerer;
+
+	rf_copy_address(&opener, &source, packet->family);
+	rf_copy_address(&answerer, &destination, packet->family);
+	rf_set_subject(way, packet, &opener, &answerer);
+	way->about_port = bpf_ntohs(BPF_CORE_READ(connection, tuplehash[1].tuple.src.u.all));
+	way->about_protocol = BPF_CORE_READ(connection, tuplehash[0].tuple.dst.protonum);
+}
+
+/* Whom the opener called, if a node rewrote that. */
+static __always_inline void rf_find_called(const struct nf_conn *connection, __u8 family, struct rf_way *way)
+{
+	union nf_inet_addr called = BPF_CORE_READ(connection, tuplehash[0].tuple.dst.u3);
+
+	rf_copy_address(&way->called, &called, family);
+	way->called_port = bpf_ntohs(BPF_CORE_READ(connection, tuplehash[0].tuple.dst.u.all));
+	way->rewritten = true;
+}
+
+/* Whether both ends of a TCP connection may still have something to say, for all conntrack knows. */
+static __always_inline bool rf_is_going_on(const struct nf_conn *connection)
+{
+	__u8 state = BPF_CORE_READ(connection, proto.tcp.state);
+
+	return state >= CT_TCP_ESTABLISHED && state <= CT_TCP_CLOSE_WAIT;
+}
+
+/*
+ * Whether conntrack came upon a TCP connection in the middle: then it checks no windows, of neither side
+ * (nf_conntrack_proto_tcp.c, tcp_new).
+ */
+static __always_inline bool rf_is_guessed(const struct nf_conn *connection)
+{
+	return BPF_CORE_READ(connection, proto.tcp.seen[0].flags) & CT_TCP_BE_LIBERAL &&
+	       BPF_CORE_READ(connection, proto.tcp.seen[1].flags) & CT_TCP_BE_LIBERAL;
+}
+
+/* The rest of what conntrack knows: for packets that have to be judged. */
+static __noinline void rf_look_closer(const struct rf_packet *packet, struct rf_way *way)
+{
+	const struct nf_conn *connection = (const struct nf_conn *)way->connection;
+
+	if (!connection)
+		return;
+	if (BPF_CORE_READ(connection, status) & CT_DST_NAT)
+		rf_find_called(connection, packet->family, way);
+	/* What a first packet with SYN opens, conntrack saw being opened. */
+	if (packet->protocol == RF_TCP && !way->related && (way->open || !(packet->tcp_flags & RF_TCP_SYN)) &&
+	    rf_is_guessed(connection))
+		way->guess = RF_GUESSED;
 }
 
 /* The state conntrack gave: the low bits of skb->_nfct. Without any, a packet is judged as the first of its flow. */
@@ -107,11 +168,12 @@ static __noinline void rf_find_way(const struct sk_buff *skb, __u8 hook, const s
 	if (!connection)
 		return;
 	way->tracked = true;
+	way->connection = (__u64)connection;
 	rf_set_state(way, tracked & CT_INFO_MASK);
 	if (!way->open)
 		way->open = (BPF_CORE_READ(connection, status) & CT_CONFIRMED) != 0;
 	if (way->related)
-		rf_find_subject(connection, packet->family, &way->about);
+		rf_find_subject(connection, packet, way);
 	if (rf_same_address(&packet->source, &packet->destination))
 		way->translated = rf_is_translated(connection, &packet->source, packet->family);
 }

@@ -1,5 +1,6 @@
 //! The flow table is a cache: what it knows is what would be judged, and what it has lost is judged again.
 
+use libbpf_rs::MapCore as _;
 use ringfence_datapath::{Circumstances, Conntrack, Drop, Ground};
 use ringfence_engine::CauseId;
 use ringfence_model::Protocol;
@@ -30,10 +31,11 @@ fn each_direction_is_remembered_by_itself_and_by_where_it_came_from() {
     assert!(hit(&web(80).reply(), &REPLY) && hit(&web(80), &OPEN));
     assert!(!hit(&Packet { source_port: 40_001, ..web(80) }, &OPEN), "another connection");
     assert!(!hit(&web(80), &Circumstances { interface: Some(1001), ..OPEN }), "from elsewhere");
+    assert!(!hit(&web(80), &Circumstances { out_interface: Some(1002), ..OPEN }), "to elsewhere");
     assert!(hit(&web(80).reply(), &REPLY));
     let flows = court.datapath.flows().unwrap();
     let flow = flows.iter().find(|flow| flow.source_port == 40_000).unwrap();
-    assert_eq!((flows.len(), flow.packets, flow.ingress), (2, 8, CauseId(90)));
+    assert_eq!((flows.len(), flow.packets, flow.ingress), (2, 9, CauseId(90)));
     court.close();
 }
 
@@ -101,10 +103,11 @@ fn a_value_that_is_not_its_keys_is_not_believed() {
     court.datapath.set_interfaces([("10.0.0.3".parse().unwrap(), interface)]).unwrap();
     let anonymous = Packet::new("fe80::3", "fd00::9", Protocol::TCP, 80);
     let by_interface = Circumstances { interface: Some(10), ..NEW };
-    let (first, last) = (0, |size: usize| size - 1);
-    for (name, size) in [("endpoints", 40), ("peers", 40), ("entries", 24), ("interfaces", 32)] {
+    // Nor one that was put together of two values of one key.
+    let (seal, within, last) = (0, 8, |size: usize| size - 1);
+    for (name, size) in [("endpoints", 32), ("peers", 32), ("entries", 16), ("interfaces", 24)] {
         let (packet, given) = if name == "interfaces" { (&anonymous, by_interface) } else { (&web(80), NEW) };
-        for byte in [first, last(size)] {
+        for byte in [seal, within, last(size)] {
             assert!(court.ask(packet, &given).accepted, "{name}");
             spoil(&court.map(name), byte);
             assert_eq!(court.ask(packet, &given).dropped, Some(Drop::Incomplete), "{name}, byte {byte}");
@@ -112,11 +115,33 @@ fn a_value_that_is_not_its_keys_is_not_believed() {
         }
     }
     assert!(court.ask(&web(80), &OPENING).accepted && court.ask(&web(80), &OPENING).hit);
-    for byte in [first, last(88)] {
+    for byte in [seal, within, last(88)] {
         spoil(&court.map("flows"), byte);
         let said = court.ask(&web(80), &OPENING);
         assert!(said.accepted && !said.hit, "byte {byte}");
         assert!(court.ask(&web(80), &OPENING).hit, "it was written anew");
+    }
+    court.close();
+}
+
+#[test]
+fn what_makes_no_sense_is_written_anew_or_goes() {
+    let plan = Hand::web().peer("10.0.1.5", 9);
+    let Some(mut court) = Court::new(&plan) else { return };
+    let size = |court: &Court, name| court.map(name).keys().count();
+    for wanted in [&plan, &Hand::default()] {
+        for name in ["endpoints", "peers", "entries"] {
+            court.datapath.sync(&plan.plan).unwrap();
+            let elements = size(&court, name);
+            spoil(&court.map(name), 0);
+            assert_eq!(court.ask(&web(80), &NEW).dropped, Some(Drop::Incomplete), "{name}");
+            court.datapath.sync(&wanted.plan).unwrap();
+            assert!(court.ask(&web(80), &NEW).accepted, "{name}");
+            let expected = if wanted.plan.endpoints.is_empty() { 0 } else { elements };
+            assert_eq!(size(&court, name), expected, "{name}");
+            let told = court.datapath.capacity().into_iter().find(|capacity| capacity.map == name).unwrap();
+            assert_eq!(told.used, expected, "{name}");
+        }
     }
     court.close();
 }

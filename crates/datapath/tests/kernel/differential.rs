@@ -141,6 +141,8 @@ impl Case {
             out_interface: Some(1001),
             conntrack: self.conntrack,
             about: None,
+            called: None,
+            guessed: false,
             translated: self.connection.translated,
             local_in: false,
             flows: false,

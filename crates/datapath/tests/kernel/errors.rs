@@ -72,6 +72,25 @@ fn only_errors_of_who_has_a_say_about_the_connection_are() {
     court.close();
 }
 
+/// Of another node, that is: known as a peer that is a pod.
+#[test]
+fn a_pod_elsewhere_is_no_router() {
+    let plan = plan().peer("10.0.2.9", 40).peer("fd00:2::9", 40);
+    let Some(court) = Court::new(&plan) else { return };
+    let v4 = [3, 11, 12].map(|kind| (Protocol::ICMP, kind, "10.0.1.5", "10.0.0.2", ["10.9.9.9", "10.0.2.9"]));
+    let v6 = [1, 2, 3, 4].map(|kind| (Protocol::ICMPV6, kind, "fd00:1::5", "fd00::2", ["fd00:9::9", "fd00:2::9"]));
+    for (protocol, kind, client, server, [router, pod]) in v4.into_iter().chain(v6) {
+        let given = about(client, server, 80);
+        for from in [client, router] {
+            let said = court.ask(&Packet::new(from, server, protocol, kind), &given);
+            assert!(said.accepted && said.ingress == Ground::Related, "{kind} from {from}: {said:?}");
+        }
+        let said = court.ask(&Packet::new(pod, server, protocol, kind), &given);
+        assert!(denied_by(&said, Direction::Ingress, 70), "{kind} from {pod}: {said:?}");
+    }
+    court.close();
+}
+
 #[test]
 fn the_node_tells_and_hears_errors_about_its_own_connections() {
     let Some(court) = Court::new(&plan()) else { return };

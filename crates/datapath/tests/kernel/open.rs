@@ -54,6 +54,37 @@ fn draining_is_about_policy_only() {
     court.close();
 }
 
+/// Copies of one packet share what connection tracking knows: that one of them was let through says nothing of others.
+#[test]
+fn what_is_for_many_is_never_open() {
+    for connections in [Connections::Cut, Connections::Drain] {
+        let plan = Hand::web().endpoint("fd00::2", 7, 0);
+        let Some(mut court) = Court::with(|config| config.connections = connections, &plan) else { return };
+        let interface = ringfence_datapath::Interface { index: 10, bridge: None };
+        court.datapath.set_interfaces([("10.0.0.2".parse().unwrap(), interface)]).unwrap();
+        let to_the_pod = Circumstances { out_interface: Some(10), tell: true, ..NEW };
+        for (from, to) in [
+            ("10.0.1.5", "10.0.0.255"),
+            ("10.0.1.5", "255.255.255.255"),
+            ("10.0.1.5", "239.1.1.1"),
+            ("fd00:1::5", "ff02::1"),
+            ("fd00:1::5", "ff3e::8000:1"),
+        ] {
+            for conntrack in [Conntrack::New, Conntrack::Unanswered, Conntrack::Established] {
+                let packet = Packet::new(from, to, Protocol::UDP, 81);
+                let said = court.ask(&packet, &Circumstances { conntrack, ..to_the_pod });
+                assert_eq!(said.dropped, Some(Drop::Policy { cause: CauseId(70), cut: false }), "{to} {conntrack:?}");
+            }
+        }
+        assert_eq!(court.datapath.drop_counters().unwrap().cut, 0, "nor is it cut");
+        // What has one receiver, known by its interface or not, is.
+        let neighbour = Packet::new("fe80::5", "fe80::2", Protocol::UDP, 81);
+        let said = court.ask(&neighbour, &Circumstances { conntrack: Conntrack::Established, ..to_the_pod });
+        assert_eq!(said.accepted, connections == Connections::Drain, "{said:?}");
+        court.close();
+    }
+}
+
 fn free() -> Hand {
     Hand::default().endpoint(&address(2), 0, 0)
 }

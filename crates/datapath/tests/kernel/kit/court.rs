@@ -15,6 +15,8 @@ pub(crate) const NEW: Circumstances = Circumstances {
     out_interface: None,
     conntrack: Conntrack::New,
     about: None,
+    called: None,
+    guessed: false,
     translated: false,
     local_in: false,
     flows: false,

@@ -5,6 +5,7 @@ pub(crate) mod net;
 pub(crate) mod packet;
 pub(crate) mod plan;
 pub(crate) mod space;
+pub(crate) mod stream;
 pub(crate) mod talk;
 pub(crate) mod wire;
 

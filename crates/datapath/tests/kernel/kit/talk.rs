@@ -317,7 +317,7 @@ pub(crate) fn unreachable(space: &Space, datagrams: &Datagrams, (from, to, port)
 }
 
 /// The internet checksum of an even number of bytes (RFC 1071).
-fn checksum(bytes: &[u8]) -> [u8; 2] {
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; 2] {
     let sum: u32 = bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     let folded = (folded & 0xffff) + (folded >> 16);
