@@ -156,7 +156,9 @@ impl Question<'_> {
     fn is_domain(&self, pattern: &DomainPattern) -> bool {
         let address = self.address.to_canonical();
         self.world.domains.values().filter(|domain| pattern.matches(&domain.name)).any(|domain| {
-            domain.addresses.contains(&address) || (self.connection.established && domain.lingering.contains(&address))
+            let has = domain.addresses.contains(&address)
+                || (self.connection.established && domain.lingering.contains(&address));
+            has && !(pattern.is_wildcard() && domain.inside.contains(&address))
         })
     }
 

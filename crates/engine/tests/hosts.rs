@@ -1,5 +1,6 @@
 //! Many domain names with many addresses: what nothing asks for is not planned, and a change is as big as what changed.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ringfence_engine::generate::Segmented;
@@ -20,7 +21,12 @@ fn address(name: u32, number: u32) -> IpAddr {
 fn domain(number: u32) -> Domain {
     let parent = if number.is_multiple_of(10) { "wanted.example" } else { "other.example" };
     let addresses = (0..ADDRESSES).map(|host| address(number, host)).collect();
-    Domain { name: DomainName::new(&format!("n{number}.{parent}")), addresses, lingering: Vec::new() }
+    Domain {
+        name: DomainName::new(&format!("n{number}.{parent}")),
+        addresses,
+        lingering: Vec::new(),
+        inside: BTreeSet::new(),
+    }
 }
 
 /// Everybody may talk to `*.wanted.example`, and out of the cluster to nobody else.

@@ -88,9 +88,8 @@ fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
 }
 
 /// What policy can see of an address: the pod that owns it, the nodes and the domain names that have it, and the
-/// names that linger at it.
-type Visible<'a> =
-    (Option<(&'a Pod, Option<&'a Namespace>)>, Vec<&'a Labels>, Vec<&'a DomainName>, Vec<&'a DomainName>);
+/// names that linger at it; and those for which it is inside of the cluster.
+type Visible<'a> = (Option<(&'a Pod, Option<&'a Namespace>)>, Vec<&'a Labels>, [Vec<&'a DomainName>; 3]);
 
 fn seen(world: &World, address: IpAddr) -> Visible<'_> {
     let pod = world.owner(address).map(|pod| (pod, world.namespaces.get(&pod.key.namespace)));
@@ -98,9 +97,10 @@ fn seen(world: &World, address: IpAddr) -> Visible<'_> {
     let names = |has: &dyn Fn(&Domain) -> bool| {
         world.domains.values().filter(|domain| has(domain)).map(|domain| &domain.name).collect()
     };
-    let (domains, lingering) =
-        (names(&|domain| domain.addresses.contains(&address)), names(&|domain| domain.lingering.contains(&address)));
-    (pod, nodes.collect(), domains, lingering)
+    let domains = names(&|domain| domain.addresses.contains(&address));
+    let lingering = names(&|domain| domain.lingering.contains(&address));
+    let inside = names(&|domain| domain.inside.contains(&address));
+    (pod, nodes.collect(), [domains, lingering, inside])
 }
 
 /// Addresses worth asking about: those of pods, nodes and domain names, and both ends of every prefix.

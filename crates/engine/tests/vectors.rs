@@ -122,13 +122,17 @@ impl Section {
             }
         }
         for line in &self.names {
-            let (record, over) = line.strip_suffix(" (over)").map_or((&**line, false), |record| (record, true));
+            let (record, inside) = line.strip_suffix(" (inside)").map_or((&**line, false), |record| (record, true));
+            let (record, over) = record.strip_suffix(" (over)").map_or((record, false), |record| (record, true));
             let [name, _, address] = record.split(' ').collect::<Vec<_>>()[..] else { panic!("{line} is no record") };
             let name = DomainName::new(name);
             let known = world.domains.entry(name.clone());
-            let known = known.or_insert(Domain { name, addresses: Vec::new(), lingering: Vec::new() });
+            let none = Domain { name, addresses: Vec::new(), lingering: Vec::new(), inside: BTreeSet::new() };
+            let known = known.or_insert(none);
             let addresses = if over { &mut known.lingering } else { &mut known.addresses };
-            addresses.push(address.parse().expect("an address"));
+            let address = address.parse().expect("an address");
+            addresses.push(address);
+            known.inside.extend(inside.then_some(address));
         }
         said.sort();
         said.dedup();

@@ -1,5 +1,6 @@
 //! Names of the Domain Name System, and the patterns egress rules use for them (`domainNames`).
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
@@ -90,6 +91,9 @@ pub struct Domain {
     /// Addresses whose time is over: the name stands for them in connections that were open before, and in no others
     /// (`policy.networking.k8s.io` NPEP-133). Canonical; none of them is in `addresses`.
     pub lingering: Vec<IpAddr>,
+    /// Those of `addresses` and `lingering` that are inside of the cluster: a rule means them only if it has this very
+    /// name, not if it has a wildcard.
+    pub inside: BTreeSet<IpAddr>,
 }
 
 #[cfg(test)]

@@ -160,7 +160,7 @@ impl Learner {
         let stands = self.names.get(name).into_iter().flat_map(|known| &known.stands);
         let (lingering, addresses): (Vec<_>, Vec<_>) = stands.partition(|(_, stands)| stands.lingers.is_some());
         let only = |pairs: Vec<(&IpAddr, &Stands)>| pairs.into_iter().map(|(address, _)| *address).collect();
-        Domain { name: name.clone(), addresses: only(addresses), lingering: only(lingering) }
+        Domain { name: name.clone(), addresses: only(addresses), lingering: only(lingering), inside: BTreeSet::new() }
     }
 
     fn stands(&self) -> impl Iterator<Item = (&DomainName, IpAddr, Stands)> + Clone {

@@ -23,9 +23,10 @@ pub(super) fn domain(rng: &mut Rng) -> Domain {
     let mut addresses: Vec<_> = addresses.collect();
     addresses.sort_unstable();
     addresses.dedup();
-    let over = *rng.pick(&[0, 30, 100]);
+    let (over, within) = (*rng.pick(&[0, 30, 100]), *rng.pick(&[0, 0, 30]));
+    let inside = addresses.iter().copied().filter(|_| rng.percent(within)).collect();
     let (lingering, addresses) = addresses.into_iter().partition(|_| rng.percent(over));
-    Domain { name: DomainName::new(rng.pick::<&str>(NAMES)), addresses, lingering }
+    Domain { name: DomainName::new(rng.pick::<&str>(NAMES)), addresses, lingering, inside }
 }
 
 /// A rule that means a name.

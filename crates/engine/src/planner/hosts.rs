@@ -3,8 +3,9 @@
 //! An atom in use that means hosts is an atom of each of their addresses, which therefore are entries of their own
 //! among the prefixes ([`super::prefixes`]). Several hosts may have an address; it has the atoms of them all.
 //! Domain names linger at addresses whose time is over: these have the atom only in connections that were open before.
+//! Those of their addresses that are inside of the cluster have only atoms that name them, none of a wildcard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use foldhash::HashMap;
@@ -16,8 +17,18 @@ use super::atoms::AtomKey;
 use super::prefixes::Prefixes;
 use super::strings::{Pairs, Sym, matches};
 
-/// An address of a host; whether only in connections that were open before.
-type Address = (IpAddr, bool);
+/// An address of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Address {
+    ip: IpAddr,
+    /// Only in connections that were open before.
+    lingers: bool,
+    /// Only for atoms that name the host.
+    inside: bool,
+}
+
+/// An atom that means a host; whether it names it, not by a wildcard.
+type Meaning = (u32, bool);
 
 /// The addresses of a node or of a domain name.
 #[derive(Debug, Default)]
@@ -25,7 +36,7 @@ pub(super) struct Host {
     /// Sorted.
     addresses: Box<[Address]>,
     /// The atoms in use that mean it, ascending.
-    atoms: Vec<u32>,
+    atoms: Vec<Meaning>,
 }
 
 /// All nodes and domain names, in scope or not.
@@ -45,26 +56,32 @@ fn backwards(name: &DomainName) -> Backwards {
     name.as_str().chars().rev().collect()
 }
 
-fn include(prefixes: &mut Prefixes, atom: u32, (address, lingers): Address) {
-    if lingers {
-        prefixes.linger(atom, address);
+/// Whether an atom names the hosts it means.
+fn names(key: &AtomKey) -> bool {
+    !matches!(key, AtomKey::Domain(pattern) if pattern.is_wildcard())
+}
+
+fn include(prefixes: &mut Prefixes, atom: u32, at: Address) {
+    if at.lingers {
+        prefixes.linger(atom, at.ip);
     } else {
-        prefixes.include(atom, address);
+        prefixes.include(atom, at.ip);
     }
 }
 
-fn exclude(prefixes: &mut Prefixes, atom: u32, (address, lingers): Address) {
-    if lingers {
-        prefixes.cease(atom, address);
+fn exclude(prefixes: &mut Prefixes, atom: u32, at: Address) {
+    if at.lingers {
+        prefixes.cease(atom, at.ip);
     } else {
-        prefixes.exclude(atom, address);
+        prefixes.exclude(atom, at.ip);
     }
 }
 
 impl Host {
-    fn new(addresses: Vec<IpAddr>, lingering: Vec<IpAddr>, mut atoms: Vec<u32>) -> Self {
-        let lingering = lingering.into_iter().map(|address| (address, true));
-        let mut addresses: Vec<_> = addresses.into_iter().map(|address| (address, false)).chain(lingering).collect();
+    fn new(addresses: &[IpAddr], lingering: &[IpAddr], inside: &BTreeSet<IpAddr>, mut atoms: Vec<Meaning>) -> Self {
+        let address = |lingers| move |ip: &IpAddr| Address { ip: *ip, lingers, inside: inside.contains(ip) };
+        let mut addresses: Vec<_> =
+            addresses.iter().map(address(false)).chain(lingering.iter().map(address(true))).collect();
         addresses.sort_unstable();
         addresses.dedup();
         atoms.sort_unstable();
@@ -73,11 +90,22 @@ impl Host {
 
     /// Atoms of addresses.
     fn pairs(&self) -> impl Iterator<Item = (u32, Address)> + '_ {
-        self.atoms.iter().flat_map(|atom| self.addresses.iter().map(|address| (*atom, *address)))
+        self.atoms.iter().flat_map(|(atom, names)| self.meant(*names).map(|address| (*atom, address)))
+    }
+
+    /// The addresses that an atom has which names the host, or does not.
+    fn meant(&self, names: bool) -> impl Iterator<Item = Address> + '_ {
+        self.addresses.iter().copied().filter(move |address| names || !address.inside)
     }
 
     fn has(&self, (atom, address): (u32, Address)) -> bool {
-        self.atoms.binary_search(&atom).is_ok() && self.addresses.binary_search(&address).is_ok()
+        let Ok(position) = self.position(atom) else { return false };
+        let (_, names) = self.atoms[position];
+        (names || !address.inside) && self.addresses.binary_search(&address).is_ok()
+    }
+
+    fn position(&self, atom: u32) -> Result<usize, usize> {
+        self.atoms.binary_search_by_key(&atom, |(atom, _)| *atom)
     }
 }
 
@@ -125,8 +153,8 @@ impl Planner {
             AtomKey::Nodes(selector) => matches(selector, &labels),
             AtomKey::Pods(_) | AtomKey::Block(_) | AtomKey::Domain(_) | AtomKey::Port(_) => false,
         };
-        let atoms = self.hosts.selectors.iter().copied().filter(means).collect();
-        let after = Host::new(node.addresses.clone(), Vec::new(), atoms);
+        let atoms = self.hosts.selectors.iter().copied().filter(means).map(|atom| (atom, true)).collect();
+        let after = Host::new(&node.addresses, &[], &BTreeSet::new(), atoms);
         let before = self.hosts.nodes.remove(&node.name).map(|(_, host)| host);
         self.move_host(&before.unwrap_or_default(), &after);
         self.hosts.nodes.insert(Name::clone(&node.name), (labels, after));
@@ -140,8 +168,9 @@ impl Planner {
 
     /// A domain name stands for these addresses.
     pub(super) fn apply_domain(&mut self, domain: Domain) {
-        let atoms = domain.name.patterns().filter_map(|pattern| self.atoms.in_use(&AtomKey::Domain(pattern)));
-        let after = Host::new(domain.addresses, domain.lingering, atoms.collect());
+        let atoms = domain.name.patterns().map(AtomKey::Domain);
+        let atoms = atoms.filter_map(|key| Some((self.atoms.in_use(&key)?, names(&key)))).collect();
+        let after = Host::new(&domain.addresses, &domain.lingering, &domain.inside, atoms);
         let key = backwards(&domain.name);
         let before = self.hosts.domains.remove(&key).map(|(_, host)| host);
         self.move_host(&before.unwrap_or_default(), &after);
@@ -158,11 +187,11 @@ impl Planner {
     fn move_host(&mut self, before: &Host, after: &Host) {
         for (atom, address) in after.pairs().filter(|pair| !before.has(*pair)) {
             include(&mut self.prefixes, atom, address);
-            self.dirty.nets.insert(IpNet::from(address.0));
+            self.dirty.nets.insert(IpNet::from(address.ip));
         }
         for (atom, address) in before.pairs().filter(|pair| !after.has(*pair)) {
             exclude(&mut self.prefixes, atom, address);
-            self.dirty.nets.insert(IpNet::from(address.0));
+            self.dirty.nets.insert(IpNet::from(address.ip));
         }
     }
 
@@ -172,11 +201,11 @@ impl Planner {
             self.hosts.selectors.push(atom);
         }
         for host in self.hosts.meant(key) {
-            if let Err(position) = host.atoms.binary_search(&atom) {
-                host.atoms.insert(position, atom);
-                for address in &host.addresses {
-                    include(&mut self.prefixes, atom, *address);
-                    self.dirty.nets.insert(IpNet::from(address.0));
+            if let Err(position) = host.position(atom) {
+                host.atoms.insert(position, (atom, names(key)));
+                for address in host.meant(names(key)) {
+                    include(&mut self.prefixes, atom, address);
+                    self.dirty.nets.insert(IpNet::from(address.ip));
                 }
             }
         }
@@ -186,11 +215,11 @@ impl Planner {
     pub(super) fn leave_hosts(&mut self, atom: u32, key: &AtomKey) {
         self.hosts.selectors.retain(|other| *other != atom);
         for host in self.hosts.meant(key) {
-            if let Ok(position) = host.atoms.binary_search(&atom) {
+            if let Ok(position) = host.position(atom) {
                 host.atoms.remove(position);
-                for address in &host.addresses {
-                    exclude(&mut self.prefixes, atom, *address);
-                    self.dirty.nets.insert(IpNet::from(address.0));
+                for address in host.meant(names(key)) {
+                    exclude(&mut self.prefixes, atom, address);
+                    self.dirty.nets.insert(IpNet::from(address.ip));
                 }
             }
         }
