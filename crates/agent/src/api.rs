@@ -254,8 +254,11 @@ pub struct Flow {
     pub reason: String,
     /// Why, as a sentence.
     pub message: String,
-    /// The policies that decided: the one of the rule, or all that isolate the pod.
+    /// The policies that decided: the one of the rule, or those that isolate the pod, at most 50.
     pub policies: Vec<String>,
+    /// How many policies more isolate the pod.
+    #[serde(default)]
+    pub more_policies: usize,
     /// Position of the rule in the policy's list, from 0.
     pub rule: Option<usize>,
     /// What would allow it.
@@ -264,7 +267,8 @@ pub struct Flow {
     pub repeated: u64,
 }
 
-/// A line of `GET /v1/flows` that says that the reader was too slow.
+/// A line of `GET /v1/flows` that says that flows are left out: the reader was too slow, or there were more of a source
+/// than an agent tells.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlowsLost {
@@ -272,8 +276,18 @@ pub struct FlowsLost {
     pub api_version: String,
     /// `FlowsLost`.
     pub kind: String,
-    /// How many flows are missing here.
+    /// How many packets or flows are missing here.
     pub lost: u64,
+    /// Whose, if of one source alone.
+    #[serde(default)]
+    pub source: Option<Peer>,
+}
+
+impl FlowsLost {
+    /// So many are missing.
+    pub(crate) fn new(lost: u64, source: Option<Peer>) -> Self {
+        Self { api_version: VERSION.into(), kind: "FlowsLost".into(), lost, source }
+    }
 }
 
 /// A line of `GET /v1/flows`.

@@ -109,7 +109,9 @@ impl Enforcer for Kernel {
     }
 
     fn facts(&mut self) -> Facts {
-        let drops = self.datapath.drop_counters().map(|drops| {
+        let drops = self.datapath.drop_counters();
+        let reports_lost = drops.as_ref().map_or(0, |drops| drops.events_lost);
+        let drops = drops.map(|drops| {
             [
                 ("policy", drops.policy),
                 ("policy-cut", drops.cut),
@@ -132,7 +134,7 @@ impl Enforcer for Kernel {
             capacity: map.size as u64,
         };
         let maps = self.datapath.capacity().into_iter().map(use_of).collect();
-        Facts { adopted: self.adopted, maps, features: self.features.clone(), drops }
+        Facts { adopted: self.adopted, maps, features: self.features.clone(), drops, reports_lost }
     }
 
     fn counters(&mut self) -> Result<BTreeMap<CauseId, Count>, EnforceError> {
@@ -166,6 +168,7 @@ fn record(event: &Event) -> Record {
         source: (event.source, event.source_port),
         destination: (event.destination, event.destination_port),
         from_node: event.from_node && !event.reply,
+        interface: event.interface,
         repeated: event.repeated,
         why,
     }
@@ -174,7 +177,7 @@ fn record(event: &Event) -> Record {
 fn program(drop: Drop) -> Why {
     let (reason, message) = match drop {
         Drop::Policy { .. } => ("policy", "a policy said so"),
-        Drop::Spoofed => ("spoofed-source", "the source address is not that of the pod that sent the packet"),
+        Drop::Spoofed => (flows::SPOOFED, "the source address is not that of the pod that sent the packet"),
         Drop::EndpointNotReady => {
             ("endpoint-not-ready", "the address is a local pod's, but no policy is known for it yet")
         }

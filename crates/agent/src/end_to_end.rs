@@ -146,7 +146,7 @@ impl Agent {
         thread::spawn(move || Core::new(setup).run(&messages));
         let flows = Flows::new();
         let (reading, told) = (flows.clone(), core.clone());
-        thread::spawn(move || reading.run(Box::new(Denials), &told));
+        thread::spawn(move || reading.run(Box::new(Denials), &told, &Meters::new()));
         tokio::spawn(crate::watch::pump(api.client(), core.clone(), None));
         let socket = std::env::temp_dir().join(format!("ringfence-{name}-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&socket).unwrap();
@@ -192,6 +192,7 @@ impl Source for Denials {
             source: ("10.244.0.2".parse()?, 1),
             destination: ("10.244.0.77".parse()?, 80),
             from_node: false,
+            interface: 0,
             repeated: 0,
             why: Why::Program { reason: "endpoint-not-ready", message: "no endpoint yet" },
         });

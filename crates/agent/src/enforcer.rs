@@ -52,6 +52,8 @@ pub struct Facts {
     pub features: Vec<Feature>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<String, u64>,
+    /// Reports for which the kernel had no room: the packets are counted all the same.
+    pub reports_lost: u64,
 }
 
 /// How much a cause decided.

@@ -35,6 +35,10 @@ pub(crate) struct Meters {
     pub(crate) answers_late: Counter,
     /// Addresses of names for which there was no room.
     pub(crate) names_refused: Counter,
+    /// Addresses inside of the cluster that names outside stood for.
+    pub(crate) names_withheld: Counter,
+    /// Reports of denied packets that are in the log only as a number.
+    pub(crate) reports_left_out: Counter,
     /// 1 while this agent is the one that writes about policies into the API.
     pub(crate) leader: Gauge,
     /// Conditions and Events it wrote, and writes that failed.
@@ -56,6 +60,8 @@ impl Meters {
             answers_unread: Counter::default(),
             answers_late: Counter::default(),
             names_refused: Counter::default(),
+            names_withheld: Counter::default(),
+            reports_left_out: Counter::default(),
             leader: Gauge::default(),
             conditions: Counter::default(),
             told: Counter::default(),
@@ -79,6 +85,10 @@ impl Meters {
         registry.register("dns_late", help, self.answers_late.clone());
         let help = "Addresses of domain names for which there was no room";
         registry.register("domain_addresses_refused", help, self.names_refused.clone());
+        let help = "Addresses inside of the cluster that names outside stood for, and that no rule opens";
+        registry.register("domain_addresses_withheld", help, self.names_withheld.clone());
+        let help = "Reports of denied packets that the log has only as a number";
+        registry.register("reports_left_out", help, self.reports_left_out.clone());
         let help = "1 on the one agent that writes conditions and Events of policies into the API";
         registry.register("leader", help, self.leader.clone());
         registry.register("status_writes", "Conditions of policies written into the API", self.conditions.clone());
@@ -112,6 +122,7 @@ pub(crate) struct Gauges {
     pub(crate) names: api::Names,
     pub(crate) rules: Vec<(RuleName, Count)>,
     pub(crate) drops: BTreeMap<String, u64>,
+    pub(crate) reports_lost: u64,
     pub(crate) maps: Vec<api::MapUse>,
 }
 
@@ -166,6 +177,8 @@ impl Collector for Gauges {
         gauge(&mut encoder, "map_capacity", "Entries a kernel map can hold", &maps(|map| map.capacity))?;
         let drops: Vec<_> = self.drops.iter().map(|(reason, n)| (vec![("reason", reason.clone())], *n)).collect();
         counter(&mut encoder, "dropped_packets", "Packets dropped", &drops)?;
+        let help = "Reports of packets for which the kernel had no room; the packets are counted all the same";
+        counter(&mut encoder, "reports_lost", help, &[(Vec::new(), self.reports_lost)])?;
         let rules = |value: fn(&Count) -> u64| -> Vec<_> {
             let sample = |(name, count): &(RuleName, Count)| {
                 let RuleName { policy, direction, rule } = name.clone();

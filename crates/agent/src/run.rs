@@ -124,8 +124,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     let planning = thread::Builder::new().name("core".into()).spawn(move || Core::new(setup).run(&messages))?;
     let flows = Flows::new();
-    let (reading, told) = (flows.clone(), core.clone());
-    thread::Builder::new().name("flows".into()).spawn(move || reading.run(source, &told))?;
+    let (reading, told, counts) = (flows.clone(), core.clone(), Arc::clone(&meters));
+    thread::Builder::new().name("flows".into()).spawn(move || reading.run(source, &told, &counts))?;
     let server = Server { core: core.clone(), flows, meters };
     serve(listener, server.clone().socket(), closed.clone());
     let roads = plug_in(&config, &core, &client)?;

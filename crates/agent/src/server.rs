@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use crate::api::{self, Failure};
 use crate::core::{Gone, Handle, Question};
-use crate::flows::Flows;
+use crate::flows::{self, Flows};
 use crate::metrics::{self, Meters};
 
 /// What somebody sent, if it can be read.
@@ -177,14 +177,11 @@ async fn flows(State(server): State<Server>) -> Response {
 }
 
 /// Flows as JSON lines for as long as both sides are there.
-fn lines(flows: broadcast::Receiver<Arc<api::Flow>>) -> impl Stream<Item = Result<Bytes, Infallible>> {
+fn lines(flows: broadcast::Receiver<flows::Line>) -> impl Stream<Item = Result<Bytes, Infallible>> {
     stream::unfold(flows, |mut flows| async move {
         let mut line = match flows.recv().await {
             Ok(flow) => serde_json::to_vec(&*flow),
-            Err(RecvError::Lagged(lost)) => {
-                let (api_version, kind) = (api::VERSION.into(), "FlowsLost".into());
-                serde_json::to_vec(&api::FlowsLost { api_version, kind, lost })
-            }
+            Err(RecvError::Lagged(lost)) => serde_json::to_vec(&api::FlowsLost::new(lost, None)),
             Err(RecvError::Closed) => return None,
         }
         .ok()?;

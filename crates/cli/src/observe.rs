@@ -58,7 +58,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
 
 #[expect(clippy::print_stderr, reason = "talk, not the result")]
 fn tell_gap(gap: &FlowsLost) {
-    eprintln!("warning: {} reports were lost here: more came than could be printed", gap.lost);
+    match &gap.source {
+        Some(source) => eprintln!("warning: and {} more of {source}: it makes more than an agent reports", gap.lost),
+        None => eprintln!("warning: {} reports were lost here: more came than could be printed", gap.lost),
+    }
 }
 
 fn line(flow: &Flow) -> String {

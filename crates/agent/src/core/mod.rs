@@ -121,6 +121,7 @@ impl Handle {
     }
 
     /// Asks from a thread that may block.
+    #[cfg(test)]
     pub(crate) fn ask_blocking<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
         self.tell(Message::Ask(question(reply)))?;

@@ -1,19 +1,25 @@
 //! Names for what the kernel reports: pods and nodes for addresses, policies and rules for causes, and a hint.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ringfence_engine::CauseId;
-use ringfence_model::{Direction, PodKey, Protocol, Reason};
+use ringfence_model::{Direction, PodKey, PolicyId, Protocol, Reason};
 
 use super::state::Core;
 use crate::api;
-use crate::flows::{Named, Outcome, Record, Why};
+use crate::flows::{Named, Outcome, Record, SPOOFED, Why};
+
+/// Policies that a flow names, and that its sentence does: a pod may be isolated by any number.
+const MOST_POLICIES: usize = 50;
+const MOST_IN_SENTENCE: usize = 3;
 
 /// What a record's cause stands for, in words.
 struct Account {
     reason: &'static str,
     message: String,
     policies: Vec<String>,
+    more_policies: usize,
     rule: Option<usize>,
     hint: Option<String>,
 }
@@ -21,7 +27,7 @@ struct Account {
 impl Core {
     /// A record with names.
     pub(super) fn name(&self, record: Record, time: &str) -> Named {
-        let Record { verdict, direction, protocol, source, destination, from_node, repeated, why } = record;
+        let Record { verdict, direction, protocol, source, destination, from_node, repeated, why, .. } = record;
         let (mut source, destination) = (self.peer(protocol, source), self.peer(protocol, destination));
         if from_node {
             source.node = Some(self.setup.node.to_string());
@@ -41,6 +47,7 @@ impl Core {
             reason: account.reason.into(),
             message: account.message,
             policies: account.policies,
+            more_policies: account.more_policies,
             rule: account.rule,
             hint: account.hint.or(allow),
             repeated,
@@ -68,36 +75,63 @@ impl Core {
     }
 
     fn account(&self, why: &Why) -> Account {
+        let bare = |reason, message, hint| Account {
+            reason,
+            message,
+            policies: Vec::new(),
+            more_policies: 0,
+            rule: None,
+            hint,
+        };
         let cause = match why {
             Why::Program { reason, message } => {
-                let hint = program_hint(reason).map(Into::into);
-                return Account { reason, message: (*message).into(), policies: Vec::new(), rule: None, hint };
+                return bare(reason, (*message).into(), program_hint(reason).map(Into::into));
             }
             Why::Cause(id) => match self.held.causes.get(id).or_else(|| self.retired.get(id)) {
                 Some(cause) => cause.clone(),
                 None if *id == CauseId::DEFAULT => Reason::Default,
                 None if !self.ready => {
                     let message = "decided by the policy that an earlier agent left in force".into();
-                    let reason = "earlier-policy";
-                    return Account { reason, message, policies: Vec::new(), rule: None, hint: None };
+                    return bare("earlier-policy", message, None);
                 }
                 None => {
                     let message = format!("decided by cause {:016x}, which is not in force any more", id.0);
-                    return Account { reason: "superseded", message, policies: Vec::new(), rule: None, hint: None };
+                    return bare("superseded", message, None);
                 }
             },
         };
-        let (reason, policies, rule) = match &cause {
-            Reason::Rule(rule) => ("rule", vec![rule.policy.to_string()], Some(rule.index)),
-            Reason::Isolated { policies, .. } => ("isolated", policies.iter().map(ToString::to_string).collect(), None),
-            Reason::Default => ("no-policy", Vec::new(), None),
-            Reason::Undecided => ("undecided", Vec::new(), None),
-            Reason::NotAPod => ("not-a-pod", Vec::new(), None),
-            Reason::OwnAddress => ("own-address", Vec::new(), None),
-            Reason::LocalNode => ("local-node", Vec::new(), None),
-            Reason::NeighbourDiscovery => ("neighbour-discovery", Vec::new(), None),
+        let reason = match &cause {
+            Reason::Rule(rule) => {
+                let (policies, rule) = (vec![rule.policy.to_string()], Some(rule.index));
+                return Account { policies, rule, ..bare("rule", cause.to_string(), None) };
+            }
+            Reason::Isolated { direction, policies } => return isolated(*direction, policies),
+            Reason::Default => "no-policy",
+            Reason::Undecided => "undecided",
+            Reason::NotAPod => "not-a-pod",
+            Reason::OwnAddress => "own-address",
+            Reason::LocalNode => "local-node",
+            Reason::NeighbourDiscovery => "neighbour-discovery",
         };
-        Account { reason, message: cause.to_string(), policies, rule, hint: None }
+        bare(reason, cause.to_string(), None)
+    }
+}
+
+/// No rule of these policies, which isolate the pod, allows it.
+fn isolated(direction: Direction, policies: &[PolicyId]) -> Account {
+    let mut message = format!("default deny {direction}: no rule matched in ");
+    let listed = policies.iter().take(MOST_IN_SENTENCE).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    message += &listed;
+    if let Some(more) = policies.len().checked_sub(MOST_IN_SENTENCE).filter(|more| *more > 0) {
+        let _infallible = write!(message, " and {more} more");
+    }
+    Account {
+        reason: "isolated",
+        message,
+        policies: policies.iter().take(MOST_POLICIES).map(ToString::to_string).collect(),
+        more_policies: policies.len().saturating_sub(MOST_POLICIES),
+        rule: None,
+        hint: None,
     }
 }
 
@@ -133,7 +167,7 @@ fn program_hint(reason: &str) -> Option<&'static str> {
         "endpoint-not-ready" => {
             Some("the address is in this node's pod range but no known pod has it: wait, or delete what uses it")
         }
-        "spoofed-source" => Some("the pod sends from an address that is not its own; check what runs in it"),
+        SPOOFED => Some("the pod sends from an address that is not its own; check what runs in it"),
         "no-capacity" => Some("a kernel map is full; raise its size and restart the agent"),
         _ => None,
     }

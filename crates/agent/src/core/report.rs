@@ -205,6 +205,7 @@ impl Core {
             names: self.names_status(),
             rules,
             drops: facts.drops,
+            reports_lost: facts.reports_lost,
             maps: facts.maps,
         }
     }

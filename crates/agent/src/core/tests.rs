@@ -170,6 +170,7 @@ fn denied(why: Why) -> Record {
         source: ("10.244.1.7".parse().unwrap(), 40000),
         destination: ("10.244.0.2".parse().unwrap(), 80),
         from_node: false,
+        interface: 0,
         repeated: 3,
         why,
     }
