@@ -140,6 +140,9 @@ pub struct Names {
     pub names: usize,
     /// Their addresses.
     pub addresses: usize,
+    /// Addresses inside of the cluster that names outside stand for: no rule opens them.
+    #[serde(default)]
+    pub withheld: usize,
     /// Why nothing is learnt though there are patterns.
     pub error: Option<String>,
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use ringfence_datapath::Interface;
 use ringfence_engine::{CauseId, Delta, Plan};
+use ringfence_model::DomainName;
 use tokio::sync::watch;
 
 use crate::api::MapUse;
@@ -45,6 +46,7 @@ impl FakeKernel {
             scout: None,
             sandboxes: Vec::new(),
             listener: None,
+            cluster_domain: DomainName::new("cluster.local"),
             clerk: watch::channel(0).0,
         }
     }

@@ -343,6 +343,21 @@ impl Index {
         self.owners.get(&address).into_iter().flatten()
     }
 
+    /// The addresses a pod claims.
+    pub(crate) fn addresses(&self, key: &PodKey) -> Vec<IpAddr> {
+        self.pods.get(key).cloned().unwrap_or_default()
+    }
+
+    /// The addresses of a Service.
+    pub(crate) fn service_addresses(&self, key: &(String, String)) -> Vec<IpAddr> {
+        self.troubles.services.of(key)
+    }
+
+    /// Whether an address is a Service's, or in a range that Services' addresses are taken from.
+    pub(crate) fn is_of_services(&self, address: IpAddr) -> bool {
+        self.troubles.services.has(address)
+    }
+
     /// The node that has an address.
     pub(crate) fn node_at(&self, address: IpAddr) -> Option<&Name> {
         self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| name)

@@ -28,6 +28,7 @@ mod fake;
 pub mod flows;
 mod follow;
 mod index;
+mod inside;
 mod interfaces;
 mod ipvs;
 mod metrics;

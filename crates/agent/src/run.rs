@@ -80,6 +80,8 @@ pub struct Config {
     pub dns_service: (String, String),
     /// The namespace the agents run in: the Lease is there by which they elect who writes about policies.
     pub namespace: String,
+    /// The domain that the cluster's own names are below; none: as the resolver of this process has it.
+    pub cluster_domain: Option<String>,
     /// DNS servers to believe besides those behind the Service, such as caches on the nodes.
     pub dns_servers: Vec<SocketAddr>,
 }
@@ -120,6 +122,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         scout: Some(scout),
         sandboxes: cni_cache::sandboxes(Path::new(cni_cache::RESULTS)),
         listener: Some(names.clone()),
+        cluster_domain: dns::own::domain(config.cluster_domain.as_deref()),
         clerk: changed,
     };
     let planning = thread::Builder::new().name("core".into()).spawn(move || Core::new(setup).run(&messages))?;

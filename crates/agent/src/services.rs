@@ -151,6 +151,16 @@ impl Services {
         self.addresses.get(&address)
     }
 
+    /// The addresses of a Service.
+    pub(crate) fn of(&self, key: &Key) -> Vec<IpAddr> {
+        self.known.get(key).cloned().unwrap_or_default()
+    }
+
+    /// Whether an address is a Service's, or in a range that Services' addresses are taken from.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.addresses.contains_key(&address) || self.ranges.iter().any(|range| range.contains(&address))
+    }
+
     /// What there is to say about a policy: the blocks it names that are of Services only.
     pub(crate) fn about(&self, policy: &PolicyId) -> Vec<String> {
         const WHY: &str = "connections to a Service are judged by the pod behind it, so the block matches none of them \

@@ -114,6 +114,10 @@ struct Run {
     /// Service of the cluster's DNS: what the servers behind it answer is believed, for rules with `domainNames`
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = service, default_value = "kube-system/kube-dns")]
     dns_service: (String, String),
+    /// Domain that the cluster's own names are below: rules with `domainNames` open addresses inside of the cluster by
+    /// such names only [default: as the resolver of this process has it, else cluster.local]
+    #[arg(long, value_name = "DOMAIN")]
+    cluster_domain: Option<String>,
     /// Namespace of the agents: the Lease by which they elect who writes about policies is there
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = "kube-system")]
     namespace: String,
@@ -208,6 +212,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         cni_plugins_dir: plugins,
         detach,
         dns_service,
+        cluster_domain,
         namespace,
         dns_servers,
         log_format: _,
@@ -242,6 +247,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         primary,
         detach,
         dns_service,
+        cluster_domain,
         namespace,
         dns_servers,
     })

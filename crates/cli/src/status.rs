@@ -155,8 +155,9 @@ fn names(names: &Names) -> String {
         or_none(Some(names.servers.join(",")).filter(|servers| !servers.is_empty())),
         names.names.to_string(),
         names.addresses.to_string(),
+        names.withheld.to_string(),
     ];
-    table(["DOMAIN PATTERNS", "LEARNING", "DNS SERVERS", "NAMES", "ADDRESSES"], &[row])
+    table(["DOMAIN PATTERNS", "LEARNING", "DNS SERVERS", "NAMES", "ADDRESSES", "WITHHELD"], &[row])
 }
 
 fn endpoints(status: &Status) -> String {

@@ -36,6 +36,7 @@ impl Core {
     }
 
     fn carry_out(&mut self) {
+        self.settle_domains();
         self.dirty = false;
         let started = Instant::now();
         let deltas = self.planner.commit();

@@ -4,6 +4,7 @@
 //! in one step. Nothing waits for a clock, nothing is shared and locked; whoever wants to know something asks.
 
 mod commit;
+mod domains;
 mod names;
 mod naming;
 mod report;
@@ -175,7 +176,7 @@ impl Core {
             Message::Domains { domains, change } => self.domains(domains, change),
             Message::Learning(learning) => self.learning = learning,
             Message::Watched(watch) => drop(self.others.insert(watch.kind.clone(), watch)),
-            Message::Services(news) => self.index.services(news),
+            Message::Services(news) => self.services(news),
             Message::Ask(question) => self.answer(question),
             Message::Stop => return false,
         }

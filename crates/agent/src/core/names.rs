@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use ringfence_model::{Domain, Object, ObjectKey};
 
 use super::state::Core;
 use crate::api;
@@ -18,19 +17,14 @@ pub(super) struct Names {
     demand: Option<Demand>,
 }
 
-impl Core {
-    /// Takes in what names stand for.
-    pub(super) fn domains(&mut self, domains: Vec<Domain>, change: u64) {
-        for domain in domains {
-            if domain.addresses.is_empty() && domain.lingering.is_empty() {
-                self.delete(&ObjectKey::Domain(domain.name));
-            } else {
-                self.put(Object::Domain(domain));
-            }
-        }
-        self.names.taken = change;
+impl Names {
+    /// A change was taken in.
+    pub(super) fn taken(&mut self, change: u64) {
+        self.taken = change;
     }
+}
 
+impl Core {
     /// Tells what is wanted, if that changed, and which changes were carried out: those the kernel refused too, for
     /// nobody's answers wait for a map to have room.
     pub(super) fn tell_listener(&mut self) {
@@ -69,6 +63,7 @@ impl Core {
             servers: self.learning.servers.iter().map(ToString::to_string).collect(),
             names: domains.len(),
             addresses: domains.values().sum(),
+            withheld: self.domains.withheld(),
             error: self.learning.error.clone(),
         }
     }

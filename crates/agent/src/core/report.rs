@@ -121,6 +121,13 @@ impl Core {
         if let Some(error) = &self.learning.error {
             warnings.push(format!("what rules allow by name cannot be learnt, and is denied: {error}"));
         }
+        if self.domains.withheld() > 0 {
+            warnings.push(format!(
+                "no rule opens {} addresses inside of the cluster that names outside stand for: {}, …",
+                self.domains.withheld(),
+                self.domains.examples(3).join(", ")
+            ));
+        }
         for watch in self.others.values() {
             if let Some(error) = &watch.error {
                 warnings.push(format!("the API does not answer for {}: {error}", watch.kind));

@@ -11,10 +11,11 @@ use ringfence_engine::{Cause, CauseId, Plan, Planner, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
-use ringfence_model::{Name, Object, ObjectKey, PolicyId};
+use ringfence_model::{DomainName, Name, Object, ObjectKey, PolicyId};
 use tokio::sync::{oneshot, watch};
 
 use super::commit::Failure;
+use super::domains::Domains;
 use super::names::Names;
 use super::sandboxes::Sandboxes;
 use super::waiting::Waiter;
@@ -44,6 +45,8 @@ pub(crate) struct Setup {
     pub(crate) sandboxes: Vec<(api::WaitRequest, bool)>,
     /// Who learns what names stand for.
     pub(crate) listener: Option<Listener>,
+    /// The domain of the cluster's own names.
+    pub(crate) cluster_domain: DomainName,
     /// Told whenever something else is to be said of a policy, once the kernel holds the whole view.
     pub(crate) clerk: watch::Sender<u64>,
 }
@@ -79,6 +82,8 @@ pub(crate) struct Core {
     /// Those who wait until addresses are closed.
     pub(super) closing: Vec<oneshot::Sender<()>>,
     pub(super) names: Names,
+    /// What names stand for.
+    pub(super) domains: Domains,
     pub(super) learning: Learning,
     /// Watches of kinds that are no objects of policy.
     pub(super) others: BTreeMap<String, api::Watch>,
@@ -119,6 +124,7 @@ impl Core {
             sandboxes,
             closing: Vec::new(),
             names: Names::default(),
+            domains: Domains::new(setup.cluster_domain.clone()),
             learning: Learning::default(),
             others: BTreeMap::new(),
             setup,
@@ -165,9 +171,17 @@ impl Core {
     /// Plans an object, as new or in place of the one before.
     pub(super) fn put(&mut self, mut object: Object) {
         match &mut object {
-            Object::Pod(pod) => self.correct(pod),
+            Object::Pod(pod) => {
+                self.correct(pod);
+                self.doubt_pod(&pod.key, &pod.addresses);
+            }
             Object::Policy(policy) => drop(self.pending.insert(policy.id.clone())),
-            Object::Namespace(_) | Object::Node(_) | Object::Domain(_) => {}
+            Object::Node(node) => {
+                if self.domains.inside.put(node) {
+                    self.doubt_names();
+                }
+            }
+            Object::Namespace(_) | Object::Domain(_) => {}
         }
         let settled = match &object {
             Object::Namespace(namespace) => self.index.homeless_of(&namespace.name),
@@ -194,6 +208,11 @@ impl Core {
 
     pub(super) fn delete(&mut self, key: &ObjectKey) {
         self.vacate(key);
+        match key {
+            ObjectKey::Pod(pod) => self.doubt_pod(pod, &[]),
+            ObjectKey::Node(name) if self.domains.inside.remove(name) => self.doubt_names(),
+            _ => {}
+        }
         self.index.delete(key);
         self.planner.delete(key);
         self.dirty = true;

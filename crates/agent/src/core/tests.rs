@@ -1,5 +1,6 @@
 //! The wiring against a kernel that is a plan in memory.
 
+mod domains;
 mod policies;
 mod sandboxes;
 mod support;

@@ -13,6 +13,7 @@ mod answer;
 mod clock;
 mod journal;
 mod learner;
+pub(crate) mod own;
 mod packet;
 mod reader;
 pub(crate) mod servers;

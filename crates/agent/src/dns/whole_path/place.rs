@@ -237,6 +237,7 @@ fn config(pin_dir: PathBuf) -> Config {
         detach: false,
         dns_service: (String::new(), String::new()),
         namespace: String::new(),
+        cluster_domain: None,
         dns_servers: Vec::new(),
     }
 }
