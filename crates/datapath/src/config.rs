@@ -70,6 +70,8 @@ pub struct Sizes {
     pub causes: u32,
     /// Ranges of this node's pods.
     pub gates: u32,
+    /// Ranges of all nodes' pods.
+    pub pod_ranges: u32,
     /// Addresses of nodes and Services.
     pub known_addresses: u32,
     /// Connections the flow table remembers, about 200 bytes each, taken at once. Others are judged at every packet.
@@ -90,6 +92,7 @@ impl Default for Sizes {
             breakpoints: 1 << 19,
             causes: 1 << 16,
             gates: 64,
+            pod_ranges: 1 << 15,
             known_addresses: 1 << 16,
             flows: 1 << 16,
             denials: 1 << 13,
@@ -109,6 +112,7 @@ impl Sizes {
             "breakpoints" => self.breakpoints,
             "counters" => self.causes,
             "gates" => self.gates,
+            "pod_ranges" => self.pod_ranges,
             "known_addresses" => self.known_addresses,
             "flows" => self.flows,
             "denials" => self.denials,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use libbpf_rs::{MapCore as _, Object};
 use ringfence_engine::{CauseId, Delta, Plan};
 
@@ -223,6 +224,16 @@ impl Datapath {
         let changed = self.known.set_addresses(nodes, services)?;
         self.decide_again(changed)?;
         self.maps.set_flag(flags::KNOWN_TOLD, true)
+    }
+
+    /// Tells the ranges of all nodes' pods (`spec.podCIDRs`). Who has an address in them, and is not known as a node, is a pod
+    /// and no router: errors it sends about others' connections count as ICMP of a pod. Replaces what was told before.
+    ///
+    /// # Errors
+    /// [`ApplyError::NoCapacity`] if they are too many; then those of before stay.
+    pub fn set_pod_ranges(&mut self, ranges: impl IntoIterator<Item = IpNet>) -> Result<(), ApplyError> {
+        let changed = self.known.set_pod_ranges(ranges)?;
+        self.decide_again(changed)
     }
 
     /// Has every open connection judged anew, if something that verdicts go by has changed.

@@ -1,23 +1,31 @@
-//! What is known of addresses beyond policy: which are of nodes and of Services, and where tunnels of nodes end.
+//! What is known of addresses beyond policy: which are of nodes and of Services, which ranges are of pods, and where
+//! tunnels of nodes end.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::abi::{Address, KnownValue, known_flags};
+use ipnet::IpNet;
+
+use crate::abi::{Address, KnownValue, PrefixKey, known_flags};
 use crate::mirror::Mirror;
 use crate::{ApplyError, Error};
 
-/// The maps `known_addresses` and `tunnels`.
+/// The maps `known_addresses`, `tunnels` and `pod_ranges`.
 #[derive(Debug)]
 pub(crate) struct Known {
     addresses: Mirror<Address, KnownValue>,
     tunnels: Mirror<u32, u32>,
+    pod_ranges: Mirror<PrefixKey, u64>,
 }
 
 impl Known {
     pub(crate) fn open(maps: &Path) -> Result<Self, Error> {
-        Ok(Self { addresses: Mirror::open(maps, "known_addresses")?, tunnels: Mirror::open(maps, "tunnels")? })
+        Ok(Self {
+            addresses: Mirror::open(maps, "known_addresses")?,
+            tunnels: Mirror::open(maps, "tunnels")?,
+            pod_ranges: Mirror::open(maps, "pod_ranges")?,
+        })
     }
 
     /// True if anything differs.
@@ -34,6 +42,11 @@ impl Known {
         }
         self.addresses
             .set(flags.into_iter().map(|(address, flags)| (address, KnownValue::new(address, flags))).collect())
+    }
+
+    /// True if anything differs.
+    pub(crate) fn set_pod_ranges(&mut self, ranges: impl IntoIterator<Item = IpNet>) -> Result<bool, ApplyError> {
+        self.pod_ranges.set(ranges.into_iter().map(|range| (range.into(), 1)).collect())
     }
 
     /// True if anything differs.

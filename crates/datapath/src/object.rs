@@ -23,7 +23,7 @@ pub(crate) const DOOR_PROGRAMS: [&str; 2] = ["ringfence_from", "ringfence_to"];
 const TRIAL_MAP: &str = "trial";
 
 /// All maps that are pinned.
-pub(crate) const MAPS: [&str; 16] = [
+pub(crate) const MAPS: [&str; 17] = [
     "endpoints",
     "peers",
     "entries",
@@ -32,6 +32,7 @@ pub(crate) const MAPS: [&str; 16] = [
     "tunnels",
     "prefixes",
     "gates",
+    "pod_ranges",
     "known_addresses",
     "breakpoints",
     "flows",

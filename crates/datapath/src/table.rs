@@ -33,7 +33,7 @@ pub(crate) fn open_map(directory: &Path, name: &str) -> Result<MapHandle, Error>
 
 /// How many elements of a map stay free: before Linux 6.13 a trie that is full refuses to replace one.
 pub(crate) fn spare(name: &str) -> u32 {
-    u32::from(matches!(name, "prefixes" | "gates"))
+    u32::from(matches!(name, "prefixes" | "gates" | "pod_ranges"))
 }
 
 /// A pinned kernel map.

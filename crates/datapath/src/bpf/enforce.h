@@ -264,7 +264,7 @@ __noinline int rf_enforce(const struct rf_packet *packet, struct rf_way *way, __
 	if (may_be_known)
 		flow = rf_flow_find(packet, way, epoch);
 	if (flow != RF_FLOW_KNOWS) {
-		rf_look_closer(packet, way);
+		rf_look_for_guess(packet, way);
 		if (way->guess && rf_find_opener(packet, way, settings) && may_be_known)
 			flow = rf_flow_find(packet, way, epoch);
 	}

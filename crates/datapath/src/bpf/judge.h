@@ -11,7 +11,7 @@
 #define RINGFENCE_JUDGE_H
 
 #include "maps.h"
-#include "packet.h"
+#include "way.h"
 
 #define RF_SEARCH_STEPS 24 /* of a binary search among breakpoints: keys have 24 bits */
 #define RF_JUDGE_ATTEMPTS 4
@@ -56,7 +56,7 @@ struct rf_answer {
 
 static __always_inline void rf_prefix_key(struct rf_prefix_key *key, const struct rf_address *address)
 {
-	bool ipv4 = address->halves[0] == 0 && address->words[2] == bpf_htonl(0xffff);
+	bool ipv4 = rf_is_ipv4(address);
 
 	__builtin_memset(key, 0, sizeof(*key));
 	key->length = ipv4 ? 64 : 160;
@@ -95,6 +95,27 @@ static __always_inline int rf_classify(const struct rf_address *peer, __u32 flag
 	if (range)
 		*class = *range;
 	return 0;
+}
+
+/*
+ * Whether an address that is no endpoint of this node is a pod's all the same: that of a peer that is one, or in the
+ * range of some node's pods, but not that node's own. Negative: the maps do not say.
+ */
+static __noinline int rf_is_pod_elsewhere(const struct rf_address *address, __u32 flags)
+{
+	struct rf_prefix class = {};
+	struct rf_prefix_key key;
+	int known;
+
+	if (rf_classify(address, flags, &class) < 0)
+		return -1;
+	if (class.fallback == RF_ANY_POD)
+		return true;
+	rf_prefix_key(&key, address);
+	if (!bpf_map_lookup_elem(&pod_ranges, &key))
+		return false;
+	known = rf_find_known(address);
+	return known < 0 ? known : !(known & RF_KNOWN_NODE);
 }
 
 /* What a ruleset says about a peer and a port. Returns 0, or -1 if the maps do not say. */
@@ -235,18 +256,22 @@ static __always_inline bool rf_ask(__u32 key, __u32 flags, __u64 ruleset, const 
  * Whether the opener has to be allowed to talk to whom it called, too: a node rewrote that, and it is the address of
  * no Service and no node. Negative: the maps do not say.
  */
-static __always_inline int rf_is_asked_as_called(const struct rf_way *way, __u32 flags)
+static __always_inline int rf_is_asked_as_called(struct rf_way *way, const struct rf_end *opener,
+						 __u32 flags)
 {
 	int found;
 
-	if (!way->rewritten || !(flags & RF_KNOWN_TOLD))
+	if (!(flags & RF_KNOWN_TOLD))
+		return false;
+	rf_find_called(way, rf_is_ipv4(&opener->address));
+	if (!way->rewritten)
 		return false;
 	found = rf_find_known(&way->called);
 	return found < 0 ? found : !found;
 }
 
 /* The opener's opinion. Returns false if that settles it. */
-static __always_inline bool rf_ask_opener(const struct rf_way *way, __u32 key, __u32 flags,
+static __always_inline bool rf_ask_opener(struct rf_way *way, __u32 key, __u32 flags,
 					  const struct rf_end *opener, const struct rf_end *answerer,
 					  struct rf_judgement *judgement)
 {
@@ -256,7 +281,7 @@ static __always_inline bool rf_ask_opener(const struct rf_way *way, __u32 key, _
 		return false;
 	if (!opener->policy.egress)
 		return true;
-	as_called = rf_is_asked_as_called(way, flags);
+	as_called = rf_is_asked_as_called(way, opener, flags);
 	if (as_called < 0) {
 		judgement->direction = RF_EGRESS;
 		rf_drop(judgement, RF_INCOMPLETE);
@@ -272,7 +297,7 @@ static __always_inline bool rf_ask_opener(const struct rf_way *way, __u32 key, _
 }
 
 /* Both ends' opinions about a connection as it was opened, perhaps by this node itself. */
-static __always_inline int rf_judge_connection(const struct rf_way *way, __u32 key, bool node, __u32 flags,
+static __always_inline int rf_judge_connection(struct rf_way *way, __u32 key, bool node, __u32 flags,
 					       const struct rf_end *opener, const struct rf_end *answerer,
 					       struct rf_judgement *judgement)
 {
@@ -306,7 +331,6 @@ static __always_inline int rf_judge_connection(const struct rf_way *way, __u32 k
 static __always_inline int rf_find_other_end(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
 					     struct rf_end *sender)
 {
-	struct rf_prefix class = {};
 	int found;
 
 	if (way->about == RF_ABOUT_NONE)
@@ -315,9 +339,10 @@ static __always_inline int rf_find_other_end(const struct rf_packet *packet, con
 		return 1;
 	if (sender->pod)
 		return 0;
-	if (rf_classify(&packet->source, flags, &class) < 0)
+	found = rf_is_pod_elsewhere(&packet->source, flags);
+	if (found < 0)
 		return -RF_INCOMPLETE;
-	if (class.fallback == RF_ANY_POD)
+	if (found)
 		return 0;
 	sender->address = way->other;
 	found = rf_find_endpoint(&sender->address, &sender->policy);
@@ -328,7 +353,7 @@ static __always_inline int rf_find_other_end(const struct rf_packet *packet, con
 }
 
 /* An error is judged like the connection it is about. */
-static __always_inline int rf_judge_error(const struct rf_way *way, __u32 flags, const struct rf_end *other,
+static __always_inline int rf_judge_error(struct rf_way *way, __u32 flags, const struct rf_end *other,
 					  const struct rf_end *receiver, struct rf_judgement *judgement)
 {
 	__u32 key = rf_port_key(way->about_protocol, way->about_port);
@@ -358,7 +383,7 @@ static __always_inline bool rf_is_for_many(const struct rf_packet *packet, const
 }
 
 /* Judges once. */
-__noinline int rf_judge(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
+__noinline int rf_judge(const struct rf_packet *packet, struct rf_way *way, __u32 flags,
 			struct rf_judgement *judgement)
 {
 	struct rf_end sender = {}, receiver = {};
@@ -421,7 +446,7 @@ __noinline int rf_judge(const struct rf_packet *packet, const struct rf_way *way
  * may be of the policy before and what was read last of the one after. Who cannot be judged in some attempts is
  * denied. Returns the epoch that the judgement is of.
  */
-static __always_inline __u64 rf_judge_steadily(const struct rf_packet *packet, const struct rf_way *way,
+static __always_inline __u64 rf_judge_steadily(const struct rf_packet *packet, struct rf_way *way,
 					       const struct rf_config *settings, struct rf_judgement *judgement)
 {
 	for (int i = 0; i < RF_JUDGE_ATTEMPTS; i++) {

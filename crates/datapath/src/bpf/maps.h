@@ -40,6 +40,7 @@ RF_HASH(doors, __u32, struct rf_door);
 RF_HASH(tunnels, __u32, __u32); /* protocol and port at which tunnels of nodes end, as keys of breakpoints -> 1 */
 RF_TRIE(prefixes, struct rf_prefix);
 RF_TRIE(gates, __u64);
+RF_TRIE(pod_ranges, __u64);
 RF_HASH(known_addresses, struct rf_address, struct rf_known);
 RF_MAP(breakpoints, BPF_MAP_TYPE_ARRAY, 1024, __u32, struct rf_breakpoint);
 RF_MAP(flows, BPF_MAP_TYPE_LRU_HASH, 1024, struct rf_flow_key, struct rf_flow);

@@ -70,6 +70,11 @@ static __always_inline void rf_map_ipv4(struct rf_address *to, __be32 from)
 	to->words[3] = from;
 }
 
+static __always_inline bool rf_is_ipv4(const struct rf_address *address)
+{
+	return address->halves[0] == 0 && address->words[2] == bpf_htonl(0xffff);
+}
+
 static __always_inline bool rf_same_address(const struct rf_address *a, const struct rf_address *b)
 {
 	return a->halves[0] == b->halves[0] && a->halves[1] == b->halves[1];
@@ -109,7 +114,7 @@ static __always_inline bool rf_is_error(const struct rf_packet *packet)
 /* Multicast, and the broadcast address of every link. Who gets a packet is not told by such a destination. */
 static __always_inline bool rf_is_group(const struct rf_address *address)
 {
-	if (address->halves[0] == 0 && address->words[2] == bpf_htonl(0xffff))
+	if (rf_is_ipv4(address))
 		return (address->words[3] & bpf_htonl(0xf0000000)) == bpf_htonl(0xe0000000) ||
 		       address->words[3] == 0xffffffff;
 	return address->bytes[0] == 0xff;

@@ -87,12 +87,16 @@ static __always_inline void rf_find_subject(const struct nf_conn *connection, co
 	way->about_protocol = BPF_CORE_READ(connection, tuplehash[0].tuple.dst.protonum);
 }
 
-/* Whom the opener called, if a node rewrote that. */
-static __always_inline void rf_find_called(const struct nf_conn *connection, __u8 family, struct rf_way *way)
+/* Whom the opener called, if a node rewrote that. Asked only for those who have rules about it. */
+static __noinline void rf_find_called(struct rf_way *way, bool ipv4)
 {
-	union nf_inet_addr called = BPF_CORE_READ(connection, tuplehash[0].tuple.dst.u3);
+	const struct nf_conn *connection = (const struct nf_conn *)way->connection;
+	union nf_inet_addr called;
 
-	rf_copy_address(&way->called, &called, family);
+	if (!connection || !(BPF_CORE_READ(connection, status) & CT_DST_NAT))
+		return;
+	called = BPF_CORE_READ(connection, tuplehash[0].tuple.dst.u3);
+	rf_copy_address(&way->called, &called, ipv4 ? 4 : 6);
 	way->called_port = bpf_ntohs(BPF_CORE_READ(connection, tuplehash[0].tuple.dst.u.all));
 	way->rewritten = true;
 }
@@ -115,18 +119,15 @@ static __always_inline bool rf_is_guessed(const struct nf_conn *connection)
 	       BPF_CORE_READ(connection, proto.tcp.seen[1].flags) & CT_TCP_BE_LIBERAL;
 }
 
-/* The rest of what conntrack knows: for packets that have to be judged. */
-static __noinline void rf_look_closer(const struct rf_packet *packet, struct rf_way *way)
+/*
+ * Whether conntrack came upon the connection of a packet in the middle. What a first packet with SYN opens, it saw
+ * being opened.
+ */
+static __always_inline void rf_look_for_guess(const struct rf_packet *packet, struct rf_way *way)
 {
-	const struct nf_conn *connection = (const struct nf_conn *)way->connection;
-
-	if (!connection)
-		return;
-	if (BPF_CORE_READ(connection, status) & CT_DST_NAT)
-		rf_find_called(connection, packet->family, way);
-	/* What a first packet with SYN opens, conntrack saw being opened. */
-	if (packet->protocol == RF_TCP && !way->related && (way->open || !(packet->tcp_flags & RF_TCP_SYN)) &&
-	    rf_is_guessed(connection))
+	if (packet->protocol == RF_TCP && way->connection && !way->related &&
+	    (way->open || !(packet->tcp_flags & RF_TCP_SYN)) &&
+	    rf_is_guessed((const struct nf_conn *)way->connection))
 		way->guess = RF_GUESSED;
 }
 

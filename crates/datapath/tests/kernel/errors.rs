@@ -5,8 +5,10 @@ use ringfence_engine::CauseId;
 use ringfence_model::{Direction, Protocol};
 
 use crate::kit::court::{Court, NEW};
+use crate::kit::net::{Joint, Net, WORLD, address};
 use crate::kit::packet::Packet;
 use crate::kit::plan::{Hand, ip};
+use crate::kit::talk::{Datagrams, Sink, unreachable};
 
 const UNREACHABLE: u16 = 3;
 const REDIRECT: u16 = 5;
@@ -72,23 +74,54 @@ fn only_errors_of_who_has_a_say_about_the_connection_are() {
     court.close();
 }
 
-/// Of another node, that is: known as a peer that is a pod.
+/// Of another node, that is: known as a peer that is a pod, or by the range it is in.
 #[test]
 fn a_pod_elsewhere_is_no_router() {
     let plan = plan().peer("10.0.2.9", 40).peer("fd00:2::9", 40);
-    let Some(court) = Court::new(&plan) else { return };
-    let v4 = [3, 11, 12].map(|kind| (Protocol::ICMP, kind, "10.0.1.5", "10.0.0.2", ["10.9.9.9", "10.0.2.9"]));
-    let v6 = [1, 2, 3, 4].map(|kind| (Protocol::ICMPV6, kind, "fd00:1::5", "fd00::2", ["fd00:9::9", "fd00:2::9"]));
-    for (protocol, kind, client, server, [router, pod]) in v4.into_iter().chain(v6) {
+    let Some(mut court) = Court::new(&plan) else { return };
+    court.datapath.set_pod_ranges(["10.0.3.0/24", "fd00:3::/64"].map(|range| range.parse().unwrap())).unwrap();
+    court.datapath.set_known_addresses([ip("10.0.3.1"), ip("fd00:3::1")], []).unwrap();
+    let v4 = [3, 11, 12].map(|kind| (Protocol::ICMP, kind, "10.0.1.5", "10.0.0.2"));
+    let v6 = [1, 2, 3, 4].map(|kind| (Protocol::ICMPV6, kind, "fd00:1::5", "fd00::2"));
+    for (protocol, kind, client, server) in v4.into_iter().chain(v6) {
         let given = about(client, server, 80);
-        for from in [client, router] {
+        let is_v4 = protocol == Protocol::ICMP;
+        let routers = if is_v4 { [client, "10.9.9.9", "10.0.3.1"] } else { [client, "fd00:9::9", "fd00:3::1"] };
+        for from in routers {
             let said = court.ask(&Packet::new(from, server, protocol, kind), &given);
             assert!(said.accepted && said.ingress == Ground::Related, "{kind} from {from}: {said:?}");
         }
-        let said = court.ask(&Packet::new(pod, server, protocol, kind), &given);
-        assert!(denied_by(&said, Direction::Ingress, 70), "{kind} from {pod}: {said:?}");
+        for pod in if is_v4 { ["10.0.2.9", "10.0.3.9"] } else { ["fd00:2::9", "fd00:3::9"] } {
+            let said = court.ask(&Packet::new(pod, server, protocol, kind), &given);
+            assert!(denied_by(&said, Direction::Ingress, 70), "{kind} from {pod}: {said:?}");
+        }
     }
     court.close();
+}
+
+/// With packets: the socket of a pod that lets nobody in hears what a router says, and nothing of a pod elsewhere.
+#[test]
+fn a_pod_elsewhere_ends_nobodys_connection() {
+    const THIRD: &str = "192.168.50.9";
+    if !crate::kit::can_run() {
+        return;
+    }
+    let net = Net::new(Joint::Routes, 1);
+    net.world.run(&format!("ip addr add {THIRD}/32 dev eth0"));
+    let mut datapath = net.open();
+    datapath.sync(&Hand::default().endpoint(&address(2), 7, 0).isolated(7, 70).plan).unwrap();
+    let sink = Sink::new(&net.world, WORLD, 514);
+    let talk = Datagrams::new(&net.pods[0], &address(2), WORLD, 514);
+    talk.are_dead_at_once();
+    assert!(sink.receives());
+    let error = || unreachable(&net.world, THIRD, &talk, (&address(2), WORLD, 514));
+    error();
+    assert!(talk.are_refused(), "a router's");
+    datapath.set_pod_ranges([format!("{THIRD}/32").parse().unwrap()]).unwrap();
+    error();
+    assert!(!talk.are_refused(), "a pod's");
+    assert_eq!(datapath.drop_counters().unwrap().policy, 1);
+    net.detach(datapath);
 }
 
 #[test]

@@ -138,7 +138,7 @@ fn no_error_about_a_connection_that_was_cut_comes_through() {
     let log = Datagrams::new(&net.pods[0], &address(2), WORLD, 514);
     log.are_dead_at_once();
     assert!(sink.receives());
-    let error = || unreachable(&net.world, &log, (&address(2), WORLD, 514));
+    let error = || unreachable(&net.world, WORLD, &log, (&address(2), WORLD, 514));
     error();
     assert!(log.are_refused(), "the error came");
     datapath.sync(&silenced().plan).unwrap();

@@ -107,6 +107,7 @@ pub(crate) fn small() -> Sizes {
         breakpoints: 1 << 14,
         causes: 4096,
         gates: 16,
+        pod_ranges: 16,
         known_addresses: 64,
         flows: 4096,
         denials: 512,

@@ -9,7 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, bind, sendto, setsockopt, socket, sockopt,
 };
 
 use super::space::Space;
@@ -29,13 +29,15 @@ fn socket_address(address: &str, port: u16) -> SocketAddr {
 
 /// Sends an ICMP echo request.
 pub(crate) fn ping(space: &Space, to: &str) {
-    send_icmp(space, to, &[8, 0, 0xf7, 0xfd, 0, 1, 0, 1]);
+    send_icmp(space, "0.0.0.0", to, &[8, 0, 0xf7, 0xfd, 0, 1, 0, 1]);
 }
 
-fn send_icmp(space: &Space, to: &str, message: &[u8]) {
-    let address = SockaddrIn::from(std::net::SocketAddrV4::new(to.parse().unwrap(), 0));
+fn send_icmp(space: &Space, from: &str, to: &str, message: &[u8]) {
+    let [own, address] =
+        [from, to].map(|address| SockaddrIn::from(std::net::SocketAddrV4::new(address.parse().unwrap(), 0)));
     space.enter(|| {
         let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Icmp).unwrap();
+        bind(raw.as_raw_fd(), &own).unwrap();
         sendto(raw.as_raw_fd(), message, &address, MsgFlags::empty()).unwrap();
     });
 }
@@ -297,8 +299,8 @@ impl Datagrams {
     }
 }
 
-/// Tells a sender of datagrams, by an ICMP error made by hand, that nobody listens.
-pub(crate) fn unreachable(space: &Space, datagrams: &Datagrams, (from, to, port): (&str, &str, u16)) {
+/// Tells a sender of datagrams, by an ICMP error made by hand, that nobody listens. From an address of the space.
+pub(crate) fn unreachable(space: &Space, own: &str, datagrams: &Datagrams, (from, to, port): (&str, &str, u16)) {
     let source_port = datagrams.0.local_addr().unwrap().port();
     let mut about = vec![0x45, 0, 0, 38, 0, 1, 0, 0, 64, 17, 0, 0];
     for address in [from, to] {
@@ -313,7 +315,7 @@ pub(crate) fn unreachable(space: &Space, datagrams: &Datagrams, (from, to, port)
     error.extend(about);
     let checksum = self::checksum(&error);
     error[2..4].copy_from_slice(&checksum);
-    send_icmp(space, from, &error);
+    send_icmp(space, own, from, &error);
 }
 
 /// The internet checksum of an even number of bytes (RFC 1071).
