@@ -41,6 +41,23 @@ pub struct Status {
     pub endpoints: Vec<Endpoint>,
     /// What could not be understood, or is in doubt, per object.
     pub diagnostics: Vec<ObjectDiagnostic>,
+    /// What others on the node undid since the agent started, and it put right, by name.
+    #[serde(default)]
+    pub repairs: Vec<Repair>,
+}
+
+/// Something that is looked after, and was found undone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Repair {
+    /// What it is called: `pins`, …
+    pub what: String,
+    /// How often it was put right.
+    pub count: u64,
+    /// When it was put right last, RFC 3339.
+    pub last: String,
+    /// What was found then.
+    pub found: String,
 }
 
 /// One watched kind.

@@ -31,6 +31,7 @@ mod index;
 mod inside;
 mod interfaces;
 mod ipvs;
+mod mended;
 mod metrics;
 mod primary;
 mod problem;
@@ -39,6 +40,7 @@ mod run;
 mod scratch;
 mod server;
 mod services;
+mod tables;
 mod ties;
 mod watch;
 

@@ -13,6 +13,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::api;
 use crate::enforcer::Count;
+use crate::mended::Mended;
 
 /// What the planning thread counts as it goes.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub(crate) struct Meters {
     pub(crate) conditions: Counter,
     pub(crate) told: Counter,
     pub(crate) unwritten: Counter,
+    /// What others undid.
+    pub(crate) mended: Mended,
 }
 
 impl Meters {
@@ -66,6 +69,7 @@ impl Meters {
             conditions: Counter::default(),
             told: Counter::default(),
             unwritten: Counter::default(),
+            mended: Mended::default(),
         }
     }
 
@@ -124,6 +128,8 @@ pub(crate) struct Gauges {
     pub(crate) drops: BTreeMap<String, u64>,
     pub(crate) reports_lost: u64,
     pub(crate) maps: Vec<api::MapUse>,
+    pub(crate) repairs: Vec<api::Repair>,
+    pub(crate) broken: usize,
 }
 
 /// A rule, or the default deny of policies.
@@ -161,6 +167,7 @@ impl Collector for Gauges {
             ("dns_servers", "DNS servers that are believed", self.names.servers.len()),
             ("domain_names", "Domain names that are known", self.names.names),
             ("domain_addresses", "Addresses of domain names that are known", self.names.addresses),
+            ("broken", "Things on the node that are not as they should be, and were not put right yet", self.broken),
             ("diagnostics", "Things in objects that were not understood or are in doubt", self.diagnostics),
         ];
         for (name, help, value) in plain {
@@ -179,6 +186,9 @@ impl Collector for Gauges {
         counter(&mut encoder, "dropped_packets", "Packets dropped", &drops)?;
         let help = "Reports of packets for which the kernel had no room; the packets are counted all the same";
         counter(&mut encoder, "reports_lost", help, &[(Vec::new(), self.reports_lost)])?;
+        let repairs: Vec<_> =
+            self.repairs.iter().map(|repair| (vec![("what", repair.what.clone())], repair.count)).collect();
+        counter(&mut encoder, "repairs", "Things on the node that others undid and the agent put right", &repairs)?;
         let rules = |value: fn(&Count) -> u64| -> Vec<_> {
             let sample = |(name, count): &(RuleName, Count)| {
                 let RuleName { policy, direction, rule } = name.clone();

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail};
 use axum::Router;
 use ringfence_model::Name;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,7 @@ use crate::metrics::Meters;
 use crate::primary::{self, Nudge, Primary};
 use crate::server::Server;
 use crate::services;
+use crate::tables;
 use crate::watch as events;
 
 /// What happens to an open connection that a change of policy denies.
@@ -98,6 +99,8 @@ impl std::fmt::Display for Connections {
 /// Runs the agent until SIGTERM or SIGINT. Enforcement stands from before the first answer of the API until long after
 /// the end, unless asked otherwise.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    // As the first process of a container this one is ended only by signals it asked for.
+    let mut signals = Signals::new()?;
     let listener = listen(&config.socket)?;
     let client = cluster::client(cluster::config(config.kubeconfig.as_deref()).await?)?;
     let (enforcer, source) = datapath::open(&config)?;
@@ -105,8 +108,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (core, messages) = Handle::channel();
     let scout = interfaces::start(core.clone()).context("cannot start a thread")?;
     let meters = Arc::new(Meters::new());
-    let names =
-        dns::start(core.clone(), &journal(&config.socket), Arc::clone(&meters)).context("cannot start a thread")?;
+    let (tables, keeping) = tables::start(Arc::clone(&meters)).context("cannot start a thread")?;
+    let journal = journal(&config.socket);
+    let (names, learning) =
+        dns::start(core.clone(), &journal, Arc::clone(&meters), tables.clone()).context("cannot start a thread")?;
     let (changed, changes) = watch::channel(0);
     let clerk = Clerk {
         election: Election::new(client.clone(), &config.namespace, identity(&config.node), Terms::default()),
@@ -132,6 +137,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let server = Server { core: core.clone(), flows, meters };
     serve(listener, server.clone().socket(), closed.clone());
     let roads = plug_in(&config, &core, &client)?;
+    if let Some(roads) = &roads {
+        tables.tell_roads(roads.clone());
+    }
     if let Some(address) = config.metrics {
         let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
         serve(listener, server.public(), stop.clone());
@@ -139,14 +147,19 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let clerk = tokio::spawn(clerk.run(stop.clone()));
     tracing::info!(node = config.node, socket = %config.socket.display(), "started");
     let result = tokio::select! {
-        told = told_to_stop() => told,
-        ended = follow(client, &config, core.clone(), names, roads) => ended.context("the watch of the cluster ended"),
+        () = signals.stop() => Ok(()),
+        ended = follow(client, &config, core.clone(), names.clone(), roads) => ended.context("the watch of the cluster ended"),
     };
     stop.cancel();
     // The change the thread is carrying out, if any, is finished first.
     let _ = core.tell(Message::Stop);
     let died = planning.join().is_err();
     let _ = tokio::time::timeout(GIVING_BACK, clerk).await;
+    // Answers that are held go on, and nobody makes tables anew that are to be taken away.
+    names.tell(dns::Tell::Stop);
+    let _ = learning.join();
+    tables.stop();
+    let _ = keeping.join();
     // As long as it answers nobody cleans up behind it.
     closed.cancel();
     let _ = fs::remove_file(&config.socket);
@@ -203,14 +216,25 @@ fn identity(node: &str) -> String {
     format!("{node}_{:016x}", RandomState::new().hash_one(0))
 }
 
-async fn told_to_stop() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From now on they do nothing but that [`Self::stop`] comes back.
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    /// Waits until one comes, or came.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// Takes enforcement down: everything pinned in a directory. For when no agent is to come back.

@@ -135,6 +135,13 @@ fn wide(status: &Status) -> Vec<String> {
             status.diagnostics.iter().map(|remark| [remark.object.clone(), remark.message.clone()]).collect();
         sections.push(table(["OBJECT", "REMARK"], &rows));
     }
+    if !status.repairs.is_empty() {
+        let row = |repair: &ringfence_agent::api::Repair| {
+            [repair.what.clone(), repair.count.to_string(), repair.last.clone(), repair.found.clone()]
+        };
+        let rows: Vec<_> = status.repairs.iter().map(row).collect();
+        sections.push(table(["MENDED", "TIMES", "LAST", "FOUND"], &rows));
+    }
     let bridge = enforcement.bridge.map(|bridge| yes(bridge.ipv4 && bridge.ipv6));
     let rows = [
         ["adopted from an earlier agent".to_owned(), yes(enforcement.adopted)],

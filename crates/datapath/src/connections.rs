@@ -1,6 +1,7 @@
 //! Which connections connection tracking holds open (`include/uapi/linux/netfilter/nfnetlink_conntrack.h`).
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::Error;
@@ -15,6 +16,14 @@ const PROTOCOL_STATE: u16 = 4;
 /// `CTA_TUPLE_IP`; `CTA_IP_V4_SRC`, `CTA_IP_V6_SRC`.
 const ADDRESSES: u16 = 1;
 const SOURCES: [u16; 2] = [1, 3];
+/// `CTA_FILTER` with `CTA_FILTER_REPLY_FLAGS`, of which one (`CTA_FILTER_F_CTA_IP_SRC`) means the source address: the
+/// kernel then lists only connections that have the one in the message. Kernels before 5.8 list all.
+const FILTER: u16 = 25;
+const REPLY_FLAGS: u16 = 2;
+const BY_SOURCE: u32 = 1;
+/// Addresses for which the kernel is asked one by one. It walks the whole table for each, but need not write down what is
+/// in it, which is most of the work.
+const ASKED_ONE_BY_ONE: usize = 16;
 /// `CTA_PROTOINFO_TCP`, `CTA_PROTOINFO_TCP_STATE`, and from which state on a connection is over
 /// (`TCP_CONNTRACK_LAST_ACK`).
 const TCP: u16 = 1;
@@ -31,21 +40,42 @@ pub fn open_connections(
     sources: &BTreeSet<IpAddr>,
     destinations: &BTreeSet<IpAddr>,
 ) -> Result<BTreeSet<IpAddr>, Error> {
-    let failed = |error| Error::Netlink { what: "list open connections", error };
+    list(sources, destinations).map_err(|error| Error::Netlink { what: "list open connections", error })
+}
+
+fn list(sources: &BTreeSet<IpAddr>, destinations: &BTreeSet<IpAddr>) -> io::Result<BTreeSet<IpAddr>> {
+    let connection = Connection::open()?;
     let mut open = BTreeSet::new();
-    let header = Header { kind: GET, flags: DUMP, family: 0, resource: 0 };
-    let dump = message(header, &Attributes::default());
-    Connection::open()
-        .and_then(|connection| {
-            connection.request(&dump, |_, attributes| {
-                let Some((source, destination)) = ends(attributes) else { return };
-                if !is_over(attributes) && sources.contains(&source) && destinations.contains(&destination) {
-                    open.insert(destination);
-                }
-            })
-        })
-        .map_err(failed)?;
+    let mut note = |_kind: u16, attributes: &[u8]| {
+        let Some((source, destination)) = ends(attributes) else { return };
+        if !is_over(attributes) && sources.contains(&source) && destinations.contains(&destination) {
+            open.insert(destination);
+        }
+    };
+    if destinations.len() <= ASKED_ONE_BY_ONE {
+        for destination in destinations {
+            connection.request(&answered_by(*destination), &mut note)?;
+        }
+    } else {
+        connection.request(&dump(0, &Attributes::default()), &mut note)?;
+    }
     Ok(open)
+}
+
+/// Asks for the connections that an address answers.
+fn answered_by(address: IpAddr) -> Vec<u8> {
+    let (family, octets) = match address {
+        IpAddr::V4(four) => (nix::libc::AF_INET, four.octets().to_vec()),
+        IpAddr::V6(six) => (nix::libc::AF_INET6, six.octets().to_vec()),
+    };
+    let source = Attributes::default().put(SOURCES[usize::from(address.is_ipv6())], &octets);
+    let by = Attributes::default().put(REPLY_FLAGS, &BY_SOURCE.to_ne_bytes());
+    let tuple = Attributes::default().nest(ADDRESSES, &source);
+    dump(u8::try_from(family).unwrap_or_default(), &Attributes::default().nest(REPLY, &tuple).nest(FILTER, &by))
+}
+
+fn dump(family: u8, attributes: &Attributes) -> Vec<u8> {
+    message(Header { kind: GET, flags: DUMP, family, resource: 0 }, attributes)
 }
 
 /// Who opened a connection, and who answers.

@@ -6,20 +6,33 @@
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::Error;
+use crate::{Error, tables};
 
 /// Our table, in family `inet`.
-pub(crate) const TABLE: &str = "ringfence";
+pub const TABLE: &str = "ringfence";
+/// The chain whose rule makes the kernel track.
+const CHAIN: &str = "keep_tracking";
 
-/// Makes the table; one that is there stays as it is.
-pub(crate) fn activate() -> Result<(), Error> {
-    if nft(&format!("list chain inet {TABLE} keep_tracking")).is_ok_and(|chain| chain.contains("ct state")) {
+/// Whether what makes the kernel track connections is there, in the network namespace of the calling thread.
+///
+/// # Errors
+/// If the kernel cannot be asked.
+pub fn is_kept_active() -> Result<bool, Error> {
+    Ok(tables::rules(TABLE, CHAIN)? > 0)
+}
+
+/// Makes the kernel track connections in the network namespace of the calling thread, if what makes it is not there.
+///
+/// # Errors
+/// If nftables refuse.
+pub fn keep_active() -> Result<(), Error> {
+    if is_kept_active().unwrap_or(false) {
         return Ok(());
     }
     nft(&format!(
         "add table inet {TABLE}\n\
-         add chain inet {TABLE} keep_tracking\n\
-         add rule inet {TABLE} keep_tracking ct state new comment \"keeps connection tracking active\"\n"
+         add chain inet {TABLE} {CHAIN}\n\
+         add rule inet {TABLE} {CHAIN} ct state new comment \"keeps connection tracking active\"\n"
     ))
     .map(drop)
     .map_err(Error::Conntrack)

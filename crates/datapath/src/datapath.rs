@@ -61,7 +61,7 @@ impl Datapath {
         let pins = Pins::open(&config.pin_dir, Version::new(&config.sizes))?;
         let namespace = Namespace::current()?;
         check_namespace(&pins, namespace.inode)?;
-        conntrack::activate()?;
+        conntrack::keep_active()?;
         let fresh = !pins.maps().exists();
         let loaded = if fresh {
             let object = load(&[PROGRAM], &config.sizes, None)?;

@@ -121,6 +121,11 @@ pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
+/// A text that ends with a zero.
+pub(crate) fn text(bytes: &[u8]) -> Option<&str> {
+    std::ffi::CStr::from_bytes_until_nul(bytes).ok()?.to_str().ok()
+}
+
 /// A socket to the network namespace it was opened in.
 #[derive(Debug)]
 pub(crate) struct Connection(pub(crate) Socket);

@@ -12,8 +12,12 @@ use ipnet::IpNet;
 
 use crate::{VXLAN_ID, VXLAN_PORT};
 
-/// The table.
+/// The name of the table, of family `inet`.
+pub const FIREWALL: &str = "ringfence_primary";
+/// The table, as scripts have it.
 const TABLE: &str = "inet ringfence_primary";
+/// The chain that gives packets of pods the node's address, and how many rules it has: one for each family.
+pub const MASQUERADE: (&str, usize) = ("postrouting", 2);
 
 /// Whose packets get the node's address, and to where they do not; and who may send through VXLAN.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

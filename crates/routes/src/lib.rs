@@ -18,7 +18,7 @@ mod tests;
 mod underlay;
 
 pub use apply::{Error, apply, clean_up};
-pub use firewall::Firewall;
+pub use firewall::{FIREWALL, Firewall, MASQUERADE};
 pub use plan::{Plan, Tunnel, plan};
 pub use underlay::{Interface, interfaces};
 

@@ -45,6 +45,12 @@ impl Core {
 
     /// Whether everything is as it should be, or what is in the way.
     fn readiness(&self) -> Result<(), String> {
+        self.serving()?;
+        self.setup.meters.mended.troubles().into_iter().next().map_or(Ok(()), Err)
+    }
+
+    /// Whether pods of this node can have a network that is guarded, or what is in the way.
+    fn serving(&self) -> Result<(), String> {
         if let Some(bypass) = self.chain.as_ref().and_then(|chain| chain.bypass.as_ref()) {
             return Err(bypass.clone());
         }
@@ -84,11 +90,12 @@ impl Core {
             policies: self.index.policies().iter().map(|(id, record)| self.policy_status(id, record)).collect(),
             endpoints: self.endpoint_status(),
             diagnostics: self.diagnostics(),
+            repairs: self.setup.meters.mended.repairs(),
         }
     }
 
     fn warnings(&self) -> Vec<String> {
-        let mut warnings = Vec::new();
+        let mut warnings = self.setup.meters.mended.troubles();
         if let Some(failure) = &self.failure {
             warnings.push(format!("the newest policy is not in the kernel: {}", failure.error));
         }
@@ -214,6 +221,8 @@ impl Core {
             drops: facts.drops,
             reports_lost: facts.reports_lost,
             maps: facts.maps,
+            repairs: self.setup.meters.mended.repairs(),
+            broken: self.setup.meters.mended.troubles().len(),
         }
     }
 

@@ -7,7 +7,8 @@
 //!
 //! Only answers of the cluster's own DNS servers are read, and only while some rule names a domain. An answer that
 //! brings nothing new goes on at once; one that does goes on when its addresses are in the kernel, so the pod's first
-//! connection is not lost. Whatever goes wrong, answers go on: then the addresses stay denied.
+//! connection is not lost. Whatever goes wrong, answers go on: then the addresses stay denied. All that takes long is done
+//! by others: the rule that holds answers is put by the thread that keeps tables, and connections are looked at aside.
 
 mod answer;
 mod clock;
@@ -27,6 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::{io, thread};
 
 use ipnet::IpNet;
@@ -35,6 +37,7 @@ use ringfence_model::DomainPattern;
 
 use crate::core::Handle;
 use crate::metrics::Meters;
+use crate::tables::{Rule, Tables};
 
 /// What the planning thread wants to know of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +59,17 @@ pub(crate) enum Tell {
     Servers(BTreeSet<SocketAddr>),
     /// Changes up to this number are in the kernel, or were refused by it.
     Committed(u64),
+    /// How the rule stands that sends answers to the queue.
+    Rule(Rule),
+    /// Of the addresses that lingered when this change was in the kernel, those to which connections are open.
+    Open {
+        /// The change.
+        since: u64,
+        /// The addresses.
+        addresses: BTreeSet<IpAddr>,
+    },
+    /// The end: everything that is held goes on.
+    Stop,
 }
 
 /// How learning stands.
@@ -77,6 +91,13 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
+    /// A listener and what the worker reads from.
+    pub(crate) fn channel() -> io::Result<(Self, mpsc::Receiver<Tell>)> {
+        let (sender, told) = mpsc::channel();
+        let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
+        Ok((Self { sender, wake }, told))
+    }
+
     /// Tells the worker something; if it is gone the agent is stopping.
     pub(crate) fn tell(&self, tell: Tell) {
         if self.sender.send(tell).is_ok() {
@@ -87,10 +108,14 @@ impl Listener {
 
 /// Starts the worker in the network namespace of the calling thread. What an earlier process wrote into the journal is
 /// with the planning thread when this returns.
-pub(crate) fn start(core: Handle, journal: &Path, meters: Arc<Meters>) -> io::Result<Listener> {
-    let (sender, told) = mpsc::channel();
-    let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-    let worker = worker::Worker::new(core, journal, meters, told, Arc::clone(&wake));
-    thread::Builder::new().name("names".into()).spawn(move || worker.run())?;
-    Ok(Listener { sender, wake })
+pub(crate) fn start(
+    core: Handle,
+    journal: &Path,
+    meters: Arc<Meters>,
+    tables: Tables,
+) -> io::Result<(Listener, JoinHandle<()>)> {
+    let (listener, told) = Listener::channel()?;
+    let worker = worker::Worker::new(core, journal, meters, told, listener.clone(), tables);
+    let thread = thread::Builder::new().name("names".into()).spawn(move || worker.run())?;
+    Ok((listener, thread))
 }

@@ -3,7 +3,7 @@
 mod place;
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::{Name, RecordType};
@@ -34,7 +34,7 @@ fn connects(place: &Place, address: IpAddr, patience: Duration) -> Option<TcpStr
 
 #[test]
 fn a_name_is_resolved_and_its_addresses_are_open_at_once_and_for_its_time() {
-    let Some(place) = Place::new() else { return };
+    let Some(place) = Place::new("time") else { return };
     let address = |last: u8| IpAddr::from([192, 168, 50, last]);
     eventually("answers are read", || place.learning());
     assert!(connects(&place, address(100), DOUBT).is_none(), "nobody has asked for it yet");
@@ -57,6 +57,12 @@ fn a_name_is_resolved_and_its_addresses_are_open_at_once_and_for_its_time() {
     assert!(connects(&place, address(90), DOUBT).is_none(), "the wildcard does not mean the name below which it is");
     assert_eq!(resolve(&place, ROGUE, Transport::Udp, "rogue.example.com."), [address(91)]);
     assert!(connects(&place, address(91), DOUBT).is_none(), "not of a server that is believed");
+
+    // What is inside of the cluster, by a name outside.
+    assert_eq!(resolve(&place, BELIEVED, Transport::Udp, "inside.example.com."), [address(1), address(95)]);
+    assert!(connects(&place, address(95), PATIENCE).is_some());
+    assert!(connects(&place, address(1), DOUBT).is_none(), "the node is not opened");
+    assert_eq!(place.withheld(), 1);
 
     after_its_time(&place, address(100), address(101));
 }
@@ -86,4 +92,80 @@ fn after_its_time(place: &Place, address: IpAddr, other: IpAddr) {
     assert!(place::echoes(&open));
     place.delete_rule();
     eventually("without its rule an open connection is cut", || !place::echoes(&open));
+}
+
+#[test]
+fn a_flushed_ruleset_is_back_within_a_second_with_answers_to_the_pod_and_new_addresses_of_names() {
+    const MENDED: Duration = Duration::from_secs(1);
+    let Some(place) = Place::new("flush") else { return };
+    let address = |last: u8| IpAddr::from([192, 168, 50, last]);
+    eventually("answers are read", || place.learning());
+    let served = place.call_pod();
+    assert!(place::echoes(&served));
+    for (number, name) in (1..4).zip(["w1.example.com.", "w2.example.com.", "w3.example.com."]) {
+        place.on_node("nft flush ruleset");
+        let flushed = Instant::now();
+        eventually("a server with an egress policy answers again", || place.call_pod_at_once().is_some());
+        eventually("answers are read again", || place.learning());
+        let took = flushed.elapsed();
+        assert!(took < MENDED, "it took {took:?}");
+        assert!(place::echoes(&served), "and so goes on what was open");
+        assert_eq!(resolve(&place, BELIEVED, Transport::Udp, name), [address(100 + number)]);
+        assert!(connects(&place, address(100 + number), PATIENCE).is_some(), "{name} is learnt");
+    }
+    assert_eq!(place.repairs("connection-tracking"), 3);
+    // What others do that takes nothing of ours.
+    for (number, line) in (4..6).zip(["conntrack -F 2>&1", "iptables -F && ip6tables -F"]) {
+        if !place.has(line.split(' ').next().unwrap_or_default()) {
+            println!("skipped: {line}: there is no such program");
+            continue;
+        }
+        place.on_node(line);
+        assert!(place::echoes(&served), "{line}: what was open goes on");
+        assert!(place.call_pod_at_once().is_some(), "{line}");
+        let name = format!("w{number}.example.com.");
+        assert_eq!(resolve(&place, BELIEVED, Transport::Udp, &name), [address(100 + number)]);
+        assert!(connects(&place, address(100 + number), PATIENCE).is_some(), "{line}: {name} is learnt");
+    }
+}
+
+#[test]
+fn answers_that_no_rule_means_do_not_wait_for_work_on_others() {
+    const CONNECTIONS: u32 = 200_000;
+    /// To read so many connections takes longer than that; to hand a packet to a program and back a hundredth of it.
+    const LONGEST: Duration = Duration::from_millis(300);
+    let Some(place) = Place::new("latency") else { return };
+    eventually("answers are read", || place.learning());
+    // An address lingers, so somebody has to look who uses it, again and again.
+    let [address] = resolve(&place, BELIEVED, Transport::Udp, "w0.example.com.")[..] else { panic!("one address") };
+    let open = connects(&place, address, PATIENCE).expect("it is known");
+    eventually("it lingers", || connects(&place, address, DOUBT).is_none());
+    let idle = latencies(&place, Duration::from_secs(12));
+    place.track(CONNECTIONS);
+    let tracked = place.tracked();
+    assert!(tracked > CONNECTIONS / 2, "only {tracked} connections");
+    let busy = latencies(&place, Duration::from_secs(12));
+    println!("answers with {tracked} connections on the node: {busy:?}; without: {idle:?}");
+    assert!(busy.longest < LONGEST, "an answer took {:?}", busy.longest);
+    assert!(place::echoes(&open) && place.addresses() > 0, "it was in use all the while");
+}
+
+/// How long answers took.
+#[derive(Debug)]
+struct Latencies {
+    #[expect(dead_code, reason = "printed")]
+    median: Duration,
+    #[expect(dead_code, reason = "printed")]
+    p999: Duration,
+    longest: Duration,
+}
+
+/// Asks every 5 ms for a name that no rule means.
+fn latencies(place: &Place, time: Duration) -> Latencies {
+    let mut question = Message::query();
+    question.add_query(Query::query(Name::from_ascii("example.com.").unwrap(), RecordType::A));
+    let mut took = place.ask_often(BELIEVED, &question.to_vec().unwrap(), time, Duration::from_millis(5));
+    took.sort_unstable();
+    let at = |part: usize| took[(took.len() * part / 1000).min(took.len() - 1)];
+    Latencies { median: at(500), p999: at(999), longest: at(1000) }
 }

@@ -9,11 +9,11 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::EventFd;
 use ringfence_datapath::answers::Answers;
 use ringfence_datapath::open_connections;
 use ringfence_model::DomainName;
@@ -21,9 +21,10 @@ use ringfence_model::DomainName;
 use super::clock::Clock;
 use super::journal::Journal;
 use super::reader::Reader;
-use super::{Demand, Learning, Tell};
+use super::{Demand, Learning, Listener, Tell};
 use crate::core::{Gone, Handle, Message};
 use crate::metrics::Meters;
+use crate::tables::{Hold, Rule, Tables};
 
 /// Longest an answer is held, less than after which resolvers ask again.
 const PATIENCE: Duration = Duration::from_millis(900);
@@ -31,8 +32,10 @@ const PATIENCE: Duration = Duration::from_millis(900);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How soon after that to look at others.
 const NOT_BEFORE: Duration = Duration::from_secs(1);
-/// How soon to try again to hold answers after that failed.
+/// How soon to try again to open a queue after that failed.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long at the end the rule that holds answers may take to go.
+const ENDING: Duration = Duration::from_secs(2);
 
 /// A packet that waits for a change to be in the kernel.
 #[derive(Debug)]
@@ -46,7 +49,9 @@ struct Held {
 pub(super) struct Worker {
     core: Handle,
     told: Receiver<Tell>,
-    wake: Arc<EventFd>,
+    /// How others answer this thread.
+    own: Listener,
+    tables: Tables,
     meters: Arc<Meters>,
     clock: Clock,
     journal: Journal,
@@ -56,7 +61,13 @@ pub(super) struct Worker {
     servers: BTreeSet<SocketAddr>,
     /// The queue, while answers are read.
     answers: Option<Answers>,
+    /// How the rule stands that sends answers to the queue, as far as was told since that was opened.
+    rule: Option<Rule>,
     retry: Option<Instant>,
+    /// Why there is no queue.
+    closed: Option<String>,
+    /// Somebody is looking which connections are open.
+    looking: bool,
     held: VecDeque<Held>,
     /// Number of the newest change told to the planning thread, and of the newest it has carried out.
     change: u64,
@@ -73,13 +84,15 @@ impl Worker {
         journal: &Path,
         meters: Arc<Meters>,
         told: Receiver<Tell>,
-        wake: Arc<EventFd>,
+        own: Listener,
+        tables: Tables,
     ) -> Self {
         let (journal, known) = Journal::open(journal);
         let mut worker = Self {
             core,
             told,
-            wake,
+            own,
+            tables,
             meters,
             clock: Clock::new(),
             journal,
@@ -87,7 +100,10 @@ impl Worker {
             demand: None,
             servers: BTreeSet::new(),
             answers: None,
+            rule: None,
             retry: None,
+            closed: None,
+            looking: false,
             held: VecDeque::new(),
             change: 0,
             committed: 0,
@@ -103,14 +119,30 @@ impl Worker {
         worker
     }
 
-    /// Works until the planning thread is gone.
+    /// Works until told to stop, or until the planning thread is gone.
     pub(super) fn run(mut self) {
-        // An earlier process may have died with its rule in place.
-        if let Err(error) = Answers::stop() {
-            tracing::debug!(%error, "no rule of an earlier process can be taken away");
-        }
         while self.turn().is_ok() {}
-        self.stop_holding();
+        self.end();
+    }
+
+    /// Lets everything go: what is held, and what comes until the rule is gone. Dropping the queue would drop it.
+    fn end(&mut self) {
+        if self.answers.is_none() {
+            return;
+        }
+        self.servers.clear();
+        self.tables.want(None, &self.own);
+        let end = Instant::now() + ENDING;
+        (self.retry, self.due) = (Some(end), None);
+        while self.answers.is_some() && Instant::now() < end {
+            self.let_all_go();
+            self.wait();
+            while let Ok(told) = self.told.try_recv() {
+                if let Tell::Rule(rule) = told {
+                    self.rule(rule);
+                }
+            }
+        }
     }
 
     fn turn(&mut self) -> Result<(), Gone> {
@@ -135,13 +167,13 @@ impl Worker {
         let timeout = patience.map_or(PollTimeout::NONE, |patience| {
             PollTimeout::try_from(patience + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
-        let mut ready = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
+        let mut ready = vec![PollFd::new(self.own.wake.as_fd(), PollFlags::POLLIN)];
         ready.extend(self.answers.as_ref().map(|answers| PollFd::new(answers.as_fd(), PollFlags::POLLIN)));
         match poll(&mut ready, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(error) => tracing::error!(%error, "cannot wait for answers of DNS servers"),
         }
-        let _none_if_nobody_woke_us = self.wake.read();
+        let _none_if_nobody_woke_us = self.own.wake.read();
     }
 
     fn listen(&mut self) -> Result<(), Gone> {
@@ -158,8 +190,13 @@ impl Worker {
                     self.servers = servers;
                 }
                 Ok(Tell::Committed(change)) => self.committed = self.committed.max(change),
+                Ok(Tell::Rule(rule)) => {
+                    self.rule(rule);
+                    self.say()?;
+                }
+                Ok(Tell::Open { since, addresses }) => self.close(since, &addresses)?,
                 Err(TryRecvError::Empty) => break,
-                Err(TryRecvError::Disconnected) => return Err(Gone),
+                Ok(Tell::Stop) | Err(TryRecvError::Disconnected) => return Err(Gone),
             }
         }
         if changed { self.adjust() } else { Ok(()) }
@@ -183,18 +220,48 @@ impl Worker {
 
     /// Holds answers if any are wanted, and only then.
     fn hold(&mut self) -> Result<(), Gone> {
-        self.retry = None;
-        let mut learning = Learning { servers: self.servers.clone(), ..Learning::default() };
-        if !self.reader.learner.is_needed() || self.servers.is_empty() {
-            self.stop_holding();
+        (self.retry, self.closed) = (None, None);
+        if !self.is_wanted() {
+            if self.answers.is_some() {
+                self.tables.want(None, &self.own);
+            }
         } else if let Err(error) = self.try_hold() {
-            learning.error = Some(error.to_string());
+            self.closed = Some(error.to_string());
             self.retry = Some(Instant::now() + RETRY);
         }
-        if self.reader.learner.is_needed() && self.servers.is_empty() {
-            learning.error = Some("no DNS server of the cluster is known".into());
-        }
-        learning.active = self.answers.is_some() && learning.error.is_none();
+        self.say()
+    }
+
+    /// Whether answers are to be read.
+    fn is_wanted(&self) -> bool {
+        self.reader.learner.is_needed() && !self.servers.is_empty()
+    }
+
+    fn try_hold(&mut self) -> Result<(), ringfence_datapath::Error> {
+        let answers = match &mut self.answers {
+            Some(answers) => answers,
+            none => {
+                self.rule = None;
+                none.insert(Answers::open()?)
+            }
+        };
+        let pods = self.demand.as_ref().map(|demand| demand.pods.clone()).unwrap_or_default();
+        let hold = Hold { queue: answers.number(), servers: self.servers.clone(), pods };
+        self.tables.want(Some(hold), &self.own);
+        Ok(())
+    }
+
+    /// Tells how learning stands, if that is news.
+    fn say(&mut self) -> Result<(), Gone> {
+        let needed = self.reader.learner.is_needed();
+        let error = match &self.rule {
+            _ if !needed => None,
+            _ if self.servers.is_empty() => Some("no DNS server of the cluster is known".into()),
+            Some(Rule::Missing(why)) if self.closed.is_none() => Some(why.clone()),
+            _ => self.closed.clone(),
+        };
+        let active = needed && error.is_none() && self.answers.is_some() && self.rule == Some(Rule::There);
+        let learning = Learning { active, servers: self.servers.clone(), error };
         if learning != self.said {
             if let Some(error) = learning.error.as_ref().filter(|error| self.said.error.as_ref() != Some(error)) {
                 tracing::error!(error, "what rules allow by name cannot be learnt: it is denied");
@@ -205,29 +272,23 @@ impl Worker {
         Ok(())
     }
 
-    fn try_hold(&mut self) -> Result<(), ringfence_datapath::Error> {
-        let answers = match &mut self.answers {
-            Some(answers) => answers,
-            none => none.insert(Answers::open()?),
-        };
-        let pods = self.demand.as_ref().map(|demand| demand.pods.clone()).unwrap_or_default();
-        answers.hold(&self.servers, &pods)
+    /// Takes in how the rule stands.
+    fn rule(&mut self, rule: Rule) {
+        // If it is wanted again meanwhile it comes back to the same queue.
+        if rule == Rule::Gone && !self.is_wanted() {
+            self.let_all_go();
+            self.answers = None;
+        }
+        self.rule = Some(rule);
     }
 
-    fn stop_holding(&mut self) {
-        if self.answers.is_none() {
-            return;
-        }
-        if let Err(error) = Answers::stop() {
-            tracing::warn!(%error, "answers of DNS servers still pass through a queue that lets all of them pass");
-        }
-        // What came before the rule went: dropping the queue would drop these packets.
+    /// Lets go what is held and what waits to be read.
+    fn let_all_go(&mut self) {
         let late = self.answers.as_ref().and_then(|answers| answers.receive().ok()).unwrap_or_default();
         let held = std::mem::take(&mut self.held).into_iter().map(|held| held.packet);
         for packet in held.chain(late.into_iter().map(|packet| packet.id)) {
             self.let_go(packet);
         }
-        self.answers = None;
     }
 
     /// Reads the packets that came; tells the planning thread what is new in all of them as one change.
@@ -237,7 +298,7 @@ impl Worker {
             Ok(packets) => packets,
             Err(error) => {
                 tracing::error!(%error, "answers of DNS servers cannot be read any more; trying anew");
-                self.answers = None;
+                (self.answers, self.rule) = (None, None);
                 self.held.clear();
                 return self.hold();
             }
@@ -303,7 +364,7 @@ impl Worker {
         }
     }
 
-    /// Lets addresses linger that have stood their time, and forgets those to which no connection is open any more.
+    /// Lets addresses linger that have stood their time, and begins to look which are in use.
     fn expire(&mut self) -> Result<(), Gone> {
         let now = self.clock.now();
         if self.due.is_none_or(|due| due > now) || self.demand.is_none() {
@@ -311,21 +372,38 @@ impl Worker {
         }
         let expired = self.reader.learner.expire(now, self.change + 1);
         self.tell_core(&expired)?;
-        let lost = self.reader.learner.forget(self.committed, &self.in_use());
+        self.look();
         self.due = self.next_look();
-        self.forget(&lost)
+        Ok(())
     }
 
-    /// The lingering addresses to which connections are open. Only of those that linger in the kernel, too: there, new
-    /// connections do not come after the question.
-    fn in_use(&self) -> BTreeSet<IpAddr> {
-        let lingering = self.reader.learner.lingering(self.committed);
-        let Some(demand) = self.demand.as_ref().filter(|_| !lingering.is_empty()) else { return lingering };
-        // While it is not known, every address counts as in use: connections must not break for it.
-        open_connections(&demand.endpoints, &lingering).unwrap_or_else(|error| {
-            tracing::warn!(%error, "addresses of names linger though perhaps no connection is open to them");
-            lingering
-        })
+    /// Has somebody look to which lingering addresses connections are open: answers must not wait for that. Only to those
+    /// that linger in the kernel, too: there, new connections do not come after the question.
+    fn look(&mut self) {
+        let (since, lingering) = (self.committed, self.reader.learner.lingering(self.committed));
+        let Some(demand) = self.demand.as_ref().filter(|_| !lingering.is_empty() && !self.looking) else { return };
+        let (endpoints, own) = (demand.endpoints.clone(), self.own.clone());
+        let look = move || {
+            // While it is not known, every address counts as in use: connections must not break for it.
+            let addresses = open_connections(&endpoints, &lingering).unwrap_or_else(|error| {
+                tracing::warn!(%error, "addresses of names linger though perhaps no connection is open to them");
+                lingering
+            });
+            own.tell(Tell::Open { since, addresses });
+        };
+        match thread::Builder::new().name("names-look".into()).spawn(look) {
+            Ok(_) => self.looking = true,
+            Err(error) => tracing::warn!(%error, "cannot start a thread; addresses of names linger meanwhile"),
+        }
+    }
+
+    /// Forgets the lingering addresses to which no connection is open any more. Those that began to linger after the
+    /// question are another's.
+    fn close(&mut self, since: u64, open: &BTreeSet<IpAddr>) -> Result<(), Gone> {
+        self.looking = false;
+        let lost = self.reader.learner.forget(since, open);
+        self.due = self.next_look();
+        self.forget(&lost)
     }
 
     /// When to look again for addresses that have stood their time, or to which connections are open no more.

@@ -9,12 +9,15 @@ use ipnet::IpNet;
 
 use crate::conntrack::{TABLE, nft};
 use crate::nfnetlink::{ACK, APPEND, Attributes, Connection, Header, message};
+use crate::{Error, tables};
 
 /// After the BPF program (94 or 95), before source NAT (100) takes the server's address away.
 const PRIORITY: i32 = 97;
 /// The chain at the hook, the one that queues, and the sets. Replaced whole, in one transaction.
 const CHAIN: &str = "dns_answers";
 const TO_QUEUE: &str = "to_queue";
+/// Two for each family.
+const HOOK_RULES: usize = 4;
 const SETS: [&str; 4] = ["dns_servers4", "dns_servers6", "pods4", "pods6"];
 
 /// Puts the rule, in place of any before.
@@ -32,6 +35,11 @@ pub(super) fn put(queue: u16, servers: &BTreeSet<SocketAddr>, pods: &BTreeSet<Ip
             nft(&hook).map(drop)
         }
     }
+}
+
+/// Whether all of the rules are there, with whichever expression sends to the queue.
+pub(super) fn is_there() -> Result<bool, Error> {
+    Ok(tables::rules(TABLE, CHAIN)? == HOOK_RULES && tables::rules(TABLE, TO_QUEUE)? == 1)
 }
 
 /// Takes away the rule and what belongs to it.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use ringfence_datapath::answers::{Answers, Packet};
+use ringfence_datapath::answers::{self, Answers, Packet};
 use ringfence_datapath::open_connections;
 
 use crate::kit::eventually;
@@ -14,9 +14,9 @@ fn servers(addresses: &[&str]) -> BTreeSet<SocketAddr> {
     addresses.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 53)).collect()
 }
 
-fn hold(net: &Net, answers: &mut Answers, from: &[&str]) {
+fn hold(net: &Net, answers: &Answers, from: &[&str]) {
     let pods = ["10.1.0.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()].into();
-    net.node.enter(|| answers.hold(&servers(from), &pods)).unwrap();
+    net.node.enter(|| answers::hold(answers.number(), &servers(from), &pods)).unwrap();
 }
 
 /// The packets held, once there are any.
@@ -47,13 +47,15 @@ fn answers_wait(joint: Joint) {
     let datapath = net.open();
     let server = &net.pods[1];
     let (rogue, name) = (Echo::new(&net.world, WORLD, 53), "service address");
-    let mut answers = net.node.enter(Answers::open).unwrap();
+    let answers = net.node.enter(Answers::open).unwrap();
     // Through a Service address the server's own address counts.
     net.node.run(
         "nft 'add table ip proxy; add chain ip proxy p { type nat hook prerouting priority -100; }; \
          add rule ip proxy p ip daddr 10.96.0.10 dnat to 10.1.0.3'",
     );
-    hold(&net, &mut answers, &[&address(3), &address_v6(3)]);
+    assert!(!net.node.enter(answers::are_held).unwrap());
+    hold(&net, &answers, &[&address(3), &address_v6(3)]);
+    assert!(net.node.enter(answers::are_held).unwrap());
     for (from, own, to) in [
         (address(2), address(3), address(3)),
         (address_v6(2), address_v6(3), address_v6(3)),
@@ -79,13 +81,14 @@ fn answers_wait(joint: Joint) {
     assert!(Datagrams::new(&net.world, WORLD, &address(3), 53).live(10), "to somebody who is no pod of this node");
     assert!(answers.receive().unwrap().is_empty());
     // Other servers, in one step; then nobody listens.
-    hold(&net, &mut answers, &[WORLD]);
+    let pods = ["10.1.0.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()].into();
+    net.node.enter(|| answers::change(&servers(&[WORLD]), &pods)).unwrap();
     assert!(Datagrams::new(&net.pods[0], &address(2), &address(3), 53).live(10));
     assert!(Datagrams::new(&net.pods[0], &address(2), WORLD, 53).are_dead(10));
     drop(answers);
     assert!(Datagrams::new(&net.pods[0], &address(2), WORLD, 53).live(10), "the queue is gone");
     assert!(reaches(&net.pods[0], WORLD, 53));
-    net.node.enter(Answers::stop).unwrap();
+    net.node.enter(answers::stop).unwrap();
     assert!(!net.node.run("nft list table inet ringfence").contains("dns"));
     drop(rogue);
     net.detach(datapath);
@@ -99,8 +102,8 @@ fn a_queue_that_nobody_reads_lets_packets_pass_in_the_end() {
     let net = Net::new(Joint::Routes, 2);
     let datapath = net.open();
     let _server = Echo::new(&net.pods[1], &address(3), 53);
-    let mut answers = net.node.enter(Answers::open).unwrap();
-    hold(&net, &mut answers, &[&address(3)]);
+    let answers = net.node.enter(Answers::open).unwrap();
+    hold(&net, &answers, &[&address(3)]);
     let client = Datagrams::new(&net.pods[0], &address(2), &address(3), 53);
     eventually("packets pass", || {
         (0..1000).for_each(|_| client.are_dead_at_once());

@@ -18,10 +18,11 @@ use serde_json::{Value, json};
 
 use crate::api::Status;
 use crate::core::{Core, Handle, Message as Told, Question};
-use crate::dns::{self, Tell};
+use crate::dns::{self, Listener, Tell};
 use crate::fake::FakeKernel;
 use crate::metrics::Meters;
 use crate::run::{Config, Connections};
+use crate::tables::Tables;
 
 /// The server that is believed, and one that is not; pods may ask both.
 pub(super) const BELIEVED: &str = "192.168.50.2:53";
@@ -37,8 +38,8 @@ pub(super) enum Transport {
 struct Space(Namespace);
 
 impl Space {
-    fn new(role: &str) -> Self {
-        let space = Self(Namespace::create(&format!("rfdns-{}-{role}", std::process::id())).unwrap());
+    fn new(test: &str, role: &str) -> Self {
+        let space = Self(Namespace::create(&format!("rfdns-{}-{test}-{role}", std::process::id())).unwrap());
         space.sh("ip link set lo up");
         space
     }
@@ -59,16 +60,20 @@ impl Drop for Space {
 pub(super) struct Place {
     core: Handle,
     planning: Option<JoinHandle<()>>,
+    /// Whoever learns names, and whoever keeps tables.
+    names: (Listener, Option<JoinHandle<()>>),
+    tables: (Tables, Option<JoinHandle<()>>),
     pins: PathBuf,
     journal: PathBuf,
+    meters: Arc<Meters>,
     node: Space,
     pod: Space,
-    _world: Space,
+    world: Space,
 }
 
 impl Place {
-    /// None where this machine cannot have one; says why.
-    pub(super) fn new() -> Option<Self> {
+    /// One for a test. None where this machine cannot have one; says why.
+    pub(super) fn new(test: &str) -> Option<Self> {
         let features = ringfence_datapath::features::probe();
         if !features.is_supported() {
             let reasons: Vec<_> = features.missing.iter().map(ToString::to_string).collect();
@@ -76,7 +81,7 @@ impl Place {
             println!("skipped: {}", reasons.join("; "));
             return None;
         }
-        let (node, pod, world) = (Space::new("node"), Space::new("pod"), Space::new("world"));
+        let (node, pod, world) = (Space::new(test, "node"), Space::new(test, "pod"), Space::new(test, "world"));
         node.sh("echo 1 > /proc/sys/net/ipv4/ip_forward");
         for (space, port) in [(&pod, "pod0"), (&world, "up0")] {
             node.sh(&format!(
@@ -97,27 +102,32 @@ impl Place {
         for server in [BELIEVED, ROGUE] {
             serve_names(&world, server.parse().unwrap());
         }
-        serve_sites(&world);
-        Some(Self::enforce(node, pod, world))
+        for space in [&world, &pod, &node] {
+            serve_sites(space);
+        }
+        Some(Self::enforce(test, node, pod, world))
     }
 
     /// Starts what an agent has, on the node.
-    fn enforce(node: Space, pod: Space, world: Space) -> Self {
+    fn enforce(test: &str, node: Space, pod: Space, world: Space) -> Self {
         let number = std::process::id();
-        let pins = std::env::temp_dir().join(format!("rfdns-{number}"));
-        let journal = std::env::temp_dir().join(format!("rfdns-{number}.names"));
+        let pins = std::env::temp_dir().join(format!("rfdns-{number}-{test}"));
+        let journal = std::env::temp_dir().join(format!("rfdns-{number}-{test}.names"));
         let (core, messages) = Handle::channel();
         let config = config(pins.clone());
+        let meters = Arc::new(Meters::new());
         let started = node.0.run(|| {
-            let meters = Arc::new(Meters::new());
             let (enforcer, _reports) = crate::datapath::open(&config).unwrap();
-            let names = dns::start(core.clone(), &journal, Arc::clone(&meters)).unwrap();
+            let (tables, keeping) = crate::tables::start(Arc::clone(&meters)).unwrap();
+            let (names, learning) = dns::start(core.clone(), &journal, Arc::clone(&meters), tables.clone()).unwrap();
             names.tell(Tell::Servers([BELIEVED.parse().unwrap()].into()));
             let mut setup = FakeKernel::default().setup("here", &meters);
-            (setup.enforcer, setup.listener) = (enforcer, Some(names));
-            thread::spawn(move || Core::new(setup).run(&messages))
+            (setup.enforcer, setup.listener) = (enforcer, Some(names.clone()));
+            let planning = thread::spawn(move || Core::new(setup).run(&messages));
+            (Some(planning), (names, Some(learning)), (tables, Some(keeping)))
         });
-        let place = Self { core, planning: Some(started.unwrap()), pins, journal, node, pod, _world: world };
+        let (planning, names, tables) = started.unwrap();
+        let place = Self { core, planning, names, tables, pins, journal, meters, node, pod, world };
         for (kind, object) in objects() {
             place.apply(kind, &object);
         }
@@ -157,6 +167,11 @@ impl Place {
         self.status().names.addresses
     }
 
+    /// How many addresses are not opened because they are inside of the cluster.
+    pub(super) fn withheld(&self) -> usize {
+        self.status().names.withheld
+    }
+
     /// Does something inside the pod.
     pub(super) fn in_pod<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pod.0.run(work).unwrap()
@@ -190,6 +205,78 @@ impl Place {
         })
     }
 
+    /// Asks a DNS server from the pod again and again for some time; says how long each answer took.
+    pub(super) fn ask_often(&self, server: &str, question: &[u8], time: Duration, pause: Duration) -> Vec<Duration> {
+        self.in_pod(|| {
+            let socket = UdpSocket::bind("10.1.0.2:0").unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let (start, mut took, mut answer) = (Instant::now(), Vec::new(), [0; 512]);
+            while start.elapsed() < time {
+                let asked = Instant::now();
+                socket.send_to(question, server).unwrap();
+                socket.recv(&mut answer).unwrap();
+                took.push(asked.elapsed());
+                thread::sleep(pause);
+            }
+            took
+        })
+    }
+
+    /// Calls the pod's server from the world. Its answers pass only as answers: its egress is limited.
+    pub(super) fn call_pod(&self) -> TcpStream {
+        self.call(Duration::from_secs(10)).expect("the pod's ingress is open")
+    }
+
+    /// The same, for somebody in a hurry.
+    pub(super) fn call_pod_at_once(&self) -> Option<TcpStream> {
+        self.call(Duration::from_millis(100))
+    }
+
+    fn call(&self, patience: Duration) -> Option<TcpStream> {
+        self.world.0.run(|| TcpStream::connect_timeout(&"10.1.0.2:80".parse().unwrap(), patience)).unwrap().ok()
+    }
+
+    /// Runs a line of shell on the node.
+    pub(super) fn on_node(&self, line: &str) {
+        self.node.sh(line);
+    }
+
+    /// Whether this machine has a program.
+    pub(super) fn has(&self, program: &str) -> bool {
+        self.node
+            .0
+            .run(|| Command::new("sh").args(["-c", "command -v \"$0\"", program]).output().unwrap())
+            .unwrap()
+            .status
+            .success()
+    }
+
+    /// How often something was put right.
+    pub(super) fn repairs(&self, what: &str) -> u64 {
+        self.meters.mended.repairs().iter().find(|repair| repair.what == what).map_or(0, |repair| repair.count)
+    }
+
+    /// Makes connection tracking of the node know so many connections: the node sends datagrams to nobody.
+    pub(super) fn track(&self, count: u32) {
+        self.node
+            .0
+            .run(|| {
+                let sockets: Vec<_> =
+                    (0..=count / 60_000).map(|_| UdpSocket::bind("192.168.50.1:0").unwrap()).collect();
+                for number in 0..count {
+                    let (socket, port) = (number / 60_000, u16::try_from(1024 + number % 60_000).unwrap());
+                    let _refused = sockets[socket as usize].send_to(b"x", ("192.168.50.64", port));
+                }
+            })
+            .unwrap();
+    }
+
+    /// How many connections that is.
+    pub(super) fn tracked(&self) -> u32 {
+        let count = || std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
+        self.node.0.run(count).unwrap().trim().parse().unwrap()
+    }
+
     /// Packets that opened a connection of the pod and had to be sent again.
     pub(super) fn retransmissions(&self) -> u64 {
         let text = self.in_pod(|| std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap());
@@ -205,6 +292,14 @@ impl Drop for Place {
         let _ = self.core.tell(Told::Stop);
         if let Some(planning) = self.planning.take() {
             let _ = planning.join();
+        }
+        self.names.0.tell(Tell::Stop);
+        if let Some(learning) = self.names.1.take() {
+            let _ = learning.join();
+        }
+        self.tables.0.stop();
+        if let Some(keeping) = self.tables.1.take() {
+            let _ = keeping.join();
         }
         let _ = self.node.0.run(|| crate::datapath::remove(&self.pins));
         let _ = std::fs::remove_dir(&self.pins);
@@ -261,7 +356,11 @@ fn policy() -> Value {
 fn objects() -> Vec<(Kind, Value)> {
     vec![
         (Kind::Namespace, json!({"metadata": {"name": "a"}})),
-        (Kind::Node, json!({"metadata": {"name": "here"}, "spec": {"podCIDRs": ["10.1.0.0/24"]}})),
+        (
+            Kind::Node,
+            json!({"metadata": {"name": "here"}, "spec": {"podCIDRs": ["10.1.0.0/24"]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.168.50.1"}]}}),
+        ),
         (
             Kind::Pod,
             json!({
@@ -315,6 +414,8 @@ fn answer(question: &[u8]) -> Vec<u8> {
     let lasts: Vec<u8> = match asked.as_str() {
         "example.com." => vec![90],
         "rogue.example.com." => vec![91],
+        // The node itself, and a site.
+        "inside.example.com." => vec![1, 95],
         "many.example.org." => {
             let alias = Name::from_ascii("edge.cdn.net.").unwrap();
             answer.add_answer(Record::from_rdata(owner, 300, RData::CNAME(CNAME(alias.clone()))));
