@@ -5,6 +5,7 @@
 //! What such a function may rely on, and what it owes, is told at [`Scenario::run`].
 
 mod clock;
+mod flush;
 mod kills;
 mod nothing;
 mod outage;
@@ -28,6 +29,8 @@ static ALL: &[Scenario] = &[
     runtime::SCENARIO,
     partition::SCENARIO,
     clock::SCENARIO,
+    flush::TABLES,
+    flush::CONNECTIONS,
     outage::SCENARIO,
     reboot::SCENARIO,
     starts::DENIED,
