@@ -102,6 +102,9 @@ pub struct Enforcement {
     pub maps: Vec<MapUse>,
     /// Whether pods on a bridge pass the hook; none if no pod of this node is on a bridge.
     pub bridge: Option<Bridge>,
+    /// The node's ends of pods' links.
+    #[serde(default)]
+    pub links: Links,
     /// The network plugin in the node's configuration; none if the agent was not told to put it there.
     #[serde(default)]
     pub chain: Option<Chain>,
@@ -198,6 +201,20 @@ pub struct Bridge {
     pub ipv6: bool,
 }
 
+/// The node's ends of pods' links: what comes in there is held to the pod that is behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Links {
+    /// How many are guarded.
+    pub guarded: usize,
+    /// Those that should be and are not: name, and why.
+    pub unguarded: Vec<String>,
+    /// Names of those that are closed: ports of a bridge of pods of which no pod is known.
+    pub closed: Vec<String>,
+    /// How many guards somebody had taken away since the agent started; they were put back.
+    pub repaired: u64,
+}
+
 /// A policy and how far it is enforced on this node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -234,6 +251,9 @@ pub struct Endpoint {
     pub uid: String,
     /// Index of its interface on the host's side; none if not known: then its source address is not checked.
     pub interface: Option<u32>,
+    /// Whether that interface is guarded: what the pod sends is held to its addresses before anything else sees it.
+    #[serde(default)]
+    pub guarded: bool,
     /// Id of its ruleset for connections into it; none if no policy isolates it.
     pub ingress: Option<String>,
     /// Id of its ruleset for connections out of it; none if no policy isolates it.

@@ -3,10 +3,12 @@
 //! and, for an agent that comes back, whose addresses the one before it was told of.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use ringfence_netns::HardwareAddress;
 use serde_json::Value;
 
 use crate::api::WaitRequest;
@@ -14,23 +16,68 @@ use crate::api::WaitRequest;
 /// Where libcni keeps results, unless told otherwise.
 pub(crate) const RESULTS: &str = "/var/lib/cni/results";
 
-/// Names of the host-side interfaces by pod address, as far as the newest result about an address tells.
-pub(crate) fn read(dir: &Path) -> HashMap<IpAddr, Vec<String>> {
-    let mut newest: HashMap<IpAddr, (SystemTime, Vec<String>)> = HashMap::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        let Some((written, addresses, names)) = read_result(&entry) else { continue };
-        for address in addresses {
-            if newest.get(&address).is_none_or(|(before, _)| *before <= written) {
-                newest.insert(address, (written, names.clone()));
-            }
-        }
-    }
-    newest.into_iter().map(|(address, (_, names))| (address, names)).collect()
+/// What a network plugin told when it had connected a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// When: of two that speak of an address the newer counts.
+    pub(crate) at: SystemTime,
+    /// Addresses of the sandbox.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Names of interfaces on the node, of which its link is one.
+    pub(crate) links: Vec<String>,
+    /// Hardware address of its interface.
+    pub(crate) hardware_address: Option<HardwareAddress>,
 }
 
-fn read_result(entry: &std::fs::DirEntry) -> Option<(SystemTime, Vec<IpAddr>, Vec<String>)> {
-    let (written, cached) = cached(entry)?;
-    Some((written, addresses(&cached)?, outside(&cached)))
+impl Told {
+    /// What a plugin is telling the agent now.
+    pub(crate) fn now(request: &WaitRequest) -> Self {
+        Self {
+            at: SystemTime::now(),
+            addresses: request.addresses.iter().map(IpAddr::to_canonical).collect(),
+            links: request.links.clone(),
+            hardware_address: request.hardware_address.as_deref().and_then(hardware_address),
+        }
+    }
+}
+
+/// The results of a node. What was read once is not read again until it is written again.
+#[derive(Debug)]
+pub(crate) struct Results {
+    dir: PathBuf,
+    read: HashMap<OsString, Told>,
+}
+
+impl Results {
+    pub(crate) fn new(dir: PathBuf) -> Self {
+        Self { dir, read: HashMap::new() }
+    }
+
+    /// All that can be read now.
+    pub(crate) fn look(&mut self) -> impl Iterator<Item = &Told> {
+        let before = std::mem::take(&mut self.read);
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(at) = entry.metadata().ok().and_then(|file| file.modified().ok()) else { continue };
+            let same = before.get(&name).filter(|told| told.at == at).cloned();
+            if let Some(told) = same.or_else(|| read_result(&entry)) {
+                self.read.insert(name, told);
+            }
+        }
+        self.read.values()
+    }
+}
+
+fn read_result(entry: &std::fs::DirEntry) -> Option<Told> {
+    let (at, cached) = cached(entry)?;
+    let result = cached["result"].as_object()?;
+    let interface = cached["ifName"].as_str().unwrap_or_default();
+    Some(Told {
+        at,
+        addresses: addresses(&cached)?,
+        links: ringfence_cni::links(result),
+        hardware_address: ringfence_cni::hardware_address(result, interface).as_deref().and_then(hardware_address),
+    })
 }
 
 fn cached(entry: &std::fs::DirEntry) -> Option<(SystemTime, Value)> {
@@ -43,12 +90,10 @@ fn addresses(cached: &Value) -> Option<Vec<IpAddr>> {
     ringfence_cni::addresses(cached["result"].as_object()?, cached["ifName"].as_str().unwrap_or_default()).ok()
 }
 
-/// The names of all interfaces outside a sandbox.
-fn outside(cached: &Value) -> Vec<String> {
-    let inside = |interface: &Value| interface["sandbox"].as_str().is_some_and(|path| !path.is_empty());
-    let interfaces = cached["result"]["interfaces"].as_array().into_iter().flatten();
-    let outside = interfaces.filter(|interface| !inside(interface));
-    outside.filter_map(|interface| Some(interface["name"].as_str()?.to_owned())).collect()
+/// An Ethernet address as people write it.
+fn hardware_address(text: &str) -> Option<HardwareAddress> {
+    let bytes: Option<Vec<u8>> = text.split(':').map(|byte| u8::from_str_radix(byte, 16).ok()).collect();
+    bytes?.try_into().ok()
 }
 
 /// How long the API may not have heard of a sandbox.
@@ -74,6 +119,8 @@ fn sandbox(entry: &std::fs::DirEntry) -> Option<(SystemTime, WaitRequest)> {
         let mut pairs = cached["cniArgs"].as_array()?.iter();
         pairs.find(|pair| pair[0] == name)?[1].as_str().map(str::to_owned)
     };
+    let interface = text("ifName")?;
+    let result = cached["result"].as_object()?;
     let sandbox = WaitRequest {
         namespace: argument("K8S_POD_NAMESPACE")?,
         name: argument("K8S_POD_NAME")?,
@@ -81,9 +128,11 @@ fn sandbox(entry: &std::fs::DirEntry) -> Option<(SystemTime, WaitRequest)> {
         addresses: addresses(&cached)?,
         container: Some(text("containerId")?),
         network: text("networkName"),
+        links: ringfence_cni::links(result),
+        hardware_address: ringfence_cni::hardware_address(result, &interface),
         timeout_ms: 0,
     };
-    (text("ifName")? == INTERFACE).then_some((written, sandbox))
+    (interface == INTERFACE).then_some((written, sandbox))
 }
 
 #[cfg(test)]
@@ -95,18 +144,22 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("ringfence-cni-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let result = r#"{"kind": "cniCacheV1", "ifName": "eth0", "result": {"cniVersion": "1.0.0",
-            "interfaces": [{"name": "cni0"}, {"name": "veth1234"}, {"name": "eth0", "sandbox": "/var/run/netns/x"}],
+            "interfaces": [{"name": "cni0"}, {"name": "veth1234"},
+                {"name": "eth0", "mac": "0a:00:00:00:00:07", "sandbox": "/var/run/netns/x"}],
             "ips": [{"address": "10.244.0.7/24", "gateway": "10.244.0.1", "interface": 2},
                     {"address": "fd00:10:244::7/64", "interface": 2}, {"address": "10.244.0.1/24", "interface": 0}]}}"#;
         std::fs::write(dir.join("bridge-abc-eth0"), result).unwrap();
         std::fs::write(dir.join("torn"), &result[..90]).unwrap();
         std::fs::write(dir.join("odd"), r#"{"result": {"ips": [{"interface": 7}], "interfaces": []}}"#).unwrap();
-        let found = read(&dir);
+        let mut results = Results::new(dir.clone());
+        let found: Vec<_> = results.look().cloned().collect();
+        assert_eq!(results.look().cloned().collect::<Vec<_>>(), found, "also what was read before");
         std::fs::remove_dir_all(&dir).unwrap();
-        let names = vec!["cni0".to_owned(), "veth1234".to_owned()];
-        let expected = ["10.244.0.7", "fd00:10:244::7"].map(|address| (address.parse().unwrap(), names.clone()));
-        assert_eq!(found, HashMap::from(expected));
-        assert!(read(&dir).is_empty());
+        let [told] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!(told.addresses, ["10.244.0.7", "fd00:10:244::7"].map(|text| text.parse::<IpAddr>().unwrap()));
+        assert_eq!(told.links, ["cni0", "veth1234"]);
+        assert_eq!(told.hardware_address, Some([10, 0, 0, 0, 0, 7]));
+        assert_eq!(results.look().count(), 0);
     }
 
     #[test]
@@ -178,7 +231,7 @@ mod tests {
         for (form, result) in FORMS {
             let cached = cached(result);
             assert_eq!(addresses(&cached), Some(vec!["10.0.0.7".parse().unwrap()]), "{form}");
-            let names = outside(&cached);
+            let names = ringfence_cni::links(cached["result"].as_object().unwrap());
             assert_eq!(names.iter().any(|name| name == "host"), result.contains("host"), "{form}: {names:?}");
         }
         for result in [

@@ -1,13 +1,16 @@
 //! The kernel side: the datapath as an [`Enforcer`] and as a [`Source`] of records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use ringfence_datapath::{ApplyError, Datapath, Drop, Event, Events, Features, Interface, Outcome, Sizes};
+use ringfence_datapath::{
+    ApplyError, Datapath, Drop, Event, Events, Features, Guarded, Interface, LinkHook, Outcome, Port, Sizes,
+};
 use ringfence_engine::{CauseId, Delta, Plan};
+use ringfence_netns::Tunnel;
 
 use crate::api::{Feature, MapUse};
 use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
@@ -19,6 +22,7 @@ struct Kernel {
     datapath: Datapath,
     adopted: bool,
     features: Vec<Feature>,
+    link_hook: Option<LinkHook>,
 }
 
 /// Loads the program, or adopts what an earlier agent left.
@@ -26,8 +30,9 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<(Box<dyn Enforcer>, Box<dy
     let adopted = holds_anything(&config.pin_dir);
     let datapath = Datapath::open(settings(config)?).context("cannot enforce policy on this node")?;
     let events = datapath.events().context("cannot read what the kernel reports")?;
-    let features = features(&datapath.features());
-    Ok((Box::new(Kernel { datapath, adopted, features }), Box::new(Reports(events))))
+    let found = datapath.features();
+    let (features, link_hook) = (features(&found), found.link_hook);
+    Ok((Box::new(Kernel { datapath, adopted, features, link_hook }), Box::new(Reports(events))))
 }
 
 /// Ends the enforcement that is pinned in a directory, if there is any.
@@ -82,7 +87,15 @@ fn features(found: &Features) -> Vec<Feature> {
         available: false,
         detail: missing.reason.clone(),
     });
-    std::iter::once(kernel).chain(missing).collect()
+    let detail = match found.link_hook {
+        Some(LinkHook::Tcx) => "tcx",
+        Some(LinkHook::Clsact) => {
+            "filters of clsact; hint: Linux 6.6 or later has tcx, which nobody removes by accident"
+        }
+        None => "neither tcx nor clsact; hint: Linux 6.6 or later has tcx",
+    };
+    let links = Feature { name: "guards at links".into(), available: found.link_hook.is_some(), detail: detail.into() };
+    [kernel, links].into_iter().chain(missing).collect()
 }
 
 impl From<ApplyError> for EnforceError {
@@ -106,6 +119,31 @@ impl Enforcer for Kernel {
 
     fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError> {
         Ok(self.datapath.set_interfaces(interfaces.iter().map(|(address, interface)| (*address, *interface)))?)
+    }
+
+    fn link_hook(&self) -> Option<LinkHook> {
+        self.link_hook
+    }
+
+    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<Guarded, EnforceError> {
+        Ok(self.datapath.guard(links)?)
+    }
+
+    fn look_at_guards(&mut self) -> Result<Guarded, EnforceError> {
+        Ok(self.datapath.check_guards()?)
+    }
+
+    fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError> {
+        let pairs = tunnels.iter().map(|tunnel| (tunnel.protocol, tunnel.port)).collect();
+        Ok(self.datapath.set_tunnels(&pairs)?)
+    }
+
+    fn set_known_addresses(
+        &mut self,
+        nodes: &BTreeSet<IpAddr>,
+        services: &BTreeSet<IpAddr>,
+    ) -> Result<(), EnforceError> {
+        Ok(self.datapath.set_known_addresses(nodes.iter().copied(), services.iter().copied())?)
     }
 
     fn facts(&mut self) -> Facts {

@@ -208,6 +208,8 @@ fn wait_for(name: &str, timeout_ms: u64) -> WaitRequest {
         addresses: Vec::new(),
         container: None,
         network: None,
+        links: Vec::new(),
+        hardware_address: None,
         timeout_ms,
     }
 }

@@ -1,10 +1,11 @@
 //! What the wiring asks of the kernel side, so that it can be tested without a kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ringfence_datapath::Interface;
+use ringfence_datapath::{Guarded, Interface, LinkHook, Port};
 use ringfence_engine::{CauseId, Delta, Plan};
+use ringfence_netns::Tunnel;
 
 use crate::api::{Feature, MapUse};
 
@@ -17,6 +18,20 @@ pub trait Enforcer: Send {
     fn apply(&mut self, delta: &Delta) -> Result<(), EnforceError>;
     /// The host-side interface of each local address whose interface is known.
     fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError>;
+    /// Where the kernel lets links be guarded; none: nowhere.
+    fn link_hook(&self) -> Option<LinkHook>;
+    /// Guards exactly these links of the node, by index, and no others.
+    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<Guarded, EnforceError>;
+    /// Looks whether the guards are where they were put, and puts back those that are not.
+    fn look_at_guards(&mut self) -> Result<Guarded, EnforceError>;
+    /// The tunnels that end on nodes: pods send nothing there.
+    fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError>;
+    /// The addresses of nodes, and those of Services.
+    fn set_known_addresses(
+        &mut self,
+        nodes: &BTreeSet<IpAddr>,
+        services: &BTreeSet<IpAddr>,
+    ) -> Result<(), EnforceError>;
     /// Facts for status and metrics, read now.
     fn facts(&mut self) -> Facts;
     /// How much each cause decided, read now.

@@ -1,13 +1,14 @@
 //! A kernel for tests: a plan in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use ringfence_datapath::Interface;
+use ringfence_datapath::{Guarded, Interface, LinkHook, Port};
 use ringfence_engine::{CauseId, Delta, Plan};
 use ringfence_model::DomainName;
+use ringfence_netns::Tunnel;
 use tokio::sync::watch;
 
 use crate::api::MapUse;
@@ -21,6 +22,10 @@ pub(crate) enum Call {
     Sync,
     Apply,
     Interfaces(usize),
+    Guard(BTreeMap<u32, Port>),
+    LookAtGuards,
+    Tunnels(BTreeSet<Tunnel>),
+    Known(BTreeSet<IpAddr>, BTreeSet<IpAddr>),
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +33,10 @@ struct Memory {
     plan: Plan,
     calls: Vec<Call>,
     failure: Option<EnforceError>,
+    /// Links that cannot be guarded, and guards that were taken away.
+    refused: BTreeMap<u32, String>,
+    taken: BTreeSet<u32>,
+    too_old: bool,
 }
 
 /// The kernel, in memory.
@@ -66,6 +75,25 @@ impl FakeKernel {
         self.0.lock().failure = Some(error);
     }
 
+    /// Has it refuse to guard these links.
+    pub(crate) fn refuse(&self, links: &[(u32, &str)]) {
+        self.0.lock().refused = links.iter().map(|(index, why)| (*index, (*why).to_owned())).collect();
+    }
+
+    /// Is one that cannot guard links.
+    pub(crate) fn age(&self) {
+        self.0.lock().too_old = true;
+    }
+
+    /// Takes away the guards of these links.
+    pub(crate) fn take_away(&self, links: &[u32]) {
+        self.0.lock().taken = links.iter().copied().collect();
+    }
+
+    fn guarded(&self, restored: BTreeSet<u32>) -> Guarded {
+        Guarded { failed: self.0.lock().refused.clone(), restored, ..Guarded::default() }
+    }
+
     fn called(&self, call: Call, change: impl FnOnce(&mut Plan)) -> Result<(), EnforceError> {
         let mut memory = self.0.lock();
         memory.calls.push(call);
@@ -88,6 +116,33 @@ impl Enforcer for FakeKernel {
 
     fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError> {
         self.called(Call::Interfaces(interfaces.len()), |_| {})
+    }
+
+    fn link_hook(&self) -> Option<LinkHook> {
+        (!self.0.lock().too_old).then_some(LinkHook::Tcx)
+    }
+
+    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<Guarded, EnforceError> {
+        self.called(Call::Guard(links.clone()), |_| {})?;
+        Ok(self.guarded(BTreeSet::new()))
+    }
+
+    fn look_at_guards(&mut self) -> Result<Guarded, EnforceError> {
+        self.called(Call::LookAtGuards, |_| {})?;
+        let taken = std::mem::take(&mut self.0.lock().taken);
+        Ok(self.guarded(taken))
+    }
+
+    fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError> {
+        self.called(Call::Tunnels(tunnels.clone()), |_| {})
+    }
+
+    fn set_known_addresses(
+        &mut self,
+        nodes: &BTreeSet<IpAddr>,
+        services: &BTreeSet<IpAddr>,
+    ) -> Result<(), EnforceError> {
+        self.called(Call::Known(nodes.clone(), services.clone()), |_| {})
     }
 
     fn facts(&mut self) -> Facts {

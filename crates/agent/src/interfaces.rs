@@ -1,121 +1,277 @@
-//! Which interface of the host each local pod is behind, for the check of source addresses.
+//! Looks which links of the node are pods', and which tunnels end there.
 //!
-//! A pod joined by a route of its own (/32, /128) is behind the interface of that route; a pod on a bridge is behind the
-//! port that its network plugin wrote down. Where neither tells, the interface stays unknown, and the status says so. A
-//! thread of its own looks again whenever local addresses, links or routes change.
+//! A thread of its own looks again whenever local addresses, links or routes change, and every few seconds. What it finds
+//! is decided by [`crate::ports::find`]; here is only the looking. A pod that a network plugin tells of while it connects it
+//! is looked for at once, and it alone ([`place`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use ringfence_datapath::Interface;
-use ringfence_netns::{Link, Netlink};
+use ringfence_netns::{HardwareAddress, Link, Netlink, Peer, Tunnel};
 
 use crate::api::Bridge;
 use crate::bridge;
-use crate::cni_cache;
+use crate::cni_cache::{self, Results, Told};
 use crate::core::{Gone, Handle, Message};
+use crate::ports::{Ports, Seen, find, is_end};
 
 /// What makes the scout look again.
 #[derive(Debug)]
 pub(crate) enum Nudge {
     /// These are the addresses of local pods now.
     Local(BTreeSet<IpAddr>),
+    /// What a plugin has just told, and the number of this news.
+    Told(u64, Told),
     /// Links or routes of the host changed.
     Network,
 }
 
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Found {
+    /// Who is behind which link.
+    pub(crate) ports: Ports,
+    /// Whether bridged packets pass the hook; none if no local pod is on a bridge.
+    pub(crate) bridge: Option<Bridge>,
+    /// Tunnels that end on this node.
+    pub(crate) tunnels: BTreeSet<Tunnel>,
+    /// Number of the last news of a plugin that this takes into account.
+    pub(crate) news: u64,
+}
+
 /// Links, and routes of both families: bits of the group mask of `rtnetlink(7)`.
 const GROUPS: u32 = 0x1 | 0x40 | 0x400;
-/// How often the bridge settings are read while pods are on a bridge: nothing tells when they change.
+/// Least time between two looks: each pod that starts makes a dozen changes.
+const LEAST: Duration = Duration::from_millis(100);
+/// How often to look while there are links to guard, and while pods are on a bridge: nothing tells when a guard is taken
+/// away, or a setting of the bridge changes.
+const GUARDS_INTERVAL: Duration = Duration::from_secs(4);
 const BRIDGE_INTERVAL: Duration = Duration::from_secs(2);
+/// How long nothing is looked at while there is nothing to guard.
+const IDLE: Duration = Duration::from_mins(1);
 /// How soon, and at the latest how often, to look again for what was not found: plugins write results after the fact.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+/// How long what a plugin told is kept though no link of it is there any more, or yet.
+const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Finds interfaces.
+/// Looks.
 pub(crate) struct Scout {
     core: Handle,
-    results: PathBuf,
-    local: BTreeSet<IpAddr>,
-    told: Option<(BTreeMap<IpAddr, Interface>, Option<Bridge>)>,
+    results: Results,
+    /// None before the planning thread has said so once: nothing is a stranger before it is known who belongs here.
+    local: Option<BTreeSet<IpAddr>>,
+    /// What plugins told since this agent runs, of pods whose links are there.
+    told: Vec<Told>,
+    news: u64,
+    /// Hardware addresses at the other ends of links as first seen: whoever is there can change them later.
+    hardware: HashMap<u32, HardwareAddress>,
+    bridge: Option<Bridge>,
     again: Duration,
 }
 
-/// What was found.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Found {
-    interfaces: BTreeMap<IpAddr, Interface>,
-    /// Some local pod is, or may be, on a bridge.
-    bridged: bool,
-}
-
 impl Scout {
-    pub(crate) fn new(core: Handle) -> Self {
-        let results = PathBuf::from(cni_cache::RESULTS);
-        Self { core, results, local: BTreeSet::new(), told: None, again: AGAIN.0 }
+    pub(crate) fn new(core: Handle, results: PathBuf) -> Self {
+        Self {
+            core,
+            results: Results::new(results),
+            local: None,
+            told: Vec::new(),
+            news: 0,
+            hardware: HashMap::new(),
+            bridge: None,
+            again: AGAIN.0,
+        }
     }
 
-    /// Looks whenever nudged until the planning thread is gone.
+    /// Looks whenever nudged, and now and then, until the planning thread is gone.
     pub(crate) fn run(mut self, nudges: &Receiver<Nudge>) {
-        let mut patience = None;
+        let mut soon = Instant::now();
+        let mut due = soon + IDLE;
         loop {
-            let nudge = match patience {
-                None => nudges.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
-                Some(patience) => nudges.recv_timeout(patience),
-            };
-            match nudge {
+            match nudges.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(nudge) => {
                     self.again = AGAIN.0;
                     self.take(nudge);
-                    while let Ok(more) = nudges.try_recv() {
-                        self.take(more);
-                    }
+                    due = due.min(soon);
+                    continue;
                 }
-                Err(RecvTimeoutError::Timeout) => self.again = (self.again * 2).min(AGAIN.1),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            match self.look() {
-                Ok(next) => patience = next,
-                Err(Gone) => return,
-            }
+            let Ok(pause) = self.look() else { return };
+            let now = Instant::now();
+            (soon, due) = (now + LEAST, now + pause);
         }
     }
 
     fn take(&mut self, nudge: Nudge) {
-        if let Nudge::Local(local) = nudge {
-            self.local = local;
+        match nudge {
+            Nudge::Local(local) => self.local = Some(local),
+            Nudge::Told(number, told) => {
+                self.news = number;
+                self.told.push(told);
+            }
+            Nudge::Network => {}
         }
     }
 
-    /// Looks once; tells what is new; says when to look again at the latest.
-    fn look(&mut self) -> Result<Option<Duration>, Gone> {
-        let found = match find(&self.local, &self.results) {
+    /// Looks once and tells; says when to look again at the latest.
+    fn look(&mut self) -> Result<Duration, Gone> {
+        let Some(local) = self.local.clone() else { return Ok(IDLE) };
+        let found = match self.find(&local) {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(%error, "cannot look up the interfaces of local pods");
-                return Ok(Some(self.again));
+                tracing::warn!(%error, "cannot look up the links of local pods");
+                return Ok(self.pause());
             }
         };
-        let bridge = found.bridged.then(bridge::read);
-        let unknown = found.interfaces.len() < self.local.len();
-        let before = self.told.replace((found.interfaces.clone(), bridge));
-        let (interfaces, known_bridge) = before.unwrap_or_default();
-        if interfaces != found.interfaces {
-            self.core.tell(Message::Interfaces(found.interfaces))?;
+        announce(self.bridge, found.bridge);
+        self.bridge = found.bridge;
+        let unknown = local.iter().any(|address| !found.ports.interfaces.contains_key(address));
+        let pauses = [
+            unknown.then(|| self.pause()),
+            found.bridge.map(|_| BRIDGE_INTERVAL),
+            (!found.ports.links.is_empty()).then_some(GUARDS_INTERVAL),
+        ];
+        self.core.tell(Message::Found(found))?;
+        Ok(pauses.into_iter().flatten().min().unwrap_or(IDLE))
+    }
+
+    /// How long to wait before looking again for what was not found: longer each time.
+    fn pause(&mut self) -> Duration {
+        let next = (self.again * 2).min(AGAIN.1);
+        std::mem::replace(&mut self.again, next)
+    }
+
+    fn find(&mut self, local: &BTreeSet<IpAddr>) -> ringfence_netns::Result<Found> {
+        let mut netlink = Netlink::open()?;
+        let links = netlink.links()?;
+        self.forget(&links);
+        // Whom a plugin told of just now is a pod that is about to be known.
+        let known: BTreeSet<IpAddr> =
+            local.iter().chain(self.told.iter().flat_map(|told| &told.addresses)).copied().collect();
+        let routes = routes(&mut netlink, &known)?;
+        let told: Vec<Told> = self.results.look().chain(&self.told).cloned().collect();
+        let mut seen = Seen { links: &links, routes: &routes, told: &told, inside: &HashMap::new(), local: &known };
+        let mut ports = find(&seen);
+        let inside = self.look_inside(&mut netlink, &links, &ports, local);
+        if !inside.is_empty() {
+            seen.inside = &inside;
+            ports = find(&seen);
         }
-        if known_bridge != bridge {
-            announce(known_bridge, bridge);
-            self.core.tell(Message::Bridge(bridge))?;
+        // A pod that is behind nothing we know may be on any bridge there is.
+        let unknown = local.iter().any(|address| !ports.interfaces.contains_key(address));
+        let bridged = ports.bridged() || (unknown && links.iter().any(|link| link.controller.is_some()));
+        Ok(Found {
+            bridge: bridged.then(bridge::read),
+            tunnels: links.iter().flat_map(|link| &link.tunnels).copied().chain(USUAL).collect(),
+            ports,
+            news: self.news,
+        })
+    }
+
+    /// The other ends of links about which something is in doubt; of all that are nobody's while a pod is not found.
+    fn look_inside(
+        &mut self,
+        netlink: &mut Netlink,
+        links: &[Link],
+        ports: &Ports,
+        local: &BTreeSet<IpAddr>,
+    ) -> HashMap<u32, Peer> {
+        let doubtful: HashSet<u32> = ports.in_doubt().collect();
+        let missing = local.iter().any(|address| !ports.interfaces.contains_key(address));
+        let asked = |link: &&Link| {
+            doubtful.contains(&link.index) || (missing && is_end(link) && !ports.links.contains_key(&link.index))
+        };
+        let mut inside = HashMap::new();
+        for link in links.iter().filter(asked) {
+            match netlink.peer(link) {
+                Ok(Some(mut peer)) => {
+                    if let Some(now) = peer.hardware_address {
+                        peer.hardware_address = Some(*self.hardware.entry(link.index).or_insert(now));
+                    }
+                    inside.insert(link.index, peer);
+                }
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "the pod's end of a link is not known"),
+            }
         }
-        let again = unknown.then_some(self.again);
-        Ok(if bridge.is_some() { Some(again.unwrap_or(BRIDGE_INTERVAL).min(BRIDGE_INTERVAL)) } else { again })
+        inside
+    }
+
+    /// Forgets what is about links that are gone.
+    fn forget(&mut self, links: &[Link]) {
+        let ends = || links.iter().filter(|link| is_end(link));
+        let names: HashSet<&str> = ends().map(|link| link.name.as_str()).collect();
+        let indexes: HashSet<u32> = ends().map(|link| link.index).collect();
+        let now = SystemTime::now();
+        let young = |at| now.duration_since(at).is_ok_and(|age| age < PATIENCE);
+        self.told.retain(|told| young(told.at) || told.links.iter().any(|name| names.contains(name.as_str())));
+        self.hardware.retain(|index, _| indexes.contains(index));
     }
 }
 
+/// Tunnels that other nodes may end though this one does not: the usual ports of VXLAN (RFC 7348, and Linux') and of Geneve
+/// (RFC 8926). Pods have no business there.
+const USUAL: [Tunnel; 3] = [Tunnel::udp(4789), Tunnel::udp(8472), Tunnel::udp(6081)];
+
+fn routes(netlink: &mut Netlink, addresses: &BTreeSet<IpAddr>) -> ringfence_netns::Result<HashMap<IpAddr, u32>> {
+    let mut routes = HashMap::new();
+    for address in addresses {
+        routes.extend(netlink.route_ifindex(*address)?.map(|index| (*address, index)));
+    }
+    Ok(routes)
+}
+
+/// Where the pod is that a plugin is telling of, as far as that can be seen now.
+///
+/// # Errors
+///
+/// If links or routes cannot be read.
+pub(crate) fn place(told: &Told) -> ringfence_netns::Result<Ports> {
+    let mut netlink = Netlink::open()?;
+    let local = told.addresses.iter().copied().collect();
+    let routes = routes(&mut netlink, &local)?;
+    let mut links = Vec::new();
+    for name in &told.links {
+        links.extend(netlink.find_link(name)?);
+    }
+    let mut further: BTreeSet<u32> = routes.values().copied().collect();
+    further.extend(links.iter().filter_map(|link| link.controller));
+    for index in further {
+        if !links.iter().any(|link| link.index == index) {
+            links.extend(netlink.find_index(index)?);
+        }
+    }
+    let mut seen = Seen {
+        links: &links,
+        routes: &routes,
+        told: std::slice::from_ref(told),
+        inside: &HashMap::new(),
+        local: &local,
+    };
+    let ports = find(&seen);
+    let mut inside = HashMap::new();
+    for index in ports.in_doubt() {
+        if let Some(link) = links.iter().find(|link| link.index == index) {
+            inside.extend(netlink.peer(link)?.map(|peer| (index, peer)));
+        }
+    }
+    if inside.is_empty() {
+        return Ok(ports);
+    }
+    seen.inside = &inside;
+    Ok(find(&seen))
+}
+
 fn announce(before: Option<Bridge>, now: Option<Bridge>) {
+    if before == now {
+        return;
+    }
     match now.and_then(bridge::complaint) {
         Some(complaint) => tracing::error!("{complaint}"),
         None if before.and_then(bridge::complaint).is_some() => {
@@ -123,45 +279,6 @@ fn announce(before: Option<Bridge>, now: Option<Bridge>) {
         }
         None => {}
     }
-}
-
-fn find(local: &BTreeSet<IpAddr>, results: &std::path::Path) -> Result<Found, ringfence_netns::Error> {
-    let mut netlink = Netlink::open()?;
-    let mut found = Found::default();
-    let mut rest = Vec::new();
-    let links = if local.is_empty() { Vec::new() } else { netlink.links()? };
-    let controllers: HashMap<u32, u32> = links.iter().filter_map(|link| Some((link.index, link.controller?))).collect();
-    for address in local {
-        match netlink.route_ifindex(*address)? {
-            Some(index) => {
-                let bridge = controllers.get(&index).copied();
-                found.interfaces.insert(*address, Interface { index, bridge });
-            }
-            None => rest.push(*address),
-        }
-    }
-    if !rest.is_empty() {
-        let ports = bridge_ports(&rest, &cni_cache::read(results), &links);
-        // A pod that is behind nothing we know may be on any bridge there is.
-        found.bridged = !ports.is_empty() || links.iter().any(|link| link.controller.is_some());
-        found.interfaces.extend(ports);
-    }
-    Ok(found)
-}
-
-/// The bridge ports of addresses: of the interfaces a plugin wrote down, the one that is a port of a bridge.
-fn bridge_ports(
-    addresses: &[IpAddr],
-    names: &HashMap<IpAddr, Vec<String>>,
-    links: &[Link],
-) -> BTreeMap<IpAddr, Interface> {
-    let ports: HashMap<&str, &Link> =
-        links.iter().filter(|link| link.controller.is_some()).map(|link| (link.name.as_str(), link)).collect();
-    let port = |address: &IpAddr| {
-        let link = names.get(address)?.iter().find_map(|name| ports.get(name.as_str()))?;
-        Some((*address, Interface { index: link.index, bridge: link.controller }))
-    };
-    addresses.iter().filter_map(port).collect()
 }
 
 /// Tells whenever something of these groups changes in the network namespace of the calling thread; blocks for as long
@@ -184,7 +301,9 @@ pub(crate) fn listen(groups: u32, changed: impl Fn() -> bool) -> std::io::Result
 /// Starts looking: the sender takes nudges.
 pub(crate) fn start(core: Handle) -> std::io::Result<Sender<Nudge>> {
     let (nudges, receiver) = mpsc::channel();
-    std::thread::Builder::new().name("scout".into()).spawn(move || Scout::new(core).run(&receiver))?;
+    std::thread::Builder::new().name("scout".into()).spawn(move || {
+        Scout::new(core, PathBuf::from(cni_cache::RESULTS)).run(&receiver);
+    })?;
     let listener = nudges.clone();
     std::thread::Builder::new().name("scout-listen".into()).spawn(move || {
         if let Err(error) = listen(GROUPS, || listener.send(Nudge::Network).is_ok()) {
@@ -196,70 +315,121 @@ pub(crate) fn start(core: Handle) -> std::io::Result<Sender<Nudge>> {
 
 #[cfg(test)]
 mod tests {
-    use ringfence_netns::{Route, VethEnd};
+    use ringfence_datapath::{Interface, Port};
+    use ringfence_netns::{Route, VethEnd, Vxlan};
 
     use super::*;
     use crate::scratch::{Scratch, can_run};
 
-    fn link(index: u32, name: &str, controller: Option<u32>) -> Link {
-        let name = name.to_owned();
-        Link { index, name, hardware_address: Vec::new(), up: true, controller, peer: None, mtu: 1500 }
+    fn local(texts: &[&str]) -> BTreeSet<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
-    #[test]
-    fn the_port_of_the_bridge_is_taken_never_the_bridge() {
-        let address: IpAddr = "10.244.0.7".parse().unwrap();
-        let other: IpAddr = "10.244.0.8".parse().unwrap();
-        let links = [link(3, "cni0", None), link(9, "veth1234", Some(3)), link(10, "veth-gone", None)];
-        let names = HashMap::from([
-            (address, vec!["cni0".to_owned(), "veth1234".to_owned()]),
-            (other, vec!["cni0".to_owned(), "veth-gone".to_owned()]),
-        ]);
-        assert_eq!(
-            bridge_ports(&[address, other], &names, &links),
-            BTreeMap::from([(address, Interface { index: 9, bridge: Some(3) })])
-        );
+    /// A scout that reads results from a directory of its own.
+    fn scout(test: &str) -> (Scout, PathBuf) {
+        let results = std::env::temp_dir().join(format!("ringfence-results-{test}-{}", std::process::id()));
+        (Scout::new(Handle::channel().0, results.clone()), results)
     }
 
-    #[test]
-    fn routed_pods_are_found_by_their_route_and_bridged_ones_by_what_the_plugin_wrote() {
-        if !can_run() {
-            return;
-        }
-        let (host, pods) = (Scratch::new("host"), Scratch::new("pods"));
+    /// A node and a namespace of pods, joined by a veth pair for each pair of names.
+    fn joined(test: &str, pairs: &[(&str, &str)]) -> (Scratch, Scratch, Netlink) {
+        let (host, pods) = (Scratch::new(&format!("{test}-host")), Scratch::new(&format!("{test}-pods")));
         let mut netlink = host.0.netlink().unwrap();
-        for (here, there) in [("routed", "eth0"), ("port", "eth1")] {
+        for (here, there) in pairs {
             let here = VethEnd { name: here, namespace: &host.0 };
             netlink.add_veth(here, VethEnd { name: there, namespace: &pods.0 }, None).unwrap();
             netlink.set_up(here.name).unwrap();
         }
+        (host, pods, netlink)
+    }
+
+    fn hardware(namespace: &Scratch, link: &str) -> HardwareAddress {
+        let link = namespace.0.netlink().unwrap().find_link(link).unwrap().unwrap();
+        link.hardware_address.try_into().unwrap()
+    }
+
+    #[test]
+    fn routed_pods_are_found_by_their_route_at_once_too() {
+        if !can_run() {
+            return;
+        }
+        let (host, _pods, mut netlink) = joined("routed", &[("routed", "eth0")]);
         netlink.set_route(&Route::direct("10.244.0.7/32".parse().unwrap(), "routed")).unwrap();
         netlink.set_route(&Route::direct("fd00:10:244::7/128".parse().unwrap(), "routed")).unwrap();
-        let results = std::env::temp_dir().join(format!("ringfence-results-{}", std::process::id()));
-        let local = BTreeSet::from(["10.244.0.7", "fd00:10:244::7"].map(|address| address.parse().unwrap()));
-        let routed = netlink.link_index("routed").unwrap();
-        let found = host.0.run(|| find(&local, &results)).unwrap().unwrap();
-        assert_eq!(
-            found.interfaces,
-            local.iter().map(|address| (*address, Interface { index: routed, bridge: None })).collect()
-        );
-        assert!(!found.bridged);
+        let vxlan = Vxlan {
+            name: "vx0".into(),
+            id: 7,
+            port: 9999,
+            local: "10.9.0.1".parse().unwrap(),
+            hardware_address: [2, 0, 0, 0, 0, 9],
+            mtu: 1400,
+        };
+        netlink.add_vxlan(&vxlan).unwrap();
+        let local = local(&["10.244.0.7", "fd00:10:244::7"]);
+        let index = netlink.link_index("routed").unwrap();
+        let (mut scout, _) = scout("routed");
+        let found = host.0.run(|| scout.find(&local)).unwrap().unwrap();
+        let interface = Interface { index, bridge: None };
+        assert_eq!(found.ports.interfaces, local.iter().map(|address| (*address, interface)).collect());
+        assert_eq!(found.ports.links[&index], Port { bridge: None, mac: None, pod: true });
+        assert_eq!(found.bridge, None);
+        let tunnels = [9999, 4789, 8472, 6081].map(Tunnel::udp);
+        assert_eq!(found.tunnels, BTreeSet::from(tunnels));
+        let addresses = local.into_iter().collect();
+        let told = Told { at: SystemTime::now(), addresses, links: Vec::new(), hardware_address: None };
+        assert_eq!(host.0.run(|| place(&told)).unwrap().unwrap(), found.ports);
+    }
 
+    #[test]
+    fn bridged_pods_are_found_by_what_was_told_or_written_and_after_a_renaming() {
+        if !can_run() {
+            return;
+        }
+        let (host, pods, mut netlink) = joined("bridged", &[("port", "eth1"), ("other", "eth2")]);
         netlink.add_bridge("cni0").unwrap();
-        netlink.set_controller("port", "cni0").unwrap();
+        for port in ["port", "other"] {
+            netlink.set_controller(port, "cni0").unwrap();
+        }
         netlink.set_up("cni0").unwrap();
         netlink.set_route(&Route::direct("10.244.1.0/24".parse().unwrap(), "cni0")).unwrap();
-        let local = BTreeSet::from(["10.244.1.8".parse().unwrap()]);
-        let found = host.0.run(|| find(&local, &results)).unwrap().unwrap();
-        assert_eq!((found.interfaces.len(), found.bridged), (0, true), "unknown, and perhaps on the bridge");
+        let local = local(&["10.244.1.8"]);
+        let (mut scout, results) = scout("bridged");
+        let find = |scout: &mut Scout| host.0.run(|| scout.find(&local)).unwrap().unwrap();
+        let found = find(&mut scout);
+        assert_eq!(found.ports, Ports::default(), "which bridge is one of pods is not known");
+        assert!(found.bridge.is_some(), "and the pod is perhaps on it");
+
+        let [bridge, port, other] = ["cni0", "port", "other"].map(|name| netlink.link_index(name).unwrap());
+        let mac = hardware(&pods, "eth1");
+        let links = ["cni0", "port"].map(str::to_owned).into();
+        let addresses: Vec<IpAddr> = local.iter().copied().collect();
+        let told = Told { at: SystemTime::now(), addresses, links, hardware_address: None };
+        let placed = host.0.run(|| place(&told)).unwrap().unwrap();
+        let guarded = Port { bridge: Some(bridge), mac: Some(mac), pod: true };
+        assert_eq!(placed.interfaces[&told.addresses[0]], Interface { index: port, bridge: Some(bridge) });
+        assert_eq!(placed.links.get(&port), Some(&guarded), "its hardware address was looked up");
+        scout.take(Nudge::Told(5, told));
+        let found = find(&mut scout);
+        assert_eq!((found.news, found.ports.links.get(&port)), (5, Some(&guarded)));
+        assert_eq!(found.ports.links.get(&other), Some(&Port { bridge: Some(bridge), mac: None, pod: false }));
+
+        // An agent that comes later reads what the runtime wrote.
+        let text = |byte: &u8| format!("{byte:02x}");
+        let written = format!(
+            r#"{{"ifName": "eth1", "result": {{"interfaces": [{{"name": "cni0"}}, {{"name": "port"}},
+            {{"name": "eth1", "sandbox": "/x", "mac": "{}"}}], "ips": [{{"address": "10.244.1.8/24", "interface": 2}}]}}}}"#,
+            mac.iter().map(text).collect::<Vec<_>>().join(":")
+        );
         std::fs::create_dir_all(&results).unwrap();
-        let result = r#"{"result": {"interfaces": [{"name": "cni0"}, {"name": "port"}, {"name": "eth1", "sandbox": "/x"}],
-            "ips": [{"address": "10.244.1.8/24", "interface": 2}]}}"#;
-        std::fs::write(results.join("bridge-x-eth0"), result).unwrap();
-        let found = host.0.run(|| find(&local, &results)).unwrap().unwrap();
+        std::fs::write(results.join("bridge-x-eth0"), written).unwrap();
+        let mut later = Scout::new(Handle::channel().0, results.clone());
+        assert_eq!(find(&mut later).ports, found.ports);
+        netlink.set_down("port").unwrap();
+        netlink.rename_link("port", "renamed").unwrap();
+        netlink.set_up("renamed").unwrap();
+        pods.0.netlink().unwrap().add_address("eth1", "10.244.1.8/24".parse().unwrap()).unwrap();
+        let renamed = find(&mut later);
         std::fs::remove_dir_all(&results).unwrap();
-        let port = Interface { index: netlink.link_index("port").unwrap(), bridge: netlink.link_index("cni0").ok() };
-        assert_eq!(found.interfaces, local.iter().map(|address| (*address, port)).collect());
-        assert!(found.bridged);
+        assert_eq!((renamed.ports.links, &*renamed.ports.names[&port]), (found.ports.links, "renamed"));
     }
 }

@@ -33,6 +33,7 @@ mod interfaces;
 mod ipvs;
 mod mended;
 mod metrics;
+mod ports;
 mod primary;
 mod problem;
 mod run;

@@ -17,8 +17,11 @@ use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::oneshot;
 
 use crate::api::{self, Failure};
-use crate::core::{Gone, Handle, Question};
+use crate::bridge;
+use crate::cni_cache::Told;
+use crate::core::{Gone, Handle, Message, Question};
 use crate::flows::{self, Flows};
+use crate::interfaces;
 use crate::metrics::{self, Meters};
 
 /// What somebody sent, if it can be read.
@@ -118,12 +121,35 @@ async fn wait(State(server): State<Server>, request: Body<api::WaitRequest>) -> 
         Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
     };
     let patience = Duration::from_millis(request.timeout_ms).min(LONGEST_WAIT);
+    if let Err(error) = place(&server, request.clone()).await {
+        return error;
+    }
     let asked = server.core.ask(|reply| Question::Wait(request.clone(), reply));
     match tokio::time::timeout(patience, asked).await {
         Ok(Ok(addresses)) => ready(addresses),
         Ok(Err(error)) => gone(error),
         Err(_elapsed) => now(&server, request).await,
     }
+}
+
+/// Tells the planning thread where the pod is that somebody asks about and has just connected.
+async fn place(server: &Server, request: api::WaitRequest) -> Result<(), Response> {
+    if request.addresses.is_empty() {
+        return Ok(());
+    }
+    let placed = tokio::task::spawn_blocking(move || {
+        let told = Told::now(&request);
+        let ports = interfaces::place(&told)?;
+        let bridge = ports.bridged().then(bridge::read);
+        Ok::<_, ringfence_netns::Error>((told, ports, bridge))
+    });
+    let failed = |why: String| failure(StatusCode::SERVICE_UNAVAILABLE, format!("the pod's link is not known: {why}"));
+    let (told, ports, bridge) = match placed.await {
+        Ok(Ok(placed)) => placed,
+        Ok(Err(error)) => return Err(failed(error.to_string())),
+        Err(error) => return Err(failed(error.to_string())),
+    };
+    server.core.tell(Message::Placed(told, ports, bridge)).map_err(gone)
 }
 
 async fn check(State(server): State<Server>, request: Body<api::WaitRequest>) -> Response {

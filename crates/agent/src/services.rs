@@ -19,13 +19,29 @@ use crate::follow::{Change, Key, Known, keep};
 /// How soon to ask for the ranges again while the API cannot be reached.
 const RETRY: Duration = Duration::from_secs(10);
 
+/// The addresses of a Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// Those that the cluster gave it; headless Services have none.
+    pub(crate) cluster: Vec<IpAddr>,
+    /// Those under which it is reached from outside, if there are any: of load balancers, and what its owner wrote.
+    pub(crate) outside: Vec<IpAddr>,
+}
+
+impl Addresses {
+    /// All of them.
+    pub(crate) fn all(&self) -> impl Iterator<Item = IpAddr> {
+        self.cluster.iter().chain(&self.outside).copied()
+    }
+}
+
 /// What happened to Services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum News {
     /// All there are, with their addresses.
-    All(BTreeMap<Key, Vec<IpAddr>>),
+    All(BTreeMap<Key, Addresses>),
     /// The addresses of one; none if it is gone.
-    One(Key, Vec<IpAddr>),
+    One(Key, Addresses),
     /// The ranges addresses are taken from, where the cluster tells them.
     Ranges(Vec<IpNet>),
 }
@@ -33,7 +49,7 @@ pub(crate) enum News {
 /// Follows the Services, for ever.
 pub(crate) async fn follow(client: Client, core: Handle) -> Result<(), Gone> {
     let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default()).default_backoff();
-    let tell = |change: Change<'_, Vec<IpAddr>>| {
+    let tell = |change: Change<'_, Addresses>| {
         core.tell(Message::Services(match change.key {
             Some(key) => News::One(key.clone(), change.objects.get(key).cloned().unwrap_or_default()),
             None => News::All(change.objects.clone()),
@@ -59,12 +75,16 @@ async fn tell_ranges(client: Client, core: &Handle) -> Result<(), Gone> {
     core.tell(Message::Services(News::Ranges(blocks.filter_map(|block| block.parse().ok()).collect())))
 }
 
-/// Cluster addresses; headless Services have none.
-fn addresses(service: &Service) -> Vec<IpAddr> {
-    let Some(spec) = &service.spec else { return Vec::new() };
-    let listed = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip);
-    let addresses: BTreeSet<IpAddr> = listed.filter_map(|text| text.parse().ok()).collect();
-    addresses.into_iter().collect()
+fn addresses(service: &Service) -> Addresses {
+    let Some(spec) = &service.spec else { return Addresses::default() };
+    let parse = |text: &String| Some(text.parse::<IpAddr>().ok()?.to_canonical());
+    let cluster: BTreeSet<IpAddr> =
+        spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(parse).collect();
+    let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+    let entries = balancer.and_then(|balancer| balancer.ingress.as_ref()).into_iter().flatten();
+    let entries = entries.filter_map(|entry| entry.ip.as_ref());
+    let outside: BTreeSet<IpAddr> = spec.external_ips.iter().flatten().chain(entries).filter_map(parse).collect();
+    Addresses { cluster: cluster.into_iter().collect(), outside: outside.into_iter().collect() }
 }
 
 /// What is known of Services, and which policies name addresses of theirs.
@@ -87,9 +107,9 @@ impl Services {
                 for gone in self.known.keys() {
                     changes.entry(gone.clone()).or_default();
                 }
-                changes.into_iter().flat_map(|(key, addresses)| self.set(key, addresses)).collect()
+                changes.into_iter().flat_map(|(key, addresses)| self.set(key, addresses.cluster)).collect()
             }
-            News::One(key, addresses) => self.set(key, addresses),
+            News::One(key, addresses) => self.set(key, addresses.cluster),
             News::Ranges(ranges) => {
                 self.ranges = ranges;
                 self.blocks.keys().cloned().collect()
@@ -201,8 +221,12 @@ mod tests {
         texts.iter().map(|text| text.parse().unwrap()).collect()
     }
 
+    fn given(addresses: &[&str]) -> Addresses {
+        Addresses { cluster: addresses.iter().map(|text| text.parse().unwrap()).collect(), outside: Vec::new() }
+    }
+
     fn one(name: &str, addresses: &[&str]) -> News {
-        News::One(key(name), addresses.iter().map(|text| text.parse().unwrap()).collect())
+        News::One(key(name), given(addresses))
     }
 
     #[test]
@@ -225,7 +249,7 @@ mod tests {
         services.take(one("new", &["10.96.0.7"]));
         services.take(one("old", &[]));
         assert_eq!(services.at("10.96.0.7".parse().unwrap()), Some(&key("new")));
-        services.take(News::All(BTreeMap::from([(key("other"), vec!["fd00::1".parse().unwrap()])])));
+        services.take(News::All(BTreeMap::from([(key("other"), given(&["fd00::1"]))])));
         assert_eq!(services.at("10.96.0.7".parse().unwrap()), None);
         assert_eq!(services.at("fd00::1".parse().unwrap()), Some(&key("other")));
     }
@@ -244,10 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn headless_services_have_no_addresses() {
-        let read = |spec| addresses(&serde_json::from_value(json!({"spec": spec})).unwrap());
-        assert!(read(json!({"clusterIP": "None", "clusterIPs": ["None"]})).is_empty());
-        assert_eq!(read(json!({"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"]})).len(), 2);
-        assert!(read(json!(null)).is_empty());
+    fn headless_services_have_no_addresses_and_others_may_have_several() {
+        let read = |object| addresses(&serde_json::from_value(object).unwrap());
+        let none = read(json!({"spec": {"clusterIP": "None", "clusterIPs": ["None"]}}));
+        assert_eq!(none, Addresses::default());
+        assert_eq!(read(json!({"spec": null})), Addresses::default());
+        let all = read(json!({
+            "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": ["192.0.2.7", "x"]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}, {"hostname": "lb.example"}]}}}));
+        let all: Vec<String> = all.all().map(|address| address.to_string()).collect();
+        assert_eq!(all, ["10.96.0.1", "fd00::1", "192.0.2.7", "192.0.2.8"]);
     }
 }

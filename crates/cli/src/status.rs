@@ -149,17 +149,25 @@ fn wide(status: &Status) -> Vec<String> {
         ["writes about policies into the API".to_owned(), yes(status.leader)],
         ["closed until known".to_owned(), enforcement.gates.join(",")],
         ["bridged packets filtered".to_owned(), or_none(bridge)],
+        ["links of pods guarded".to_owned(), enforcement.links.guarded.to_string()],
+        ["links of pods not guarded".to_owned(), listed(&enforcement.links.unguarded)],
+        ["ports of a bridge closed".to_owned(), listed(&enforcement.links.closed)],
+        ["guards put back".to_owned(), enforcement.links.repaired.to_string()],
     ];
     sections.push(table(["ENFORCEMENT", ""], &rows));
     sections.push(names(&status.names));
     sections
 }
 
+fn listed(items: &[String]) -> String {
+    or_none(Some(items.join(", ")).filter(|items| !items.is_empty()))
+}
+
 fn names(names: &Names) -> String {
     let row = [
         names.patterns.to_string(),
         yes(names.active),
-        or_none(Some(names.servers.join(",")).filter(|servers| !servers.is_empty())),
+        listed(&names.servers),
         names.names.to_string(),
         names.addresses.to_string(),
         names.withheld.to_string(),
@@ -174,10 +182,11 @@ fn endpoints(status: &Status) -> String {
             endpoint.pod.clone(),
             endpoint.address.to_string(),
             endpoint.interface.map_or_else(|| "<unknown>".into(), |index| index.to_string()),
+            yes(endpoint.guarded),
             or_none(endpoint.ingress.as_ref()),
             or_none(endpoint.egress.as_ref()),
         ]
     };
     let rows: Vec<_> = status.endpoints.iter().map(row).collect();
-    table(["NAMESPACE", "POD", "ADDRESS", "INTERFACE", "INGRESS", "EGRESS"], &rows)
+    table(["NAMESPACE", "POD", "ADDRESS", "INTERFACE", "GUARDED", "INGRESS", "EGRESS"], &rows)
 }

@@ -27,6 +27,12 @@ pub struct WaitRequest {
     /// Name of the network it was connected to: what a [`CollectRequest`] speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
+    /// Names of the interfaces that were made for it on the node, where the result tells them: its link is one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
+    /// Hardware address of its own interface, as the result writes it, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware_address: Option<String>,
     /// After how many milliseconds to give up.
     #[serde(default = "default_timeout", alias = "timeout_ms")]
     pub timeout_ms: u64,

@@ -20,7 +20,7 @@ pub use conf::NetConf;
 pub use error::Error;
 pub use plugin::{Outcome, run};
 pub use request::{Command, Pod, Request};
-pub use result::addresses;
+pub use result::{addresses, hardware_address, links};
 pub use version::{CURRENT, SUPPORTED};
 
 /// File name of the plugin's program, and its `type` in configurations.

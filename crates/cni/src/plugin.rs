@@ -124,13 +124,16 @@ fn gc(conf: &NetConf) {
 
 fn question(request: &Request, conf: &NetConf, patience: Duration) -> Result<WaitRequest, Error> {
     let pod = request.pod()?;
+    let previous = conf.previous()?;
     Ok(WaitRequest {
         namespace: pod.namespace,
         name: pod.name,
         uid: pod.uid,
         container: Some(request.container.clone()),
         network: Some(conf.name.clone()),
-        addresses: result::addresses(conf.previous()?, &request.interface)?,
+        addresses: result::addresses(previous, &request.interface)?,
+        links: result::links(previous),
+        hardware_address: result::hardware_address(previous, &request.interface),
         timeout_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
     })
 }

@@ -34,25 +34,49 @@ pub(crate) fn in_version(result: &Map<String, Value>, version: &str) -> Value {
 ///
 /// If there is none, or one that is no address.
 pub fn addresses(result: &Map<String, Value>, interface: &str) -> Result<Vec<IpAddr>, Error> {
-    let list = |name| result.get(name).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let interfaces = list("interfaces");
-    let sandbox =
-        |interface: &Value| interface.get("sandbox").and_then(Value::as_str).is_some_and(|path| !path.is_empty());
+    let interfaces = list(result, "interfaces");
     // Some plugins tell no sandboxes, and of interfaces only the pod's.
-    let told = interfaces.iter().any(sandbox);
+    let told = interfaces.iter().any(in_sandbox);
     let inside = |ip: &Value| {
         let index = ip.get("interface").and_then(Value::as_u64).and_then(|index| usize::try_from(index).ok());
         let Some(owner) = index.and_then(|index| interfaces.get(index)) else { return true };
-        let name = owner.get("name").and_then(Value::as_str).unwrap_or_default();
-        (sandbox(owner) && interface.is_empty()) || ((sandbox(owner) || !told) && name == interface)
+        (in_sandbox(owner) && interface.is_empty())
+            || ((in_sandbox(owner) || !told) && text(owner, "name") == interface)
     };
-    let found: Result<Vec<_>, _> = list("ips").iter().filter(|ip| inside(ip)).map(address).collect();
+    let found: Result<Vec<_>, _> = list(result, "ips").iter().filter(|ip| inside(ip)).map(address).collect();
     match found? {
         found if found.is_empty() => Err(Error::Config(
             "prevResult has no address of the pod: this plugin guards pods by their addresses".into(),
         )),
         found => Ok(found),
     }
+}
+
+/// The names of all interfaces that a result tells outside of sandboxes: the node's end of the pod's link is one of them,
+/// if the plugin tells it at all.
+pub fn links(result: &Map<String, Value>) -> Vec<String> {
+    let outside = list(result, "interfaces").iter().filter(|interface| !in_sandbox(interface));
+    outside.map(|interface| text(interface, "name")).filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// The hardware address of the pod's interface of that name, as the result writes it; none if it does not.
+pub fn hardware_address(result: &Map<String, Value>, interface: &str) -> Option<String> {
+    let mut inside = list(result, "interfaces").iter().filter(|one| in_sandbox(one) && text(one, "name") == interface);
+    let address = text(inside.next()?, "mac");
+    // Some plugins write "0" for what they do not know.
+    address.contains(':').then(|| address.to_owned())
+}
+
+fn list<'a>(result: &'a Map<String, Value>, name: &str) -> &'a [Value] {
+    result.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn text<'a>(object: &'a Value, name: &str) -> &'a str {
+    object.get(name).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn in_sandbox(interface: &Value) -> bool {
+    !text(interface, "sandbox").is_empty()
 }
 
 fn address(ip: &Value) -> Result<IpAddr, Error> {
@@ -98,6 +122,20 @@ mod tests {
         let bare = object(json!({
             "interfaces": [{ "name": "eth0" }], "ips": [{ "address": "10.0.0.7/32", "interface": 0 }] }));
         assert_eq!(text(addresses(&bare, "eth0").unwrap()), ["10.0.0.7"]);
+    }
+
+    #[test]
+    fn the_pods_link_and_hardware_address_are_told_where_the_result_does() {
+        let result = object(json!({ "interfaces": [
+            { "name": "cni0", "mac": "02:00:00:00:00:01" }, { "name": "veth1", "mac": "02:00:00:00:00:02" }, { "mac": "x" },
+            { "name": "eth0", "mac": "02:00:00:00:00:03", "sandbox": "/n" },
+            { "name": "dummy1", "mac": "0", "sandbox": "0" }] }));
+        assert_eq!(links(&result), ["cni0", "veth1"]);
+        assert_eq!(hardware_address(&result, "eth0").as_deref(), Some("02:00:00:00:00:03"));
+        assert_eq!(hardware_address(&result, "dummy1"), None);
+        for value in [json!({}), json!({ "interfaces": 7 }), json!({ "interfaces": [7, { "name": 7 }] })] {
+            assert_eq!((links(&object(value.clone())), hardware_address(&object(value), "eth0")), (vec![], None));
+        }
     }
 
     #[test]

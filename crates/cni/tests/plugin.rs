@@ -43,7 +43,8 @@ fn agent(answer: &'static str) -> Agent {
 fn conf(socket: &std::path::Path) -> Value {
     json!({
         "cniVersion": "1.0.0", "name": "pods", "type": "ringfence-cni", "socket": socket,
-        "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "veth1" }], "dns": { "nameservers": ["10.96.0.10"] },
+        "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "veth1" },
+            { "name": "eth0", "mac": "02:00:00:00:00:07", "sandbox": "/run/netns/x" }], "dns": { "nameservers": ["10.96.0.10"] },
             "ips": [{ "address": "10.244.1.7/24", "gateway": "10.244.1.1" }, { "address": "fd00::7/64" }] },
     })
 }
@@ -84,6 +85,7 @@ fn add_hands_on_the_result_once_the_agent_says_yes() {
     assert_eq!(body["addresses"], json!(["10.244.1.7", "fd00::7"]));
     assert_eq!((&body["namespace"], &body["name"], &body["uid"]), (&json!("a"), &json!("web"), &json!("u")));
     assert_eq!(body["container"], "c1");
+    assert_eq!((&body["links"], &body["hardwareAddress"]), (&json!(["veth1"]), &json!("02:00:00:00:00:07")));
 }
 
 #[test]

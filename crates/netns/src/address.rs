@@ -62,7 +62,8 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-fn parse(message: RouteNetlinkMessage) -> Option<(u32, IpNet)> {
+/// The link and address a message tells of.
+pub(crate) fn parse(message: RouteNetlinkMessage) -> Option<(u32, IpNet)> {
     let RouteNetlinkMessage::NewAddress(message) = message else { return None };
     // IFA_LOCAL is the link's own address where the two differ (point to point); IPv6 often has only IFA_ADDRESS.
     let local = message.attributes.iter().find_map(|attribute| match attribute {

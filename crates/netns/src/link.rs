@@ -9,6 +9,7 @@ use netlink_packet_route::link::{
     LinkMessage,
 };
 
+use crate::tunnel::{self, Tunnel};
 use crate::{Error, Namespace, Netlink, Result};
 
 /// A link as the kernel tells it.
@@ -18,6 +19,8 @@ pub struct Link {
     pub index: u32,
     /// Interface name.
     pub name: String,
+    /// What the kernel calls its kind, such as `veth`; empty for hardware.
+    pub kind: String,
     /// Hardware address; empty where there is none.
     pub hardware_address: Vec<u8>,
     /// Whether it is administratively up.
@@ -26,6 +29,10 @@ pub struct Link {
     pub controller: Option<u32>,
     /// Index of the other end of a veth pair, in the other end's namespace.
     pub peer: Option<u32>,
+    /// What this namespace calls that one, if it is another: a number that means something to the kernel alone.
+    pub peer_namespace: Option<i32>,
+    /// Tunnels that end here.
+    pub tunnels: Vec<Tunnel>,
     /// Largest packet it carries, in bytes.
     pub mtu: u32,
 }
@@ -68,7 +75,7 @@ impl Netlink {
         let answers = self
             .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
             .map_err(|cause| Error::new("list", "links", cause))?;
-        let mut links: Vec<Link> = answers.into_iter().filter_map(link).collect();
+        let mut links: Vec<Link> = answers.into_iter().filter_map(read).collect();
         links.sort_by_key(|link| link.index);
         Ok(links)
     }
@@ -77,10 +84,21 @@ impl Netlink {
     pub fn find_link(&mut self, name: &str) -> Result<Option<Link>> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+        self.find(message, name)
+    }
+
+    /// The link of that index, if there is one.
+    pub fn find_index(&mut self, index: u32) -> Result<Option<Link>> {
+        let mut message = LinkMessage::default();
+        message.header.index = index;
+        self.find(message, &format!("number {index}"))
+    }
+
+    fn find(&mut self, message: LinkMessage, called: &str) -> Result<Option<Link>> {
         let answer =
-            self.get(RouteNetlinkMessage::GetLink(message)).map_err(|cause| Error::new("find link", name, cause));
+            self.get(RouteNetlinkMessage::GetLink(message)).map_err(|cause| Error::new("find link", called, cause));
         match answer {
-            Ok(answer) => Ok(answer.and_then(link)),
+            Ok(answer) => Ok(answer.and_then(read)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
@@ -105,6 +123,14 @@ impl Netlink {
         let mut message = self.existing(name)?;
         message.header.change_mask = LinkFlags::Up;
         self.change(RouteNetlinkMessage::SetLink(message), 0).map_err(|cause| Error::new("set down link", name, cause))
+    }
+
+    /// Gives a link another name.
+    pub fn rename_link(&mut self, name: &str, to: &str) -> Result<()> {
+        let mut message = self.existing(name)?;
+        message.attributes.push(LinkAttribute::IfName(to.to_owned()));
+        self.change(RouteNetlinkMessage::SetLink(message), 0)
+            .map_err(|cause| Error::new("rename link", format!("{name} to {to}"), cause))
     }
 
     /// Has a link take packets whose answer would leave by another: loose reverse path filtering (RFC 3704), in IPv4.
@@ -157,15 +183,19 @@ fn end_message(end: VethEnd<'_>, mtu: Option<u32>) -> LinkMessage {
     message
 }
 
-fn link(message: RouteNetlinkMessage) -> Option<Link> {
+/// The link a message tells of.
+pub(crate) fn read(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
+        kind: String::new(),
         hardware_address: Vec::new(),
         up: message.header.flags.contains(LinkFlags::Up),
         controller: None,
         peer: None,
+        peer_namespace: None,
+        tunnels: Vec::new(),
         mtu: 0,
     };
     for attribute in message.attributes {
@@ -174,9 +204,28 @@ fn link(message: RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Address(address) => link.hardware_address = address,
             LinkAttribute::Controller(index) => link.controller = Some(index),
             LinkAttribute::Link(index) => link.peer = Some(index),
+            LinkAttribute::LinkNetNsId(number) => link.peer_namespace = Some(number),
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+            LinkAttribute::LinkInfo(infos) => link.take(&infos),
             _ => {}
         }
     }
     Some(link)
+}
+
+impl Link {
+    fn take(&mut self, infos: &[LinkInfo]) {
+        let Some(kind) = infos.iter().find_map(|info| match info {
+            LinkInfo::Kind(kind) => Some(kind),
+            _ => None,
+        }) else {
+            return;
+        };
+        let data = infos.iter().find_map(|info| match info {
+            LinkInfo::Data(data) => Some(data),
+            _ => None,
+        });
+        self.kind = kind.to_string();
+        self.tunnels = tunnel::of(kind, data);
+    }
 }

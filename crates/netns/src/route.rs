@@ -123,7 +123,7 @@ impl Netlink {
     }
 
     /// Index of the link by which exactly this address is reached: that of its host route (/32 or /128). None if only
-    /// a wider route, a local address or nothing matches.
+    /// a wider route, a local address or nothing matches, or if it is behind a gateway.
     pub fn route_ifindex(&mut self, address: IpAddr) -> Result<Option<u32>> {
         let host = IpNet::from(address);
         let mut message = RouteMessage::default();
@@ -208,7 +208,11 @@ fn address(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 fn host_route_link(found: &RouteMessage, host_length: u8) -> Option<u32> {
-    if found.header.destination_prefix_length != host_length || found.header.kind != RouteType::Unicast {
+    let behind = |attribute: &RouteAttribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_));
+    if found.header.destination_prefix_length != host_length
+        || found.header.kind != RouteType::Unicast
+        || found.attributes.iter().any(behind)
+    {
         return None;
     }
     found.attributes.iter().find_map(|attribute| match attribute {

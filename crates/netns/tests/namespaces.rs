@@ -7,7 +7,7 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ringfence_netns::{Namespace, Route, VethEnd};
+use ringfence_netns::{Link, Namespace, Route, Tunnel, VethEnd, Vxlan};
 
 /// A namespace that goes with the test.
 struct Scratch(Namespace);
@@ -85,6 +85,48 @@ fn a_veth_pair_carries_both_families_at_once() {
 }
 
 #[test]
+fn links_tell_what_they_are_where_their_peer_is_and_which_tunnels_they_end() {
+    if !root() {
+        return;
+    }
+    let (left, _right) = joined("kinds");
+    let mut netlink = left.0.netlink().unwrap();
+    let here = |name| VethEnd { name, namespace: &left.0 };
+    netlink.add_veth(here("both0"), here("both1"), None).unwrap();
+    netlink.add_bridge("bridge0").unwrap();
+    let (name, local, hardware_address) = ("tunnel0".to_owned(), "10.9.0.1".parse().unwrap(), [2, 0, 0, 0, 0, 9]);
+    netlink.add_vxlan(&Vxlan { name, id: 7, port: 8472, local, hardware_address, mtu: 1350 }).unwrap();
+    let links = netlink.links().unwrap();
+    let told = |name: &str| {
+        let link = links.iter().find(|link| link.name == name).unwrap();
+        (link.kind.as_str(), link.peer_namespace.is_some(), link.tunnels.as_slice())
+    };
+    assert_eq!(told("left0"), ("veth", true, &[][..]));
+    assert_eq!(told("both0"), ("veth", false, &[][..]));
+    assert_eq!(told("bridge0"), ("bridge", false, &[][..]));
+    assert_eq!(told("tunnel0"), ("vxlan", false, &[Tunnel::udp(8472)][..]));
+}
+
+#[test]
+fn the_other_end_of_a_link_is_seen_without_going_there() {
+    if !root() {
+        return;
+    }
+    let (left, right) = joined("peer");
+    let mut netlink = left.0.netlink().unwrap();
+    let link = netlink.find_link("left0").unwrap().unwrap();
+    let peer = netlink.peer(&link).unwrap().unwrap();
+    let there = right.0.netlink().unwrap().find_link("right0").unwrap().unwrap();
+    assert_eq!(peer.hardware_address.map(Vec::from), Some(there.hardware_address));
+    let has = |text: &str| peer.addresses.contains(&text.parse().unwrap());
+    assert!(has("10.9.0.2") && has("fd99::2") && !has("127.0.0.1"), "{peer:?}");
+    let bridge = Link { peer: None, peer_namespace: None, ..link.clone() };
+    assert_eq!(netlink.peer(&bridge).unwrap(), None);
+    let gone = Link { peer: Some(99), ..link };
+    assert_eq!(netlink.peer(&gone).unwrap(), None);
+}
+
+#[test]
 fn links_never_show_up_in_the_callers_namespace() {
     if !root() {
         return;
@@ -113,6 +155,10 @@ fn host_routes_lead_to_their_link_and_wider_ones_do_not() {
         let wide = if pod.is_ipv4() { "10.77.0.0/24" } else { "fd77::/64" };
         netlink.set_route(&Route::via(wide.parse().unwrap(), gateway.parse().unwrap())).unwrap();
         assert_eq!(netlink.route_ifindex(pod).unwrap(), None, "only a wider route");
+        let route = Route::via(pod.into(), gateway.parse().unwrap());
+        netlink.set_route(&route).unwrap();
+        assert_eq!(netlink.route_ifindex(pod).unwrap(), None, "behind a gateway");
+        netlink.delete_route(&route).unwrap();
         let route = Route::direct(pod.into(), "left0");
         netlink.set_route(&route).unwrap();
         netlink.set_route(&route).unwrap();

@@ -31,6 +31,7 @@ impl Core {
         if self.in_sync && (self.dirty || retry) {
             self.carry_out();
         }
+        self.tell_known();
         self.tell_listener();
         self.tell_clerk();
     }
@@ -93,6 +94,7 @@ impl Core {
         if let Some(since) = self.since.take() {
             self.setup.meters.enforced.observe(since.elapsed().as_secs_f64());
         }
+        self.guard();
         self.release();
         self.closed();
     }
@@ -109,7 +111,9 @@ impl Core {
         self.failure = Some(Failure { error, count, retry });
     }
 
-    fn tell_scout(&self) {
+    /// Endpoints came or went: an endpoint that goes takes along what the kernel knows of its link.
+    fn tell_scout(&mut self) {
+        self.links.stir();
         if let Some(scout) = &self.setup.scout {
             // A scout that is gone means that the agent is stopping.
             let _ = scout.send(Nudge::Local(self.held.endpoints.keys().copied().collect()));

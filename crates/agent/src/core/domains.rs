@@ -198,7 +198,7 @@ impl Core {
         self.dirty |= match &news {
             News::One(key, addresses) => {
                 let before = self.index.service_addresses(key);
-                self.domains.doubt(before.iter().chain(addresses))
+                self.domains.doubt(before.iter().chain(&addresses.cluster))
             }
             News::All(_) | News::Ranges(_) => self.domains.doubt_all(),
         };

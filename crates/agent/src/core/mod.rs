@@ -5,6 +5,8 @@
 
 mod commit;
 mod domains;
+mod known;
+mod links;
 mod names;
 mod naming;
 mod report;
@@ -14,20 +16,21 @@ mod state;
 mod tests;
 mod waiting;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use ringfence_datapath::Interface;
 use ringfence_k8s::watch::Event;
 use ringfence_model::Domain;
 use tokio::sync::oneshot;
 
 use crate::api;
+use crate::cni_cache::Told;
 use crate::dns::Learning;
 use crate::flows::{Named, Record};
+use crate::interfaces::Found;
 use crate::metrics::Gauges;
+use crate::ports::Ports;
 use crate::problem::Account;
 use crate::services::News;
 
@@ -43,10 +46,11 @@ pub(crate) enum Message {
         /// When the watch delivered it.
         received: Instant,
     },
-    /// Host-side interfaces of all local addresses for which one is known.
-    Interfaces(BTreeMap<IpAddr, Interface>),
-    /// Whether bridged packets pass the hook; none if no local pod is on a bridge.
-    Bridge(Option<api::Bridge>),
+    /// What was found of the links of this node.
+    Found(Found),
+    /// What a network plugin tells of a pod that it has just connected, what was found of its link, and the settings of
+    /// bridges if it is on one. To be told before anybody waits for that pod.
+    Placed(Told, Ports, Option<api::Bridge>),
     /// How the network plugin stands in the node's configuration.
     Chain(api::Chain),
     /// How the routes between nodes stand.
@@ -169,14 +173,17 @@ impl Core {
     fn take(&mut self, message: Message) -> bool {
         match message {
             Message::Event { event, received } => self.event(event, received),
-            Message::Interfaces(interfaces) => self.interfaces(interfaces),
-            Message::Bridge(bridge) => self.bridge(bridge),
+            Message::Found(found) => self.found(found),
+            Message::Placed(told, ports, bridge) => self.placed(told, ports, bridge),
             Message::Chain(chain) => self.chain = Some(chain),
             Message::Network(network) => self.network = Some(network),
             Message::Domains { domains, change } => self.domains(domains, change),
             Message::Learning(learning) => self.learning = learning,
             Message::Watched(watch) => drop(self.others.insert(watch.kind.clone(), watch)),
-            Message::Services(news) => self.services(news),
+            Message::Services(news) => {
+                self.known.services(&news);
+                self.services(news);
+            }
             Message::Ask(question) => self.answer(question),
             Message::Stop => return false,
         }

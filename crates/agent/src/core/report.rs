@@ -57,6 +57,9 @@ impl Core {
         if let Some(error) = self.network.as_ref().and_then(|network| network.error.as_ref()) {
             return Err(format!("pods of this node have no network: {error}"));
         }
+        if let Some(complaint) = self.links_complaint() {
+            return Err(complaint);
+        }
         self.ready.then_some(()).ok_or_else(|| "the policy of the cluster is not in the kernel yet".into())
     }
 
@@ -82,7 +85,8 @@ impl Core {
                 rulesets: rulesets(&self.held),
                 features: facts.features,
                 maps: facts.maps,
-                bridge: self.bridge,
+                bridge: self.bridge(),
+                links: self.links_status(),
                 chain: self.chain.clone(),
                 network: self.network.clone(),
             },
@@ -99,9 +103,8 @@ impl Core {
         if let Some(failure) = &self.failure {
             warnings.push(format!("the newest policy is not in the kernel: {}", failure.error));
         }
-        if let Some(bridge) = self.bridge {
-            warnings.extend(crate::bridge::complaint(bridge));
-        }
+        warnings.extend(self.links_complaint());
+        warnings.extend(self.strangers());
         if let Some(bypass) = self.chain.as_ref().and_then(|chain| chain.bypass.as_ref()) {
             warnings.push(bypass.clone());
         }
@@ -186,7 +189,8 @@ impl Core {
             namespace: endpoint.pod.namespace.to_string(),
             pod: endpoint.pod.name.to_string(),
             uid: endpoint.uid.to_string(),
-            interface: self.interfaces.get(address).map(|interface| interface.index),
+            interface: self.interface(address).map(|interface| interface.index),
+            guarded: self.is_guarded(address),
             ingress: ruleset(endpoint.ingress),
             egress: ruleset(endpoint.egress),
         };
@@ -215,7 +219,8 @@ impl Core {
             diagnostics: self.index.diagnostics().len(),
             problems: self.index.problems(),
             watches: self.watch_status(),
-            bridge: self.bridge,
+            bridge: self.bridge(),
+            links: self.links_status(),
             names: self.names_status(),
             rules,
             drops: facts.drops,
@@ -227,7 +232,7 @@ impl Core {
     }
 
     fn interfaces_known(&self) -> usize {
-        self.held.endpoints.keys().filter(|address| self.interfaces.contains_key(address)).count()
+        self.held.endpoints.keys().filter(|address| self.interface(address).is_some()).count()
     }
 
     /// Counters of causes, summed up by what people call them.

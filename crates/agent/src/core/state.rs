@@ -1,12 +1,10 @@
 //! What the thread keeps, and what it takes in.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use ringfence_datapath::Interface;
 use ringfence_engine::{Cause, CauseId, Plan, Planner, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
@@ -16,6 +14,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::commit::Failure;
 use super::domains::Domains;
+use super::known::Known;
+use super::links::Links;
 use super::names::Names;
 use super::sandboxes::Sandboxes;
 use super::waiting::Waiter;
@@ -72,8 +72,8 @@ pub(crate) struct Core {
     pub(super) held: Plan,
     /// Causes deleted by the last change: records about them may still be on their way.
     pub(super) retired: HashMap<CauseId, Cause>,
-    pub(super) interfaces: BTreeMap<IpAddr, Interface>,
-    pub(super) bridge: Option<api::Bridge>,
+    pub(super) links: Links,
+    pub(super) known: Known,
     pub(super) chain: Option<api::Chain>,
     pub(super) network: Option<api::Network>,
     pub(super) waiters: Vec<Waiter>,
@@ -116,8 +116,8 @@ impl Core {
             pending: HashSet::new(),
             held: Plan::default(),
             retired: HashMap::new(),
-            interfaces: BTreeMap::new(),
-            bridge: None,
+            links: Links::default(),
+            known: Known::default(),
             chain: None,
             network: None,
             waiters: Vec::new(),
@@ -188,6 +188,7 @@ impl Core {
             _ => Vec::new(),
         };
         self.index.apply(&object);
+        self.known.put(&object);
         self.plan(object);
         for pod in settled {
             self.plan(Object::Pod(pod));
@@ -214,6 +215,7 @@ impl Core {
             _ => {}
         }
         self.index.delete(key);
+        self.known.delete(key);
         self.planner.delete(key);
         self.dirty = true;
         if let ObjectKey::Namespace(name) = key {
@@ -237,17 +239,5 @@ impl Core {
         let watch = self.watch(kind);
         watch.synced = true;
         watch.error = None;
-    }
-
-    pub(super) fn interfaces(&mut self, interfaces: BTreeMap<IpAddr, Interface>) {
-        if let Err(error) = self.setup.enforcer.set_interfaces(&interfaces) {
-            tracing::error!(%error, "the interfaces of local pods are not in the kernel");
-            return;
-        }
-        self.interfaces = interfaces;
-    }
-
-    pub(super) fn bridge(&mut self, bridge: Option<api::Bridge>) {
-        self.bridge = bridge;
     }
 }

@@ -1,15 +1,15 @@
 //! The wiring against a kernel that is a plan in memory.
 
 mod domains;
+mod known;
+mod links;
 mod policies;
 mod sandboxes;
 mod support;
 mod waiting;
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
-use ringfence_datapath::Interface;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
 use ringfence_model::{Object, ObjectKey, PodKey};
@@ -158,6 +158,8 @@ fn wait_for(name: &str, addresses: &[&str]) -> WaitRequest {
         addresses,
         container: None,
         network: Some("pods".into()),
+        links: Vec::new(),
+        hardware_address: None,
         timeout_ms: 1000,
     }
 }
@@ -195,20 +197,6 @@ fn a_denial_is_told_with_names_and_a_way_out() {
         "allow ingress from pods like b/client (namespaceSelector and podSelector), port 80/TCP in a NetworkPolicy \
          that selects a/web"
     );
-}
-
-#[test]
-fn interfaces_reach_the_kernel_and_unknown_ones_are_told() {
-    let mut fixture = Fixture::in_sync();
-    fixture.step([apply(pod("a", "more", "10.244.0.3"))]);
-    fixture.calls();
-    fixture.step([Message::Interfaces(BTreeMap::from([(
-        "10.244.0.2".parse().unwrap(),
-        Interface { index: 7, bridge: Some(3) },
-    )]))]);
-    assert_eq!(fixture.calls(), [Call::Interfaces(1)]);
-    let interfaces: Vec<_> = fixture.status().endpoints.into_iter().map(|endpoint| endpoint.interface).collect();
-    assert_eq!(interfaces, [Some(7), None]);
 }
 
 #[test]

@@ -73,7 +73,10 @@ impl Core {
                 return Err(error.unwrap_or_else(|| format!("address {address} is not pod {key}'s any more")));
             }
         }
-        Ok(addresses.clone())
+        match self.exposed(addresses) {
+            Some(why) => Err(why),
+            None => Ok(addresses.clone()),
+        }
     }
 
     /// Those who gave up, and what they told for pods nobody has heard of.

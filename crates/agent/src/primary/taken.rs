@@ -111,6 +111,8 @@ mod tests {
             addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
             container: Some(container.into()),
             network: Some(network.into()),
+            links: Vec::new(),
+            hardware_address: None,
             timeout_ms: 0,
         }
     }

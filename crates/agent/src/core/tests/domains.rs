@@ -10,7 +10,12 @@ use serde_json::json;
 use super::support::{Fixture, node, pod};
 use super::{apply, event};
 use crate::core::{Message, Question};
-use crate::services::News;
+use crate::services::{Addresses, News};
+
+/// Those that the cluster gave a Service.
+fn addresses(texts: &[&str]) -> Addresses {
+    Addresses { cluster: texts.iter().map(|text| text.parse().unwrap()).collect(), outside: Vec::new() }
+}
 
 /// Inside: a pod of another node, that node, an address of this node's range nobody has, a Service's, one of the range of
 /// Services, and those of machines and links.
@@ -50,7 +55,7 @@ fn fixture(patterns: &[&str]) -> Fixture {
     let object = json!({"metadata": {"name": "names", "uid": "n", "generation": 1}, "spec": spec});
     let (object, diagnostics) = Kind::ClusterNetworkPolicy.convert(&object);
     assert_eq!(diagnostics, []);
-    let service = News::One(("b".into(), "web".into()), vec!["10.96.0.7".parse().unwrap()]);
+    let service = News::One(("b".into(), "web".into()), addresses(&["10.96.0.7"]));
     fixture.step([
         apply(object),
         apply(node("other", "10.90.0.12", "10.244.8.0/24")),
@@ -139,10 +144,7 @@ fn an_address_that_becomes_one_of_the_cluster_is_closed_with_the_same_commit() {
     fixture.step([apply(node("third", "10.90.0.13", "203.0.113.0/24"))]);
     assert_eq!(open(&fixture), [false, false], "a range of pods is around them");
     fixture.step([apply(node("third", "10.90.0.13", "10.244.7.0/24"))]);
-    let service = |addresses: &[&str]| {
-        let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        Message::Services(News::One(("b".into(), "late".into()), addresses))
-    };
+    let service = |texts: &[&str]| Message::Services(News::One(("b".into(), "late".into()), addresses(texts)));
     fixture.step([service(&["203.0.113.9"])]);
     assert_eq!(open(&fixture), [false, true], "a Service has it");
     fixture.step([service(&[])]);

@@ -11,7 +11,7 @@ use crate::core::{Message, Question};
 use crate::enforcer::EnforceError;
 use crate::flows::Why;
 use crate::problem::{NO_CAPACITY, SAME_PRIORITY};
-use crate::services::News;
+use crate::services::{Addresses, News};
 
 /// A policy in the API's own words.
 fn policy(kind: Kind, name: &str, spec: &Value) -> Message {
@@ -54,7 +54,10 @@ fn a_block_of_service_addresses_is_told_and_flows_get_the_services_name() {
     fixture.step([policy(Kind::NetworkPolicy, "p", &spec)]);
     assert_eq!(fixture.status().diagnostics, []);
     let address = "10.96.0.7".parse().unwrap();
-    let news = |addresses| Message::Services(News::One(("b".into(), "web".into()), addresses));
+    let news = |cluster| {
+        let addresses = Addresses { cluster, outside: Vec::new() };
+        Message::Services(News::One(("b".into(), "web".into()), addresses))
+    };
     fixture.step([news(vec![address])]);
     let remark = fixture.status().diagnostics.remove(0);
     assert!(remark.message.starts_with("warning: 10.96.0.7 is the address of Service b/web: "), "{}", remark.message);

@@ -8,6 +8,7 @@ use super::support::{Fixture, deny_all, pod};
 use super::{apply, event, wait_for};
 use crate::api::{CollectRequest, ReleaseRequest, WaitRequest};
 use crate::core::{Message, Question};
+use crate::dns::Learning;
 use crate::enforcer::EnforceError;
 
 #[test]
@@ -16,7 +17,7 @@ fn addresses_the_api_does_not_know_yet_come_with_the_request() {
     fixture.step([apply(pod("a", "starting", ""))]);
     let (reply, mut answer) = oneshot::channel();
     fixture.step([Message::Ask(Question::Wait(wait_for("starting", &["10.244.0.8"]), reply))]);
-    fixture.step([Message::Bridge(None)]);
+    fixture.step([Message::Learning(Learning::default())]);
     assert_eq!(answer.try_recv().unwrap().len(), 1);
     // Another event about the pod, still without addresses, does not take them away.
     fixture.step([apply(pod("a", "starting", ""))]);
@@ -32,7 +33,7 @@ fn add(fixture: &mut Fixture, name: &str, address: &str, container: &str) -> boo
     let (reply, mut answer) = oneshot::channel();
     let request = WaitRequest { container: Some(container.into()), ..wait_for(name, &[address]) };
     fixture.step([Message::Ask(Question::Wait(request, reply))]);
-    fixture.step([Message::Bridge(None)]);
+    fixture.step([Message::Learning(Learning::default())]);
     answer.try_recv().is_ok()
 }
 

@@ -1,7 +1,7 @@
 //! A planning thread that is stepped by hand, and a kernel that is a plan in memory.
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{self, Receiver};
 
 use ringfence_engine::Plan;
 use ringfence_k8s::convert::Kind;
@@ -18,6 +18,7 @@ use crate::core::{Core, Handle, Message, Question, Setup};
 use crate::enforcer::EnforceError;
 pub(super) use crate::fake::Call;
 use crate::fake::FakeKernel;
+use crate::interfaces::Nudge;
 use crate::metrics::Meters;
 
 /// A planning thread that is stepped by hand.
@@ -92,6 +93,28 @@ impl Fixture {
     /// What the kernel holds.
     pub(super) fn kernel(&self) -> Plan {
         self.kernel.plan()
+    }
+
+    /// The scout's end, once there is to be one.
+    pub(super) fn with_scout(&mut self) -> Receiver<Nudge> {
+        let (nudges, told) = mpsc::channel();
+        self.core.setup.scout = Some(nudges);
+        told
+    }
+
+    /// These links cannot be guarded.
+    pub(super) fn refuse(&self, links: &[(u32, &str)]) {
+        self.kernel.refuse(links);
+    }
+
+    /// No link can be guarded.
+    pub(super) fn age(&self) {
+        self.kernel.age();
+    }
+
+    /// Somebody takes the guards of these links away.
+    pub(super) fn take_away(&self, links: &[u32]) {
+        self.kernel.take_away(links);
     }
 
     /// The next call fails.

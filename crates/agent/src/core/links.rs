@@ -1,0 +1,231 @@
+//! The links of this node's pods: what was found of them, what plugins told since, and how far the kernel guards them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ringfence_datapath::{Guarded, Interface};
+
+use super::state::Core;
+use crate::api;
+use crate::cni_cache::Told;
+use crate::enforcer::EnforceError;
+use crate::interfaces::{Found, Nudge};
+use crate::ports::Ports;
+
+/// What there is to say before that was found.
+const UNSEEN: &str = "the links of this node's pods have not been looked at yet";
+
+/// What is known of links.
+#[derive(Debug, Default)]
+pub(super) struct Links {
+    /// What was found last; none before anybody has looked.
+    found: Option<Found>,
+    /// What plugins told that it does not take into account, by number of the news.
+    news: BTreeMap<u64, Ports>,
+    /// Number of the last news.
+    last: u64,
+    /// Both together: what the kernel is to hold.
+    ports: Ports,
+    /// Whether bridged packets pass the hook, as last seen; none if no pod is on a bridge.
+    bridge: Option<api::Bridge>,
+    /// The kernel may hold something else.
+    stirred: bool,
+    /// Links that are not guarded though they should be, and why.
+    unguarded: BTreeMap<u32, String>,
+    /// Why the kernel does not hold what it should.
+    error: Option<String>,
+    /// Guards that somebody had taken away, and that were put back.
+    repaired: u64,
+}
+
+impl Core {
+    /// Takes in what was found, without forgetting what has been told since.
+    pub(super) fn found(&mut self, found: Found) {
+        let links = &mut self.links;
+        links.news.retain(|number, _| *number > found.news);
+        let mut ports = found.ports.clone();
+        for newer in links.news.values() {
+            ports.extend(newer.clone());
+        }
+        let tunnels = links.found.as_ref().map(|before| &before.tunnels);
+        links.stirred |= links.ports != ports || tunnels != Some(&found.tunnels);
+        links.ports = ports;
+        links.bridge = found.bridge;
+        links.found = Some(found);
+        self.look_at_guards();
+        if !self.dirty {
+            self.release();
+        }
+    }
+
+    /// Takes in where a pod is that a plugin is telling of. The link is guarded before anybody is told that the pod's
+    /// policy is in the kernel.
+    pub(super) fn placed(&mut self, told: Told, ports: Ports, bridge: Option<api::Bridge>) {
+        let links = &mut self.links;
+        links.bridge = bridge.or(links.bridge);
+        links.last += 1;
+        links.stirred = true;
+        links.ports.extend(ports.clone());
+        links.news.insert(links.last, ports);
+        if let Some(scout) = &self.setup.scout {
+            // A scout that is gone means that the agent is stopping.
+            let _ = scout.send(Nudge::Told(links.last, told));
+        }
+        self.guard();
+    }
+
+    /// Has the kernel hold what is known of links; not before it holds the whole view once, and somebody has looked at all
+    /// links: what an agent before this one guards is not to be taken away.
+    pub(super) fn guard(&mut self) {
+        if self.ready && self.links.found.is_some() && self.links.stirred {
+            self.carry(Self::guard_links);
+        }
+    }
+
+    /// The same, and puts back what somebody took away.
+    fn look_at_guards(&mut self) {
+        self.guard();
+        if self.ready && !self.links.stirred {
+            self.carry(|core| {
+                let guarded = core.setup.enforcer.look_at_guards()?;
+                core.links.take(guarded);
+                Ok(())
+            });
+        }
+    }
+
+    fn carry(&mut self, work: impl FnOnce(&mut Self) -> Result<(), EnforceError>) {
+        let before = self.links.error.take();
+        self.links.error = work(self).err().map(|error| error.to_string());
+        if let Some(error) = self.links.error.as_ref().filter(|error| before.as_ref() != Some(error)) {
+            tracing::error!(error, "links of pods are not guarded as they should be");
+        }
+    }
+
+    fn guard_links(&mut self) -> Result<(), EnforceError> {
+        let Self { links, setup, .. } = self;
+        setup.enforcer.set_interfaces(&links.ports.interfaces)?;
+        if let Some(found) = &links.found {
+            setup.enforcer.set_tunnels(&found.tunnels)?;
+        }
+        let guarded = setup.enforcer.guard(&links.ports.links)?;
+        links.take(guarded);
+        links.stirred = false;
+        Ok(())
+    }
+
+    /// Why the pod that has these addresses may not start, though its policy is in the kernel.
+    pub(super) fn exposed(&self, addresses: &[IpAddr]) -> Option<String> {
+        let links = &self.links;
+        if self.unseen() {
+            return Some(UNSEEN.into());
+        }
+        if let Some(error) = &links.error {
+            return Some(format!("links of pods are not guarded: {error}"));
+        }
+        addresses.iter().find_map(|address| {
+            let interface = links.ports.interfaces.get(&address.to_canonical())?;
+            let complaint = links.bridge.filter(|_| interface.bridge.is_some()).and_then(crate::bridge::complaint);
+            let why = links.unguarded.get(&interface.index);
+            complaint.or_else(|| Some(format!("the pod's link cannot be guarded: {}", why?)))
+        })
+    }
+
+    /// Whether somebody is to look at links, and has not yet.
+    fn unseen(&self) -> bool {
+        self.setup.scout.is_some() && self.links.found.is_none()
+    }
+
+    /// What keeps this node from being guarded as it should be.
+    pub(super) fn links_complaint(&self) -> Option<String> {
+        let links = &self.links;
+        if self.setup.enforcer.link_hook().is_none() {
+            return Some(
+                "this kernel cannot guard links of pods: it has neither tcx nor clsact, and what pods send under \
+                 addresses that are not theirs is seen too late (hint: Linux 6.6 or later has tcx)"
+                    .into(),
+            );
+        }
+        if self.ready && self.unseen() {
+            return Some(UNSEEN.into());
+        }
+        if let Some(complaint) = self.bridge().and_then(crate::bridge::complaint) {
+            return Some(complaint);
+        }
+        if let Some(error) = &links.error {
+            return Some(format!("links of pods are not guarded as they should be: {error}"));
+        }
+        let (index, why) = links.unguarded.iter().next()?;
+        let names: BTreeSet<&str> = links.unguarded.keys().map(|index| links.name(*index)).collect();
+        let names: Vec<_> = names.into_iter().take(3).collect();
+        let more = links.unguarded.len().saturating_sub(names.len());
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Some(format!("links of pods cannot be guarded: {}{more}; {}: {why}", names.join(", "), links.name(*index)))
+    }
+
+    /// What there is to say of ports that are closed because nobody is known to be behind them.
+    pub(super) fn strangers(&self) -> Option<String> {
+        let names: Vec<&str> = self.links.strangers().collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "nothing passes through {}: ports of a bridge of pods that are of no pod of this node that is known",
+                names.join(", ")
+            )
+        })
+    }
+
+    /// The settings of the bridge, where pods are on one.
+    pub(super) fn bridge(&self) -> Option<api::Bridge> {
+        self.links.bridge
+    }
+
+    /// The link of an address, if it is known.
+    pub(super) fn interface(&self, address: &IpAddr) -> Option<&Interface> {
+        self.links.ports.interfaces.get(address)
+    }
+
+    /// Whether packets of an address are held to its link.
+    pub(super) fn is_guarded(&self, address: &IpAddr) -> bool {
+        let Some(Interface { index, .. }) = self.interface(address) else { return false };
+        let links = &self.links;
+        links.error.is_none() && links.ports.links.contains_key(index) && !links.unguarded.contains_key(index)
+    }
+
+    /// For the status.
+    pub(super) fn links_status(&self) -> api::Links {
+        let links = &self.links;
+        api::Links {
+            guarded: links.ports.links.keys().filter(|index| !links.unguarded.contains_key(index)).count(),
+            unguarded: links.unguarded.iter().map(|(index, why)| format!("{}: {why}", links.name(*index))).collect(),
+            closed: links.strangers().map(str::to_owned).collect(),
+            repaired: links.repaired,
+        }
+    }
+}
+
+impl Links {
+    /// Something changed by which the kernel may hold something else than it should.
+    pub(super) fn stir(&mut self) {
+        self.stirred = true;
+    }
+
+    fn take(&mut self, guarded: Guarded) {
+        if !guarded.restored.is_empty() {
+            let names: Vec<_> = guarded.restored.iter().map(|index| self.name(*index)).collect();
+            tracing::warn!(?names, "somebody had taken guards away from links of pods; they are back");
+            self.repaired += guarded.restored.len() as u64;
+        }
+        for (index, why) in guarded.failed.iter().filter(|(index, _)| !self.unguarded.contains_key(index)) {
+            tracing::error!(link = self.name(*index), why, "a link of a pod cannot be guarded");
+        }
+        self.unguarded = guarded.failed;
+    }
+
+    fn strangers(&self) -> impl Iterator<Item = &str> {
+        self.ports.links.iter().filter(|(_, port)| !port.pod).map(|(index, _)| self.name(*index))
+    }
+
+    fn name(&self, index: u32) -> &str {
+        self.ports.names.get(&index).map_or("?", String::as_str)
+    }
+}
