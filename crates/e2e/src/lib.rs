@@ -5,6 +5,7 @@
 //! Machine ─► the nodes as processes of this machine    enters
 //! Component ► one of these processes                   stops, starts again
 //! knock ────► first packets of connections             sends, and sees whether they are answered
+//! wire ─────► frames at a link                         sends any, and sees whether they arrive
 //! ```
 #![forbid(unsafe_code)]
 
@@ -14,3 +15,4 @@ pub mod knock;
 pub mod machine;
 pub mod pod;
 pub mod reboot;
+pub mod wire;

@@ -12,6 +12,7 @@ mod kit;
 mod life;
 #[path = "../../../lab/tests/api/limited.rs"]
 mod limited;
+mod links;
 mod nodes;
 mod primary;
 mod sidecars;

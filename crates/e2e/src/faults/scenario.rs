@@ -4,9 +4,12 @@
 //! fault happen, and name the file below twice: as `mod`, and in [`ALL`]. Command line, help, table and document follow.
 //! What such a function may rely on, and what it owes, is told at [`Scenario::run`].
 
+mod bridge_settings;
 mod clock;
 mod flush;
+mod guards_removed;
 mod kills;
+mod links_renamed;
 mod nothing;
 mod outage;
 mod partition;
@@ -25,6 +28,9 @@ use super::stage::Stage;
 static ALL: &[Scenario] = &[
     nothing::SCENARIO,
     kills::SCENARIO,
+    guards_removed::SCENARIO,
+    links_renamed::SCENARIO,
+    bridge_settings::SCENARIO,
     upgrade::SCENARIO,
     runtime::SCENARIO,
     partition::SCENARIO,

@@ -4,6 +4,7 @@
 //! connection that must be denied is tried once, and one success is a failure.
 
 mod attempt;
+mod forged;
 mod host_ports;
 mod life;
 mod node_ports;
@@ -61,6 +62,7 @@ fn cases() -> Vec<Case> {
         case("address-of-another", |stage| life::address_of_another(stage).boxed_local()),
         case("made-together", |stage| life::made_together(stage).boxed_local()),
         case("first-packet", |stage| life::first_packet(stage).boxed_local()),
+        case("forged-frames", |stage| forged::frames(stage).boxed_local()),
         case("wait", |stage| told::wait(stage).boxed_local()),
         case("events", |stage| told::events(stage).boxed_local()),
         case("conditions", |stage| told::conditions(stage).boxed_local()),
