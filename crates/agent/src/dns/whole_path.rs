@@ -134,20 +134,38 @@ fn answers_that_no_rule_means_do_not_wait_for_work_on_others() {
     const CONNECTIONS: u32 = 200_000;
     /// To read so many connections takes longer than that; to hand a packet to a program and back a hundredth of it.
     const LONGEST: Duration = Duration::from_millis(300);
+    /// Long enough for somebody to look at connections.
+    const MEASURED: Duration = Duration::from_secs(8);
     let Some(place) = Place::new("latency") else { return };
     eventually("answers are read", || place.learning());
     // An address lingers, so somebody has to look who uses it, again and again.
     let [address] = resolve(&place, BELIEVED, Transport::Udp, "w0.example.com.")[..] else { panic!("one address") };
     let open = connects(&place, address, PATIENCE).expect("it is known");
     eventually("it lingers", || connects(&place, address, DOUBT).is_none());
-    let idle = latencies(&place, Duration::from_secs(12));
+    let idle = latencies(&place, MEASURED);
     place.track(CONNECTIONS);
     let tracked = place.tracked();
     assert!(tracked > CONNECTIONS / 2, "only {tracked} connections");
-    let busy = latencies(&place, Duration::from_secs(12));
+    let busy = latencies(&place, MEASURED);
     println!("answers with {tracked} connections on the node: {busy:?}; without: {idle:?}");
     assert!(busy.longest < LONGEST, "an answer took {:?}", busy.longest);
     assert!(place::echoes(&open) && place.addresses() > 0, "it was in use all the while");
+}
+
+#[test]
+fn the_end_holds_up_no_answer() {
+    /// Less than after which a resolver asks again, and than answers are held at the longest.
+    const LONGEST: Duration = Duration::from_millis(800);
+    let Some(place) = Place::new("end") else { return };
+    eventually("answers are read", || place.learning());
+    let took = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| latencies(&place, Duration::from_secs(3)));
+        place.stop_learning();
+        asking.join().unwrap()
+    });
+    assert!(took.longest < LONGEST, "{took:?}");
+    place.on_node("! nft list table inet ringfence | grep -q dns_answers");
+    assert_eq!(resolve(&place, BELIEVED, Transport::Tcp, "w0.example.com.").len(), 1, "DNS works without us");
 }
 
 /// How long answers took.

@@ -236,6 +236,13 @@ impl Place {
         self.world.0.run(|| TcpStream::connect_timeout(&"10.1.0.2:80".parse().unwrap(), patience)).unwrap().ok()
     }
 
+    /// Has whoever learns names end, and waits until they have.
+    pub(super) fn stop_learning(&self) {
+        self.names.0.tell(Tell::Stop);
+        let thread = self.names.1.as_ref().expect("it is taken only in the end");
+        eventually("the thread has ended", || thread.is_finished());
+    }
+
     /// Runs a line of shell on the node.
     pub(super) fn on_node(&self, line: &str) {
         self.node.sh(line);
