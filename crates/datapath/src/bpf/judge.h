@@ -429,14 +429,13 @@ __noinline int rf_judge(const struct rf_packet *packet, struct rf_way *way, __u3
 		if (found)
 			return rf_judge_error(way, flags, &sender, &receiver, judgement);
 	}
-	if (!way->reply || way->guess == RF_EITHER)
+	if (!way->reply || way->guess == RF_EITHER) {
 		rf_judge_connection(way, rf_port_key(packet->protocol, packet->destination_port), way->node, flags,
 				    &sender, &receiver, judgement);
-	if (!way->reply && (way->guess != RF_EITHER || !judgement->accepted))
-		return 0;
-	if (way->guess == RF_EITHER && !judgement->accepted)
-		return 0;
-	judgement->accepted = false;
+		if (way->guess != RF_EITHER || !judgement->accepted)
+			return 0;
+		judgement->accepted = false;
+	}
 	return rf_judge_connection(way, rf_port_key(packet->protocol, packet->source_port), way->local_in, flags,
 				   &receiver, &sender, judgement);
 }
