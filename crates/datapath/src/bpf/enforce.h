@@ -157,18 +157,6 @@ static __always_inline bool rf_pays(const struct rf_way *way)
 	return !way->tracked || bpf_get_prandom_u32() % RF_CHANCE == 0;
 }
 
-/*
- * Whether it is right to: the table is also what tells who opened a connection that conntrack came upon in the middle,
- * and so knows none that has ended, and none of which that was not known.
- */
-static __always_inline bool rf_is_good_to_know(const struct rf_packet *packet, const struct rf_way *way)
-{
-	if (way->guess == RF_EITHER)
-		return false;
-	return packet->protocol != RF_TCP || !way->connection ||
-	       rf_is_going_on((const struct nf_conn *)way->connection);
-}
-
 static __always_inline bool rf_remembers(const struct rf_flow_key *key)
 {
 	const struct rf_flow *flow = bpf_map_lookup_elem(&flows, key);
@@ -185,7 +173,7 @@ static __always_inline bool rf_is_ephemeral(__u16 port, const struct rf_config *
  * Who opened a connection that conntrack came upon in the middle: whom the table remembers, under whatever epoch. Else
  * whom conntrack takes for it, if that is the end with a port that clients are given and the other has one that they
  * are not. Never the other end for its ports alone: who sends the first packet chooses them, and would need no
- * permission to. So in all other cases both directions have to allow it. Returns whether it was the other end.
+ * permission to. So in all other cases both directions have to allow it. Returns false if it is as conntrack has it.
  */
 static __noinline bool rf_find_opener(const struct rf_packet *packet, struct rf_way *way,
 				      const struct rf_config *settings)
@@ -195,6 +183,9 @@ static __noinline bool rf_find_opener(const struct rf_packet *packet, struct rf_
 	struct rf_flow_key key = {};
 	bool as_tracked, turned;
 
+	rf_look_for_guess(packet, way);
+	if (!way->guess)
+		return false;
 	rf_flow_key(packet, way, &key);
 	as_tracked = rf_remembers(&key);
 	rf_turn_round(&key, packet, way);
@@ -203,9 +194,25 @@ static __noinline bool rf_find_opener(const struct rf_packet *packet, struct rf_
 		way->reply = !way->reply;
 		return true;
 	}
-	if (turned || (!as_tracked && (!rf_is_ephemeral(opener, settings) || rf_is_ephemeral(answerer, settings))))
-		way->guess = RF_EITHER;
-	return false;
+	if (!turned && (as_tracked || (rf_is_ephemeral(opener, settings) && !rf_is_ephemeral(answerer, settings))))
+		return false;
+	way->guess = RF_EITHER;
+	return true;
+}
+
+/*
+ * Whether it is right to remember a connection: the table is also what tells who opened one that conntrack came upon
+ * in the middle, and so knows none that has ended, and none of which that is not known. Where nobody has rules that
+ * was not looked for yet.
+ */
+static __always_inline bool rf_is_good_to_know(const struct rf_packet *packet, struct rf_way *way,
+					       const struct rf_config *settings)
+{
+	if (packet->protocol != RF_TCP)
+		return true;
+	if (way->guess == RF_EITHER || (!way->ruled && rf_find_opener(packet, way, settings)))
+		return false;
+	return !way->connection || rf_is_going_on((const struct nf_conn *)way->connection);
 }
 
 enum rf_lookup { RF_NO_FLOW, RF_FLOW_THERE, RF_FLOW_KNOWS };
@@ -263,16 +270,19 @@ __noinline int rf_enforce(const struct rf_packet *packet, struct rf_way *way, __
 	may_be_known = rf_may_be_known(packet, way, how);
 	if (may_be_known)
 		flow = rf_flow_find(packet, way, epoch);
-	if (flow != RF_FLOW_KNOWS) {
-		rf_look_for_guess(packet, way);
-		if (way->guess && rf_find_opener(packet, way, settings) && may_be_known)
+	/* Once more where somebody has rules and it is not as conntrack has it: most connections never ask. */
+	for (int again = 0; again < 2 && flow != RF_FLOW_KNOWS; again++) {
+		epoch = rf_judge_steadily(packet, way, settings, judgement);
+		if (again || !way->ruled || !rf_find_opener(packet, way, settings))
+			break;
+		if (may_be_known && way->guess != RF_EITHER)
 			flow = rf_flow_find(packet, way, epoch);
 	}
 	if (flow == RF_FLOW_KNOWS) {
+		judgement->accepted = true;
 		judgement->lasting = 2;
 		return true;
 	}
-	epoch = rf_judge_steadily(packet, way, settings, judgement);
 	flags = READ_ONCE(settings->flags);
 	if (!judgement->accepted && judgement->reason == RF_POLICY && judgement->open && flags & RF_DRAIN)
 		judgement->accepted = true;
@@ -285,7 +295,7 @@ __noinline int rf_enforce(const struct rf_packet *packet, struct rf_way *way, __
 	}
 	if (!(how & RF_QUIET) && !flow && !way->open && !way->related && judgement->lasting)
 		rf_tell_accepted(packet, way, judgement, flags);
-	if (judgement->lasting && may_be_known && rf_pays(way) && rf_is_good_to_know(packet, way))
+	if (judgement->lasting && may_be_known && rf_pays(way) && rf_is_good_to_know(packet, way, settings))
 		rf_flow_put(packet, way, epoch, judgement);
 	return true;
 }

@@ -400,6 +400,8 @@ __noinline int rf_judge(const struct rf_packet *packet, struct rf_way *way, __u3
 	if (found < 0)
 		return rf_drop(judgement, -found);
 	receiver.pod = found;
+	way->ruled = (sender.pod && (sender.policy.ingress || sender.policy.egress)) ||
+		     (receiver.pod && (receiver.policy.ingress || receiver.policy.egress));
 	judgement->open = way->open && !rf_is_for_many(packet, &receiver);
 	if (judgement->open)
 		flags |= RF_OPEN;

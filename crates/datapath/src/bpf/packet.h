@@ -52,7 +52,7 @@ struct rf_way {
 	__u8 translated; /* conntrack rewrote the destination, which is the source now */
 	__u8 tracked; /* conntrack knows it */
 	__u8 guess; /* enum rf_guess */
-	__u8 zero;
+	__u8 ruled; /* an end of it has rules: set by the judge */
 };
 
 /* Who opened a TCP connection that conntrack came upon in the middle. */
