@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use ipnet::IpNet;
 use ringfence_datapath::{
     ApplyError, Datapath, Drop, Event, Events, Features, Guarded, Interface, LinkHook, Outcome, Port, Sizes,
 };
@@ -70,12 +71,13 @@ fn size<'a>(sizes: &'a mut Sizes, map: &str) -> anyhow::Result<&'a mut u32> {
         "causes" => &mut sizes.causes,
         "gates" => &mut sizes.gates,
         "known_addresses" => &mut sizes.known_addresses,
+        "pod_ranges" => &mut sizes.pod_ranges,
         "flows" => &mut sizes.flows,
         "denials" => &mut sizes.denials,
         "events" => &mut sizes.events,
         _ => bail!(
             "no map is called {map}; hint: endpoints, peers, prefixes, entries, breakpoints, causes, gates, \
-             known_addresses, flows, denials, events"
+             known_addresses, pod_ranges, flows, denials, events"
         ),
     })
 }
@@ -144,6 +146,10 @@ impl Enforcer for Kernel {
         services: &BTreeSet<IpAddr>,
     ) -> Result<(), EnforceError> {
         Ok(self.datapath.set_known_addresses(nodes.iter().copied(), services.iter().copied())?)
+    }
+
+    fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError> {
+        Ok(self.datapath.set_pod_ranges(ranges.iter().copied())?)
     }
 
     fn facts(&mut self) -> Facts {

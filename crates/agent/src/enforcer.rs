@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use ringfence_datapath::{Guarded, Interface, LinkHook, Port};
 use ringfence_engine::{CauseId, Delta, Plan};
 use ringfence_netns::Tunnel;
@@ -32,6 +33,8 @@ pub trait Enforcer: Send {
         nodes: &BTreeSet<IpAddr>,
         services: &BTreeSet<IpAddr>,
     ) -> Result<(), EnforceError>;
+    /// The ranges of all nodes' pods.
+    fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError>;
     /// Facts for status and metrics, read now.
     fn facts(&mut self) -> Facts;
     /// How much each cause decided, read now.

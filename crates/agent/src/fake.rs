@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use ringfence_datapath::{Guarded, Interface, LinkHook, Port};
 use ringfence_engine::{CauseId, Delta, Plan};
@@ -26,6 +27,7 @@ pub(crate) enum Call {
     LookAtGuards,
     Tunnels(BTreeSet<Tunnel>),
     Known(BTreeSet<IpAddr>, BTreeSet<IpAddr>),
+    PodRanges(BTreeSet<IpNet>),
 }
 
 #[derive(Debug, Default)]
@@ -143,6 +145,10 @@ impl Enforcer for FakeKernel {
         services: &BTreeSet<IpAddr>,
     ) -> Result<(), EnforceError> {
         self.called(Call::Known(nodes.clone(), services.clone()), |_| {})
+    }
+
+    fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError> {
+        self.called(Call::PodRanges(ranges.clone()), |_| {})
     }
 
     fn facts(&mut self) -> Facts {

@@ -14,7 +14,8 @@ use crate::services::News;
 /// What is known of them.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    nodes: HashMap<Name, BTreeSet<IpAddr>>,
+    /// Their addresses, and the ranges of their pods.
+    nodes: HashMap<Name, (BTreeSet<IpAddr>, Vec<IpNet>)>,
     /// None before they were listed.
     services: Option<BTreeMap<Key, Vec<IpAddr>>>,
     /// Something differs from what the kernel holds.
@@ -25,9 +26,9 @@ impl Known {
     /// Takes in what happens to a node.
     pub(super) fn put(&mut self, object: &Object) {
         let Object::Node(node) = object else { return };
-        let addresses = addresses(node);
-        if self.nodes.get(&node.name) != Some(&addresses) {
-            self.nodes.insert(Name::clone(&node.name), addresses);
+        let known = (addresses(node), node.pod_cidrs.clone());
+        if self.nodes.get(&node.name) != Some(&known) {
+            self.nodes.insert(Name::clone(&node.name), known);
             self.dirty = true;
         }
     }
@@ -64,11 +65,16 @@ impl Core {
     pub(super) fn tell_known(&mut self) {
         let Self { known, setup, in_sync, .. } = self;
         let (true, true, Some(services)) = (*in_sync, known.dirty, &known.services) else { return };
-        let nodes = known.nodes.values().flatten().copied().collect();
+        let nodes = known.nodes.values().flat_map(|(addresses, _)| addresses).copied().collect();
+        let ranges = known.nodes.values().flat_map(|(_, ranges)| ranges).map(IpNet::trunc).collect();
         let services = services.values().flatten().copied().collect();
-        match setup.enforcer.set_known_addresses(&nodes, &services) {
+        // Addresses first: a node has some in the ranges of its pods.
+        let told = setup.enforcer.set_known_addresses(&nodes, &services);
+        match told.and_then(|()| setup.enforcer.set_pod_ranges(&ranges)) {
             Ok(()) => known.dirty = false,
-            Err(error) => tracing::error!(%error, "the addresses of nodes and Services are not in the kernel"),
+            Err(error) => {
+                tracing::error!(%error, "addresses of nodes and Services, or ranges of pods, are not in the kernel");
+            }
         }
     }
 }

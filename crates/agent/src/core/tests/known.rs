@@ -50,3 +50,20 @@ fn nodes_and_services_are_told_once_both_are_listed_and_when_something_differs()
     fixture.step(gone.into_iter().chain([event(Event::Delete(ObjectKey::Node("other".into())))]));
     assert_eq!(known(&fixture), [(set(&["10.90.0.11", "10.244.0.0", "10.244.0.1"]), set(&[]))]);
 }
+
+#[test]
+fn the_ranges_of_all_nodes_pods_are_told() {
+    let told = |fixture: &Fixture| {
+        let ranges = |call| match call {
+            Call::PodRanges(ranges) => Some(ranges.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            _ => None,
+        };
+        fixture.calls().into_iter().filter_map(ranges).collect::<Vec<_>>()
+    };
+    let mut fixture = Fixture::in_sync();
+    fixture
+        .step([apply(node("other", "10.90.0.12", "10.244.1.0/24")), Message::Services(News::All(BTreeMap::default()))]);
+    assert_eq!(told(&fixture), [["10.244.0.0/24", "10.244.1.0/24"]]);
+    fixture.step([event(Event::Delete(ObjectKey::Node("other".into())))]);
+    assert_eq!(told(&fixture), [["10.244.0.0/24"]]);
+}
