@@ -39,6 +39,9 @@ pub struct Status {
     pub policies: Vec<Policy>,
     /// Addresses of local pods that are in the kernel.
     pub endpoints: Vec<Endpoint>,
+    /// Pods of this node that are denied everything in one direction because their policies do not fit.
+    #[serde(default)]
+    pub without_room: Vec<WithoutRoom>,
     /// What could not be understood, or is in doubt, per object.
     pub diagnostics: Vec<ObjectDiagnostic>,
     /// What others on the node undid since the agent started, and it put right, by name.
@@ -258,6 +261,22 @@ pub struct Endpoint {
     pub ingress: Option<String>,
     /// Id of its ruleset for connections out of it; none if no policy isolates it.
     pub egress: Option<String>,
+}
+
+/// A pod that is denied everything in one direction because its policies do not fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WithoutRoom {
+    /// Namespace of the pod.
+    pub namespace: String,
+    /// Name of the pod.
+    pub pod: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// The policies that would govern it.
+    pub policies: Vec<String>,
+    /// What there is not enough of.
+    pub room: String,
 }
 
 /// Something that was not understood or is in doubt.

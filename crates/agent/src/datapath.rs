@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use ringfence_datapath::{
     ApplyError, Datapath, Drop, Event, Events, Features, Guarded, Interface, LinkHook, Outcome, Port, Sizes,
 };
-use ringfence_engine::{CauseId, Delta, Plan};
+use ringfence_engine::{CauseId, Delta, Limits, Plan};
 use ringfence_netns::Tunnel;
 
 use crate::api::{Feature, MapUse};
@@ -24,16 +24,19 @@ struct Kernel {
     adopted: bool,
     features: Vec<Feature>,
     link_hook: Option<LinkHook>,
+    limits: Limits,
 }
 
 /// Loads the program, or adopts what an earlier agent left.
 pub(crate) fn open(config: &Config) -> anyhow::Result<(Box<dyn Enforcer>, Box<dyn Source>)> {
     let adopted = holds_anything(&config.pin_dir);
-    let datapath = Datapath::open(settings(config)?).context("cannot enforce policy on this node")?;
+    let settings = settings(config)?;
+    let limits = limits(&settings.sizes);
+    let datapath = Datapath::open(settings).context("cannot enforce policy on this node")?;
     let events = datapath.events().context("cannot read what the kernel reports")?;
     let found = datapath.features();
     let (features, link_hook) = (features(&found), found.link_hook);
-    Ok((Box::new(Kernel { datapath, adopted, features, link_hook }), Box::new(Reports(events))))
+    Ok((Box::new(Kernel { datapath, adopted, features, link_hook, limits }), Box::new(Reports(events))))
 }
 
 /// Ends the enforcement that is pinned in a directory, if there is any.
@@ -110,7 +113,29 @@ impl From<ApplyError> for EnforceError {
     }
 }
 
+/// Bytes of memory that rules may take up as they are laid out for evaluation: a bound on what the agent needs for them.
+const LAYOUT: usize = 64 << 20;
+
+/// What of the maps a plan may take up: an eighth is left, for what is new is there beside what is old for a while.
+fn limits(sizes: &Sizes) -> Limits {
+    let size = |size: u32| size as usize;
+    let all = Limits {
+        endpoints: size(sizes.endpoints),
+        peers: size(sizes.peers),
+        prefixes: size(sizes.prefixes),
+        entries: size(sizes.entries),
+        breakpoints: size(sizes.breakpoints),
+        causes: size(sizes.causes),
+        layout: LAYOUT,
+    };
+    all.eighths(7)
+}
+
 impl Enforcer for Kernel {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
     fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError> {
         Ok(self.datapath.sync(plan)?)
     }

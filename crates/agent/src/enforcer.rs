@@ -5,13 +5,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ringfence_datapath::{Guarded, Interface, LinkHook, Port};
-use ringfence_engine::{CauseId, Delta, Plan};
+use ringfence_engine::{CauseId, Delta, Limits, Plan};
 use ringfence_netns::Tunnel;
 
 use crate::api::{Feature, MapUse};
 
 /// Carries out plans. The real one is the datapath; tests keep a plan in memory.
 pub trait Enforcer: Send {
+    /// How much a plan may hold so that it fits, and what is new fits beside what is old while it is carried out.
+    fn limits(&self) -> Limits;
     /// Makes the kernel hold exactly this plan, touching only what differs.
     fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError>;
     /// Carries out one change. After an error the kernel still holds the whole state before it, or (for errors other

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use ringfence_datapath::{Guarded, Interface, LinkHook, Port};
-use ringfence_engine::{CauseId, Delta, Plan};
+use ringfence_engine::{CauseId, Delta, Limits, Plan};
 use ringfence_model::DomainName;
 use ringfence_netns::Tunnel;
 use tokio::sync::watch;
@@ -39,6 +39,7 @@ struct Memory {
     refused: BTreeMap<u32, String>,
     taken: BTreeSet<u32>,
     too_old: bool,
+    limits: Limits,
 }
 
 /// The kernel, in memory.
@@ -70,6 +71,11 @@ impl FakeKernel {
     /// What it holds.
     pub(crate) fn plan(&self) -> Plan {
         self.0.lock().plan.clone()
+    }
+
+    /// One with so much room.
+    pub(crate) fn with_limits(limits: Limits) -> Self {
+        Self(Arc::new(Mutex::new(Memory { limits, ..Memory::default() })))
     }
 
     /// Has the next call fail.
@@ -108,6 +114,10 @@ impl FakeKernel {
 }
 
 impl Enforcer for FakeKernel {
+    fn limits(&self) -> Limits {
+        self.0.lock().limits
+    }
+
     fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError> {
         self.called(Call::Sync, |held| held.clone_from(plan))
     }

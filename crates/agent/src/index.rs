@@ -113,11 +113,23 @@ impl Index {
         }
     }
 
-    /// These policies do not fit into the kernel of this node; none: all do.
-    pub(crate) fn refuse(&mut self, policies: impl IntoIterator<Item = PolicyId>, why: &str) {
-        for id in self.troubles.refuse(policies, why) {
+    /// These policies, and no others, do not fit into the kernel of this node, and why. They are not enforced as written.
+    /// Gives back those that fit again.
+    pub(crate) fn refuse(&mut self, policies: BTreeMap<PolicyId, String>) -> Vec<PolicyId> {
+        let mut admitted = Vec::new();
+        for id in self.troubles.refuse(policies) {
             self.touch(&id);
+            match self.policies.get_mut(&id) {
+                Some(record) if self.troubles.is_refused(&id) => record.enforced = None,
+                _ => admitted.push(id),
+            }
         }
+        admitted
+    }
+
+    /// Whether a policy does not fit into the kernel of this node.
+    pub(crate) fn is_refused(&self, policy: &PolicyId) -> bool {
+        self.troubles.is_refused(policy)
     }
 
     /// Something else is to be said of a policy, if it is known.

@@ -112,6 +112,7 @@ fn buckets() -> impl Iterator<Item = f64> {
 pub(crate) struct Gauges {
     pub(crate) ready: bool,
     pub(crate) failing: bool,
+    pub(crate) pods_without_room: usize,
     pub(crate) endpoints: usize,
     pub(crate) unknown_interfaces: usize,
     pub(crate) peers: usize,
@@ -156,6 +157,11 @@ impl Collector for Gauges {
         let plain = [
             ("ready", "1 once the policy of the whole cluster is in the kernel", usize::from(self.ready)),
             ("failing", "1 while the newest policy is not in the kernel", usize::from(self.failing)),
+            (
+                "pods_without_room",
+                "Local pods that are denied because their policies do not fit",
+                self.pods_without_room,
+            ),
             ("endpoints", "Addresses of local pods in the kernel", self.endpoints),
             ("endpoints_unchecked", "Endpoints whose source address is not checked", self.unknown_interfaces),
             ("links_guarded", "Links of pods at which senders are checked", self.links.guarded),

@@ -115,9 +115,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (changed, changes) = watch::channel(0);
     let clerk = Clerk {
         election: Election::new(client.clone(), &config.namespace, identity(&config.node), Terms::default()),
-        writer: Writer::new(client.clone(), core.clone(), changes, Arc::clone(&meters), config.node.clone()),
+        writer: Writer::new(client.clone(), core.clone(), changes.clone(), Arc::clone(&meters), config.node.clone()),
         meters: Arc::clone(&meters),
     };
+    let mut own = Writer::new(client.clone(), core.clone(), changes, Arc::clone(&meters), config.node.clone());
     let setup = Setup {
         node: Name::from(config.node.as_str()),
         connections: config.connections.to_string(),
@@ -145,6 +146,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         serve(listener, server.public(), stop.clone());
     }
     let clerk = tokio::spawn(clerk.run(stop.clone()));
+    tokio::spawn(async move { own.tell_own().await });
     tracing::info!(node = config.node, socket = %config.socket.display(), "started");
     let result = tokio::select! {
         () = signals.stop() => Ok(()),

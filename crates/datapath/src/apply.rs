@@ -17,6 +17,7 @@ use crate::abi::{
     PeerValue, PrefixKey, PrefixValue, flags,
 };
 use crate::kernel::grace_period;
+use crate::portions::portions;
 use crate::slices::{Slice, Slices};
 use crate::state::{Rulesets, State, is_address};
 use crate::table::{PerCpu, Table};
@@ -139,9 +140,23 @@ impl Maps {
         Ok(())
     }
 
-    /// Carries out a change. With [`ApplyError::NoCapacity`] nothing has been touched. After any other error every pod
-    /// is on one whole policy, the old or the new, and open connections are decided anew by it.
+    /// Carries out a change. After an error every pod is on one whole policy, the old or the new, and open connections are
+    /// decided anew by it; with [`ApplyError::NoCapacity`] often nothing has been touched.
+    ///
+    /// If what is new does not fit beside what is old, endpoints get theirs one after the other. That is for deltas of a
+    /// planner only: in them peers move to classes that old rules know too.
     pub(crate) fn apply(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
+        match self.apply_at_once(state, delta) {
+            Err(ApplyError::NoCapacity { map: "entries" | "breakpoints", .. }) => {}
+            other => return other,
+        }
+        let portion = state.slices.available() / 2;
+        let Some(portions) = portions(state, delta, portion) else { return self.apply_at_once(state, delta) };
+        portions.iter().try_for_each(|portion| self.apply_at_once(state, portion))
+    }
+
+    /// As [`Self::apply`], but never in portions. With [`ApplyError::NoCapacity`] nothing has been touched.
+    pub(crate) fn apply_at_once(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
         self.check_capacity(state, delta)?;
         let fresh = acquire(state, delta)?;
         let written = self.write(state, delta, &fresh);

@@ -138,14 +138,14 @@ impl Datapath {
         let Transition { direct, stepwise } = transition;
         self.maps.check_capacity(&self.state, &direct)?;
         if let Some([there, on]) = stepwise {
-            match self.maps.apply(&mut self.state, &there) {
+            match self.maps.apply_at_once(&mut self.state, &there) {
                 Err(error @ ApplyError::NoCapacity { .. }) => {
                     tracing::warn!(%error, "no room for a smooth transition: for a moment new packets may be denied");
                 }
-                done => return done.and_then(|()| self.maps.apply(&mut self.state, &on)),
+                done => return done.and_then(|()| self.maps.apply_at_once(&mut self.state, &on)),
             }
         }
-        self.maps.apply(&mut self.state, &direct)
+        self.maps.apply_at_once(&mut self.state, &direct)
     }
 
     /// Carries out a change of the plan that was synced. It is enforced when this returns.

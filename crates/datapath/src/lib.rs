@@ -25,6 +25,7 @@ mod namespace;
 mod nfnetlink;
 mod object;
 mod pins;
+mod portions;
 mod slices;
 mod state;
 mod statistics;

@@ -1,13 +1,23 @@
 //! The decision of one ruleset about one peer class, as a function of protocol and destination port.
 
+use std::hash::{BuildHasher as _, Hash, Hasher};
+use std::sync::LazyLock;
+
+use foldhash::quality::RandomState;
 use ringfence_model::Protocol;
 
 use crate::CauseId;
 
+/// One for the process: equal blocks have equal prints. By chance, so that nobody can make two blocks with one print.
+static PRINTS: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+
 /// A piecewise constant function over `protocol << 16 | port` (24 bits): each breakpoint decides from its key up to
 /// the next one. Breakpoints are sorted, the first has key 0, neighbours differ: equal functions are equal values.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Block(Box<[Breakpoint]>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    print: u64,
+    points: Box<[Breakpoint]>,
+}
 
 /// From this key on, this is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,10 +36,20 @@ pub fn port_key(protocol: Protocol, port: u16) -> u32 {
     u32::from(protocol.0) << 16 | u32::from(port)
 }
 
+impl Hash for Block {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.print.hash(state);
+    }
+}
+
 impl Block {
+    fn new(points: Box<[Breakpoint]>) -> Self {
+        Self { print: PRINTS.hash_one(&points), points }
+    }
+
     /// The same decision for everything.
     pub fn constant(allow: bool, cause: CauseId) -> Self {
-        Self(Box::new([Breakpoint { key: 0, allow, cause }]))
+        Self::new(Box::new([Breakpoint { key: 0, allow, cause }]))
     }
 
     /// From breakpoints in ascending order of key, the first at 0; later ones of one key replace earlier ones and
@@ -45,27 +65,32 @@ impl Block {
             }
         }
         debug_assert!(merged.first().is_some_and(|first| first.key == 0), "a block decides from key 0 on");
-        Self(merged.into())
+        Self::new(merged.into())
     }
 
     /// The decision at a key.
     pub fn at(&self, key: u32) -> Breakpoint {
-        self.0[self.0.partition_point(|point| point.key <= key) - 1]
+        self.points[self.points.partition_point(|point| point.key <= key) - 1]
     }
 
     /// All breakpoints, ascending.
     pub fn breakpoints(&self) -> &[Breakpoint] {
-        &self.0
+        &self.points
+    }
+
+    /// A hash of it, the same within the process: blocks with one print are taken to be equal.
+    pub(crate) fn print(&self) -> u64 {
+        self.print
     }
 
     /// The same decisions with one cause named `to` instead of `from`, if they name it. `to` must be new to them: then
     /// neighbours still differ.
     pub(crate) fn renamed(&self, from: CauseId, to: CauseId) -> Option<Self> {
         let named = |point: &Breakpoint| point.cause == from;
-        self.0.iter().any(named).then(|| {
+        self.points.iter().any(named).then(|| {
             let rename =
                 |point: &Breakpoint| Breakpoint { cause: if named(point) { to } else { point.cause }, ..*point };
-            Self(self.0.iter().map(rename).collect())
+            Self::new(self.points.iter().map(rename).collect())
         })
     }
 }

@@ -7,10 +7,12 @@ mod block;
 mod decide;
 #[cfg(feature = "testing")]
 pub mod generate;
+mod limits;
 mod plan;
 mod planner;
 pub mod reference;
 
 pub use block::{Block, Breakpoint, port_key};
+pub use limits::{Limits, Refusal, Room};
 pub use plan::{Cause, CauseId, ClassId, Delta, Endpoint, EntryKey, PeerClass, Plan, RulesetId};
 pub use planner::{Planner, Scope};

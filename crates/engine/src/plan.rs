@@ -29,6 +29,8 @@ impl RulesetId {
     pub const NONE: Self = Self(0);
     /// Two different contents have one hash: never has entries, so everything is denied.
     pub const CONFLICT: Self = Self(1);
+    /// What should apply does not fit ([`crate::Limits`]): everything is denied.
+    pub const NO_ROOM: Self = Self(2);
 }
 
 impl ClassId {
@@ -43,6 +45,8 @@ impl ClassId {
 impl CauseId {
     /// No policy has an opinion ([`Reason::Default`]).
     pub const DEFAULT: Self = Self(0);
+    /// The policies do not fit ([`Reason::NoRoom`]).
+    pub const NO_ROOM: Self = Self(1);
 }
 
 /// What a cause stands for.

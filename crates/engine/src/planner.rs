@@ -25,6 +25,7 @@
 //! place. In the second, classes shrink to what the new rulesets ask for. So no write of either changes a verdict but
 //! the one that flips an endpoint (or that moves the very peer that changed).
 
+mod admission;
 mod atoms;
 mod by_subject;
 mod causes;
@@ -35,13 +36,16 @@ mod flatten;
 mod hosts;
 mod isolation;
 mod layout;
+mod ledger;
 mod listing;
 mod peers;
 mod pods;
 mod policy;
 mod prefixes;
+mod rations;
 mod recipe;
 mod rulesets;
+mod share;
 mod slab;
 mod strings;
 mod subjects;
@@ -54,19 +58,20 @@ mod world;
 pub(crate) use digest::short::with as short_ids;
 
 use foldhash::{HashMap, HashSet};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use ringfence_model::{Name, PolicyId};
 
-use crate::{Block, ClassId, Endpoint, EntryKey, Plan, RulesetId};
+use crate::{Block, Cause, CauseId, Endpoint, EntryKey, Limits, Plan, Room, RulesetId};
 use atoms::Atoms;
 use by_subject::BySubject;
 use causes::Causes;
 use classes::{Classes, Standing};
 use hosts::Hosts;
+use ledger::Ledger;
 use pods::Pods;
 use policy::Policy;
 use prefixes::Prefixes;
@@ -88,6 +93,7 @@ pub enum Scope {
 #[derive(Debug)]
 pub struct Planner {
     scope: Scope,
+    limits: Limits,
     strings: Strings,
     namespaces: HashMap<Sym, Namespace>,
     /// The namespaces with a label.
@@ -105,6 +111,16 @@ pub struct Planner {
     rulesets: Rulesets,
     /// One copy of equal decisions.
     blocks: HashSet<Arc<Block>>,
+    /// How much room all decisions take up.
+    ledger: Ledger,
+    /// Rulesets that are not laid out, because their rules do not fit.
+    unlaid: BTreeMap<RulesetId, Room>,
+    /// Rulesets in the plan for which there was no room any more since the last commit.
+    ousted: Vec<RulesetId>,
+    /// Rulesets for which there is room again, by number, until the end of the commit.
+    readmitted: Vec<u32>,
+    /// Local addresses that are no endpoints, because there are too many.
+    unseated: BTreeSet<IpAddr>,
     published: Published,
     dirty: Dirty,
     /// How much there was to keep at the last sweep.
@@ -144,6 +160,8 @@ struct Published {
     endpoints: BTreeMap<IpAddr, Endpoint>,
     peers: HashMap<IpNet, Standing>,
     gates: Vec<IpNet>,
+    /// Some endpoint has [`RulesetId::NO_ROOM`].
+    no_room: bool,
 }
 
 /// What has to be looked at by the next commit.
@@ -162,10 +180,17 @@ struct Dirty {
 }
 
 impl Planner {
-    /// A planner of an empty world.
+    /// A planner of an empty world, whose plans may be of any size.
     pub fn new(scope: Scope) -> Self {
+        Self::with_limits(scope, Limits::NONE)
+    }
+
+    /// A planner of an empty world. What does not fit into the limits is denied: to pods whose policies do not fit.
+    /// Which these are is a function of the world, as the whole plan is.
+    pub fn with_limits(scope: Scope, limits: Limits) -> Self {
         Self {
             scope,
+            limits,
             strings: Strings::default(),
             namespaces: HashMap::default(),
             labelled: HashMap::default(),
@@ -179,10 +204,28 @@ impl Planner {
             classes: Classes::default(),
             rulesets: Rulesets::default(),
             blocks: HashSet::default(),
+            ledger: Ledger::default(),
+            unlaid: BTreeMap::new(),
+            ousted: Vec::new(),
+            readmitted: Vec::new(),
+            unseated: BTreeSet::new(),
             published: Published::default(),
             dirty: Dirty::default(),
             swept: 0,
         }
+    }
+
+    /// Changes how much a plan may hold, from the next [`Planner::commit`] on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        if limits != self.limits {
+            self.limits = limits;
+            self.ledger.touch();
+        }
+    }
+
+    /// How much a plan may hold.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Whose pods are enforced.
@@ -193,20 +236,23 @@ impl Planner {
     /// The whole plan as of the last [`Planner::commit`]: what all deltas so far add up to.
     pub fn plan(&self) -> Plan {
         let mut entries = std::collections::HashMap::new();
-        for (_, ruleset) in self.rulesets.slab.iter() {
-            let mut put = |class, block: &Arc<Block>| {
-                entries.insert(EntryKey { ruleset: ruleset.id, class }, Arc::clone(block));
-            };
-            put(ClassId::UNKNOWN, &ruleset.fallback[0]);
-            put(ClassId::ANY_POD, &ruleset.fallback[1]);
-            ruleset.entries.iter().for_each(|(class, block)| put(self.classes[*class].id, block));
+        for (_, ruleset) in self.rulesets.slab.iter().filter(|(_, ruleset)| ruleset.published) {
+            let blocks = ruleset.blocks(|class| self.classes[class].id);
+            let key = |class| EntryKey { ruleset: ruleset.id, class };
+            entries.extend(blocks.map(|(class, block)| (key(class), Arc::clone(block))));
+        }
+        let mut causes: std::collections::HashMap<_, _> =
+            self.rulesets.causes.iter().map(|(id, cause)| (id, cause.clone())).collect();
+        if self.published.no_room {
+            entries.extend(admission::no_room());
+            causes.insert(CauseId::NO_ROOM, Cause::NoRoom);
         }
         let peers = self.published.peers.iter();
         Plan {
             endpoints: self.published.endpoints.clone(),
             peers: peers.map(|(net, standing)| (*net, self.classes.peer(*standing))).collect(),
             entries,
-            causes: self.rulesets.causes.iter().map(|(id, cause)| (id, cause.clone())).collect(),
+            causes,
             gates: self.published.gates.clone(),
         }
     }

@@ -58,6 +58,7 @@ impl Seen {
             Reason::NeighbourDiscovery => self.note("neighbour discovery"),
             Reason::Default => self.note("no policy"),
             Reason::Undecided => self.note("undecided"),
+            Reason::NoRoom => self.note("no room"),
             Reason::Isolated { direction: Direction::Ingress, .. } => self.note("isolated, ingress"),
             Reason::Isolated { direction: Direction::Egress, .. } => self.note("isolated, egress"),
             Reason::Rule(reference) => {

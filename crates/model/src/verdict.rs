@@ -38,6 +38,8 @@ pub enum Reason {
     Default,
     /// There are policies, but what they decide is not there to look up: denied, for nothing fails open.
     Undecided,
+    /// The policies of the pod do not fit on its node: denied, for nothing fails open.
+    NoRoom,
 }
 
 /// A rule of a policy.
@@ -103,6 +105,7 @@ impl fmt::Display for Reason {
             }
             Self::Default => f.write_str("no policy"),
             Self::Undecided => f.write_str("policy not ready"),
+            Self::NoRoom => f.write_str("no room: the policies of the pod do not fit on its node"),
         }
     }
 }

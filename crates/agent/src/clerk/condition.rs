@@ -17,14 +17,19 @@ const LONGEST: usize = 16_384;
 /// The conditions of a policy, without the times of their transitions.
 ///
 /// `Accepted` is false if part of the policy is not enforced as written because it is not understood; it says which and
-/// what is enforced instead. `HasWarnings` is true if something may not be meant as it is written.
+/// what is enforced instead. `HasWarnings` is true if something may not be meant as it is written, or if there is no room for
+/// the policy on the node of whoever writes this: of other nodes their status and Events tell.
 pub(super) fn conditions(account: &Account) -> Vec<Value> {
     let of = |severity: Severity| -> Vec<&Problem> {
         account.problems.iter().filter(|problem| problem.severity == severity && problem.is_everywhere()).collect()
     };
-    let (errors, warnings) = (of(Severity::Error), of(Severity::Warning));
+    let (errors, mut warnings) = (of(Severity::Error), of(Severity::Warning));
+    warnings.extend(account.problems.iter().filter(|problem| !problem.is_everywhere()));
     let accepted = match errors.first() {
-        None => ("True", "Accepted", "enforced as written".to_owned()),
+        None if warnings.iter().all(|problem| problem.is_everywhere()) => {
+            ("True", "Accepted", "enforced as written".to_owned())
+        }
+        None => ("True", "Accepted", "understood as written".to_owned()),
         Some(first) => ("False", first.reason.as_str(), words(&errors)),
     };
     let warned = match warnings.first() {
@@ -195,12 +200,16 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_one_node_only_is_no_condition() {
+    fn what_has_no_room_on_a_node_is_not_called_enforced() {
         let mut account = about("Deny", &json!({"networks": ["10.0.0.0/8"]}), &Value::Null);
-        account.problems.push(Problem::warning(NO_CAPACITY, "node n".into()));
-        assert_eq!(told(&account)[1].0, "False");
-        account.problems.push(Problem::warning(SAME_PRIORITY, "as b".into()));
-        assert_eq!(told(&account)[1], ("True".into(), SAME_PRIORITY.into(), "as b".into()));
+        account
+            .problems
+            .push(Problem { severity: Severity::Error, ..Problem::warning(NO_CAPACITY, "node n: no room".into()) });
+        let [accepted, warned] = told(&account);
+        assert_eq!(accepted, ("True".into(), "Accepted".into(), "understood as written".into()));
+        assert_eq!(warned, ("True".into(), NO_CAPACITY.into(), "node n: no room".into()));
+        account.problems.insert(0, Problem::warning(SAME_PRIORITY, "as b".into()));
+        assert_eq!(told(&account)[1], ("True".into(), SAME_PRIORITY.into(), "as b\nnode n: no room".into()));
     }
 
     #[test]

@@ -23,9 +23,11 @@ const CLUSTER_EVENTS: &str = "default";
 
 /// The Events about a policy: one for each reason. What they are called says what they say, so that one is there once
 /// whoever writes it.
-pub(super) fn events(account: &Account, node: &str) -> Vec<Event> {
+///
+/// What concerns a node alone is told by that node's agent, everything else by the one that is elected: `own` says which.
+pub(super) fn events(account: &Account, node: &str, own: bool) -> Vec<Event> {
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for problem in &account.problems {
+    for problem in account.problems.iter().filter(|problem| problem.is_everywhere() != own) {
         reasons.entry(&problem.reason).or_default().push(&problem.message);
     }
     let event = |(reason, messages): (&str, Vec<&str>)| {
@@ -71,7 +73,7 @@ mod tests {
     use ringfence_model::{PolicyId, PolicyKind};
 
     use super::*;
-    use crate::problem::Problem;
+    use crate::problem::{NO_CAPACITY, Problem};
 
     fn account(kind: PolicyKind, problems: &[(&str, &str)]) -> Account {
         let namespace = (kind == PolicyKind::NetworkPolicy).then(|| "shop".into());
@@ -82,24 +84,24 @@ mod tests {
     #[test]
     fn there_is_one_for_each_reason_where_the_policy_is() {
         let problems = [("A", "one"), ("B", "two"), ("A", "three")];
-        let all = events(&account(PolicyKind::NetworkPolicy, &problems), "n");
+        let all = events(&account(PolicyKind::NetworkPolicy, &problems), "n", false);
         let told: Vec<_> =
             all.iter().map(|event| (event.reason.as_deref().unwrap(), event.note.as_deref().unwrap())).collect();
         assert_eq!(told, [("A", "one\nthree"), ("B", "two")]);
         assert!(all.iter().all(|event| event.metadata.namespace.as_deref() == Some("shop")));
-        let wide = events(&account(PolicyKind::ClusterNetworkPolicy, &problems), "n");
+        let wide = events(&account(PolicyKind::ClusterNetworkPolicy, &problems), "n", false);
         assert_eq!(wide[0].metadata.namespace.as_deref(), Some("default"));
         assert_eq!(
             wide[0].regarding.as_ref().unwrap().api_version.as_deref(),
             Some("policy.networking.k8s.io/v1alpha2")
         );
-        assert!(events(&account(PolicyKind::NetworkPolicy, &[]), "n").is_empty());
+        assert!(events(&account(PolicyKind::NetworkPolicy, &[]), "n", false).is_empty());
     }
 
     #[test]
     fn what_says_the_same_is_called_the_same() {
         let name = |text: &str, node: &str| {
-            events(&account(PolicyKind::NetworkPolicy, &[("A", text)]), node).remove(0).metadata.name.unwrap()
+            events(&account(PolicyKind::NetworkPolicy, &[("A", text)]), node, false).remove(0).metadata.name.unwrap()
         };
         assert_eq!(name("one", "n"), name("one", "m"), "whoever says it");
         assert_ne!(name("one", "n"), name("two", "n"));
@@ -109,9 +111,20 @@ mod tests {
     fn long_names_and_notes_fit() {
         let mut long = account(PolicyKind::NetworkPolicy, &[("A", &"ß".repeat(2000))]);
         long.id.name = format!("{}-{}", "a".repeat(199), "b".repeat(50)).as_str().into();
-        let event = events(&long, &"n".repeat(253)).remove(0);
+        let event = events(&long, &"n".repeat(253), false).remove(0);
         assert!(event.note.unwrap().len() <= LONGEST_NOTE);
         let name = event.metadata.name.unwrap();
         assert!(name.len() <= 253 && name.starts_with(&format!("{}.", "a".repeat(199))), "{name}");
+    }
+
+    #[test]
+    fn what_concerns_a_node_is_told_by_its_own_agent() {
+        let both = account(PolicyKind::NetworkPolicy, &[("A", "one"), (NO_CAPACITY, "node n: no room")]);
+        let told = |own| {
+            let events = events(&both, "n", own);
+            events.into_iter().map(|event| event.reason.unwrap_or_default()).collect::<Vec<_>>()
+        };
+        assert_eq!(told(false), ["A"]);
+        assert_eq!(told(true), [NO_CAPACITY]);
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Writer {
     /// Names of the Events that are there.
     told: HashSet<String>,
     failures: u32,
+    /// It tells what concerns this node alone, which every agent does; and nothing else.
+    own: bool,
 }
 
 impl Writer {
@@ -55,7 +57,19 @@ impl Writer {
         node: String,
     ) -> Self {
         let (stored, told) = (BTreeMap::new(), HashSet::new());
-        Self { client, core, changes, meters, node, stored, told, failures: 0 }
+        Self { client, core, changes, meters, node, stored, told, failures: 0, own: false }
+    }
+
+    /// Tells by Events what concerns this node alone, until the planning thread is gone.
+    pub(crate) async fn tell_own(&mut self) -> Gone {
+        self.own = true;
+        loop {
+            // They end by themselves in the API: what is still so is told again.
+            self.told.clear();
+            if let Err(gone) = self.follow().await {
+                return gone;
+            }
+        }
     }
 
     /// Keeps what is stored at what is known, until the planning thread is gone.
@@ -123,10 +137,10 @@ impl Writer {
     /// Writes what it can; gives back the first error.
     async fn write_one(&mut self, account: &Account) -> kube::Result<()> {
         let mut result = Ok(());
-        if account.id.kind != PolicyKind::NetworkPolicy {
+        if account.id.kind != PolicyKind::NetworkPolicy && !self.own {
             result = self.write_conditions(account).await;
         }
-        for event in event::events(account, &self.node) {
+        for event in event::events(account, &self.node, self.own) {
             if result.as_ref().is_err_and(|error| !is_answer(error)) {
                 break;
             }

@@ -1,13 +1,16 @@
 //! How changes reach the kernel.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ringfence_engine::Delta;
+use ringfence_engine::{Delta, Limits};
 
-use super::backoff;
 use super::state::Core;
+use super::{backoff, room};
 use crate::enforcer::EnforceError;
 use crate::interfaces::Nudge;
+
+/// How long less room is planned with after what should have fitted did not.
+const SQUEEZED: Duration = Duration::from_mins(1);
 
 /// Why the kernel is behind.
 #[derive(Clone, Debug)]
@@ -22,7 +25,8 @@ pub(super) struct Failure {
 impl Core {
     /// When to try again without being told anything.
     pub(super) fn retry_at(&self) -> Option<Instant> {
-        self.failure.as_ref().and_then(|failure| failure.retry)
+        let failed = self.failure.as_ref().and_then(|failure| failure.retry);
+        failed.into_iter().chain(self.squeezed).min()
     }
 
     /// Brings the kernel up to date with what is known, once what is known is whole.
@@ -39,6 +43,10 @@ impl Core {
     fn carry_out(&mut self) {
         self.settle_domains();
         self.dirty = false;
+        if self.squeezed.is_some_and(|until| until <= Instant::now()) {
+            self.squeezed = None;
+            self.planner.set_limits(self.setup.enforcer.limits());
+        }
         let started = Instant::now();
         let deltas = self.planner.commit();
         let planned = Instant::now();
@@ -46,11 +54,47 @@ impl Core {
         // Before the first commit, and after one that failed, what the kernel holds is not known: compare everything.
         let whole = !self.ready || self.failure.is_some();
         let result = if whole { self.sync() } else { self.apply_deltas(&deltas) };
+        let result = match result {
+            Err(EnforceError::Capacity(why)) => self.squeeze(why),
+            other => other,
+        };
         self.setup.meters.apply.observe(planned.elapsed().as_secs_f64());
         match result {
             Ok(()) => self.done(),
             Err(error) => self.failed(error),
         }
+    }
+
+    /// What was planned to fit did not: what is new did not fit beside what is old, or not in one piece. Plans with less and
+    /// less room until it does, at the expense of whoever asks for most, and then with all of it again.
+    fn squeeze(&mut self, why: String) -> Result<(), EnforceError> {
+        let limits = self.setup.enforcer.limits();
+        if limits == Limits::NONE {
+            return Err(EnforceError::Capacity(why));
+        }
+        tracing::warn!(why, "planning with less room");
+        let mut result = Err(EnforceError::Capacity(why));
+        for eighths in (1..8).rev() {
+            self.planner.set_limits(limits.eighths(eighths));
+            self.planner.commit();
+            result = self.sync();
+            if !matches!(result, Err(EnforceError::Capacity(_))) {
+                break;
+            }
+        }
+        let squeezed = self.planner.limits();
+        if result.is_ok() && self.squeezed.is_none() {
+            self.planner.set_limits(limits);
+            let deltas = self.planner.commit();
+            result = self.apply_deltas(&deltas);
+            if let Err(EnforceError::Capacity(_)) = result {
+                self.squeezed = Some(Instant::now() + SQUEEZED);
+                self.planner.set_limits(squeezed);
+                self.planner.commit();
+                result = self.sync();
+            }
+        }
+        result
     }
 
     fn sync(&mut self) -> Result<(), EnforceError> {
@@ -88,15 +132,27 @@ impl Core {
                 "in sync: the policy of the cluster is in the kernel"
             );
         }
-        let pending = std::mem::take(&mut self.pending);
-        self.index.mark_enforced(pending);
-        self.index.refuse([], "");
+        self.tell_refusals();
         if let Some(since) = self.since.take() {
             self.setup.meters.enforced.observe(since.elapsed().as_secs_f64());
         }
         self.guard();
         self.release();
         self.closed();
+    }
+
+    /// Takes note of who goes without, and of what is enforced as written.
+    fn tell_refusals(&mut self) {
+        self.refusals = self.planner.refusals();
+        let told = room::reasons(&self.refusals, &self.setup.node);
+        for (policy, why) in told.iter().filter(|(policy, _)| !self.index.is_refused(policy)) {
+            tracing::warn!(%policy, "{why}");
+        }
+        let admitted = self.index.refuse(told);
+        let mut enforced = std::mem::take(&mut self.pending);
+        enforced.extend(admitted);
+        self.pending = enforced.iter().filter(|policy| self.index.is_refused(policy)).cloned().collect();
+        self.index.mark_enforced(enforced.difference(&self.pending).cloned());
     }
 
     fn failed(&mut self, error: EnforceError) {
@@ -106,7 +162,9 @@ impl Core {
         self.setup.meters.failures.inc();
         if let EnforceError::Capacity(why) = &error {
             let why = format!("node {}: {why}; the policy before this change stays in force there", self.setup.node);
-            self.index.refuse(self.pending.iter().cloned(), &why);
+            let mut told = room::reasons(&self.refusals, &self.setup.node);
+            told.extend(self.pending.iter().map(|policy| (policy.clone(), why.clone())));
+            self.index.refuse(told);
         }
         self.failure = Some(Failure { error, count, retry });
     }

@@ -10,6 +10,7 @@ mod links;
 mod names;
 mod naming;
 mod report;
+mod room;
 mod sandboxes;
 mod state;
 #[cfg(test)]

@@ -108,6 +108,7 @@ impl Core {
             Reason::Isolated { direction, policies } => return isolated(*direction, policies),
             Reason::Default => "no-policy",
             Reason::Undecided => "undecided",
+            Reason::NoRoom => "no-room",
             Reason::NotAPod => "not-a-pod",
             Reason::OwnAddress => "own-address",
             Reason::LocalNode => "local-node",

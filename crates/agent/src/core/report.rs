@@ -7,8 +7,8 @@ use ringfence_engine::{Plan, RulesetId};
 use ringfence_model::Reason;
 use serde_json::{Value, json};
 
-use super::Question;
 use super::state::Core;
+use super::{Question, room};
 use crate::api;
 use crate::enforcer::Count;
 use crate::index::PolicyRecord;
@@ -93,6 +93,7 @@ impl Core {
             names: self.names_status(),
             policies: self.index.policies().iter().map(|(id, record)| self.policy_status(id, record)).collect(),
             endpoints: self.endpoint_status(),
+            without_room: self.refusals.iter().flat_map(without_room).collect(),
             diagnostics: self.diagnostics(),
             repairs: self.setup.meters.mended.repairs(),
         }
@@ -102,6 +103,13 @@ impl Core {
         let mut warnings = self.setup.meters.mended.troubles();
         if let Some(failure) = &self.failure {
             warnings.push(format!("the newest policy is not in the kernel: {}", failure.error));
+        }
+        warnings.extend(room::warnings(&self.refusals));
+        let unseated = self.planner.unseated().count();
+        if unseated > 0 {
+            warnings.push(format!(
+                "no room in the map `endpoints` for {unseated} addresses of pods of this node: what has none is closed"
+            ));
         }
         warnings.extend(self.links_complaint());
         warnings.extend(self.strangers());
@@ -183,7 +191,11 @@ impl Core {
     }
 
     fn endpoint_status(&self) -> Vec<api::Endpoint> {
-        let ruleset = |id: RulesetId| (id != RulesetId::NONE).then(|| format!("{:016x}", id.0));
+        let ruleset = |id: RulesetId| match id {
+            RulesetId::NONE => None,
+            RulesetId::NO_ROOM => Some("no room".to_owned()),
+            id => Some(format!("{:016x}", id.0)),
+        };
         let status = |(address, endpoint): (&std::net::IpAddr, &ringfence_engine::Endpoint)| api::Endpoint {
             address: *address,
             namespace: endpoint.pod.namespace.to_string(),
@@ -209,6 +221,7 @@ impl Core {
         Gauges {
             ready: self.ready,
             failing: self.failure.is_some(),
+            pods_without_room: room::pods(&self.refusals),
             endpoints: self.held.endpoints.len(),
             unknown_interfaces: self.held.endpoints.len() - self.interfaces_known(),
             peers: self.held.peers.len(),
@@ -250,6 +263,17 @@ impl Core {
         }
         rules.into_iter().collect()
     }
+}
+
+fn without_room(refusal: &ringfence_engine::Refusal) -> impl Iterator<Item = api::WithoutRoom> {
+    let policies: Vec<_> = refusal.policies.iter().map(ToString::to_string).collect();
+    refusal.pods.iter().map(move |pod| api::WithoutRoom {
+        namespace: pod.namespace.to_string(),
+        pod: pod.name.to_string(),
+        direction: refusal.direction.to_string(),
+        policies: policies.clone(),
+        room: refusal.room.to_string(),
+    })
 }
 
 fn rule_name(cause: &Reason) -> Option<RuleName> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use ringfence_engine::{Cause, CauseId, Plan, Planner, Scope};
+use ringfence_engine::{Cause, CauseId, Plan, Planner, Refusal, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
@@ -66,6 +66,10 @@ pub(crate) struct Core {
     /// When the oldest of these changes was delivered.
     pub(super) since: Option<Instant>,
     pub(super) failure: Option<Failure>,
+    /// Less than the whole room is planned with until then, because it did not fit though it should have.
+    pub(super) squeezed: Option<Instant>,
+    /// Pods whose policies do not fit.
+    pub(super) refusals: Vec<Refusal>,
     /// Policies that changed since the kernel was last up to date.
     pub(super) pending: HashSet<PolicyId>,
     /// What the kernel holds.
@@ -105,7 +109,7 @@ impl Core {
             sandboxes.restore(request, *recent);
         }
         Self {
-            planner: Planner::new(Scope::Node(Name::clone(&node))),
+            planner: Planner::with_limits(Scope::Node(Name::clone(&node)), setup.enforcer.limits()),
             index: Index::new(node),
             watches: Kind::ALL.map(|kind| (kind, WatchState::default())).into(),
             in_sync: false,
@@ -113,6 +117,8 @@ impl Core {
             dirty: false,
             since: None,
             failure: None,
+            squeezed: None,
+            refusals: Vec::new(),
             pending: HashSet::new(),
             held: Plan::default(),
             retired: HashMap::new(),

@@ -4,6 +4,7 @@ mod domains;
 mod known;
 mod links;
 mod policies;
+mod room;
 mod sandboxes;
 mod support;
 mod waiting;

@@ -52,12 +52,16 @@ impl Troubles {
     }
 
     /// There is no room for these, and for no others. Gives back those for which that is news.
-    pub(super) fn refuse(&mut self, policies: impl IntoIterator<Item = PolicyId>, why: &str) -> BTreeSet<PolicyId> {
-        let now: BTreeMap<_, _> = policies.into_iter().map(|id| (id, why.to_owned())).collect();
+    pub(super) fn refuse(&mut self, now: BTreeMap<PolicyId, String>) -> BTreeSet<PolicyId> {
         let before = std::mem::replace(&mut self.refused, now);
         let changed = before.iter().filter(|(id, why)| self.refused.get(*id) != Some(*why));
         let news = self.refused.iter().filter(|(id, why)| before.get(*id) != Some(*why));
         changed.chain(news).map(|(id, _)| id.clone()).collect()
+    }
+
+    /// Whether there is no room for a policy.
+    pub(super) fn is_refused(&self, policy: &PolicyId) -> bool {
+        self.refused.contains_key(policy)
     }
 
     /// Everything that is the matter with a policy.

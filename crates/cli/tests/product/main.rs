@@ -15,6 +15,7 @@ mod limited;
 mod links;
 mod nodes;
 mod primary;
+mod room;
 mod sidecars;
 mod sudden_death;
 mod surroundings;

@@ -1,4 +1,4 @@
-//! A change that does not fit is refused whole.
+//! A change that does not fit is refused whole; one that fits without what it replaces is carried out in portions.
 
 use std::collections::BTreeMap;
 
@@ -75,4 +75,38 @@ fn a_change_that_does_not_fit_touches_no_map() {
         assert!(court.ask(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81), &NEW).accepted, "{full}");
         court.close();
     }
+}
+
+/// Two pods, `10.0.0.2` and `10.0.0.3`, on rulesets of these numbers, which let class 9 in at a port.
+fn two(rulesets: [u64; 2], port: u16) -> Hand {
+    let hand = Hand::default().peer("10.0.1.0/24", 9);
+    let hand = hand.endpoint("10.0.0.2", rulesets[0], 0).endpoint("10.0.0.3", rulesets[1], 0);
+    rulesets.into_iter().fold(hand, |hand, ruleset| {
+        let ports = [(Protocol::TCP, port), (Protocol::UDP, port)];
+        hand.isolated(ruleset, 1000 + ruleset).allow(ruleset, 9, &ports, 2000 + ruleset, 1000 + ruleset)
+    })
+}
+
+#[test]
+fn a_change_that_does_not_fit_beside_what_it_replaces_is_carried_out_in_portions() {
+    let (old, new) = (two([20, 21], 80), two([30, 31], 81));
+    // Each ruleset takes up six: there is room for three of them.
+    let Some(mut court) = Court::with(|config| config.sizes.breakpoints = 18, &old) else { return };
+    let change = Delta {
+        put_causes: new.plan.causes.clone().into_iter().collect(),
+        put_entries: new.plan.entries.clone().into_iter().collect(),
+        put_endpoints: new.plan.endpoints.into_iter().collect(),
+        delete_entries: old.plan.entries.keys().copied().collect(),
+        delete_causes: old.plan.causes.keys().copied().collect(),
+        ..Delta::default()
+    };
+    court.datapath.apply(&change).unwrap();
+    assert!(court.datapath.is_in_step());
+    for pod in ["10.0.0.2", "10.0.0.3"] {
+        let accepted = |port| court.ask(&Packet::new("10.0.1.5", pod, Protocol::TCP, port), &NEW).accepted;
+        assert!(accepted(81) && !accepted(80), "{pod}");
+    }
+    let held = court.datapath.capacity().into_iter().find(|capacity| capacity.map == "breakpoints").unwrap();
+    assert_eq!(held.used, 12, "what is old is gone");
+    court.close();
 }

@@ -8,6 +8,7 @@ mod bridge_settings;
 mod clock;
 mod flush;
 mod guards_removed;
+mod hostile;
 mod kills;
 mod links_renamed;
 mod nothing;
@@ -31,6 +32,7 @@ static ALL: &[Scenario] = &[
     guards_removed::SCENARIO,
     links_renamed::SCENARIO,
     bridge_settings::SCENARIO,
+    hostile::SCENARIO,
     upgrade::SCENARIO,
     runtime::SCENARIO,
     partition::SCENARIO,

@@ -33,6 +33,10 @@ struct Known {
 pub(super) struct Conflict;
 
 impl Causes {
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (CauseId, &Cause)> {
         self.known.iter().map(|(id, known)| (*id, &known.cause))
     }

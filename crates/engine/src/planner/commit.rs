@@ -9,14 +9,16 @@ use ringfence_model::{Name, PodKey};
 
 use super::Planner;
 use super::atoms::AtomKey;
+use super::ledger::{Held, Print};
 use super::subjects::Doubt;
 use super::turnover::Turnover;
 use crate::{Block, ClassId, Delta, Endpoint, EntryKey, RulesetId};
 
 impl Planner {
-    /// Computes what the events since the last commit change: no, one or two deltas, to be carried out in order.
+    /// Computes what the events since the last commit change: no delta or up to four, to be carried out in order.
     ///
-    /// After each write of each of them every endpoint gives the verdicts of the plan before or of the plan after.
+    /// After each write of each of them every endpoint gives the verdicts of the plan before or of the plan after. But
+    /// those of a ruleset for which there is no room any more, or again, may be denied in between.
     pub fn commit(&mut self) -> Vec<Delta> {
         let (mut first, mut second) = (Delta::default(), Delta::default());
         self.refresh_namespaces();
@@ -24,12 +26,16 @@ impl Planner {
         let mut turnover = self.refresh_subjects(&mut first, &mut moved);
         self.settle(&mut first, &mut turnover);
         self.refresh_gates(&mut first);
-        self.refresh_endpoints(&moved, &mut first);
         self.retire(turnover, &mut first);
         self.settle(&mut second, &mut Turnover::default());
+        let before = self.make_room(&mut first, &mut second);
+        self.seat(&mut moved);
+        self.refresh_endpoints(&moved, &mut first);
+        let after = self.readmit();
+        let mut deltas = [before, first, second, after];
+        self.deny_without_room(&mut deltas);
         self.sweep_if_due();
-        let deltas = [first, second].into_iter().filter(|delta| !delta.is_empty());
-        deltas.map(Delta::sorted).collect()
+        deltas.into_iter().filter(|delta| !delta.is_empty()).map(Delta::sorted).collect()
     }
 
     /// Finds the atoms that select pods in namespaces whose labels changed.
@@ -65,7 +71,7 @@ impl Planner {
     }
 
     /// Points addresses to their rulesets.
-    fn refresh_endpoints(&mut self, moved: &HashSet<IpAddr>, delta: &mut Delta) {
+    pub(super) fn refresh_endpoints(&mut self, moved: &HashSet<IpAddr>, delta: &mut Delta) {
         for address in moved {
             let endpoint = self.endpoint(*address);
             let published = &mut self.published.endpoints;
@@ -85,9 +91,10 @@ impl Planner {
     }
 
     fn endpoint(&self, address: IpAddr) -> Option<Endpoint> {
-        let pod = self.pods.owner(address).filter(|pod| pod.local)?;
+        let pod = self.pods.owner(address).filter(|pod| pod.local && !self.unseated.contains(&address))?;
         let rules = self.pods.identities[pod.identity].rules.as_ref();
-        let [ingress, egress] = rules.map_or([RulesetId::NONE; 2], |rules| rules.applied.map(super::pods::Applied::id));
+        let [ingress, egress] =
+            rules.map_or([RulesetId::NONE; 2], |rules| rules.applied.map(|applied| self.in_force(applied)));
         let name = |sym| Name::clone(self.strings.name(sym));
         Some(Endpoint {
             pod: PodKey { namespace: name(pod.namespace), name: Name::clone(&pod.name) },
@@ -108,7 +115,9 @@ impl Planner {
             }
             for number in self.atoms.rulesets(&content.atoms) {
                 let ruleset = &mut self.rulesets.slab[number];
-                if ruleset.entries.remove(&class).is_some() {
+                let Some(held) = ruleset.entries.remove(&class) else { continue };
+                self.ledger.leave(&held);
+                if ruleset.published {
                     let class = self.classes[class].id;
                     delta.delete_entries.push(EntryKey { ruleset: ruleset.id, class });
                 }
@@ -136,13 +145,19 @@ impl Planner {
             return;
         }
         let block = ruleset.decide(&known.content, &self.atoms);
-        if block == *ruleset.fallback[usize::from(known.content.universal)] {
+        let print = Print::of(&block);
+        if print == ruleset.fallback[usize::from(known.content.universal)].print() {
             return;
         }
         let key = EntryKey { ruleset: ruleset.id, class: known.id };
-        let block = self.shared(block);
-        delta.put_entries.push((key, Arc::clone(&block)));
-        self.rulesets.slab[number].entries.insert(class, block);
+        let held = if ruleset.refused.is_some() { Held::Print(print) } else { Held::Whole(self.shared(block)) };
+        self.ledger.enter(&held);
+        let ruleset = &mut self.rulesets.slab[number];
+        if let (true, Held::Whole(block)) = (ruleset.published, &held) {
+            delta.put_entries.push((key, Arc::clone(block)));
+        }
+        ruleset.entries.insert(class, held);
+        self.relieve(delta);
     }
 
     /// The one copy of equal decisions.

@@ -118,6 +118,12 @@ impl Hosts {
         self.domains.values().map(|(name, _)| name)
     }
 
+    /// How many addresses they have, those of several counted for each.
+    pub(super) fn addresses(&self) -> usize {
+        let nodes = self.nodes.values().map(|(_, host)| host);
+        nodes.chain(self.domains.values().map(|(_, host)| host)).map(|host| host.addresses.len()).sum()
+    }
+
     pub(super) fn symbols(&self) -> impl Iterator<Item = Sym> {
         self.nodes.values().flat_map(|(labels, _)| labels.iter().flat_map(|(key, value)| [*key, *value]))
     }

@@ -46,6 +46,11 @@ pub(super) struct Use {
     pub(super) by_address: bool,
 }
 
+/// Bytes that so many rules, ranges of ports and alternatives of the other end take up.
+pub(super) const fn bytes(rules: usize, ranges: usize, peers: usize) -> usize {
+    rules * size_of::<Flat>() + ranges * size_of::<(u32, u32)>() + peers * size_of::<Use>()
+}
+
 /// How the policies of a ruleset differ from those of another.
 #[derive(Debug, Default)]
 pub(super) struct Change {

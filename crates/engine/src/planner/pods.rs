@@ -73,16 +73,18 @@ pub(super) enum Applied {
     Nothing,
     /// Ids collide: everything is denied.
     Conflict,
+    /// This one would not fit and is not laid out: everything is denied.
+    NoRoom(RulesetId),
     /// This one.
     Ruleset(u32, RulesetId),
 }
 
 impl Applied {
-    pub(super) fn id(self) -> RulesetId {
+    /// The ruleset there ought to be, if there is one to be made.
+    pub(super) fn wanted(self) -> Option<RulesetId> {
         match self {
-            Self::Nothing => RulesetId::NONE,
-            Self::Conflict => RulesetId::CONFLICT,
-            Self::Ruleset(_, id) => id,
+            Self::Nothing | Self::Conflict => None,
+            Self::NoRoom(id) | Self::Ruleset(_, id) => Some(id),
         }
     }
 }
@@ -247,6 +249,11 @@ impl Pods {
     /// All owned addresses from the first to the last; `::/0` holds those of IPv4 too.
     pub(super) fn owned(&self, first: IpAddr, last: IpAddr) -> impl Iterator<Item = IpAddr> {
         self.owners.range(Address::of(first)..=Address::of(last)).map(|(address, _)| address.get())
+    }
+
+    /// How many addresses are owned.
+    pub(super) fn owned_count(&self) -> usize {
+        self.owners.len()
     }
 
     /// All addresses of the pods of an identity.

@@ -7,6 +7,7 @@ use ringfence_model::{
 };
 
 use super::digest::{Content, Digest};
+use super::layout;
 use super::strings::{Compiled, Condition, Selection, Strings, Sym};
 use crate::{CauseId, port_key};
 
@@ -23,6 +24,51 @@ pub(super) struct Policy {
     pub(super) id_digest: Digest,
     ingress: Option<Box<[Rule]>>,
     egress: Option<Box<[Rule]>>,
+    /// How much its rules of each direction take up.
+    sizes: [Size; 2],
+}
+
+/// How much rules take up, whatever they are about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) rules: usize,
+    pub(super) ranges: usize,
+    /// Alternatives of the other end.
+    peers: usize,
+    /// Prefixes that tell the addresses of blocks from others, equal ones each.
+    pub(super) nets: usize,
+}
+
+impl std::ops::AddAssign for Size {
+    fn add_assign(&mut self, other: Self) {
+        self.rules += other.rules;
+        self.ranges += other.ranges;
+        self.peers += other.peers;
+        self.nets += other.nets;
+    }
+}
+
+impl Size {
+    fn of(rules: &[Rule]) -> Self {
+        let mut size = Self { rules: rules.len(), ..Self::default() };
+        for rule in rules {
+            size.ranges += match &rule.ports {
+                Ports::Any => 1,
+                Ports::List { ranges, names } => ranges.len() + names.len(),
+            };
+            if let Peers::List(peers) = &rule.peers {
+                size.peers += peers.len();
+                size.nets +=
+                    peers.iter().map(|peer| peer.block().map_or(0, |block| 1 + block.except().len())).sum::<usize>();
+            }
+        }
+        size
+    }
+
+    /// Bytes of memory they take up in each ruleset they are in.
+    pub(super) fn layout(self) -> usize {
+        layout::bytes(self.rules, self.ranges, self.peers)
+    }
 }
 
 /// A rule that can match something.
@@ -75,6 +121,15 @@ pub(super) enum Ports {
     },
 }
 
+impl Peer {
+    pub(super) fn block(&self) -> Option<&IpBlock> {
+        match self {
+            Self::Block(block) => Some(block),
+            Self::AnyPod | Self::Pods(_) | Self::Nodes(_) | Self::Domain(_) => None,
+        }
+    }
+}
+
 impl Policy {
     /// `digest`: the hash of the whole policy.
     pub(super) fn new(strings: &mut Strings, policy: &model::Policy, digest: Digest) -> Self {
@@ -90,7 +145,8 @@ impl Policy {
         let mut name = Content::new("policy id");
         name.policy_id(&id);
         let id_digest = name.digest();
-        Self { id, tier: policy.tier, priority: policy.priority, subject, digest, id_digest, ingress, egress }
+        let sizes = [&ingress, &egress].map(|rules| Size::of(rules.as_deref().unwrap_or_default()));
+        Self { id, tier: policy.tier, priority: policy.priority, subject, digest, id_digest, ingress, egress, sizes }
     }
 
     /// The order of evaluation ([`model::Policy::rank`]).
@@ -104,6 +160,24 @@ impl Policy {
             Direction::Ingress => self.ingress.as_deref(),
             Direction::Egress => self.egress.as_deref(),
         }
+    }
+
+    /// How much the rules of a direction take up.
+    pub(super) fn size(&self, direction: Direction) -> Size {
+        match direction {
+            Direction::Ingress => self.sizes[0],
+            Direction::Egress => self.sizes[1],
+        }
+    }
+
+    /// The blocks that rules of a direction mean.
+    pub(super) fn blocks(&self, direction: Direction) -> impl Iterator<Item = &IpBlock> {
+        let rules = self.rules(direction).unwrap_or_default().iter();
+        let peers = rules.flat_map(|rule| match &rule.peers {
+            Peers::Any => &[][..],
+            Peers::List(peers) => peers,
+        });
+        peers.filter_map(Peer::block)
     }
 
     /// What verdicts of a rule refer to.

@@ -164,6 +164,13 @@ impl Prefixes {
         }
     }
 
+    /// How many are single addresses, and how many are wider.
+    pub(super) fn count(&self) -> (usize, usize) {
+        let of = |lengths: &BTreeMap<u8, u32>, longest| lengths.get(&longest).map_or(0, |count| *count as usize);
+        let single = of(&self.lengths[0], 32) + of(&self.lengths[1], 128);
+        (single, self.nets.len() - single)
+    }
+
     /// What is satisfied in exactly this prefix, if it is one.
     pub(super) fn get(&self, net: IpNet) -> Option<&[u32]> {
         self.nets.get(&net).map(|prefix| &*prefix.atoms)
@@ -196,6 +203,16 @@ fn family(net: IpNet) -> usize {
 /// Whether its exceptions leave nothing of a block.
 fn is_void(block: &IpBlock) -> bool {
     block.except().iter().any(|except| except.contains(&block.cidr()))
+}
+
+/// Whether a prefix is one address.
+pub(super) fn is_single(net: IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+/// The prefixes that are entries because of a block.
+pub(super) fn needed(block: &IpBlock) -> impl Iterator<Item = IpNet> + '_ {
+    mentioned(block).filter(|_| !is_void(block))
 }
 
 /// The prefixes that tell the addresses of a block from others.

@@ -44,7 +44,7 @@ impl<'a> Recipe<'a> {
     }
 
     /// The policies that govern the direction.
-    fn governing(&self) -> impl Iterator<Item = (&'a Arc<Policy>, &'a [Rule])> {
+    pub(super) fn governing(&self) -> impl Iterator<Item = (&'a Arc<Policy>, &'a [Rule])> {
         let direction = self.direction;
         let policies = self.policies.iter().map(|number| &self.all[*number]);
         policies.filter_map(move |policy| Some((policy, policy.rules(direction)?)))

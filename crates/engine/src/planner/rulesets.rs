@@ -11,13 +11,28 @@ use super::classes::Satisfied;
 use super::flatten::{Keys, Step, flatten};
 use super::isolation::Isolation;
 use super::layout::{Change, Flat, Layout, Maker, resolved};
+use super::ledger::{Held, Ledger};
 use super::policy::Policy;
 use super::recipe::Recipe;
-use super::strings::{NamedPort, Strings};
-use crate::{Block, CauseId, RulesetId};
+use super::strings::{NamedPort, Namespaces, Strings, Sym};
+use crate::{Block, CauseId, ClassId, Room, RulesetId};
 
 /// Atoms and port names that rules ask for, and whether some rule speaks of every pod.
 pub(super) type Asked = (Vec<u32>, Vec<Wanted>, bool);
+
+/// Whose share a ruleset is taken from: the namespace of its NetworkPolicies; none: that of cluster-wide policies.
+pub(super) type Payer = Option<Sym>;
+
+/// Who pays for a ruleset of these policies. Whoever adds a policy of a namespace to cluster-wide ones pays for the
+/// whole, for it is another ruleset only on that account: else a namespace could use up the share of the cluster-wide policies.
+pub(super) fn payer<'a>(policies: impl IntoIterator<Item = &'a Arc<Policy>>) -> Payer {
+    policies.into_iter().find(|policy| policy.tier == Tier::NetworkPolicy).and_then(|policy| {
+        match policy.subject.namespaces {
+            Namespaces::Named(namespace) => Some(namespace),
+            Namespaces::Matching(_) => None,
+        }
+    })
+}
 
 /// A ruleset in use.
 #[derive(Debug)]
@@ -40,9 +55,16 @@ pub(super) struct Ruleset {
     /// How many subjects have it.
     pub(super) subjects: u32,
     /// What it decides about [`crate::ClassId::UNKNOWN`] and [`crate::ClassId::ANY_POD`].
-    pub(super) fallback: [Arc<Block>; 2],
+    pub(super) fallback: [Held; 2],
     /// What else it decides, by number of class.
-    pub(super) entries: HashMap<u32, Arc<Block>>,
+    pub(super) entries: HashMap<u32, Held>,
+    /// Its decisions are in the plan.
+    pub(super) published: bool,
+    /// There is no room for it, and of what: it is as if everything was denied, and of its decisions only their sizes
+    /// are known.
+    pub(super) refused: Option<Room>,
+    /// Bytes of its layout.
+    pub(super) bytes: usize,
 }
 
 impl Ruleset {
@@ -69,17 +91,47 @@ impl Ruleset {
             universal: layout.rules.iter().any(|rule| rule.any == [false, true]),
             isolated: Isolation::of(direction, &policies, model),
             subjects: 0,
-            fallback: [(); 2].map(|()| Arc::new(Block::constant(false, CauseId::DEFAULT))),
+            fallback: [(); 2].map(|()| Held::Whole(Arc::new(Block::constant(false, CauseId::DEFAULT)))),
             entries: HashMap::default(),
+            published: false,
+            refused: None,
+            bytes: policies.iter().map(|policy| policy.size(direction).layout()).sum(),
             layout,
             policies,
         };
         for universal in [false, true] {
             ruleset.any[usize::from(universal)] = ruleset.winners(universal);
             let peer = Satisfied { universal, atoms: Vec::new() };
-            ruleset.fallback[usize::from(universal)] = Arc::new(ruleset.decide(&peer, atoms));
+            ruleset.fallback[usize::from(universal)] = Held::Whole(Arc::new(ruleset.decide(&peer, atoms)));
         }
         ruleset
+    }
+
+    /// What is kept of its decisions; those about the fallback classes first.
+    pub(super) fn held(&self) -> impl Iterator<Item = &Held> {
+        self.fallback.iter().chain(self.entries.values())
+    }
+
+    fn held_mut(&mut self) -> impl Iterator<Item = &mut Held> {
+        self.fallback.iter_mut().chain(self.entries.values_mut())
+    }
+
+    /// Its decisions by class, as far as they are kept whole. `id`: what a class is called.
+    pub(super) fn blocks(&self, id: impl Fn(u32) -> ClassId) -> impl Iterator<Item = (ClassId, &Arc<Block>)> {
+        let fallback = [ClassId::UNKNOWN, ClassId::ANY_POD].into_iter().zip(&self.fallback);
+        let entries = self.entries.iter().map(move |(class, held)| (id(*class), held));
+        fallback.chain(entries).filter_map(|(class, held)| Some((class, held.block()?)))
+    }
+
+    /// Keeps of its decisions what they take up alone.
+    pub(super) fn hollow(&mut self, room: Room, ledger: &mut Ledger) {
+        self.refused = Some(room);
+        for held in self.held_mut() {
+            let print = Held::Print(held.print());
+            ledger.leave(held);
+            ledger.enter(&print);
+            *held = print;
+        }
     }
 
     /// The atoms its rules look at, ascending.

@@ -88,32 +88,21 @@ impl Planner {
         let mut marked: Vec<_> = std::mem::take(&mut self.dirty.subjects).into_iter().collect();
         marked.sort_unstable();
         let models = self.relist(&marked);
+        let mut subjects: Vec<_> =
+            marked.iter().filter_map(|(identity, _)| self.subject(*identity, models.get(identity))).collect();
+        self.ration(&mut subjects);
         // First who stays and who goes: what is new can be made of what goes.
-        let mut subjects = Vec::with_capacity(marked.len());
-        for (identity, _) in marked {
-            let Some(known) = self.pods.identities.get(identity) else { continue };
-            let before = known.rules.as_ref().map_or_else(Default::default, |rules| rules.applied);
-            let model = models.get(&identity);
-            let targets = if known.local == 0 {
-                self.pods.identities[identity].rules = None;
-                self.locals.remove(&identity);
-                [Target::Known(Applied::Nothing), Target::Known(Applied::Nothing)]
-            } else if let Some(Model { applied, same: true }) = model {
-                applied.map(Target::Known)
-            } else {
-                [Direction::Ingress, Direction::Egress].map(|direction| self.find(identity, direction))
-            };
-            for target in targets {
+        for subject in &subjects {
+            for target in subject.targets {
                 if let Target::Known(Applied::Ruleset(number, _)) = target {
                     self.rulesets.slab[number].subjects += 1;
                 }
             }
-            for applied in before {
+            for applied in subject.before {
                 self.release(applied, &mut turnover);
             }
-            subjects.push((identity, before, model.map_or(before, |model| model.applied), targets));
         }
-        for (identity, before, model, targets) in subjects {
+        for Subject { identity, before, model, targets } in subjects {
             let [ingress, egress] = targets;
             let applied = [(Direction::Ingress, ingress, model[0]), (Direction::Egress, egress, model[1])];
             let applied = applied.map(|(direction, target, model)| match target {
@@ -135,14 +124,30 @@ impl Planner {
         turnover
     }
 
+    /// What a marked identity has, and has to have.
+    fn subject(&mut self, identity: u32, model: Option<&Model>) -> Option<Subject> {
+        let known = self.pods.identities.get(identity)?;
+        let before = known.rules.as_ref().map_or_else(Default::default, |rules| rules.applied);
+        let targets = if known.local == 0 {
+            self.pods.identities[identity].rules = None;
+            self.locals.remove(&identity);
+            [Target::Known(Applied::Nothing), Target::Known(Applied::Nothing)]
+        } else if let Some(Model { applied, same: true }) = model {
+            applied.map(Target::Known)
+        } else {
+            [Direction::Ingress, Direction::Egress].map(|direction| self.find(identity, direction))
+        };
+        Some(Subject { identity, before, model: model.map_or(before, |model| model.applied), targets })
+    }
+
     /// What makes the ruleset of an identity, if any policy governs the direction.
-    fn recipe(&self, identity: u32, direction: Direction) -> Option<Recipe<'_>> {
+    pub(super) fn recipe(&self, identity: u32, direction: Direction) -> Option<Recipe<'_>> {
         let known = &self.pods.identities[identity];
         Recipe::new(direction, &known.rules.as_ref()?.policies, &self.policies.slab, &known.visible.ports)
     }
 
     /// The ruleset an identity has to have, if it is there.
-    fn find(&self, identity: u32, direction: Direction) -> Target {
+    pub(super) fn find(&self, identity: u32, direction: Direction) -> Target {
         let Some(recipe) = self.recipe(identity, direction) else { return Target::Known(Applied::Nothing) };
         let id = recipe.id(&self.strings);
         match self.rulesets.by_id.get(&id) {
@@ -162,10 +167,32 @@ impl Planner {
     }
 }
 
+/// A subject whose rulesets may differ.
+#[derive(Debug)]
+pub(super) struct Subject {
+    pub(super) identity: u32,
+    /// What it has.
+    pub(super) before: [Applied; 2],
+    /// What its new rulesets can be laid out after.
+    pub(super) model: [Applied; 2],
+    /// What it has to have.
+    pub(super) targets: [Target; 2],
+}
+
 /// The ruleset a subject has to have.
 #[derive(Clone, Copy, Debug)]
-enum Target {
+pub(super) enum Target {
     Known(Applied),
     /// There is none of this id yet.
     Missing(RulesetId),
+}
+
+impl Target {
+    /// The ruleset there ought to be, if there is one to be made.
+    pub(super) fn wanted(self) -> Option<RulesetId> {
+        match self {
+            Self::Known(applied) => applied.wanted(),
+            Self::Missing(id) => Some(id),
+        }
+    }
 }

@@ -13,6 +13,7 @@ use ringfence_model::Direction;
 use super::Planner;
 use super::atoms::Atoms;
 use super::layout::{Change, Maker};
+use super::ledger::Held;
 use super::pods::Applied;
 use super::recipe::Recipe;
 use super::rulesets::Ruleset;
@@ -69,7 +70,7 @@ impl Planner {
         }
         let model = match before {
             Applied::Ruleset(number, _) => Some((number, &self.rulesets.slab[number])),
-            Applied::Nothing | Applied::Conflict => None,
+            Applied::Nothing | Applied::Conflict | Applied::NoRoom(_) => None,
         };
         let policies = recipe.governing_policies();
         let model = model.map(|(number, model)| (number, model, Change::between(&model.policies, &policies)));
@@ -97,6 +98,7 @@ impl Planner {
         if self.rulesets.causes.add(&ruleset, &ruleset.policies, delta).is_err() {
             return Applied::Conflict;
         }
+        ruleset.held().for_each(|held| self.ledger.enter(held));
         let id = ruleset.id;
         let (atoms, wanted, universal) = ruleset.asks();
         let number = self.rulesets.slab.insert(ruleset);
@@ -118,6 +120,7 @@ impl Planner {
         if self.rulesets.causes.add(&ruleset, &change.added, delta).is_err() {
             return Applied::Conflict;
         }
+        ruleset.held().for_each(|held| self.ledger.enter(held));
         let id = ruleset.id;
         let (atoms, wanted, universal) = ruleset.asks_beyond(&self.rulesets.slab[number]);
         self.rulesets.by_id.insert(id, number);
@@ -132,6 +135,9 @@ impl Planner {
             let (ruleset, atoms) = (&self.rulesets.slab[number], &mut self.atoms);
             let heritage = model.and_then(|(model, change)| {
                 let model = &self.rulesets.slab[model];
+                if model.refused.is_some() {
+                    return None;
+                }
                 let heritage = Heritage::of(ruleset, model, &change, atoms, &self.strings)?;
                 Some((model.entries.clone(), heritage))
             });
@@ -140,9 +146,12 @@ impl Planner {
         for (number, (ruleset, change)) in std::mem::take(&mut turnover.successors) {
             let mut old = std::mem::replace(&mut self.rulesets.slab[number], *ruleset);
             self.rulesets.by_id.remove(&old.id);
-            self.delete_entries(&old, delta);
+            self.withdraw(&old, delta);
             let ruleset = &self.rulesets.slab[number];
-            let heritage = Heritage::of(ruleset, &old, &change, &mut self.atoms, &self.strings);
+            let heritage = match old.refused {
+                None => Heritage::of(ruleset, &old, &change, &mut self.atoms, &self.strings),
+                Some(_) => None,
+            };
             let heritage = heritage.map(|heritage| (std::mem::take(&mut old.entries), heritage));
             self.inherit(number, heritage, delta);
             turnover.succeeded.push((number, old, change));
@@ -151,10 +160,7 @@ impl Planner {
 
     /// Computes the entries of a new ruleset, those aside that are as in its model.
     fn inherit(&mut self, number: u32, heritage: Option<(Entries, Heritage)>, delta: &mut Delta) {
-        let ruleset = &self.rulesets.slab[number];
-        for (class, block) in [ClassId::UNKNOWN, ClassId::ANY_POD].into_iter().zip(&ruleset.fallback) {
-            delta.put_entries.push((EntryKey { ruleset: ruleset.id, class }, Arc::clone(block)));
-        }
+        let ruleset = &mut self.rulesets.slab[number];
         let classes = match heritage {
             None => self.atoms.classes(ruleset.atoms(), &ruleset.wanted),
             Some((mut entries, Heritage { touched, renamed })) => {
@@ -164,12 +170,9 @@ impl Planner {
                 if let Some((from, to)) = renamed {
                     rename(&mut entries, from, to);
                 }
-                let ruleset = &mut self.rulesets.slab[number];
-                let put = |(class, block): (&u32, &Arc<Block>)| {
-                    let class = self.classes[*class].id;
-                    (EntryKey { ruleset: ruleset.id, class }, Arc::clone(block))
-                };
-                delta.put_entries.extend(entries.iter().map(put));
+                for held in entries.values() {
+                    self.ledger.enter(held);
+                }
                 ruleset.entries = entries;
                 touched
             }
@@ -180,6 +183,18 @@ impl Planner {
         for class in classes {
             self.put_entry(number, class, delta);
         }
+        self.publish(number, delta);
+    }
+
+    /// Has the plan hold all decisions of a ruleset, if it is admitted.
+    pub(super) fn publish(&mut self, number: u32, delta: &mut Delta) {
+        let ruleset = &mut self.rulesets.slab[number];
+        if ruleset.refused.is_none() {
+            ruleset.published = true;
+            let blocks = ruleset.blocks(|class| self.classes[class].id);
+            let key = |class| EntryKey { ruleset: ruleset.id, class };
+            delta.put_entries.extend(blocks.map(|(class, block)| (key(class), Arc::clone(block))));
+        }
     }
 
     /// Removes rulesets that no subject has; atoms only they asked for go out of use.
@@ -187,7 +202,7 @@ impl Planner {
         for number in turnover.retired {
             let Some(ruleset) = self.rulesets.slab.remove(number) else { continue };
             self.rulesets.by_id.remove(&ruleset.id);
-            self.delete_entries(&ruleset, delta);
+            self.withdraw(&ruleset, delta);
             self.rulesets.causes.remove(&ruleset, &ruleset.policies, delta);
             let (atoms, wanted, universal) = ruleset.asks();
             self.unlist(number, &atoms, &wanted, universal);
@@ -199,10 +214,19 @@ impl Planner {
         }
     }
 
-    fn delete_entries(&self, ruleset: &Ruleset, delta: &mut Delta) {
+    /// The decisions of a ruleset go, if the plan holds them.
+    fn withdraw(&mut self, ruleset: &Ruleset, delta: &mut Delta) {
+        ruleset.held().for_each(|held| self.ledger.leave(held));
+        if ruleset.published {
+            delta.delete_entries.extend(self.entry_keys(ruleset));
+        }
+    }
+
+    /// Of all decisions of a ruleset.
+    pub(super) fn entry_keys(&self, ruleset: &Ruleset) -> impl Iterator<Item = EntryKey> {
         let classes = ruleset.entries.keys().map(|class| self.classes[*class].id);
         let all = [ClassId::UNKNOWN, ClassId::ANY_POD].into_iter().chain(classes);
-        delta.delete_entries.extend(all.map(|class| EntryKey { ruleset: ruleset.id, class }));
+        all.map(|class| EntryKey { ruleset: ruleset.id, class })
     }
 }
 
@@ -210,7 +234,8 @@ impl Planner {
 /// not worth finding out.
 fn rename(entries: &mut Entries, from: CauseId, to: CauseId) {
     let mut renamed: HashMap<*const Block, Arc<Block>> = HashMap::default();
-    for block in entries.values_mut() {
+    for held in entries.values_mut() {
+        let Held::Whole(block) = held else { continue };
         if let Some(known) = renamed.get(&Arc::as_ptr(block)) {
             *block = Arc::clone(known);
         } else if let Some(new) = block.renamed(from, to) {
@@ -222,7 +247,7 @@ fn rename(entries: &mut Entries, from: CauseId, to: CauseId) {
 }
 
 /// Decisions by number of class.
-type Entries = HashMap<u32, Arc<Block>>;
+type Entries = HashMap<u32, Held>;
 
 /// How a ruleset decides otherwise than the one it was laid out after.
 struct Heritage {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
-use ringfence_engine::Plan;
+use ringfence_engine::{Limits, Plan};
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
 use ringfence_model::{
@@ -38,7 +38,10 @@ impl Fixture {
 
     /// The same, after an agent that was told of these sandboxes.
     pub(super) fn after(sandboxes: Vec<(WaitRequest, bool)>) -> Self {
-        let kernel = FakeKernel::default();
+        Self::with(FakeKernel::default(), sandboxes)
+    }
+
+    fn with(kernel: FakeKernel, sandboxes: Vec<(WaitRequest, bool)>) -> Self {
         let meters = Arc::new(Meters::new());
         let core = Core::new(Setup { sandboxes, ..kernel.setup("here", &meters) });
         let (handle, messages) = Handle::channel();
@@ -47,7 +50,16 @@ impl Fixture {
 
     /// Two nodes, two namespaces and the pod `a/web` here are known and in the kernel.
     pub(super) fn in_sync() -> Self {
-        let mut fixture = Self::new();
+        Self::new().listed()
+    }
+
+    /// The same, with a kernel that has so much room.
+    pub(super) fn in_sync_within(limits: Limits) -> Self {
+        Self::with(FakeKernel::with_limits(limits), Vec::new()).listed()
+    }
+
+    fn listed(self) -> Self {
+        let mut fixture = self;
         let listing = Self::listing();
         fixture.step(listing.into_iter().chain([event(Event::InSync)]));
         assert_eq!(fixture.calls(), [Call::Sync]);

@@ -1,0 +1,92 @@
+//! What does not fit, and who notices.
+
+use ringfence_engine::{Limits, RulesetId};
+use ringfence_k8s::convert::Kind;
+use ringfence_k8s::watch::Event;
+use ringfence_model::ObjectKey;
+use serde_json::json;
+
+use super::support::{Call, Fixture, deny_all, pod};
+use super::{apply, event};
+use crate::core::{Message, Question};
+use crate::enforcer::EnforceError;
+use crate::problem::NO_CAPACITY;
+
+const LIMITS: Limits = Limits { breakpoints: 1000, ..Limits::NONE };
+
+/// A policy of namespace `b` that takes up much more than there is.
+fn big() -> Message {
+    let ports: Vec<_> = (0..900).map(|n| json!({"port": 2 * n + 1})).collect();
+    let spec = json!({
+        "podSelector": {}, "policyTypes": ["Ingress"],
+        "ingress": [{"from": [{"ipBlock": {"cidr": "172.16.0.0/16"}}], "ports": ports}],
+    });
+    let metadata = json!({"name": "big", "namespace": "b", "uid": "uid-big", "generation": 1});
+    let (object, diagnostics) = Kind::NetworkPolicy.convert(&json!({"metadata": metadata, "spec": spec}));
+    event(Event::Apply { object, diagnostics })
+}
+
+#[test]
+fn who_asks_for_too_much_goes_without_and_nobody_else_notices() {
+    let mut fixture = Fixture::in_sync_within(LIMITS);
+    fixture.step([apply(pod("b", "greedy", "10.244.0.8")), big()]);
+    assert_eq!(fixture.kernel().endpoints[&"10.244.0.8".parse().unwrap()].ingress, RulesetId::NO_ROOM);
+    // Others: a policy, a new pod.
+    fixture.step([apply(deny_all("a", 1)), apply(pod("a", "new", "10.244.0.3"))]);
+    let kernel = fixture.kernel();
+    assert_eq!(kernel, fixture.core.planner.plan());
+    for address in ["10.244.0.2", "10.244.0.3"] {
+        let ingress = kernel.endpoints[&address.parse().unwrap()].ingress;
+        assert!(ingress != RulesetId::NONE && ingress != RulesetId::NO_ROOM, "{address}");
+    }
+    let status = fixture.status();
+    assert!(status.ready && status.enforcement.error.is_none(), "the node goes on");
+    let enforced: Vec<_> =
+        status.policies.iter().map(|policy| (policy.name.as_str(), policy.enforced_generation)).collect();
+    assert_eq!(enforced, [("deny-all", Some(1)), ("big", None)]);
+    let [without] = &status.without_room[..] else { panic!("{:?}", status.without_room) };
+    assert_eq!((without.pod.as_str(), without.direction.as_str()), ("greedy", "ingress"));
+    assert_eq!(without.policies, ["NetworkPolicy b/big"]);
+    assert!(status.warnings[0].starts_with("no room in the map `breakpoints`"), "{:?}", status.warnings);
+    let row = status.endpoints.iter().find(|endpoint| endpoint.pod == "greedy").unwrap();
+    assert_eq!(row.ingress.as_deref(), Some("no room"));
+    let gauges = fixture.ask(Question::Gauges);
+    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
+    for line in [
+        "ringfence_pods_without_room 1",
+        "ringfence_policies_with_problems{kind=\"NetworkPolicy\",reason=\"NoCapacity\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{text}");
+    }
+    let (_, told) = fixture.ask(|reply| Question::Accounts(0, reply));
+    let problem = told.iter().find_map(|account| account.problems.first()).unwrap();
+    assert!(problem.reason == NO_CAPACITY && problem.message.contains("ingress of b/greedy"), "{problem}");
+
+    // Once it fits, it is enforced, and nobody has to change anything for that.
+    let id = told.iter().find(|account| !account.problems.is_empty()).unwrap().id.clone();
+    fixture.step([event(Event::Delete(ObjectKey::Policy(id)))]);
+    let status = fixture.status();
+    assert_eq!((status.without_room.len(), status.warnings.len()), (0, 0), "{:?}", status.warnings);
+}
+
+#[test]
+fn a_policy_that_fits_again_is_enforced_again() {
+    let mut fixture = Fixture::in_sync_within(LIMITS);
+    fixture.step([apply(pod("b", "greedy", "10.244.0.8")), big()]);
+    let generation = |fixture: &mut Fixture| fixture.status().policies[0].enforced_generation;
+    assert_eq!(generation(&mut fixture), None);
+    let gone = pod("b", "greedy", "10.244.0.8").key();
+    fixture.step([event(Event::Delete(gone))]);
+    assert_eq!(generation(&mut fixture), Some(1), "it selects nobody here any more");
+}
+
+#[test]
+fn what_does_not_fit_though_it_was_planned_to_is_planned_with_less_room() {
+    let mut fixture = Fixture::in_sync_within(LIMITS);
+    fixture.fail(EnforceError::Capacity("no slice is long enough".into()));
+    fixture.step([apply(deny_all("a", 1))]);
+    assert_eq!(fixture.calls(), [Call::Apply, Call::Sync], "nothing has to be left out, so nothing comes back");
+    let status = fixture.status();
+    assert_eq!((status.policies[0].enforced_generation, status.enforcement.error), (Some(1), None));
+    assert_eq!(fixture.kernel(), fixture.core.planner.plan());
+}

@@ -1,0 +1,198 @@
+//! Rations: which rulesets are laid out at all.
+//!
+//! What rules take up whatever peers there are is known of the policies alone, before anything is made of them: the
+//! memory of their layout, their causes, the prefixes of their blocks. Where these do not fit, who has to go without is
+//! decided before, so that what is refused costs nothing. What decisions take up is known only once they are made
+//! ([`super::admission`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher as _;
+
+use foldhash::HashMap;
+use foldhash::quality::RandomState;
+use ipnet::IpNet;
+use ringfence_model::Direction;
+
+use super::Planner;
+use super::pods::Applied;
+use super::policy::Size;
+use super::prefixes::{is_single, needed};
+use super::recipe::Recipe;
+use super::rulesets::{Payer, payer};
+use super::share::{Want, refused};
+use super::subjects::{Subject, Target};
+use crate::{Limits, Room, RulesetId};
+
+/// What limits what rules take up whatever peers there are.
+const KINDS: [Room; 4] = [Room::Layout, Room::Causes, Room::Prefixes, Room::Peers];
+
+/// A ruleset of fewer ranges of ports than this is laid out however little room there is for its decisions.
+const FEW_RANGES: usize = 1024;
+
+type Wants = Vec<Want<RulesetId, Payer>>;
+
+impl Planner {
+    /// Sees to it that no subject is to have a ruleset that there is no room to lay out. Adds subjects that lose or get
+    /// theirs because of what others want.
+    pub(super) fn ration(&mut self, subjects: &mut Vec<Subject>) {
+        if self.unlaid.is_empty() && (self.limits == Limits::NONE || self.is_enough(subjects)) {
+            return;
+        }
+        let unlaid = self.unlaid(subjects);
+        if unlaid != self.unlaid {
+            self.unlaid = unlaid;
+            self.ledger.touch();
+        }
+        let marked: BTreeSet<u32> = subjects.iter().map(|subject| subject.identity).collect();
+        for identity in self.locals.iter().filter(|identity| !marked.contains(identity)) {
+            let Some(rules) = &self.pods.identities[*identity].rules else { continue };
+            let before = rules.applied;
+            if before.iter().any(|applied| self.is_outdated(*applied)) {
+                let targets = before.map(Target::Known);
+                subjects.push(Subject { identity: *identity, before, model: before, targets });
+            }
+        }
+        for subject in subjects.iter_mut() {
+            for (direction, target) in [Direction::Ingress, Direction::Egress].into_iter().zip(&mut subject.targets) {
+                match *target {
+                    Target::Known(Applied::NoRoom(id)) if !self.unlaid.contains_key(&id) => {
+                        *target = self.find(subject.identity, direction);
+                    }
+                    Target::Known(Applied::Ruleset(_, id)) | Target::Missing(id) if self.unlaid.contains_key(&id) => {
+                        *target = Target::Known(Applied::NoRoom(id));
+                    }
+                    Target::Known(_) | Target::Missing(_) => {}
+                }
+            }
+        }
+    }
+
+    fn is_outdated(&self, applied: Applied) -> bool {
+        match applied {
+            Applied::Nothing | Applied::Conflict => false,
+            Applied::NoRoom(id) => !self.unlaid.contains_key(&id),
+            Applied::Ruleset(_, id) => self.unlaid.contains_key(&id),
+        }
+    }
+
+    /// Whether there is room for all that is there and all that is to come, if none of it is shared.
+    fn is_enough(&self, subjects: &[Subject]) -> bool {
+        let (mut seen, mut more) = (BTreeSet::new(), Size::default());
+        for subject in subjects {
+            for (direction, target) in [Direction::Ingress, Direction::Egress].into_iter().zip(subject.targets) {
+                let Target::Missing(id) = target else { continue };
+                let Some(recipe) = self.recipe(subject.identity, direction).filter(|_| seen.insert(id)) else {
+                    continue;
+                };
+                let size = size(&recipe);
+                if self.is_endless(size) {
+                    return false;
+                }
+                more += size;
+                // The cause of isolation.
+                more.rules += 1;
+            }
+        }
+        let laid: usize = self.rulesets.slab.iter().map(|(_, ruleset)| ruleset.bytes).sum();
+        let (single, wider) = self.prefixes.count();
+        laid + more.layout() <= self.limits.layout
+            && self.rulesets.causes.len() + more.rules <= self.room(Room::Causes)
+            && wider + more.nets <= self.limits.prefixes
+            // To count others takes a while, and a quarter is there whatever they have.
+            && (single + more.nets <= self.limits.peers / 4 || single + more.nets <= self.room(Room::Peers))
+    }
+
+    /// Whether rules have so many ranges of ports that a single decision might not fit: to make one would take too long.
+    fn is_endless(&self, size: Size) -> bool {
+        size.ranges > self.limits.breakpoints.max(FEW_RANGES)
+    }
+
+    /// Those there is no room for.
+    fn unlaid(&self, subjects: &[Subject]) -> BTreeMap<RulesetId, Room> {
+        let mut unlaid = BTreeMap::new();
+        let mut wanted = self.wanted(subjects);
+        wanted.retain(|id, (identity, direction)| {
+            let Some(recipe) = self.recipe(*identity, *direction) else { return false };
+            let endless = self.is_endless(size(&recipe));
+            if endless {
+                unlaid.insert(*id, Room::Breakpoints);
+            }
+            !endless
+        });
+        let hasher = RandomState::default();
+        for kind in KINDS {
+            let want = |(id, (identity, direction)): (&RulesetId, &(u32, Direction))| {
+                let recipe = self.recipe(*identity, *direction)?;
+                let parts = parts(kind, *id, &recipe, &hasher);
+                Some(Want { key: *id, payer: payer(recipe.governing().map(|(policy, _)| policy)), parts })
+            };
+            let wants: Wants = wanted.iter().filter_map(want).collect();
+            for id in refused(self.room(kind), &wants) {
+                unlaid.entry(id).or_insert(kind);
+            }
+        }
+        unlaid
+    }
+
+    /// All rulesets there ought to be, each with a subject that is to have it.
+    fn wanted(&self, subjects: &[Subject]) -> BTreeMap<RulesetId, (u32, Direction)> {
+        let targets: HashMap<u32, [Target; 2]> =
+            subjects.iter().map(|subject| (subject.identity, subject.targets)).collect();
+        let mut wanted = BTreeMap::new();
+        for identity in &self.locals {
+            let Some(rules) = &self.pods.identities[*identity].rules else { continue };
+            let ids = targets
+                .get(identity)
+                .map_or_else(|| rules.applied.map(Applied::wanted), |targets| targets.map(Target::wanted));
+            for (direction, id) in [Direction::Ingress, Direction::Egress].into_iter().zip(ids) {
+                wanted.extend(id.map(|id| (id, (*identity, direction))));
+            }
+        }
+        wanted
+    }
+
+    /// How much of a kind rules may take up.
+    fn room(&self, kind: Room) -> usize {
+        match kind {
+            Room::Layout => self.limits.layout,
+            // One is for the cause that there is no room.
+            Room::Causes => self.limits.causes.saturating_sub(1),
+            Room::Prefixes => self.limits.prefixes,
+            Room::Entries => self.limits.entries,
+            Room::Breakpoints => self.limits.breakpoints,
+            // Pods, nodes and domain names go first, but a quarter is left in any case.
+            Room::Peers => {
+                let others = self.pods.owned_count() + self.hosts.addresses();
+                self.limits.peers.saturating_sub(others).max(self.limits.peers / 4)
+            }
+        }
+    }
+}
+
+fn size(recipe: &Recipe<'_>) -> Size {
+    let mut size = Size::default();
+    recipe.governing().for_each(|(policy, _)| size += policy.size(recipe.direction));
+    size
+}
+
+/// What a ruleset takes up of a kind.
+fn parts(kind: Room, id: RulesetId, recipe: &Recipe<'_>, hasher: &RandomState) -> Vec<(u64, usize)> {
+    let policies = recipe.governing().map(|(policy, _)| policy);
+    let direction = recipe.direction;
+    let nets = |single: bool| {
+        let nets = recipe.governing().flat_map(|(policy, _)| policy.blocks(direction)).flat_map(needed);
+        nets.filter(|net: &IpNet| is_single(*net) == single).map(|net| (hasher.hash_one(net), 1)).collect()
+    };
+    match kind {
+        Room::Layout => vec![(id.0, size(recipe).layout())],
+        Room::Causes => {
+            let of_rules = policies
+                .map(|policy| (hasher.hash_one((policy.digest, direction as u8)), policy.size(direction).rules));
+            of_rules.chain([(id.0, 1)]).collect()
+        }
+        Room::Prefixes => nets(false),
+        Room::Peers => nets(true),
+        // Known only of decisions.
+        Room::Entries | Room::Breakpoints => Vec::new(),
+    }
+}

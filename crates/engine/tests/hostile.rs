@@ -1,0 +1,221 @@
+//! One namespace asks for more than there is: it is denied, and everybody else goes on.
+
+use std::time::{Duration, Instant};
+
+use ringfence_engine::{Limits, Plan, Planner, Room, RulesetId, Scope};
+use ringfence_model::{
+    Action, Connection, IpBlock, Namespace, NamespaceSelection, Object, Origin, Peer, Peers, Pod, PodKey, PodPhase,
+    PodSelection, Policy, PolicyId, PolicyKind, PortMatch, PortRange, Ports, Protocol, Reason, Requirement, Rule,
+    Selector, Tier,
+};
+
+/// Less than what the policies of `blue` below want.
+const LIMITS: Limits =
+    Limits { breakpoints: 4000, entries: 2000, prefixes: 500, peers: 500, causes: 500, ..Limits::NONE };
+
+struct Cluster {
+    planner: Planner,
+    plan: Plan,
+}
+
+impl Cluster {
+    /// Pods `red/victim`, `red/friend`, `blue/big` on this node; only `friend` may talk to `victim`.
+    fn new() -> Self {
+        let planner = Planner::with_limits(Scope::Node("n".into()), LIMITS);
+        let mut cluster = Self { planner, plan: Plan::default() };
+        for name in ["red", "blue", "green"] {
+            let labels = [("name", name)].into_iter().collect();
+            cluster.planner.apply(Object::Namespace(Namespace { name: name.into(), labels }));
+        }
+        cluster.pod("red/victim", 1, "app=victim");
+        cluster.pod("red/friend", 2, "friend=true");
+        cluster.pod("blue/big", 3, "app=big");
+        cluster.policy("red/guard", "app=victim", vec![rule(Peers::List(vec![pods("friend=true")]), Ports::Any)]);
+        cluster.commit();
+        assert!(cluster.may("red/friend", "red/victim") && !cluster.may("blue/big", "red/victim"));
+        cluster
+    }
+
+    fn pod(&mut self, key: &str, number: u8, label: &str) {
+        let (namespace, name) = key.split_once('/').expect("a namespace and a name");
+        self.planner.apply(Object::Pod(Pod {
+            key: PodKey { namespace: namespace.into(), name: name.into() },
+            uid: key.into(),
+            labels: label.split_once('=').into_iter().collect(),
+            node: Some("n".into()),
+            addresses: vec![[10, 0, 0, number].into()],
+            host_network: false,
+            phase: PodPhase::Running,
+            created: 0,
+            ports: Vec::new(),
+        }));
+    }
+
+    fn policy(&mut self, key: &str, label: &str, ingress: Vec<Rule>) {
+        let (namespace, name) = key.split_once('/').expect("a namespace and a name");
+        let id = PolicyId { kind: PolicyKind::NetworkPolicy, namespace: Some(namespace.into()), name: name.into() };
+        self.planner.apply(Object::Policy(Policy {
+            id,
+            uid: key.into(),
+            generation: 1,
+            tier: Tier::NetworkPolicy,
+            priority: 0,
+            subject: PodSelection { namespaces: NamespaceSelection::Named(namespace.into()), pods: selector(label) },
+            ingress: Some(ingress),
+            egress: None,
+        }));
+    }
+
+    fn commit(&mut self) {
+        self.planner.commit().iter().for_each(|delta| self.plan.apply(delta));
+        assert_eq!(self.plan, self.planner.plan());
+    }
+
+    fn ask(&self, from: &str, to: &str) -> ringfence_model::Verdict {
+        let address = |pod: &str| {
+            let found = self.plan.endpoints.iter().find(|(_, endpoint)| endpoint.pod.to_string() == pod);
+            *found.unwrap_or_else(|| panic!("{pod} is no endpoint")).0
+        };
+        let connection = Connection {
+            source: address(from),
+            destination: address(to),
+            protocol: Protocol::TCP,
+            port: 80,
+            origin: Origin::Elsewhere,
+            translated: false,
+            established: false,
+        };
+        self.plan.decide(&connection).deciding().clone()
+    }
+
+    fn may(&self, from: &str, to: &str) -> bool {
+        self.ask(from, to).allow
+    }
+
+    /// Everything that others do takes effect, and what was in force is.
+    fn others_go_on(&mut self) {
+        assert!(self.may("red/friend", "red/victim"));
+        self.pod("red/friend", 2, "app=none");
+        self.commit();
+        assert!(!self.may("red/friend", "red/victim"), "a label");
+        self.pod("red/friend", 2, "friend=true");
+        self.policy("red/new", "friend=true", Vec::new());
+        self.commit();
+        assert!(self.may("red/friend", "red/victim") && !self.may("red/victim", "red/friend"), "a policy");
+        self.pod("green/fresh", 9, "app=fresh");
+        self.policy("green/open", "app=fresh", vec![rule(Peers::Any, Ports::Any)]);
+        self.commit();
+        assert!(self.may("red/victim", "green/fresh") && !self.may("green/fresh", "red/victim"), "a pod");
+    }
+
+    /// `blue/big` is denied for want of room.
+    fn blue_is_refused(&self, room: Room) {
+        assert_eq!(self.ask("red/friend", "blue/big").reason, Reason::NoRoom);
+        let [refusal] = &self.planner.refusals()[..] else { panic!("{:?}", self.planner.refusals()) };
+        assert_eq!((refusal.pods[0].to_string().as_str(), refusal.room), ("blue/big", room));
+        assert!(refusal.policies.iter().all(|policy| policy.namespace.as_deref() == Some("blue")));
+    }
+}
+
+fn selector(label: &str) -> Selector {
+    let (key, value) = label.split_once('=').expect("a key and a value");
+    [Requirement::In { key: key.into(), values: [value.into()].into() }].into_iter().collect()
+}
+
+fn pods(label: &str) -> Peer {
+    let namespaces = NamespaceSelection::Matching(Selector::everything());
+    Peer::Pods(PodSelection { namespaces, pods: selector(label) })
+}
+
+fn rule(peers: Peers, ports: Ports) -> Rule {
+    Rule { name: None, action: Action::Accept, peers, ports }
+}
+
+fn odd_ports(count: u16) -> Ports {
+    let range = |n| PortMatch::Range(PortRange::single(Protocol::TCP, 2 * n + 1));
+    Ports::List((0..count).map(range).collect())
+}
+
+fn block(a: u8, b: u8, length: u8) -> Peer {
+    Peer::Block(IpBlock::new(format!("172.{a}.{b}.0/{length}").parse().expect("a block"), []))
+}
+
+#[test]
+fn many_ports() {
+    let mut cluster = Cluster::new();
+    for number in 0..5 {
+        let rule = rule(Peers::List(vec![block(number, 0, 16)]), odd_ports(500 + u16::from(number)));
+        cluster.policy(&format!("blue/big{number}"), "app=big", vec![rule]);
+        cluster.commit();
+    }
+    cluster.blue_is_refused(Room::Breakpoints);
+    cluster.others_go_on();
+    cluster.blue_is_refused(Room::Breakpoints);
+    // What is taken back makes room again.
+    for number in 0..3 {
+        let id = PolicyId {
+            kind: PolicyKind::NetworkPolicy,
+            namespace: Some("blue".into()),
+            name: format!("big{number}").as_str().into(),
+        };
+        cluster.planner.delete(&ringfence_model::ObjectKey::Policy(id));
+    }
+    cluster.commit();
+    assert_eq!(cluster.planner.refusals(), []);
+    assert!(matches!(cluster.ask("red/friend", "blue/big").reason, Reason::Isolated { .. }));
+    assert!(cluster.plan.entries.keys().all(|key| key.ruleset != RulesetId::NO_ROOM));
+}
+
+#[test]
+fn many_blocks_and_addresses() {
+    for (length, room) in [(24, Room::Prefixes), (32, Room::Peers)] {
+        let mut cluster = Cluster::new();
+        let blocks = (0..3).flat_map(|a| (0..200).map(move |b| block(a, b, length))).collect();
+        cluster.policy("blue/blocks", "app=big", vec![rule(Peers::List(blocks), Ports::Any)]);
+        cluster.commit();
+        cluster.blue_is_refused(room);
+        assert!(!cluster.plan.peers.keys().any(|net| net.to_string().starts_with("172.")), "nothing of it is kept");
+        cluster.others_go_on();
+    }
+}
+
+#[test]
+fn many_rules() {
+    let mut cluster = Cluster::new();
+    let rules = (0..600).map(|_| rule(Peers::Any, odd_ports(1))).collect();
+    cluster.policy("blue/rules", "app=big", rules);
+    cluster.commit();
+    cluster.blue_is_refused(Room::Causes);
+    cluster.others_go_on();
+}
+
+#[test]
+fn many_peers() {
+    let mut cluster = Cluster::new();
+    // Each pod is a class of its own, and each ruleset of `blue` decides about all of them.
+    for number in 0..60_u8 {
+        cluster.pod(&format!("blue/pod{number}"), 100 + number, &format!("n={number}"));
+        let peers = (0..60).map(|peer| pods(&format!("n={peer}"))).collect();
+        cluster.policy(&format!("blue/p{number}"), &format!("n={number}"), vec![rule(Peers::List(peers), Ports::Any)]);
+    }
+    cluster.commit();
+    let refusals = cluster.planner.refusals();
+    assert!(!refusals.is_empty() && refusals.iter().all(|refusal| refusal.room == Room::Entries));
+    assert!(refusals.len() < 60, "what fits into the share is admitted");
+    cluster.others_go_on();
+}
+
+/// More rules and ports than are laid out cost nothing but themselves.
+#[test]
+fn what_is_refused_before_it_is_laid_out_takes_no_time() {
+    let mut cluster = Cluster::new();
+    for number in 0..40 {
+        let rule = rule(Peers::List(vec![block(number, 0, 16)]), odd_ports(32_000));
+        cluster.policy(&format!("blue/big{number}"), "app=big", vec![rule]);
+    }
+    let started = Instant::now();
+    cluster.commit();
+    cluster.blue_is_refused(Room::Breakpoints);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    cluster.others_go_on();
+}

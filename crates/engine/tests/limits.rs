@@ -1,0 +1,233 @@
+//! What does not fit is denied, at the expense of whoever asks for most, and nobody else notices.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use ringfence_engine::generate::{Event, Rng, Settings};
+use ringfence_engine::{Block, CauseId, Delta, Limits, Plan, Planner, RulesetId, Scope};
+use ringfence_model::{Direction, Name, Object, Reason};
+
+fn feed(planner: &mut Planner, event: &Event) {
+    match event {
+        Event::Apply(object) => planner.apply(object.clone()),
+        Event::Delete(key) => planner.delete(key),
+    }
+}
+
+fn fresh(limits: Limits, objects: impl IntoIterator<Item = Object>) -> Plan {
+    let mut planner = Planner::with_limits(Scope::Cluster, limits);
+    objects.into_iter().for_each(|object| planner.apply(object));
+    planner.commit();
+    planner.plan()
+}
+
+fn points<'a>(blocks: impl Iterator<Item = &'a Arc<Block>>) -> usize {
+    blocks.collect::<HashSet<_>>().into_iter().map(|block| block.breakpoints().len()).sum()
+}
+
+/// What a plan holds of each kind.
+fn used(plan: &Plan) -> Limits {
+    let single = plan.peers.keys().filter(|net| net.prefix_len() == net.max_prefix_len()).count();
+    Limits {
+        endpoints: plan.endpoints.len(),
+        peers: single,
+        prefixes: plan.peers.len() - single,
+        entries: plan.entries.len(),
+        breakpoints: points(plan.entries.values()),
+        // That no policy has an opinion is not counted in the kernel.
+        causes: plan.causes.keys().filter(|cause| **cause != CauseId::DEFAULT).count(),
+        layout: usize::MAX,
+    }
+}
+
+/// Limits of which some are less than what a plan holds.
+fn some_limits(rng: &mut Rng, plan: &Plan) -> Limits {
+    let used = used(plan);
+    let mut less = |used: usize| if rng.percent(50) { usize::MAX } else { used * rng.below(120) / 100 };
+    Limits {
+        endpoints: less(used.endpoints),
+        peers: usize::MAX,
+        prefixes: less(used.prefixes),
+        entries: less(used.entries),
+        breakpoints: less(used.breakpoints),
+        causes: less(used.causes),
+        layout: less(2000),
+    }
+}
+
+fn is_within(plan: &Plan, limits: Limits) -> bool {
+    // What says that there is no room takes up room itself, where there is any.
+    let used = used(plan);
+    used.endpoints <= limits.endpoints
+        && used.prefixes <= limits.prefixes
+        && used.entries <= limits.entries.max(2)
+        && used.breakpoints <= limits.breakpoints.max(1)
+        && used.causes <= limits.causes.max(1)
+}
+
+#[test]
+fn plans_with_limits_are_functions_of_the_world_and_the_sum_of_their_deltas() {
+    let mut refused = 0;
+    for seed in 0..80 {
+        let rng = &mut Rng::new(seed);
+        let settings = Settings::default();
+        let mut world = settings.world(rng);
+        let limits = some_limits(rng, &fresh(Limits::NONE, world.objects()));
+        let mut planner = Planner::with_limits(Scope::Cluster, limits);
+        planner.reset(world.objects());
+        let mut folded = Plan::default();
+        for step in 0..30 {
+            for _ in 0..rng.below(4) {
+                let event = settings.event(rng, &world);
+                event.happen(&mut world);
+                feed(&mut planner, &event);
+            }
+            planner.commit().iter().for_each(|delta| folded.apply(delta));
+            if rng.percent(30) {
+                planner.sweep_now();
+            }
+            assert_eq!(folded, planner.plan(), "deltas, seed {seed}, step {step}");
+            assert!(is_within(&folded, limits), "seed {seed}, step {step}: {:?} of {limits:?}", used(&folded));
+            let mut objects: Vec<_> = world.objects().collect();
+            rng.shuffle(&mut objects);
+            assert_eq!(folded, fresh(limits, objects), "fresh, seed {seed}, step {step}, {limits:?}");
+            let denied: usize = planner.refusals().iter().map(|refusal| refusal.pods.len()).sum();
+            refused += denied;
+        }
+    }
+    assert!(refused > 1000, "only {refused} pods were refused");
+}
+
+#[test]
+fn nothing_is_allowed_that_would_be_denied_if_there_was_room() {
+    let (mut denied, mut allowed) = (0, 0);
+    for seed in 0..150 {
+        let rng = &mut Rng::new(seed);
+        let settings = Settings::default();
+        let world = settings.world(rng);
+        let unlimited = fresh(Limits::NONE, world.objects());
+        let limits = some_limits(rng, &unlimited);
+        let plan = fresh(limits, world.objects());
+        for _ in 0..200 {
+            let connection = settings.connection(rng, &world);
+            for direction in [Direction::Ingress, Direction::Egress] {
+                let (all, some) = (unlimited.judge(&connection, direction), plan.judge(&connection, direction));
+                if some.reason == Reason::NotAPod && all.reason != Reason::NotAPod {
+                    // Too many endpoints: what has none is closed.
+                    continue;
+                }
+                let no_room = some.reason == Reason::NoRoom;
+                assert!(!no_room || !some.allow);
+                assert!(no_room || some == all, "seed {seed}: {connection:?}: {some:?}, not {all:?}");
+                denied += usize::from(no_room && all.allow);
+                allowed += usize::from(!no_room && some.allow);
+            }
+        }
+    }
+    assert!(denied > 500 && allowed > 500, "{denied} denied for want of room, {allowed} allowed");
+}
+
+/// What namespaces hold of a plan in which all rulesets are theirs.
+fn by_namespace(plan: &Plan) -> BTreeMap<Name, HashSet<Arc<Block>>> {
+    let mut all: BTreeMap<Name, HashSet<Arc<Block>>> = BTreeMap::new();
+    for endpoint in plan.endpoints.values() {
+        let of = all.entry(Arc::clone(&endpoint.pod.namespace)).or_default();
+        for ruleset in [endpoint.ingress, endpoint.egress] {
+            let entries = plan.entries.iter().filter(|(key, _)| key.ruleset == ruleset);
+            of.extend(entries.map(|(_, block)| Arc::clone(block)));
+        }
+    }
+    all
+}
+
+#[test]
+fn who_asks_for_no_more_than_a_fair_share_notices_nothing() {
+    let (mut served, mut refused) = (0, 0);
+    for seed in 0..200 {
+        let rng = &mut Rng::new(seed);
+        let settings = Settings { tiers: false, namespaces: 4, ..Settings::default() };
+        let mut world = settings.world(rng);
+        // Each pod has an address of its own: of those without, a plan does not tell what they want.
+        for (number, pod) in (0_u16..).zip(world.pods.values_mut()) {
+            let [high, low] = number.to_be_bytes();
+            pod.addresses = vec![[10, 9, high, low].into()];
+        }
+        let unlimited = fresh(Limits::NONE, world.objects());
+        let breakpoints = 1 + used(&unlimited).breakpoints * (20 + rng.below(75)) / 100;
+        let plan = fresh(Limits { breakpoints, ..Limits::NONE }, world.objects());
+        let held = by_namespace(&unlimited);
+        let payers = held.values().filter(|blocks| !blocks.is_empty()).count();
+        assert_eq!(plan.peers, unlimited.peers, "classes are what they would be");
+        for (address, endpoint) in &unlimited.endpoints {
+            let modest = points(held[&endpoint.pod.namespace].iter()) <= (breakpoints - 1) / payers.max(1);
+            assert!(!modest || plan.endpoints[address] == *endpoint, "seed {seed}: {endpoint:?}");
+            served += usize::from(modest && endpoint.ingress != RulesetId::NONE);
+            refused += usize::from(plan.endpoints[address] != *endpoint);
+        }
+        for (key, block) in &plan.entries {
+            assert!(key.ruleset == RulesetId::NO_ROOM || unlimited.entries[key] == *block, "seed {seed}");
+        }
+    }
+    assert!(served > 300 && refused > 300, "{served} served, {refused} refused");
+}
+
+/// The writes of a delta, one by one, in the order an applier makes them.
+fn writes(delta: &Delta) -> Vec<Delta> {
+    let mut writes = Vec::new();
+    macro_rules! each {
+        ($($field:ident),*) => {$(
+            writes.extend(delta.$field.iter().cloned().map(|one| Delta { $field: vec![one], ..Delta::default() }));
+        )*};
+    }
+    each!(
+        put_causes,
+        put_entries,
+        put_peers,
+        put_endpoints,
+        delete_endpoints,
+        delete_peers,
+        delete_entries,
+        delete_causes
+    );
+    writes
+}
+
+#[test]
+fn at_every_write_a_pod_is_on_one_whole_policy_or_denied_for_want_of_room() {
+    let (mut questions, mut denied) = (0, 0);
+    for seed in 0..60 {
+        let rng = &mut Rng::new(seed);
+        let settings = Settings { pods: 10, policies: 8, ..Settings::default() };
+        let mut world = settings.world(rng);
+        let limits = Limits { endpoints: usize::MAX, ..some_limits(rng, &fresh(Limits::NONE, world.objects())) };
+        let mut planner = Planner::with_limits(Scope::Cluster, limits);
+        planner.reset(world.objects());
+        planner.commit();
+        for step in 0..8 {
+            let before = planner.plan();
+            for _ in 0..=rng.below(2) {
+                let policies = |event: &Event| matches!(event, Event::Apply(Object::Policy(_)));
+                let Some(event) = (0..100).map(|_| settings.event(rng, &world)).find(policies) else { continue };
+                event.happen(&mut world);
+                feed(&mut planner, &event);
+            }
+            let deltas = planner.commit();
+            let after = planner.plan();
+            let asked: Vec<_> = (0..60).map(|_| settings.connection(rng, &world)).collect();
+            let mut plan = before.clone();
+            for write in deltas.iter().flat_map(writes) {
+                plan.apply(&write);
+                for connection in &asked {
+                    for direction in [Direction::Ingress, Direction::Egress] {
+                        let [old, now, new] = [&before, &plan, &after].map(|plan| plan.judge(connection, direction));
+                        let whole = now == old || now == new || now.reason == Reason::NoRoom;
+                        assert!(whole, "seed {seed}, step {step}: {connection:?}: {now:?} after {write:?}");
+                        questions += 1;
+                        denied += usize::from(now.reason == Reason::NoRoom);
+                    }
+                }
+            }
+        }
+    }
+    assert!(questions > 100_000 && denied > 1000, "{questions} questions, {denied} denied");
+}
