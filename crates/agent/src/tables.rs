@@ -107,7 +107,15 @@ impl Tables {
 pub(crate) fn start(meters: Arc<Meters>) -> io::Result<(Tables, JoinHandle<()>)> {
     let (sender, told) = mpsc::channel();
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
-    let keeper = Keeper { told, wake: Arc::clone(&wake), meters, events: None, answers: None, roads: None };
+    let keeper = Keeper {
+        told,
+        wake: Arc::clone(&wake),
+        meters,
+        events: None,
+        answers: None,
+        left: Some(Instant::now()),
+        roads: None,
+    };
     let thread = thread::Builder::new().name("tables".into()).spawn(move || keeper.run())?;
     Ok((Tables { sender, wake }, thread))
 }
@@ -119,6 +127,8 @@ struct Keeper {
     meters: Arc<Meters>,
     events: Option<TableEvents>,
     answers: Option<Answers>,
+    /// Something is left of a rule that is not wanted any more; from when on nothing is held by it.
+    left: Option<Instant>,
     roads: Option<Sender<Nudge>>,
 }
 
@@ -133,9 +143,7 @@ struct Answers {
 impl Keeper {
     fn run(mut self) {
         // An earlier process may have died with its rule in place.
-        if let Err(error) = answers::stop() {
-            tracing::debug!(%error, "no rule of an earlier process can be taken away");
-        }
+        self.tidy(Instant::now());
         let (mut looked, mut due) = (Instant::now(), Instant::now());
         while self.listen().is_ok() {
             if self.concerned() {
@@ -147,6 +155,18 @@ impl Keeper {
                 due = looked + INTERVAL;
             }
             self.wait(due);
+        }
+        // Whoever held answers has ended before.
+        self.tidy(Instant::now() + INTERVAL);
+    }
+
+    /// Takes away what is left of a rule that is not wanted any more, once nothing is held by it at this time.
+    fn tidy(&mut self, now: Instant) {
+        if self.answers.is_none()
+            && self.left.take_if(|from| *from <= now).is_some()
+            && let Err(error) = answers::stop()
+        {
+            tracing::warn!(%error, "what is left of a rule stays");
         }
     }
 
@@ -202,6 +222,7 @@ impl Keeper {
     fn look(&mut self) {
         self.keep_tracking();
         self.keep_answers();
+        self.tidy(Instant::now());
         let (chain, count) = MASQUERADE;
         let lost = || rules(FIREWALL, chain).is_ok_and(|rules| rules < count);
         if let Some(roads) = self.roads.as_ref().filter(|_| lost()) {
@@ -230,10 +251,11 @@ impl Keeper {
     fn want(&mut self, hold: Option<Hold>, listener: Listener) {
         let before = self.answers.take();
         let Some(hold) = hold else {
-            if before.is_some()
-                && let Err(error) = answers::stop()
-            {
-                tracing::warn!(%error, "answers of DNS servers still pass through a queue that lets all of them pass");
+            if before.is_some() {
+                self.left = Some(Instant::now() + INTERVAL);
+                if let Err(error) = answers::pause() {
+                    tracing::warn!(%error, "answers of DNS servers may still pass through a queue that lets all of them pass");
+                }
             }
             self.meters.mended.whole(ANSWERS);
             return listener.tell(Tell::Rule(Rule::Gone));

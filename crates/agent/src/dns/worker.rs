@@ -35,7 +35,9 @@ const NOT_BEFORE: Duration = Duration::from_secs(1);
 /// How soon to try again to open a queue after that failed.
 const RETRY: Duration = Duration::from_secs(5);
 /// How long at the end the rule that holds answers may take to go.
-const ENDING: Duration = Duration::from_secs(2);
+const ENDING: Duration = Duration::from_secs(5);
+/// How long a packet that the rule had caught before it went may be on its way to the queue.
+const STRAGGLING: Duration = Duration::from_millis(50);
 
 /// A packet that waits for a change to be in the kernel.
 #[derive(Debug)]
@@ -142,6 +144,9 @@ impl Worker {
                     self.rule(rule);
                 }
             }
+        }
+        if self.answers.is_some() {
+            self.close_queue();
         }
     }
 
@@ -276,10 +281,17 @@ impl Worker {
     fn rule(&mut self, rule: Rule) {
         // If it is wanted again meanwhile it comes back to the same queue.
         if rule == Rule::Gone && !self.is_wanted() {
-            self.let_all_go();
-            self.answers = None;
+            self.close_queue();
         }
         self.rule = Some(rule);
+    }
+
+    /// Ends the queue, which drops what is in it: so what is, and what is on its way, goes on before.
+    fn close_queue(&mut self) {
+        self.let_all_go();
+        thread::sleep(STRAGGLING);
+        self.let_all_go();
+        self.answers = None;
     }
 
     /// Lets go what is held and what waits to be read.

@@ -85,7 +85,16 @@ pub fn are_held() -> Result<bool, Error> {
     rule::is_there()
 }
 
-/// Takes the rule away. Packets that are held stay so until they are let go or the queue is dropped.
+/// Sends no more answers to a queue. Packets that are held stay so until they are let go; what is left of the rule is
+/// for [`stop`].
+///
+/// # Errors
+/// If nftables refuses, as where there is no rule.
+pub fn pause() -> Result<(), Error> {
+    rule::quiet().map_err(|why| Error::Answers(format!("take the rule away: {why}")))
+}
+
+/// Takes the rule away, and all that belongs to it. The kernel drops the packets that are held.
 ///
 /// # Errors
 /// If nftables refuses.

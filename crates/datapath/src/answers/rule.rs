@@ -42,6 +42,11 @@ pub(super) fn is_there() -> Result<bool, Error> {
     Ok(tables::rules(TABLE, CHAIN)? == HOOK_RULES && tables::rules(TABLE, TO_QUEUE)? == 1)
 }
 
+/// Takes away the rules at the hook and nothing else: when a hook goes the kernel drops what is in queues.
+pub(super) fn quiet() -> Result<(), String> {
+    nft(&format!("add table inet {TABLE}\nflush chain inet {TABLE} {CHAIN}\n")).map(drop)
+}
+
 /// Takes away the rule and what belongs to it.
 pub(super) fn remove() -> Result<(), String> {
     // Adding first makes deleting possible whether or not they are there.
