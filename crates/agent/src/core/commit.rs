@@ -94,6 +94,10 @@ impl Core {
                 result = self.sync();
             }
         }
+        if result.is_err() {
+            // What comes next is planned, and tried, with all of it.
+            self.planner.set_limits(limits);
+        }
         result
     }
 
