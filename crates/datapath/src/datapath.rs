@@ -21,7 +21,7 @@ use crate::table::{PerCpu, Table};
 use crate::transition::{Transition, transition};
 use crate::{
     ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Guarded,
-    Interface, Port, Trial, conntrack, features, links,
+    Interface, LinkHook, Port, Trial, conntrack, features, links,
 };
 
 /// What the kernel enforces in one network namespace.
@@ -195,6 +195,11 @@ impl Datapath {
         let (guarded, changed) = self.doors.set(ports, (&self.config, &self.pins.maps(), &self.namespace))?;
         self.decide_again(changed)?;
         Ok(guarded)
+    }
+
+    /// Where the programs at pods' links stand; none: this kernel has no place for them.
+    pub fn link_hook(&self) -> Option<LinkHook> {
+        self.doors.hook()
     }
 
     /// Looks whether the programs are still at all links that were told to [`Self::guard`], and puts back what somebody

@@ -11,6 +11,7 @@
 #define RINGFENCE_JUDGE_H
 
 #include "maps.h"
+#include "tunnel.h"
 #include "way.h"
 
 #define RF_SEARCH_STEPS 24 /* of a binary search among breakpoints: keys have 24 bits */
@@ -19,7 +20,6 @@
 /* Beside the flags of the configuration: the question is about a connection that was open before. */
 #define RF_OPEN (1U << 31)
 
-#define RF_ANY_POD 1 /* fallback class of pods */
 
 struct rf_judgement {
 	__u64 egress_cause;
@@ -39,7 +39,9 @@ struct rf_end {
 	struct rf_policy policy;
 	__u8 pod;
 	__u8 by_interface; /* its address does not say so, its interface does */
-	__u8 zero[6];
+	__u8 wrapped; /* what the node made of its packet: under the node's address */
+	__u8 elsewhere; /* the packet leaves by another interface */
+	__u8 zero[4];
 };
 
 struct rf_question {
@@ -171,42 +173,65 @@ static __always_inline int rf_identify_by_interface(struct rf_end *end, __u32 in
 	return found < 0 ? -RF_INCOMPLETE : found;
 }
 
+/*
+ * Who sent what does not bear the address of a pod that lives where it came in: as rf_identify_sender. `found`: its
+ * source is a local pod's.
+ *
+ * Where a program stands at the link, what bears another's address has been dropped there: with a source that is no
+ * pod's it is the node's doing, which wrapped a packet of the pod up.
+ */
+static __always_inline int rf_identify_stranger(const struct rf_way *way, bool found, struct rf_end *end)
+{
+	struct rf_address owner = {};
+	struct rf_port door = {}, own = {};
+	int guarded = rf_find_door(way->in, &door), owned;
+
+	if (guarded < 0)
+		return -RF_INCOMPLETE;
+	/* By a bridge of pods, and nothing tells by which port: if not one that is guarded, it may have been anyone's. */
+	if (door.flags & RF_DOOR_BRIDGE)
+		return found && end->policy.bridge == way->in && rf_find_door(end->policy.interface, &own) > 0 &&
+				       own.flags & RF_DOOR_SHUT ?
+			       1 :
+			       -RF_SPOOFED;
+	if (found && end->policy.interface)
+		return end->policy.bridge && end->policy.bridge == way->in ? 1 : -RF_SPOOFED;
+	owned = rf_find_owner(way->in, &owner);
+	if (owned < 0)
+		return -RF_INCOMPLETE;
+	if (!owned)
+		return guarded && !(door.flags & RF_DOOR_POD) ? -RF_NOT_READY : found;
+	if (found)
+		return rf_same_address(&owner, &end->address) ? 1 : -RF_SPOOFED;
+	end->wrapped = !rf_is_anonymous(&end->address);
+	return end->wrapped && !(door.flags & RF_DOOR_SHUT) ? -RF_SPOOFED : rf_identify_by_interface(end, way->in);
+}
+
 /* Who sent it: 1 a local pod, 0 somebody else, negative: the reason to drop it. */
 static __always_inline int rf_identify_sender(const struct rf_packet *packet, const struct rf_way *way,
 					      struct rf_end *end)
 {
-	struct rf_address owner = {};
-	int found, owned;
+	int found;
 
 	end->address = packet->source;
 	end->by_interface = false;
 	found = rf_find_endpoint(&end->address, &end->policy);
 	if (found < 0)
 		return -RF_INCOMPLETE;
-	if (way->node || !way->in)
+	if (way->node || !way->in || (found && end->policy.interface == way->in))
 		return found;
-	if (found && end->policy.interface) {
-		if (end->policy.interface == way->in)
-			return 1;
-		return end->policy.bridge && end->policy.bridge == way->in ? 1 : -RF_SPOOFED;
-	}
-	owned = rf_find_owner(way->in, &owner);
-	if (owned < 0)
-		return -RF_INCOMPLETE;
-	if (!owned)
-		return found;
-	if (found)
-		return rf_same_address(&owner, &end->address) ? 1 : -RF_SPOOFED;
-	return rf_is_anonymous(&end->address) ? rf_identify_by_interface(end, way->in) : -RF_SPOOFED;
+	return rf_identify_stranger(way, found, end);
 }
 
 /*
  * Who gets it. A packet that leaves by the interface of a pod is that pod's, whatever its destination: multicast,
- * broadcast, link-local.
+ * broadcast, link-local. What is for another pod is not for this one.
  */
 static __always_inline int rf_identify_receiver(const struct rf_packet *packet, const struct rf_way *way,
 						struct rf_end *end)
 {
+	struct rf_address owner = {};
+	struct rf_port door = {};
 	int found;
 
 	end->address = packet->destination;
@@ -214,9 +239,14 @@ static __always_inline int rf_identify_receiver(const struct rf_packet *packet, 
 	found = rf_find_endpoint(&end->address, &end->policy);
 	if (found < 0)
 		return -RF_INCOMPLETE;
-	if (found || way->local_in || !way->out)
+	if (way->local_in || !way->out)
 		return found;
-	return rf_identify_by_interface(end, way->out);
+	if (!found)
+		return rf_identify_by_interface(end, way->out);
+	end->elsewhere = end->policy.interface && end->policy.interface != way->out && end->policy.bridge != way->out;
+	if (end->elsewhere && (rf_find_owner(way->out, &owner) || rf_find_door(way->out, &door)))
+		return -RF_ASTRAY;
+	return 1;
 }
 
 static __always_inline int rf_drop(struct rf_judgement *judgement, int reason)
@@ -303,7 +333,8 @@ static __always_inline int rf_judge_connection(struct rf_way *way, __u32 key, bo
 {
 	judgement->egress_ground = RF_NOT_A_POD;
 	judgement->ingress_ground = RF_NOT_A_POD;
-	if (opener->pod && answerer->pod && !way->translated && rf_same_address(&opener->address, &answerer->address)) {
+	if (opener->pod && answerer->pod && !way->translated && !opener->elsewhere && !answerer->elsewhere &&
+	    rf_same_address(&opener->address, &answerer->address)) {
 		judgement->egress_ground = RF_OWN_ADDRESS;
 		judgement->ingress_ground = RF_OWN_ADDRESS;
 		judgement->accepted = true;
@@ -417,6 +448,8 @@ __noinline int rf_judge(const struct rf_packet *packet, struct rf_way *way, __u3
 		judgement->accepted = true;
 		return 0;
 	}
+	if (!sender.wrapped && rf_enters_tunnel(packet, way, sender.pod))
+		return rf_drop(judgement, RF_SPOOFED);
 	if (way->related && way->node) {
 		/* This node's error about a connection, or its reset of one: a pod always hears its node. */
 		judgement->egress_ground = RF_RELATED;

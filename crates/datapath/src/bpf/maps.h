@@ -134,6 +134,8 @@ __noinline int rf_find_endpoint(const struct rf_address *address, struct rf_poli
 	return -1;
 }
 
+#define RF_ANY_POD 1 /* fallback class of pods */
+
 /* The class in connections that are opened, or that were open before. */
 __noinline int rf_find_peer(const struct rf_address *address, bool open, struct rf_prefix *found)
 {

@@ -92,6 +92,8 @@ static __noinline void rf_tell_denied(const struct rf_packet *packet, const stru
 	__u64 now = bpf_ktime_get_ns(), repeated = 0;
 
 	rf_count_drop(judgement->reason);
+	if (judgement->reason == RF_ASTRAY) /* a copy; the one that leaves by the right port says what became of it */
+		return;
 	if (cut)
 		rf_count_drop(RF_CUT);
 	if (judgement->reason == RF_POLICY)

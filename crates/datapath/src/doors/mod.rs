@@ -73,6 +73,10 @@ impl Doors {
         Ok(Self { map, hook, programs: None, ports: BTreeMap::new(), shut: BTreeSet::new() })
     }
 
+    pub(crate) fn hook(&self) -> Option<LinkHook> {
+        self.hook
+    }
+
     /// Makes the doors exactly these. Says what became of them, and whether verdicts may differ now.
     pub(crate) fn set(
         &mut self,

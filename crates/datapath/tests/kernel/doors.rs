@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ringfence_datapath::{Config, Datapath, LinkHook};
+use ringfence_datapath::{Config, Datapath, LinkHook, Port};
 
 use crate::kit::net::{Joint, Net, WORLD, WORLD_V6, address, address_v6};
 use crate::kit::plan::Hand;
@@ -69,4 +69,60 @@ fn doors_are_put_taken_away_and_put_back() {
             assert!(spoofs(net), "no program is left behind");
         });
     }
+}
+
+/// What the plugin `bandwidth` puts at a pod's link: a shaper for what the pod gets, and what it sends goes by way of
+/// another device, which a filter of this priority leads to.
+fn limit(net: &Net, priority: u32) {
+    net.node.run(
+        "ip link add bw0 type ifb; ip link set bw0 up; tc qdisc add dev bw0 root tbf rate 1gbit burst 1mb latency 50ms",
+    );
+    net.node.run("tc qdisc add dev pod2 root tbf rate 1gbit burst 1mb latency 50ms; tc qdisc add dev pod2 ingress");
+    net.node.run(&format!(
+        "tc filter add dev pod2 parent ffff: prio {priority} protocol all u32 match u32 0 0 \
+         action mirred egress redirect dev bw0"
+    ));
+}
+
+#[test]
+fn doors_stand_beside_a_limit_of_bandwidth() {
+    for joint in [Joint::Routes, Joint::Bridge] {
+        everywhere(joint, |net, mut datapath| {
+            let _server = Echo::new(&net.world, WORLD, 80);
+            // Before tcx nothing comes before a filter of the first priority, nor has that discipline another side.
+            limit(net, if datapath.link_hook() == Some(LinkHook::Tcx) { 1 } else { 5 });
+            net.tell_interfaces(&mut datapath);
+            let found = datapath.guard(&net.ports()).unwrap();
+            let whole = datapath.link_hook() == Some(LinkHook::Tcx) || joint == Joint::Routes;
+            assert_eq!(found.failed.is_empty(), whole, "{found:?}");
+            assert!(!spoofs(net) && reaches(&net.pods[0], WORLD, 80), "{joint:?}");
+            let shown = || net.node.run("tc qdisc show dev pod2; tc filter show dev pod2 ingress");
+            assert!(shown().contains("qdisc ingress") && shown().contains("qdisc tbf") && shown().contains("mirred"));
+            net.detach(datapath);
+            assert!(shown().contains("qdisc ingress") && shown().contains("qdisc tbf") && shown().contains("mirred"));
+            assert!(spoofs(net));
+        });
+    }
+}
+
+#[test]
+fn a_link_that_cannot_be_guarded_is_told() {
+    everywhere(Joint::Routes, |net, mut datapath| {
+        limit(net, 1);
+        net.tell_interfaces(&mut datapath);
+        let limited = net.node.index("pod2");
+        let mut ports = net.ports();
+        // One that is gone is no failure.
+        ports.insert(4_000_000, Port { bridge: None, mac: None, pod: true });
+        let found = datapath.guard(&ports).unwrap();
+        let refused = datapath.link_hook() == Some(LinkHook::Clsact);
+        assert_eq!(found.failed.keys().copied().collect::<Vec<_>>(), if refused { vec![limited] } else { vec![] });
+        assert_eq!(found.guarded.len(), if refused { 1 } else { 2 });
+        // On a bridge a hardware address is needed.
+        let bridge = Some(net.node.index("up0"));
+        ports.insert(net.node.index("pod3"), Port { bridge, mac: None, pod: true });
+        let why = datapath.guard(&ports).unwrap().failed.remove(&net.node.index("pod3")).unwrap();
+        assert!(why.contains("hardware address"), "{why}");
+        net.detach(datapath);
+    });
 }

@@ -129,6 +129,10 @@ impl Connection {
         Self::open(space, to, port, PATIENCE).unwrap_or_else(|| panic!("{} cannot connect to {to}:{port}", space.name))
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.0.local_addr().unwrap().port()
+    }
+
     fn echoes(&mut self, bytes: usize, timeout: Duration) -> bool {
         self.0.set_read_timeout(Some(timeout)).unwrap();
         self.0.set_write_timeout(Some(timeout)).unwrap();

@@ -6,16 +6,21 @@ use std::time::{Duration, Instant};
 
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt, socket,
-    sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, recvfrom, sendto, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::TimeVal;
 
 use super::space::Space;
 
 pub(crate) type Mac = [u8; 6];
+pub(crate) const BROADCAST: Mac = [0xff; 6];
+/// `PACKET_OUTGOING` (include/uapi/linux/if_packet.h).
+const OUTGOING: u8 = 4;
 /// How long to wait for a frame that ought not to come.
-const DOUBT: Duration = Duration::from_millis(250);
+pub(crate) const DOUBT: Duration = Duration::from_millis(250);
+/// How long one that ought to come may take, on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A packet socket at an interface of a space.
 pub(crate) struct Wire {
@@ -37,16 +42,33 @@ impl Wire {
         })
     }
 
+    /// What came before is not taken for what this brings about.
+    pub(crate) fn forget(&self) {
+        let mut buffer = vec![0; 65_536];
+        while recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
+    }
+
     pub(crate) fn send(&self, frame: &[u8]) {
         sendto(self.socket.as_raw_fd(), frame, &self.at, MsgFlags::empty()).unwrap();
     }
 
-    /// Whether a frame with these bytes in it comes, for a while.
+    /// Whether a frame with these bytes in it comes, for a while: one that ought not to.
     pub(crate) fn hears(&self, marker: &[u8]) -> bool {
-        let end = Instant::now() + DOUBT;
+        self.hears_for(marker, DOUBT)
+    }
+
+    /// Whether one comes that ought to.
+    pub(crate) fn hears_soon(&self, marker: &[u8]) -> bool {
+        self.hears_for(marker, PATIENCE)
+    }
+
+    pub(crate) fn hears_for(&self, marker: &[u8], patience: Duration) -> bool {
+        let end = Instant::now() + patience;
         let mut buffer = vec![0; 65_536];
         while Instant::now() < end {
-            if let Ok(length) = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
+            // What is sent here passes by, too: answers that carry what they are about.
+            if let Ok((length, Some(from))) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer)
+                && from.pkttype() != OUTGOING
                 && buffer[..length].windows(marker.len()).any(|part| part == marker)
             {
                 return true;
@@ -59,6 +81,23 @@ impl Wire {
 /// Ethernet.
 pub(crate) fn frame(to: Mac, from: Mac, kind: u16, body: &[u8]) -> Vec<u8> {
     [&to[..], &from, &kind.to_be_bytes(), body].concat()
+}
+
+/// The same with tags between: their ethertypes and what they say.
+pub(crate) fn tagged(to: Mac, from: Mac, tags: &[(u16, u16)], kind: u16, body: &[u8]) -> Vec<u8> {
+    let mut bytes = [&to[..], &from].concat();
+    for (ethertype, tag) in tags {
+        bytes.extend(ethertype.to_be_bytes());
+        bytes.extend(tag.to_be_bytes());
+    }
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend(body);
+    bytes
+}
+
+/// The ethertype of a packet.
+pub(crate) fn kind_of(packet: &[u8]) -> u16 {
+    if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd }
 }
 
 /// An IP packet of a protocol, with sound checksums of its header.
@@ -139,6 +178,25 @@ impl Ip {
         bytes
     }
 
+    /// ICMPv6 of a type and code.
+    pub(crate) fn icmpv6(&self, kind: u8, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![kind, 0, 0, 0];
+        bytes.extend(payload);
+        let checksum = self.checksum_of(&bytes);
+        bytes[2..4].copy_from_slice(&checksum);
+        bytes
+    }
+
+    /// A segment of TCP without data.
+    pub(crate) fn tcp(&self, (from, to): (u16, u16), sequence: u32, flags: u8) -> Vec<u8> {
+        let mut bytes = [from.to_be_bytes(), to.to_be_bytes()].concat();
+        bytes.extend(sequence.to_be_bytes());
+        bytes.extend([0, 0, 0, 0, 0x50, flags, 0x10, 0, 0, 0, 0, 0]);
+        let checksum = self.checksum_of(&bytes);
+        bytes[16..18].copy_from_slice(&checksum);
+        bytes
+    }
+
     /// With the pseudo header (RFC 768, RFC 8200).
     fn checksum_of(&self, bytes: &[u8]) -> [u8; 2] {
         let octets = |address: IpAddr| match address {
@@ -161,4 +219,16 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     (!u16::try_from(sum).unwrap()).to_be_bytes()
+}
+
+/// ARP of Ethernet and IPv4: a question (1) or an answer (2).
+pub(crate) fn arp(operation: u16, sender: (Mac, &str), target: (Mac, &str)) -> Vec<u8> {
+    let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().unwrap().octets();
+    let mut bytes = vec![0, 1, 8, 0, 6, 4];
+    bytes.extend(operation.to_be_bytes());
+    for (mac, address) in [sender, target] {
+        bytes.extend(mac);
+        bytes.extend(octets(address));
+    }
+    bytes
 }
