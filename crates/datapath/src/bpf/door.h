@@ -11,6 +11,12 @@
 #include "frame.h"
 #include "tell.h"
 
+/* An IPv4 address in the guise of IPv6 would be taken for itself. */
+static __always_inline bool rf_is_disguised(const struct rf_packet *packet)
+{
+	return packet->family == 6 && packet->source.halves[0] == 0 && packet->source.words[2] == bpf_htonl(0xffff);
+}
+
 /* Whether an address is one of a pod behind a link. */
 static __always_inline bool rf_lives_at(const struct rf_address *address, __u32 link)
 {
@@ -111,9 +117,6 @@ static __noinline int rf_check_ipv6(struct __sk_buff *skb, const struct rf_port 
 {
 	int at = rf_find_transport(skb, packet), reason;
 
-	/* An IPv4 address in the guise of IPv6 would be taken for itself. */
-	if (packet->source.halves[0] == 0 && packet->source.words[2] == bpf_htonl(0xffff))
-		return RF_SPOOFED;
 	if (at < 0)
 		return RF_UNPARSEABLE;
 	if (at > 0 && packet->protocol == RF_ICMPV6) {
@@ -144,6 +147,8 @@ static __always_inline bool rf_read_ip(struct __sk_buff *skb, struct rf_frame *f
 		return false;
 	packet->family = 6;
 	packet->protocol = frame->ipv6.next;
+	/* 0: more than the field can tell. */
+	packet->length = frame->ipv6.length ? RF_IPV6_HEADER + bpf_ntohs(frame->ipv6.length) : skb->len;
 	packet->source = frame->ipv6.source;
 	packet->destination = frame->ipv6.destination;
 	return true;
@@ -171,7 +176,8 @@ static __always_inline int rf_check_sent(struct __sk_buff *skb, struct rf_frame 
 	if (ip) {
 		if (!rf_read_ip(skb, frame, packet))
 			return RF_UNPARSEABLE;
-		owned = rf_find_endpoint(&packet->source, &policy) > 0 && policy.interface == skb->ifindex;
+		owned = !rf_is_disguised(packet) && rf_find_endpoint(&packet->source, &policy) > 0 &&
+			policy.interface == skb->ifindex;
 		/* Nearly all there is where pods are joined by routes. */
 		if (owned && !policy.bridge && !skb->vlan_present &&
 		    (packet->family == 4 || packet->protocol == RF_TCP || packet->protocol == RF_UDP))

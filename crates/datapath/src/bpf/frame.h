@@ -136,7 +136,9 @@ __noinline int rf_find_transport(struct __sk_buff *skb, struct rf_packet *packet
 		__u8 next = READ_ONCE(packet->protocol), header[4];
 		bool options = next == 0 || next == 60, routing = next == 43, fragment = next == 44, auth = next == 51;
 
-		if (bpf_skb_load_bytes(skb, READ_ONCE(packet->cursor), header, sizeof(header)))
+		/* What lies in the frame behind the packet is none of it. */
+		if (READ_ONCE(packet->cursor) + sizeof(header) > RF_ETHERNET_HEADER + packet->length ||
+		    bpf_skb_load_bytes(skb, READ_ONCE(packet->cursor), header, sizeof(header)))
 			return next == 59 ? (int)READ_ONCE(packet->cursor) : -1; /* 59: nothing follows */
 		if (!options && !routing && !fragment && !auth)
 			return READ_ONCE(packet->cursor);

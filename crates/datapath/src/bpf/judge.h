@@ -20,7 +20,6 @@
 /* Beside the flags of the configuration: the question is about a connection that was open before. */
 #define RF_OPEN (1U << 31)
 
-
 struct rf_judgement {
 	__u64 egress_cause;
 	__u64 ingress_cause;

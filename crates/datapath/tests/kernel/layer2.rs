@@ -162,7 +162,9 @@ impl Stage {
             let packet = Ip { hops: 255, ..Ip::new(source, "ff02::1", 58) };
             let message = packet.icmpv6(kind, &body);
             attack(name, ALL_NODES, attacker, 0x86dd, &packet.around(&message));
-            // Behind a header with nothing in it.
+            // Behind a header with nothing in it, or as a fragment that is the whole.
+            let fragment = Ip { fragment: Some((0, false, 5)), ..packet.clone() };
+            attack(&format!("{name}, as a fragment"), ALL_NODES, attacker, 0x86dd, &fragment.around(&message));
             let hidden = Ip { options: vec![58, 0, 1, 4, 0, 0, 0, 0], first: 60, ..packet };
             attack(&format!("{name}, hidden"), ALL_NODES, attacker, 0x86dd, &hidden.around(&message));
         }
