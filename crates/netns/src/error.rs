@@ -5,7 +5,8 @@ use std::io;
 /// Result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failed operation on a namespace, link, address or route.
+/// A failed operation on a namespace, link, address or route. It says its cause itself, and so has no source: who prints a
+/// chain of causes would tell it twice.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {object}: {cause}{}", hint(cause, operation))]
 pub struct Error {
@@ -14,7 +15,6 @@ pub struct Error {
     /// What it was tried on: a name, an address.
     pub object: String,
     /// The kernel's answer.
-    #[source]
     pub cause: io::Error,
 }
 

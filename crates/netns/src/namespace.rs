@@ -6,15 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::run_dir::{RUN_DIR, on_thread, remove_covered, share, uncovered};
 use crate::{Error, Netlink, Result};
-
-/// Where namespaces have their names, as `ip netns` has them.
-pub const RUN_DIR: &str = "/run/netns";
 
 /// A network namespace held open. Dropping it closes the handle; a named namespace stays until it is deleted.
 #[derive(Debug)]
@@ -28,7 +25,7 @@ impl Namespace {
     pub fn create(name: &str) -> Result<Self> {
         let fail = |cause: io::Error| Error::new("create network namespace", name, cause);
         let path = named_path(name).map_err(fail)?;
-        fs::create_dir_all(RUN_DIR).map_err(fail)?;
+        share().map_err(fail)?;
         File::options().write(true).create_new(true).open(&path).map_err(fail)?;
         let bound = on_thread("netns-create", || -> io::Result<()> {
             unshare(CloneFlags::CLONE_NEWNET)?;
@@ -48,7 +45,10 @@ impl Namespace {
     pub fn open(name: &str) -> Result<Self> {
         let fail = |cause: io::Error| Error::new("open network namespace", name, cause);
         let path = named_path(name).map_err(fail)?;
-        let file = File::open(&path).map_err(fail)?;
+        let mut file = File::open(&path).map_err(fail)?;
+        if !is_namespace(&file) {
+            file = uncovered(|| File::open(&path)).map_err(fail)?;
+        }
         if !is_namespace(&file) {
             let cause = io::Error::new(io::ErrorKind::InvalidData, "the file is no namespace (left by a crash?)");
             return Err(fail(cause));
@@ -80,6 +80,7 @@ impl Namespace {
         match fs::remove_file(&path) {
             Ok(()) => Ok(()),
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(cause) if cause.kind() == io::ErrorKind::ResourceBusy => remove_covered(&path).map_err(fail),
             Err(cause) => Err(fail(cause)),
         }
     }
@@ -146,14 +147,6 @@ impl AsFd for Namespace {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
-}
-
-/// Runs a closure on a thread of its own and waits; a panic there is an error here.
-fn on_thread<T: Send>(name: &str, closure: impl FnOnce() -> T + Send) -> io::Result<T> {
-    thread::scope(|scope| {
-        let handle = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, closure)?;
-        handle.join().map_err(|_panic| io::Error::other("the thread inside the namespace panicked"))
-    })
 }
 
 /// Path of a name, which must be a plain file name.

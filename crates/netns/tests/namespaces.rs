@@ -7,6 +7,8 @@ use std::net::{IpAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use ringfence_netns::{Link, Namespace, Route, Tunnel, VethEnd, Vxlan};
 
 /// A namespace that goes with the test.
@@ -290,4 +292,86 @@ fn errors_name_operation_object_cause_and_hint() {
     let error =
         netlink.set_route(&Route::via("10.1.0.0/16".parse().unwrap(), "10.2.0.1".parse().unwrap())).unwrap_err();
     assert!(error.to_string().contains("hint: the gateway must be reachable"), "{error}");
+}
+
+/// Runs a test on a machine where nobody has used named namespaces yet: a mount namespace with a `/run` of its own.
+fn untouched(test: impl FnOnce() + Send) {
+    let run = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        test();
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
+}
+
+/// How often something is mounted on a path, visible or not.
+fn mounts(path: &str) -> usize {
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+    table.lines().filter(|line| line.split(' ').nth(4) == Some(path)).count()
+}
+
+fn ip_netns(arguments: &[&str]) {
+    let done = Command::new("ip").arg("netns").args(arguments).status().unwrap();
+    assert!(done.success(), "ip netns {arguments:?}");
+}
+
+#[test]
+fn another_program_s_first_namespace_covers_nothing() {
+    if !root() {
+        return;
+    }
+    untouched(|| {
+        let namespace = Namespace::create("ours").unwrap();
+        ip_netns(&["add", "theirs"]);
+        assert_eq!(mounts("/run/netns/ours"), 1);
+        assert_eq!(Namespace::list("").unwrap(), ["ours", "theirs"]);
+        assert_eq!(Namespace::open("ours").unwrap().inode().unwrap(), namespace.inode().unwrap());
+        Namespace::delete("ours").unwrap();
+        assert_eq!(Namespace::list("").unwrap(), ["theirs"]);
+        ip_netns(&["exec", "theirs", "true"]);
+    });
+}
+
+#[test]
+fn a_namespace_that_was_covered_can_be_entered_and_deleted() {
+    if !root() {
+        return;
+    }
+    untouched(|| {
+        // As earlier versions made it: the directory is no mount.
+        std::fs::create_dir_all("/run/netns").unwrap();
+        std::fs::write("/run/netns/old", "").unwrap();
+        let here = Namespace::current().unwrap().inode().unwrap();
+        let bind = mount(
+            Some("/proc/thread-self/ns/net"),
+            "/run/netns/old",
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        );
+        bind.unwrap();
+        for name in ["first", "second"] {
+            ip_netns(&["add", name]);
+        }
+        assert_eq!(mounts("/run/netns/old"), 2, "iproute2 covers what was there");
+        assert_eq!(Namespace::open("old").unwrap().inode().unwrap(), here);
+        // Also where what covers it does not show the namespace again.
+        nix::mount::umount("/run/netns/old").unwrap();
+        assert_eq!(Namespace::open("old").unwrap().inode().unwrap(), here);
+        Namespace::delete("old").unwrap();
+        assert_eq!((mounts("/run/netns/old"), Namespace::list("").unwrap().len()), (0, 2));
+        Namespace::delete("old").unwrap();
+        ip_netns(&["exec", "first", "true"]);
+        Namespace::create("old").unwrap();
+        Namespace::delete("old").unwrap();
+    });
+}
+
+#[test]
+fn a_cause_is_told_once() {
+    let error = Namespace::open("rf-netns-test-nobody-has-this-name").unwrap_err();
+    assert!(std::error::Error::source(&error).is_none(), "who prints a chain of causes would tell it twice: {error}");
+    assert_eq!(error.to_string().matches("No such file").count(), 1, "{error}");
 }
