@@ -11,6 +11,7 @@ use ringfence_engine::{CauseId, Delta, Plan};
 use crate::abi::{ConfigValue, CounterValue, FlowKey, FlowValue, flags};
 use crate::apply::Maps;
 use crate::doors::{Doors, sweep};
+use crate::kept::Kept;
 use crate::kernel::grace_period;
 use crate::known::Known;
 use crate::namespace::Namespace;
@@ -40,8 +41,22 @@ pub struct Datapath {
     state: State,
     /// The whole plan has been synced, and every change since was carried out.
     in_step: bool,
-    /// The program on new maps, to be attached once these are filled.
-    pending: Option<Object>,
+    /// The program on our maps.
+    program: Object,
+    /// It is to be attached once these are filled: an old one enforces with others.
+    pending: bool,
+    kept: Kept,
+}
+
+/// What others undid of the enforcement, and [`Datapath::mend`] put right.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Undone {
+    /// Links that were detached: packets of their hook and family passed unjudged.
+    pub detached: usize,
+    /// Pins that were removed, of links and of maps.
+    pub unpinned: usize,
+    /// The pin directory, or the file system it is on, was gone.
+    pub directory: bool,
 }
 
 impl Datapath {
@@ -61,18 +76,17 @@ impl Datapath {
         let pins = Pins::open(&config.pin_dir, Version::new(&config.sizes))?;
         let namespace = Namespace::current()?;
         check_namespace(&pins, namespace.inode)?;
+        pins.set_remains_aside()?;
         conntrack::keep_active()?;
-        let fresh = !pins.maps().exists();
-        let loaded = if fresh {
+        let program = if pins.maps().exists() {
+            load(&[PROGRAM], &config.sizes, Some(&pins.maps()))?
+        } else {
             let object = load(&[PROGRAM], &config.sizes, None)?;
             pin_maps(&pins, &object)?;
-            Some(object)
-        } else if links::are_attached(&pins) {
-            None
-        } else {
-            Some(load(&[PROGRAM], &config.sizes, Some(&pins.maps()))?)
+            object
         };
         let mut datapath = Self {
+            kept: Kept::open(&pins)?,
             maps: Maps::open(&pins.maps())?,
             flows: Table::open(&pins.maps(), "flows")?,
             drops: PerCpu::open(&pins.maps(), "drops")?,
@@ -83,10 +97,11 @@ impl Datapath {
             pins,
             state: State::default(),
             in_step: false,
-            pending: None,
+            program,
+            pending: false,
         };
         datapath.configure()?;
-        datapath.attach(loaded)?;
+        datapath.attach()?;
         Ok(datapath)
     }
 
@@ -104,14 +119,34 @@ impl Datapath {
         })
     }
 
-    /// Attaches a program that was loaded; at once unless an old one enforces with other maps.
-    fn attach(&mut self, loaded: Option<Object>) -> Result<(), Error> {
-        let Some(object) = loaded else { return links::remove_others(&self.pins) };
-        if self.pins.other_links()?.1 {
-            return links::replace(&self.pins, &object);
+    /// Attaches the program, if it is not; at once unless an old one enforces with other maps.
+    fn attach(&mut self) -> Result<(), Error> {
+        if links::are_attached(&self.pins) {
+            links::remove_others(&self.pins)?;
+        } else if self.pins.other_links()?.1 {
+            links::replace(&self.pins, &self.program)?;
+        } else {
+            self.pending = true;
+            return Ok(());
         }
-        self.pending = Some(object);
-        Ok(())
+        self.kept = Kept::open(&self.pins)?;
+        self.mend().map(drop)
+    }
+
+    /// Looks whether what enforces is still attached and pinned, and sees to it that it is. Links and maps are held open, so
+    /// nothing passes for want of a pin while this process lives; without pins it would when the process ends.
+    ///
+    /// # Errors
+    /// What cannot be put right from here: the next call tries again.
+    pub fn mend(&mut self) -> Result<Undone, Error> {
+        let mut undone = Undone::default();
+        if !self.pending {
+            undone.detached = self.namespace.enter(|| self.kept.attach(&self.program))?;
+        }
+        undone.directory = self.pins.restore()?;
+        // Links that were attached anew have not been pinned yet.
+        undone.unpinned = self.kept.pin()?.saturating_sub(undone.detached);
+        Ok(undone)
     }
 
     /// Makes the kernel enforce exactly this plan, whatever it enforces now. Only the difference is written, in an
@@ -125,9 +160,10 @@ impl Datapath {
         // What a process before us freed a moment ago may still be read.
         grace_period();
         self.carry_out(transition(&self.state, plan))?;
-        if let Some(object) = &self.pending {
-            self.namespace.enter(|| links::replace(&self.pins, object))?;
-            self.pending = None;
+        if self.pending {
+            self.namespace.enter(|| links::replace(&self.pins, &self.program))?;
+            self.kept = Kept::open(&self.pins)?;
+            self.pending = false;
         }
         self.in_step = true;
         Ok(())
@@ -305,9 +341,10 @@ impl Datapath {
 
     /// Ends enforcement and removes every trace of it.
     pub fn detach(self) -> Result<(), Error> {
-        let Self { namespace, pins, maps, flows, drops, doors, known, .. } = self;
+        let Self { namespace, pins, maps, flows, drops, doors, known, kept, .. } = self;
         drop((maps, flows, drops, doors, known));
         pins.remove_all()?;
+        kept.detach();
         namespace.enter(|| {
             sweep(|_| false)?;
             conntrack::release()
@@ -344,7 +381,8 @@ fn check_namespace(pins: &Pins, own: u64) -> Result<(), Error> {
 /// The maps that are pinned, if any, and the network namespace they are for, if that is known.
 fn pinned_namespace(pins: &Pins) -> Result<Option<(PathBuf, u64)>, Error> {
     let Some(maps) = pins.any_maps()? else { return Ok(None) };
-    let config = Table::<u32, ConfigValue>::open(&maps, "config")?;
+    // Somebody may have removed this pin: then nothing is known.
+    let Ok(config) = Table::<u32, ConfigValue>::open(&maps, "config") else { return Ok(None) };
     let pinned = config.get(&0).ok().flatten().map_or(0, |config| config.netns);
     Ok((pinned != 0).then_some((maps, pinned)))
 }

@@ -49,6 +49,12 @@ pub enum Error {
         /// Why not.
         error: io::Error,
     },
+    /// What is pinned is in a file system that only this process's container has mounted.
+    #[error(
+        "the file system of {0} was unmounted on the node: what is pinned enforces, but only until this container ends. hint: \
+         mount it on the node (`mount -t bpf bpf /sys/fs/bpf`) and start the agent anew"
+    )]
+    Unmounted(PathBuf),
     /// The kernel refused something of BPF.
     #[error("cannot {what}: {error:#}")]
     Bpf {

@@ -1,5 +1,7 @@
 //! What this kernel can do, and what is missing in words.
 
+mod permission;
+
 use std::fmt;
 use std::path::Path;
 
@@ -63,7 +65,11 @@ pub fn probe() -> Features {
         "BTF",
         "the program adapts to the kernel by its type information (CONFIG_DEBUG_INFO_BTF)".into(),
     );
-    if root {
+    let forbidden = root.then(permission::denied).flatten();
+    if let Some(why) = &forbidden {
+        need(false, "permission", why.clone());
+    }
+    if root && forbidden.is_none() {
         let refused = |what: &str| format!("the kernel refuses {what} (CONFIG_BPF_SYSCALL, CONFIG_NETFILTER_BPF_LINK)");
         let netfilter = ProgramType::Netfilter.is_supported().unwrap_or(false);
         need(netfilter, "netfilter programs", refused("programs of type netfilter"));

@@ -1,6 +1,10 @@
 //! What is asked of the kernel beside single elements of maps.
 
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +35,17 @@ fn wait_for_programs() -> libbpf_rs::Result<()> {
     options.inner_map_fd = fd.cast_unsigned();
     let outer = MapHandle::create(MapType::ArrayOfMaps, Some("rf_grace"), SIZE, SIZE, 1, &options)?;
     outer.update(&0u32.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
+}
+
+/// Pins a link or a map, whatever it was pinned at before: the library pins a link only once.
+#[expect(unsafe_code, reason = "the library's function refuses a link that was pinned, also if the pin is gone")]
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: the path ends in a zero and outlives the call, which only reads it.
+    match unsafe { libbpf_sys::bpf_obj_pin(object.as_raw_fd(), path.as_ptr()) } {
+        0 => Ok(()),
+        error => Err(io::Error::from_raw_os_error(-error)),
+    }
 }
 
 /// One call of `BPF_MAP_LOOKUP_BATCH`. Fills `keys` and `values` from the front and returns how many elements there

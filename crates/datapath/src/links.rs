@@ -12,6 +12,13 @@ use crate::Error;
 use crate::object::PROGRAM;
 use crate::pins::{Pins, stage};
 
+/// Where a link is attached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hook {
+    family: i32,
+    hook: i32,
+}
+
 /// Name of the pin, family, hook.
 const HOOKS: [(&str, i32, i32); 4] = [
     ("ipv4-postrouting", NFPROTO_IPV4, NF_INET_POST_ROUTING),
@@ -39,7 +46,8 @@ pub(crate) fn are_attached(pins: &Pins) -> bool {
 /// Attaches the program to all hooks beside what is there, and only then removes what was there before.
 pub(crate) fn replace(pins: &Pins, object: &Object) -> Result<(), Error> {
     stage(&pins.links(), |staging| {
-        HOOKS.iter().try_for_each(|(name, family, hook)| attach(object, &staging.join(name), *family, *hook))
+        let hook = |(family, hook)| Hook { family, hook };
+        HOOKS.iter().try_for_each(|(name, family, at)| attach(object, &staging.join(name), hook((*family, *at))))
     })?;
     remove_others(pins)
 }
@@ -55,7 +63,7 @@ pub(crate) fn remove_others(pins: &Pins) -> Result<(), Error> {
 /// Detaches and unpins the links of a directory.
 pub(crate) fn remove(directory: &Path) -> Result<(), Error> {
     for path in entries(directory)? {
-        let link = Link::open(&path).map_err(Error::bpf(format!("open the link pinned at {}", path.display())))?;
+        let link = open(&path)?;
         // At once, where closing the last reference would do it some time later.
         if let Err(error) = link.detach() {
             tracing::debug!(%error, path = %path.display(), "the link goes when it is closed");
@@ -65,28 +73,66 @@ pub(crate) fn remove(directory: &Path) -> Result<(), Error> {
     fs::remove_dir(directory).map_err(Error::path("remove", directory))
 }
 
-fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(crate) fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = fs::read_dir(directory).map_err(Error::path("list", directory))?;
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-fn attach(object: &Object, pin: &Path, family: i32, hook: i32) -> Result<(), Error> {
-    let program = object.progs_mut().find(|program| program.name() == PROGRAM).ok_or_else(|| Error::Bpf {
-        what: format!("find the BPF program `{PROGRAM}`"),
-        error: libbpf_rs::Error::from_raw_os_error(nix::libc::ENOENT),
-    })?;
+/// The link pinned at a path.
+pub(crate) fn open(path: &Path) -> Result<Link, Error> {
+    Link::open(path).map_err(Error::bpf(format!("open the link pinned at {}", path.display())))
+}
+
+impl Hook {
+    /// The hook of a link, by the name of its pin.
+    pub(crate) fn of(pin: &Path) -> Option<Self> {
+        let name = pin.file_name()?;
+        HOOKS.iter().find(|hook| name == hook.0).map(|(_, family, hook)| Self { family: *family, hook: *hook })
+    }
+
+    /// Attaches the program once.
+    fn attach(self, object: &Object, priority: i32) -> libbpf_rs::Result<Link> {
+        let program = object
+            .progs_mut()
+            .find(|program| program.name() == PROGRAM)
+            .ok_or_else(|| libbpf_rs::Error::from_raw_os_error(nix::libc::ENOENT))?;
+        program.attach_netfilter_with_opts(NetfilterOpts {
+            protocol_family: self.family,
+            hooknum: self.hook,
+            priority,
+            flags: DEFRAGMENT,
+            ..NetfilterOpts::default()
+        })
+    }
+
+    /// Attaches the program where a link says it is, if it is not. A link that somebody detached goes on saying so; but no
+    /// two may share a priority, and a link that is alive holds its own.
+    pub(crate) fn attach_anew(self, object: &Object, link: &Link) -> Result<Option<Link>, Error> {
+        let Some(priority) = priority(link) else { return Ok(None) };
+        match self.attach(object, priority) {
+            Ok(link) => Ok(Some(link)),
+            Err(error) if is_busy(&error) => Ok(None),
+            Err(error) => Err(self.refused(error)),
+        }
+    }
+
+    fn refused(self, error: libbpf_rs::Error) -> Error {
+        Error::bpf(format!("attach to netfilter (family {}, hook {})", self.family, self.hook))(error)
+    }
+}
+
+/// The library keeps the kernel's answer to itself, but for its words.
+fn is_busy(error: &libbpf_rs::Error) -> bool {
+    let busy = std::io::Error::from_raw_os_error(nix::libc::EBUSY).to_string();
+    format!("{error:#}").contains(&busy)
+}
+
+fn attach(object: &Object, pin: &Path, hook: Hook) -> Result<(), Error> {
     let end = Instant::now() + LEAVING;
     loop {
         let mut refused = None;
         for priority in PRIORITIES {
-            let options = NetfilterOpts {
-                protocol_family: family,
-                hooknum: hook,
-                priority,
-                flags: DEFRAGMENT,
-                ..NetfilterOpts::default()
-            };
-            match program.attach_netfilter_with_opts(options) {
+            match hook.attach(object, priority) {
                 Ok(mut link) => {
                     return link.pin(pin).map_err(Error::bpf(format!("pin a link at {}", pin.display())));
                 }
@@ -95,7 +141,7 @@ fn attach(object: &Object, pin: &Path, family: i32, hook: i32) -> Result<(), Err
         }
         match refused {
             Some(error) if Instant::now() >= end => {
-                return Err(Error::bpf(format!("attach to netfilter (family {family}, hook {hook})"))(error));
+                return Err(hook.refused(error));
             }
             _ => thread::sleep(PAUSE),
         }
@@ -104,12 +150,16 @@ fn attach(object: &Object, pin: &Path, family: i32, hook: i32) -> Result<(), Err
 
 /// The priorities of the links of our version, by hook; for those who want to know how it is attached.
 pub(crate) fn priorities(pins: &Pins) -> Vec<(&'static str, i32)> {
-    let priority = |path: PathBuf| match Link::open(path).ok()?.info().ok()?.info {
-        LinkTypeInfo::Netfilter(info) => Some(info.priority),
-        _ => None,
-    };
     if !are_attached(pins) {
         return Vec::new();
     }
-    HOOKS.iter().filter_map(|(name, ..)| Some((*name, priority(pins.links().join(name))?))).collect()
+    HOOKS.iter().filter_map(|(name, ..)| Some((*name, priority(&open(&pins.links().join(name)).ok()?)?))).collect()
+}
+
+/// The priority a link is, or was, attached at.
+fn priority(link: &Link) -> Option<i32> {
+    match link.info().ok()?.info {
+        LinkTypeInfo::Netfilter(info) => Some(info.priority),
+        _ => None,
+    }
 }

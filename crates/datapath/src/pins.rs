@@ -15,8 +15,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::Error;
-use crate::object::Version;
+use crate::object::{MAPS, Version};
+use crate::{Error, mounts};
 
 const SYSTEM_BPFFS: &str = "/sys/fs/bpf";
 /// bpffs allows no dots in names.
@@ -28,20 +28,34 @@ pub(crate) struct Pins {
     root: PathBuf,
     version: Version,
     lock: Flock<File>,
+    /// The file system is mounted on the node, and this is a container that hears when it is not any more.
+    receives: bool,
 }
 
 impl Pins {
     /// Makes sure of the directory and of a bpffs below it, and locks it.
     pub(crate) fn open(root: &Path, version: Version) -> Result<Self, Error> {
         prepare(root)?;
-        let directory = File::open(root).map_err(Error::path("open", root))?;
-        let lock = Flock::lock(directory, FlockArg::LockExclusiveNonblock)
-            .map_err(|(_, _)| Error::Busy(root.to_path_buf()))?;
-        let pins = Self { root: root.to_path_buf(), version, lock };
+        let lock = lock(root)?;
+        let receives = mounts::receives(root);
+        let pins = Self { root: root.to_path_buf(), version, lock, receives };
         for name in pins.names()?.iter().filter(|name| name.ends_with(STAGING)) {
             pins.remove(name)?;
         }
         Ok(pins)
+    }
+
+    /// Makes sure again of the directory and of a bpffs below it. True if it was gone or another has its name.
+    pub(crate) fn restore(&mut self) -> Result<bool, Error> {
+        let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
+        let own = self.lock.metadata().map(identity).map_err(Error::path("stat", &self.root))?;
+        if fs::metadata(&self.root).is_ok_and(|found| identity(found) == own) {
+            let is_seen = !self.receives || mounts::receives(&self.root);
+            return if is_seen { Ok(false) } else { Err(Error::Unmounted(self.root.clone())) };
+        }
+        prepare(&self.root)?;
+        self.lock = lock(&self.root)?;
+        Ok(true)
     }
 
     pub(crate) fn maps(&self) -> PathBuf {
@@ -54,6 +68,38 @@ impl Pins {
 
     fn links_prefix(&self) -> String {
         format!("links-{:016x}-", self.version.layout)
+    }
+
+    /// Every directory with links, of whichever version.
+    pub(crate) fn all_links(&self) -> Result<Vec<PathBuf>, Error> {
+        Ok(self.names()?.iter().filter(|name| name.starts_with("links-")).map(|name| self.root.join(name)).collect())
+    }
+
+    /// Makes do with pins of our layout of which somebody removed some. Links whose maps are gone, or that are not all there,
+    /// go on enforcing under another name until others take their place. Some maps without the rest are of no use.
+    pub(crate) fn set_remains_aside(&self) -> Result<(), Error> {
+        let whole = MAPS.iter().all(|name| self.maps().join(name).exists());
+        if !whole && self.maps().exists() {
+            remove_directory(&self.maps())?;
+        }
+        let ours = self.links_prefix();
+        for path in self.all_links()? {
+            let is_ours = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(ours.as_bytes()));
+            if is_ours && !whole {
+                self.rename(&path, "links-aside-")?;
+            } else if path == self.links() && !crate::links::are_attached(self) {
+                // These share our maps, and their name goes on saying so.
+                self.rename(&path, &format!("{ours}aside-"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames a directory to the first free name that begins so.
+    fn rename(&self, path: &Path, prefix: &str) -> Result<(), Error> {
+        let mut names = (0_u32..).map(|number| self.root.join(format!("{prefix}{number}")));
+        let free = names.find(|name| !name.exists()).unwrap_or_else(|| self.root.join(prefix));
+        fs::rename(path, free).map_err(Error::path("rename", path))
     }
 
     /// Link directories of other programs; and whether all of these share our maps.
@@ -149,6 +195,11 @@ pub fn mount_system_bpffs() -> Result<bool, Error> {
         return Ok(false);
     }
     mount_bpffs(system).map(|()| true)
+}
+
+fn lock(root: &Path) -> Result<Flock<File>, Error> {
+    let directory = File::open(root).map_err(Error::path("open", root))?;
+    Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, _)| Error::Busy(root.to_path_buf()))
 }
 
 /// Creates the directory, on a bpffs.

@@ -1,0 +1,203 @@
+//! What others do to pins and links takes no policy away while an agent lives, and is put right.
+
+use std::fs;
+use std::path::PathBuf;
+
+use libbpf_rs::Link;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use ringfence_datapath::{Datapath, Undone};
+
+use crate::kit::net::{Joint, Net, WORLD, address};
+use crate::kit::plan::Hand;
+use crate::kit::talk::{Echo, Flood, is_refused, reaches};
+use ringfence_engine::Plan;
+use ringfence_model::Protocol;
+
+/// The world may reach UDP port 80 of the pod and nothing else.
+fn guarded() -> Plan {
+    let hand = Hand::default().endpoint(&address(2), 100, 0).isolated(100, 1000).peer(WORLD, 50);
+    hand.allow(100, 50, &[(Protocol::UDP, 80)], 1001, 1000).plan
+}
+
+/// Directories of pins, and the pins in them, that begin so.
+fn pins(net: &Net, prefix: &str) -> Vec<PathBuf> {
+    let directories = fs::read_dir(&net.pins.0).unwrap().flatten();
+    let directories = directories.filter(|entry| {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // The kernel has files of its own there.
+        name.starts_with(prefix) && name.contains("s-")
+    });
+    directories.flat_map(|entry| fs::read_dir(entry.path()).unwrap().flatten()).map(|entry| entry.path()).collect()
+}
+
+/// What a script does that "cleans" such a directory.
+fn remove(net: &Net, prefix: &str) {
+    for path in pins(net, prefix) {
+        fs::remove_file(&path).unwrap();
+        let _more_are_in_it = fs::remove_dir(path.parent().unwrap());
+    }
+    assert_eq!(pins(net, prefix), [""; 0].map(PathBuf::from));
+}
+
+fn unmount(net: &Net) {
+    umount2(&net.pins.0, MntFlags::MNT_DETACH).unwrap();
+    assert!(fs::read_dir(&net.pins.0).unwrap().next().is_none(), "what is below is empty");
+}
+
+#[test]
+fn pins_that_are_removed_open_nothing_and_are_put_back() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let net = Net::new(Joint::Routes, 1);
+    let mut datapath = net.open();
+    datapath.sync(&guarded()).unwrap();
+    let _server = Echo::new(&net.pods[0], &address(2), 22);
+    let denied = Flood::new(&net.world, &net.pods[0], &address(2), 81);
+    let allowed = Flood::new(&net.world, &net.pods[0], &address(2), 80);
+    assert_eq!(datapath.mend().unwrap(), Undone::default(), "nothing is undone");
+    let (links, maps) = (pins(&net, "links-").len(), pins(&net, "maps-").len());
+    let all = |datapath: &mut Datapath, expected: Undone| {
+        assert_eq!(datapath.mend().unwrap(), expected);
+        assert_eq!((pins(&net, "links-").len(), pins(&net, "maps-").len()), (links, maps));
+        assert_eq!(datapath.mend().unwrap(), Undone::default());
+    };
+    let unpinned = |unpinned| Undone { unpinned, ..Undone::default() };
+    for (what, count) in [("links-", links), ("maps-", maps), ("", links + maps)] {
+        remove(&net, what);
+        assert!(is_refused(&net.world, &address(2), 22), "{what} is gone, and the agent looks later");
+        all(&mut datapath, unpinned(count));
+    }
+    fs::remove_file(&pins(&net, "links-")[0]).unwrap();
+    fs::remove_file(&pins(&net, "maps-")[0]).unwrap();
+    all(&mut datapath, unpinned(2));
+    unmount(&net);
+    all(&mut datapath, Undone { unpinned: links + maps, directory: true, ..Undone::default() });
+    // What was put back is as good as what was there.
+    drop(datapath);
+    assert!(is_refused(&net.world, &address(2), 22), "the process is gone");
+    let datapath = net.open();
+    let (sent, received) = denied.end();
+    assert!(sent > 100 && received == 0, "{received} of {sent} denied packets passed");
+    let (sent, received) = allowed.end();
+    assert_eq!(sent, received, "nothing that is allowed was lost");
+    net.detach(datapath);
+}
+
+#[test]
+fn a_link_that_was_detached_is_attached_again() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let net = Net::new(Joint::Routes, 1);
+    let mut datapath = net.open();
+    datapath.sync(&guarded()).unwrap();
+    let _server = Echo::new(&net.pods[0], &address(2), 81);
+    for path in pins(&net, "links-") {
+        Link::open(path).unwrap().detach().unwrap();
+    }
+    assert!(reaches(&net.world, &address(2), 81), "nothing judges any more");
+    assert_eq!(datapath.mend().unwrap(), Undone { detached: 4, ..Undone::default() });
+    assert!(is_refused(&net.world, &address(2), 81));
+    assert_eq!(datapath.mend().unwrap(), Undone::default());
+    assert_eq!(pins(&net, "links-").len(), 4);
+    // The pins are those of the new links.
+    drop(datapath);
+    assert!(is_refused(&net.world, &address(2), 81));
+    // Detached while no agent is there: the next one finds that out.
+    for path in pins(&net, "links-") {
+        Link::open(path).unwrap().detach().unwrap();
+    }
+    let datapath = net.open();
+    assert!(is_refused(&net.world, &address(2), 81));
+    net.detach(datapath);
+}
+
+#[test]
+fn an_agent_makes_do_with_what_is_left_of_the_pins() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let net = Net::new(Joint::Routes, 1);
+    let mut datapath = net.open();
+    datapath.sync(&guarded()).unwrap();
+    drop(datapath);
+    let _server = Echo::new(&net.pods[0], &address(2), 22);
+    let denied = Flood::new(&net.world, &net.pods[0], &address(2), 81);
+    let allowed = Flood::new(&net.world, &net.pods[0], &address(2), 80);
+    for what in ["all maps", "one map", "config", "one link"] {
+        match what {
+            "all maps" => remove(&net, "maps-"),
+            "one link" => {
+                fs::remove_file(pins(&net, "links-").iter().find(|path| path.ends_with("ipv6-local-in")).unwrap())
+                    .unwrap()
+            }
+            _ => {
+                let name = if what == "config" { "config" } else { "peers" };
+                fs::remove_file(pins(&net, "maps-").iter().find(|path| path.ends_with(name)).unwrap()).unwrap();
+            }
+        }
+        assert!(is_refused(&net.world, &address(2), 22), "{what}");
+        let mut datapath = net.open();
+        assert!(is_refused(&net.world, &address(2), 22), "{what}: what is left enforces until the first sync");
+        datapath.sync(&guarded()).unwrap();
+        assert_eq!((pins(&net, "links-").len(), datapath.attachments().len()), (4, 4), "{what}");
+        assert_eq!(datapath.mend().unwrap(), Undone::default(), "{what}");
+        drop(datapath);
+    }
+    let (sent, received) = denied.end();
+    assert!(sent > 100 && received == 0, "{received} of {sent} denied packets passed");
+    let (sent, received) = allowed.end();
+    assert_eq!(sent, received, "nothing that is allowed was lost");
+    let datapath = net.open();
+    net.detach(datapath);
+    assert!(!net.pins.0.exists());
+}
+
+/// What a thread does in a mount namespace of its own, from which nothing gets out.
+fn mounting<T: Send>(receiving: MsFlags, work: impl FnOnce() -> T + Send) -> T {
+    let inside = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | receiving, None::<&str>).unwrap();
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(inside).join()).unwrap()
+}
+
+/// The agent's container has a mount of its own, which stays.
+#[test]
+fn a_container_hears_that_the_file_system_was_unmounted_on_the_node() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let net = Net::new(Joint::Routes, 1);
+    let _server = Echo::new(&net.pods[0], &address(2), 22);
+    mounting(MsFlags::MS_PRIVATE, || {
+        fs::create_dir_all(&net.pins.0).unwrap();
+        mount(Some("bpf"), &net.pins.0, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
+        mount(None::<&str>, &net.pins.0, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let (unmounted, wait) = std::sync::mpsc::channel::<()>();
+        let net = &net;
+        std::thread::scope(|scope| {
+            let container = scope.spawn(move || {
+                mounting(MsFlags::MS_SLAVE, move || {
+                    let mut datapath = net.open();
+                    datapath.sync(&guarded()).unwrap();
+                    assert_eq!(datapath.mend().unwrap(), Undone::default());
+                    tell.send(()).unwrap();
+                    wait.recv().unwrap();
+                    let error = datapath.mend().unwrap_err().to_string();
+                    assert!(error.contains("was unmounted on the node"), "{error}");
+                    assert!(is_refused(&net.world, &address(2), 22), "and goes on enforcing");
+                    net.detach(datapath);
+                });
+            });
+            told.recv().unwrap();
+            umount2(&net.pins.0, MntFlags::MNT_DETACH).unwrap();
+            unmounted.send(()).unwrap();
+            container.join().unwrap();
+        });
+    });
+}
