@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use ringfence_datapath::{
-    ApplyError, Datapath, Drop, Event, Events, Features, Guarded, Interface, LinkHook, Outcome, Port, Sizes,
+    ApplyError, Datapath, Drop, Event, Events, Features, Guarded, Interface, LinkHook, Outcome, Port, Sizes, Undone,
 };
 use ringfence_engine::{CauseId, Delta, Limits, Plan};
 use ringfence_netns::Tunnel;
@@ -103,6 +103,22 @@ fn features(found: &Features) -> Vec<Feature> {
     [kernel, links].into_iter().chain(missing).collect()
 }
 
+/// What somebody did, by what is missing.
+fn found(undone: Undone) -> String {
+    let Undone { detached, unpinned, directory } = undone;
+    let mut found = Vec::new();
+    if detached > 0 {
+        found.push(format!("{detached} links of the program were detached, and packets passed there unjudged"));
+    }
+    if directory {
+        found.push("the pin directory was removed, or its file system unmounted".to_owned());
+    }
+    if unpinned > 0 {
+        found.push(format!("{unpinned} pins of links and maps were removed"));
+    }
+    format!("{}; all is attached and pinned again", found.join("; "))
+}
+
 impl From<ApplyError> for EnforceError {
     fn from(error: ApplyError) -> Self {
         let message = error.to_string();
@@ -175,6 +191,11 @@ impl Enforcer for Kernel {
 
     fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError> {
         Ok(self.datapath.set_pod_ranges(ranges.iter().copied())?)
+    }
+
+    fn mend(&mut self) -> Result<Option<String>, EnforceError> {
+        let undone = self.datapath.mend().map_err(|error| EnforceError::Kernel(error.to_string()))?;
+        Ok((undone != Undone::default()).then(|| found(undone)))
     }
 
     fn facts(&mut self) -> Facts {

@@ -37,6 +37,9 @@ pub trait Enforcer: Send {
     ) -> Result<(), EnforceError>;
     /// The ranges of all nodes' pods.
     fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError>;
+    /// Looks whether what enforces is still where it belongs, and sees to it that it is. What was found undone and is mended,
+    /// as a sentence; what cannot be mended is the error.
+    fn mend(&mut self) -> Result<Option<String>, EnforceError>;
     /// Facts for status and metrics, read now.
     fn facts(&mut self) -> Facts;
     /// How much each cause decided, read now.

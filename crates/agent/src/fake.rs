@@ -28,6 +28,7 @@ pub(crate) enum Call {
     Tunnels(BTreeSet<Tunnel>),
     Known(BTreeSet<IpAddr>, BTreeSet<IpAddr>),
     PodRanges(BTreeSet<IpNet>),
+    Mend,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +41,7 @@ struct Memory {
     taken: BTreeSet<u32>,
     too_old: bool,
     limits: Limits,
+    undone: Option<String>,
 }
 
 /// The kernel, in memory.
@@ -102,6 +104,11 @@ impl FakeKernel {
         Guarded { failed: self.0.lock().refused.clone(), restored, ..Guarded::default() }
     }
 
+    /// Has the next look find something undone.
+    pub(crate) fn undo(&self, what: &str) {
+        self.0.lock().undone = Some(what.to_owned());
+    }
+
     fn called(&self, call: Call, change: impl FnOnce(&mut Plan)) -> Result<(), EnforceError> {
         let mut memory = self.0.lock();
         memory.calls.push(call);
@@ -159,6 +166,11 @@ impl Enforcer for FakeKernel {
 
     fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError> {
         self.called(Call::PodRanges(ranges.clone()), |_| {})
+    }
+
+    fn mend(&mut self) -> Result<Option<String>, EnforceError> {
+        self.called(Call::Mend, |_| {})?;
+        Ok(self.0.lock().undone.take())
     }
 
     fn facts(&mut self) -> Facts {

@@ -301,13 +301,11 @@ pub(crate) fn listen(groups: u32, changed: impl Fn() -> bool) -> std::io::Result
 /// Starts looking: the sender takes nudges.
 pub(crate) fn start(core: Handle) -> std::io::Result<Sender<Nudge>> {
     let (nudges, receiver) = mpsc::channel();
-    std::thread::Builder::new().name("scout".into()).spawn(move || {
-        Scout::new(core, PathBuf::from(cni_cache::RESULTS)).run(&receiver);
-    })?;
-    let listener = nudges.clone();
-    std::thread::Builder::new().name("scout-listen".into()).spawn(move || {
+    let (scout, listener) = (Scout::new(core.clone(), PathBuf::from(cni_cache::RESULTS)), nudges.clone());
+    core.spawn("scout", move || scout.run(&receiver))?;
+    core.spawn("scout-listen", move || {
         if let Err(error) = listen(GROUPS, || listener.send(Nudge::Network).is_ok()) {
-            tracing::warn!(%error, "changes of links and routes go unnoticed until the next change of a pod");
+            tracing::error!(%error, "changes of links and routes cannot be followed");
         }
     })?;
     Ok(nudges)

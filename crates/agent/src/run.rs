@@ -1,5 +1,6 @@
 //! Puts the parts together and runs them until told to stop.
 
+use std::convert::Infallible;
 use std::fs;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::ErrorKind;
@@ -12,19 +13,20 @@ use std::sync::mpsc::Sender;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use axum::Router;
 use ringfence_model::Name;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::chain::{self, Chain};
 use crate::clerk::{Clerk, Election, Terms, Writer};
 use crate::cluster;
 use crate::cni_cache;
-use crate::core::{Core, Gone, Handle, Message, Setup};
+use crate::core::{Core, Gone, Handle, Message, Part, Question, Setup};
 use crate::datapath;
 use crate::dns::servers::Trusted;
 use crate::dns::{self, Listener};
@@ -51,6 +53,9 @@ const GIVING_BACK: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether another agent has ended.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// How often it is looked whether what enforces is still attached and pinned.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// What the agent is told on its command line.
 #[derive(Clone, Debug)]
@@ -102,6 +107,11 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // As the first process of a container this one is ended only by signals it asked for.
     let mut signals = Signals::new()?;
     let listener = listen(&config.socket)?;
+    // A port that is taken is an error before anything is changed on the node.
+    let public = match config.metrics {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
     let client = cluster::client(cluster::config(config.kubeconfig.as_deref()).await?)?;
     let (enforcer, source) = datapath::open(&config)?;
     let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
@@ -131,31 +141,36 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         cluster_domain: dns::own::domain(config.cluster_domain.as_deref()),
         clerk: changed,
     };
-    let planning = thread::Builder::new().name("core".into()).spawn(move || Core::new(setup).run(&messages))?;
+    let (planning_lives, planning_ended) = oneshot::channel::<Infallible>();
+    let planning = thread::Builder::new().name("core".into()).spawn(move || {
+        let _lives = planning_lives;
+        Core::new(setup).run(&messages)
+    })?;
     let flows = Flows::new();
     let (reading, told, counts) = (flows.clone(), core.clone(), Arc::clone(&meters));
-    thread::Builder::new().name("flows".into()).spawn(move || reading.run(source, &told, &counts))?;
-    let server = Server { core: core.clone(), flows, meters };
-    serve(listener, server.clone().socket(), closed.clone());
-    let roads = plug_in(&config, &core, &client)?;
+    core.spawn("flows", move || reading.run(source, &told, &counts))?;
+    let server = Server { core: core.clone(), flows, meters: Arc::clone(&meters) };
+    serve(listener, server.clone().socket(), closed.clone(), core.part("socket"));
+    if let Some(listener) = public {
+        serve(listener, server.public(), stop.clone(), core.part("probes and metrics"));
+    }
+    let roads = plug_in(&config, &core, &client, meters)?;
     if let Some(roads) = &roads {
         tables.tell_roads(roads.clone());
     }
-    if let Some(address) = config.metrics {
-        let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        serve(listener, server.public(), stop.clone());
-    }
-    let clerk = tokio::spawn(clerk.run(stop.clone()));
+    let clerk = tokio::spawn(living(core.part("clerk"), clerk.run(stop.clone())));
+    tokio::spawn(look(core.clone(), config.socket.clone()));
     tokio::spawn(async move { own.tell_own().await });
     tracing::info!(node = config.node, socket = %config.socket.display(), "started");
     let result = tokio::select! {
         () = signals.stop() => Ok(()),
+        _ended = planning_ended => Err(anyhow!("the agent is not whole any more")),
         ended = follow(client, &config, core.clone(), names.clone(), roads) => ended.context("the watch of the cluster ended"),
     };
     stop.cancel();
     // The change the thread is carrying out, if any, is finished first.
     let _ = core.tell(Message::Stop);
-    let died = planning.join().is_err();
+    let planned = planning.join();
     let _ = tokio::time::timeout(GIVING_BACK, clerk).await;
     // Answers that are held go on, and nobody makes tables anew that are to be taken away.
     names.tell(dns::Tell::Stop);
@@ -165,8 +180,13 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     // As long as it answers nobody cleans up behind it.
     closed.cancel();
     let _ = fs::remove_file(&config.socket);
-    if died {
-        bail!("the planning thread died; what is in the kernel stays in force");
+    let missing = match &planned {
+        // Told to stop, parts end.
+        Ok(missing) => missing.filter(|_| result.is_err()),
+        Err(_panic) => Some("core"),
+    };
+    if let Some(part) = missing {
+        bail!("the part {part:?} of the agent ended; what is in the kernel stays in force");
     }
     if config.detach {
         cleanup(&config.pin_dir)?;
@@ -176,7 +196,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// Installs the network plugin, chained or as the only one; then the sender takes news of nodes.
-fn plug_in(config: &Config, core: &Handle, client: &kube::Client) -> anyhow::Result<Option<Sender<Nudge>>> {
+fn plug_in(
+    config: &Config,
+    core: &Handle,
+    client: &kube::Client,
+    meters: Arc<Meters>,
+) -> anyhow::Result<Option<Sender<Nudge>>> {
     let Some(chain) = config.chain.clone() else {
         return if config.primary.is_some() {
             bail!("where the network configuration is must be told")
@@ -189,13 +214,13 @@ fn plug_in(config: &Config, core: &Handle, client: &kube::Client) -> anyhow::Res
     )?;
     let Some(primary) = &config.primary else {
         let wanted = chain::Wanted::Chained;
-        chain::start(chain, program, &config.socket, wanted, core.clone())
+        chain::start(chain, program, &config.socket, wanted, core.clone(), meters)
             .context("cannot install the network plugin")?;
         return Ok(None);
     };
     let there = Arc::new(Notify::new());
     tokio::spawn(primary::clear(client.clone(), config.node.clone(), Arc::clone(&there)));
-    primary::start(primary, chain, program, config, core.clone(), there).map(Some)
+    primary::start(primary, chain, program, config, core.clone(), there, meters).map(Some)
 }
 
 /// Follows the cluster, for ever.
@@ -211,6 +236,21 @@ async fn follow(
     let servers = dns::servers::follow(client.clone(), trusted, core.clone(), names);
     let services = services::follow(client.clone(), core.clone());
     tokio::try_join!(events::pump(client, core, roads), servers, services).map(drop)
+}
+
+/// Has the planning thread look after what enforces, now and then, until it is gone. For as long as it serves pods the network
+/// plugin is told so.
+async fn look(core: Handle, socket: PathBuf) {
+    let mut times = tokio::time::interval(LOOK);
+    times.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while core.tell(Message::Look).is_ok() {
+        if let Ok(Ok(())) = core.ask(Question::Serving).await
+            && let Err(error) = ringfence_cni::touch(&socket)
+        {
+            tracing::warn!(%error, "a runtime may take the network for gone as soon as this agent is");
+        }
+        times.tick().await;
+    }
 }
 
 /// What this process is called in an election: another one on the node is another candidate.
@@ -264,7 +304,7 @@ pub fn wait_for_end(socket: &Path, limit: Duration) -> anyhow::Result<()> {
 /// Removes a socket nobody listens on, what an agent keeps beside it, and the directory if nothing else is in it.
 pub fn forget(socket: &Path) -> anyhow::Result<()> {
     wait_for_end(socket, Duration::ZERO)?;
-    for path in [socket.to_path_buf(), journal(socket)] {
+    for path in [socket.to_path_buf(), journal(socket), ringfence_cni::stamp(socket)] {
         absent(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     let Some(dir) = socket.parent() else { return Ok(()) };
@@ -310,17 +350,29 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-fn serve<L>(listener: L, app: Router, stop: CancellationToken)
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}, for probes and metrics\nhint: --metrics (in the chart metrics.port) takes another")
+    })
+}
+
+fn serve<L>(listener: L, app: Router, stop: CancellationToken, part: Part)
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
 {
     let serving = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned());
-    tokio::spawn(async move {
+    tokio::spawn(living(part, async move {
         if let Err(error) = serving.await {
             tracing::error!(%error, "the socket is not served any more");
         }
-    });
+    }));
+}
+
+/// A task that is missed when it ends.
+async fn living(part: Part, task: impl Future<Output = ()>) {
+    task.await;
+    drop(part);
 }
 
 #[cfg(test)]

@@ -45,6 +45,7 @@ impl Server {
             .route("/v1/status", get(status))
             .route("/v1/plan", get(plan))
             .route("/v1/flows", get(flows))
+            .route("/v1/serving", get(serving))
             .route("/v1/endpoint/wait", post(wait))
             .route("/v1/endpoint/check", post(check))
             .route("/v1/endpoint/release", post(release))
@@ -95,6 +96,15 @@ async fn healthz(State(server): State<Server>) -> Response {
 
 async fn readyz(State(server): State<Server>) -> Response {
     match server.core.ask(Question::Ready).await {
+        Ok(Ok(())) => "ok\n".into_response(),
+        Ok(Err(why)) => failure(StatusCode::SERVICE_UNAVAILABLE, why),
+        Err(error) => gone(error),
+    }
+}
+
+/// Whether pods can be served, whatever else is the matter: the network plugin asks.
+async fn serving(State(server): State<Server>) -> Response {
+    match server.core.ask(Question::Serving).await {
         Ok(Ok(())) => "ok\n".into_response(),
         Ok(Err(why)) => failure(StatusCode::SERVICE_UNAVAILABLE, why),
         Err(error) => gone(error),

@@ -39,7 +39,7 @@ pub fn check(socket: &Path, patience: Duration, request: &WaitRequest) -> Result
     reply(&ask(socket, patience, Some("/v1/endpoint/check"), request)?)
 }
 
-/// Whether the agent has the whole cluster's policy in the kernel.
+/// Whether the agent can serve pods: the whole cluster's policy is in the kernel, and pods of this node have a network.
 pub fn ready(socket: &Path, patience: Duration) -> Result<(), Error> {
     ask(socket, patience, None, &()).map(drop)
 }
@@ -60,7 +60,7 @@ fn ask(socket: &Path, patience: Duration, path: Option<&str>, body: &impl Serial
              Connection: close\r\n\r\n{body}",
             body.len()
         ),
-        None => "GET /readyz HTTP/1.1\r\nHost: ringfence\r\nConnection: close\r\n\r\n".to_owned(),
+        None => "GET /v1/serving HTTP/1.1\r\nHost: ringfence\r\nConnection: close\r\n\r\n".to_owned(),
     };
     let (tell, told) = mpsc::channel();
     let place = socket.to_owned();

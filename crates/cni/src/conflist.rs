@@ -93,9 +93,20 @@ pub fn wrap(text: &str, file: &str, member: &Value) -> Result<String, Error> {
     Ok(print(&list))
 }
 
+/// The configuration that a list was made of by [`wrap`]; none if it was not made so.
+pub fn unwrap(text: &str) -> Option<String> {
+    let mut list = parse(text).ok().filter(|list| list.contains_key(WRAPS))?;
+    plugins(&mut list).ok()?.iter().find(|plugin| !is_ours(plugin)).map(|single| print_like(text, single))
+}
+
 /// Whether a list was made here, by [`wrap`] or [`primary`].
 pub fn is_made(text: &str) -> bool {
     parse(text).is_ok_and(|list| list.contains_key(WRAPS) || list.contains_key(PRIMARY))
+}
+
+/// Name of the network of a configuration.
+pub fn name(text: &str) -> Option<String> {
+    Some(parse(text).ok()?.get("name")?.as_str()?.to_owned())
 }
 
 /// Whether a configuration is a list of plugins, and not that of a single one.
@@ -195,7 +206,7 @@ fn print(value: &Value) -> String {
 }
 
 /// On one line if a text is, and ending as it does: what is put in and taken out leaves the usual forms byte for byte.
-fn print_like(text: &str, value: &Value) -> String {
+pub(crate) fn print_like(text: &str, value: &Value) -> String {
     let bare = text.trim_end();
     let end = &text[bare.len()..];
     if bare.contains('\n') { format!("{value:#}{end}") } else { format!("{value}{end}") }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::api::{CollectRequest, ReleaseRequest, WaitRequest};
-use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, agent, result};
+use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, agent, presence, result};
 
 /// How long all but `ADD` wait for the agent: they ask about now.
 const NOW: Duration = Duration::from_secs(3);
@@ -54,10 +54,13 @@ fn carry_out(
     if conf.gate {
         return pass(request, conf);
     }
+    if request.is_of_no_pod() {
+        return let_alone(request, conf);
+    }
     match request.command {
         Command::Add => add(request, conf).map(Some),
         Command::Check => check(request, conf).map(|()| None),
-        Command::Status => agent::ready(conf.socket(), NOW).map(|()| None),
+        Command::Status => status(conf),
         Command::Del => {
             del(request, conf);
             Ok(None)
@@ -70,16 +73,35 @@ fn carry_out(
     }
 }
 
+/// A container that is no pod, as other tools start them by the same configuration: there is no policy about it, and nobody to
+/// ask. Where its address is one of the node's pods' it is closed in the kernel all the same.
+fn let_alone(request: &Request, conf: &NetConf) -> Result<Option<Value>, Error> {
+    match request.command {
+        Command::Add => Ok(Some(result::in_version(conf.previous()?, &conf.cni_version))),
+        Command::Check | Command::Del | Command::Gc | Command::Status | Command::Version => Ok(None),
+    }
+}
+
 /// As the entry at the beginning of a list: nothing is made, and nothing is to be taken away, but no pod gets a network while
 /// the agent is not there to guard it.
 fn pass(request: &Request, conf: &NetConf) -> Result<Option<Value>, Error> {
     match request.command {
         Command::Add => {
-            come(conf)?;
+            if !request.is_of_no_pod() {
+                come(conf)?;
+            }
             Ok(Some(json!({ "cniVersion": conf.cni_version })))
         }
-        Command::Status => agent::ready(conf.socket(), NOW).map(|()| None),
+        Command::Status => status(conf),
         Command::Check | Command::Del | Command::Gc | Command::Version => Ok(None),
+    }
+}
+
+/// Whether an `ADD` could succeed. An agent that was there a moment ago is expected back: `ADD` waits for it.
+fn status(conf: &NetConf) -> Result<Option<Value>, Error> {
+    match agent::ready(conf.socket(), NOW) {
+        Err(_) if presence::was_there(conf.socket()) => Ok(None),
+        answer => answer.map(|()| None),
     }
 }
 

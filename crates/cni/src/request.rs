@@ -87,6 +87,12 @@ impl Request {
         }
     }
 
+    /// Whether it is about a container that is no pod. Kubernetes' runtimes name the pod with every container.
+    pub fn is_of_no_pod(&self) -> bool {
+        let of_a_container = matches!(self.command, Command::Add | Command::Check | Command::Del);
+        of_a_container && !self.args.split(';').any(|pair| pair.starts_with("K8S_POD_"))
+    }
+
     /// The pod, as Kubernetes' runtimes tell it (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`, `K8S_POD_UID`).
     pub fn pod(&self) -> Result<Pod, Error> {
         let value = |key: &str| {

@@ -111,9 +111,44 @@ fn without_an_agent_nothing_starts_but_everything_ends() {
 fn status_asks_whether_the_agent_is_ready() {
     let ready = agent("HTTP/1.1 200 OK\r\n\r\nok\n");
     assert_eq!(call("STATUS", "", conf(&ready.socket).to_string().as_bytes()), Outcome { output: None, code: 0 });
-    assert!(ready.request.join().unwrap().starts_with("GET /readyz "));
+    assert!(ready.request.join().unwrap().starts_with("GET /v1/serving "));
     let late = agent(LATE);
     assert_eq!(code(&call("STATUS", "", conf(&late.socket).to_string().as_bytes())), 50);
+}
+
+#[test]
+fn an_agent_that_was_there_a_moment_ago_is_expected_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("agent.sock");
+    let mut gate = conf(&socket);
+    gate["gate"] = json!(true);
+    let conf = conf(&socket).to_string();
+    assert_eq!(code(&call("STATUS", "", conf.as_bytes())), 50, "nobody was ever there");
+    ringfence_cni::touch(&socket).unwrap();
+    for conf in [&conf, &gate.to_string()] {
+        assert_eq!(call("STATUS", "", conf.as_bytes()), Outcome { output: None, code: 0 });
+    }
+    assert_eq!(code(&call("CHECK", ARGS, conf.as_bytes())), 11, "that is of STATUS alone");
+    let stamp = std::fs::File::options().write(true).open(ringfence_cni::stamp(&socket)).unwrap();
+    stamp.set_modified(std::time::SystemTime::now() - std::time::Duration::from_secs(90)).unwrap();
+    assert_eq!(code(&call("STATUS", "", conf.as_bytes())), 50, "away for longer than a minute");
+}
+
+#[test]
+fn a_container_that_is_no_pod_is_let_alone() {
+    let nowhere = std::path::Path::new("/nonexistent/agent.sock");
+    let chained = conf(nowhere);
+    let args = "IgnoreUnknown=1";
+    let outcome = call("ADD", args, chained.to_string().as_bytes());
+    assert_eq!(outcome, Outcome { output: Some(chained["prevResult"].clone()), code: 0 });
+    let gate = json!({"cniVersion": "1.0.0", "name": "pods", "type": "ringfence-cni", "socket": nowhere, "gate": true});
+    let outcome = call("ADD", "", gate.to_string().as_bytes());
+    assert_eq!(outcome, Outcome { output: Some(json!({"cniVersion": "1.0.0"})), code: 0 });
+    for command in ["CHECK", "DEL"] {
+        assert_eq!(call(command, args, chained.to_string().as_bytes()), Outcome { output: None, code: 0 });
+    }
+    // A pod that is named in part is one.
+    assert_eq!(code(&call("ADD", "K8S_POD_NAME=web", chained.to_string().as_bytes())), 4);
 }
 
 #[test]
@@ -128,7 +163,7 @@ fn a_gate_lets_nobody_through_without_an_agent_and_makes_nothing() {
     let ready = agent("HTTP/1.1 200 OK\r\n\r\nok\n");
     let passed = call("ADD", ARGS, gate(&ready.socket).as_bytes());
     assert_eq!(passed, Outcome { output: Some(json!({"cniVersion": "1.0.0"})), code: 0 });
-    assert!(ready.request.join().unwrap().starts_with("GET /readyz "));
+    assert!(ready.request.join().unwrap().starts_with("GET /v1/serving "));
     let away = gate(std::path::Path::new("/nowhere/agent.sock"));
     assert_eq!(code(&call("ADD", ARGS, away.as_bytes())), 11);
     assert_eq!(code(&call("STATUS", "", away.as_bytes())), 50);

@@ -344,13 +344,8 @@ fn a_namespace_that_was_covered_can_be_entered_and_deleted() {
         std::fs::create_dir_all("/run/netns").unwrap();
         std::fs::write("/run/netns/old", "").unwrap();
         let here = Namespace::current().unwrap().inode().unwrap();
-        let bind = mount(
-            Some("/proc/thread-self/ns/net"),
-            "/run/netns/old",
-            None::<&str>,
-            MsFlags::MS_BIND,
-            None::<&str>,
-        );
+        let bind =
+            mount(Some("/proc/thread-self/ns/net"), "/run/netns/old", None::<&str>, MsFlags::MS_BIND, None::<&str>);
         bind.unwrap();
         for name in ["first", "second"] {
             ip_netns(&["add", name]);

@@ -3,38 +3,119 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Seek as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 /// Ending of the name of a file that is still being written. No runtime reads such files.
 const UNFINISHED: &str = ".ringfence-new";
 
-/// Texts of the configurations, by file name, in the order runtimes look at them.
-pub(crate) fn configurations(conf_dir: &Path) -> io::Result<BTreeMap<String, String>> {
-    let mut files = BTreeMap::new();
-    for entry in fs::read_dir(conf_dir)? {
-        let entry = entry?;
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        let known =
-            Path::new(&name).extension().is_some_and(|kind| kind == "conf" || kind == "conflist" || kind == "json");
-        // Through links, as runtimes do.
-        if !known || !fs::metadata(entry.path()).is_ok_and(|metadata| metadata.is_file()) {
-            continue;
-        }
-        match fs::read_to_string(entry.path()) {
-            Ok(text) => drop(files.insert(name, text)),
-            // Gone again, or not text: nothing a runtime could use either.
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(files)
+/// A directory of network configurations.
+#[derive(Debug, Default)]
+pub(crate) struct Files {
+    /// Texts by file name, in the order runtimes look at them.
+    pub(crate) texts: BTreeMap<String, String>,
+    /// Files that runtimes may see and this process does not, and why: links that lead out of what is mounted here.
+    pub(crate) lost: BTreeMap<String, String>,
 }
 
-/// Replaces a configuration in one step, with the permissions it has.
+impl Files {
+    /// Reads what runtimes take for configurations, through links as they do.
+    pub(crate) fn read(conf_dir: &Path) -> io::Result<Self> {
+        let mut files = Self::default();
+        for entry in fs::read_dir(conf_dir)? {
+            let path = entry?.path();
+            let Some(name) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { continue };
+            let known = path.extension().is_some_and(|kind| kind == "conf" || kind == "conflist" || kind == "json");
+            if !known {
+                continue;
+            }
+            match fs::metadata(&path) {
+                Ok(metadata) if metadata.is_file() => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // A file that is gone again is no link any more.
+                    if let Ok(to) = fs::read_link(&path) {
+                        files.lost.insert(name, dangling(&to));
+                    }
+                    continue;
+                }
+                _ => continue,
+            }
+            match fs::read_to_string(&path) {
+                Ok(text) => drop(files.texts.insert(name, text)),
+                // Gone again, or not text: nothing a runtime could use either.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(files)
+    }
+}
+
+fn dangling(to: &Path) -> String {
+    format!(
+        "it is a link to {}, which is not there, or not to be seen from the agent's container; hint: put the file itself \
+         into the directory",
+        to.display()
+    )
+}
+
+/// Whether a directory was removed while this process goes on seeing it: a mount stays on what it was made of.
+pub(crate) fn is_gone(directory: &Path) -> bool {
+    fs::metadata(directory).is_ok_and(|metadata| metadata.nlink() == 0)
+}
+
+/// Replaces a file of our own in one step, with the permissions it has.
 pub(crate) fn rewrite(path: &Path, text: &str) -> io::Result<()> {
-    let mode = fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777);
-    replace(path, mode, |file| file.write_all(text.as_bytes()))
+    replace(path, mode(path), |file| file.write_all(text.as_bytes()))
+}
+
+/// Replaces somebody else's file in one step, unless its text is not `before` any more: then nothing is changed, false is
+/// returned, and one has to look again. A link stays, and what it leads to is replaced.
+///
+/// Old and new change places, and what came out is compared with what was read. So nobody's newer text is lost, not even if it
+/// was written at the very last instant.
+pub(crate) fn update(path: &Path, before: &str, after: &str) -> io::Result<bool> {
+    let path = &match fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        path => path?,
+    };
+    let beside = beside(path);
+    let updated = (|| {
+        write_beside(&beside, mode(path), |file| file.write_all(after.as_bytes()))?;
+        if fs::read(path)? != before.as_bytes() {
+            return Ok(false);
+        }
+        match exchange(&beside, path) {
+            Err(Errno::EINVAL | Errno::ENOSYS) => return fs::rename(&beside, path).map(|()| true),
+            exchanged => exchanged?,
+        }
+        if fs::read(&beside)? == before.as_bytes() {
+            return Ok(true);
+        }
+        exchange(&beside, path)?;
+        if fs::read(&beside)? != after.as_bytes() {
+            // Somebody wrote into ours meanwhile: that is newer still.
+            exchange(&beside, path)?;
+        }
+        Ok(false)
+    })();
+    remove(&beside)?;
+    match updated {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        updated => updated,
+    }
+}
+
+fn exchange(one: &Path, other: &Path) -> nix::Result<()> {
+    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)
+}
+
+/// Permissions of a file, or those of a new one.
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).map_or(0o644, |metadata| metadata.permissions().mode() & 0o777)
 }
 
 /// A program, held open: what is installed is of this agent's version, also where its file was replaced meanwhile.
@@ -63,17 +144,18 @@ impl Program {
 /// Writes a file beside and renames it, so that readers see the old or the new one.
 fn replace(path: &Path, mode: u32, write: impl FnOnce(&mut fs::File) -> io::Result<()>) -> io::Result<()> {
     let beside = beside(path);
-    let written = (|| {
-        let mut file = fs::File::create(&beside)?;
-        write(&mut file)?;
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&beside, path)
-    })();
+    let written = write_beside(&beside, mode, write).and_then(|()| fs::rename(&beside, path));
     if written.is_err() {
         let _ = fs::remove_file(&beside);
     }
     written
+}
+
+fn write_beside(beside: &Path, mode: u32, write: impl FnOnce(&mut fs::File) -> io::Result<()>) -> io::Result<()> {
+    let mut file = fs::File::create(beside)?;
+    write(&mut file)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.sync_all()
 }
 
 fn beside(path: &Path) -> PathBuf {

@@ -6,28 +6,31 @@ use std::path::Path;
 
 use ringfence_cni::conflist::{self, DELEGATES};
 
-use super::files::{Program, configurations, remove, rewrite};
-use super::{WRAPPER, usable};
+use super::WRAPPER;
+use super::files::{Files, Program, remove, rewrite};
+use super::plan::is_usable;
 use crate::api;
 
 /// Names the plugins that were put beside others, so that they can be taken away again.
 const OURS: &str = ".ringfence-plugins";
 
-/// Puts the configuration where runtimes take it, if it is not there, and says how things stand.
-pub(super) fn lead(conf_dir: &Path, wanted: Option<&str>) -> io::Result<api::Chain> {
+/// Puts the configuration where runtimes take it, if it is not there, and says how things stand, and whether it was not.
+pub(super) fn lead(conf_dir: &Path, wanted: Option<&str>) -> io::Result<(api::Chain, bool)> {
     let Some(wanted) = wanted else {
         let error = "the ranges of this node's pods are not known yet".into();
-        return Ok(api::Chain { error: Some(error), ..api::Chain::default() });
+        return Ok((api::Chain { error: Some(error), ..api::Chain::default() }, false));
     };
-    let files = configurations(conf_dir)?;
-    if files.get(WRAPPER).map(String::as_str) != Some(wanted) {
+    let files = Files::read(conf_dir)?;
+    let missing = files.texts.get(WRAPPER).map(String::as_str) != Some(wanted);
+    if missing {
         rewrite(&conf_dir.join(WRAPPER), wanted)?;
         tracing::info!(file = WRAPPER, "wrote the network configuration");
     }
-    let before = files.iter().find(|(name, text)| name.as_str() < WRAPPER && usable(name, text));
-    let error = before.map(|(name, _)| format!("{name} comes before {WRAPPER}, so runtimes use that; hint: remove it"));
+    let usable = files.texts.iter().filter(|(name, text)| is_usable(name, text)).map(|(name, _)| name);
+    let before = usable.chain(files.lost.keys()).find(|name| name.as_str() < WRAPPER);
+    let error = before.map(|name| format!("{name} comes before {WRAPPER}, so runtimes use that; hint: remove it"));
     let plugins = conflist::types(wanted).into_iter().filter(|plugin| plugin != ringfence_cni::PLUGIN).collect();
-    Ok(api::Chain { file: Some(WRAPPER.into()), plugins, error, bypass: None })
+    Ok((api::Chain { file: Some(WRAPPER.into()), plugins, error, bypass: None }, missing))
 }
 
 /// Sees to it that the standard plugins are there, from a directory with those that are missing.
@@ -98,15 +101,15 @@ mod tests {
     #[test]
     fn the_configuration_is_the_first_or_it_is_said_that_it_is_not() {
         let dir = Dir::new("lead");
-        assert!(lead(&dir.0, None).unwrap().error.unwrap().contains("not known yet"));
+        assert!(lead(&dir.0, None).unwrap().0.error.unwrap().contains("not known yet"));
         fs::write(dir.0.join("10-other.conflist"), r#"{"plugins": [{"type": "bridge"}]}"#).unwrap();
         fs::write(dir.0.join(WRAPPER), "{").unwrap();
-        let state = lead(&dir.0, Some(&list())).unwrap();
+        let (state, _) = lead(&dir.0, Some(&list())).unwrap();
         assert_eq!((state.file.as_deref(), state.error), (Some(WRAPPER), None));
         assert_eq!(state.plugins, ["ptp", "portmap"]);
         assert_eq!(fs::read_to_string(dir.0.join(WRAPPER)).unwrap(), list());
         fs::write(dir.0.join("00-before.conf"), r#"{"type": "bridge"}"#).unwrap();
-        assert!(lead(&dir.0, Some(&list())).unwrap().error.unwrap().contains("00-before.conf"));
+        assert!(lead(&dir.0, Some(&list())).unwrap().0.error.unwrap().contains("00-before.conf"));
     }
 
     #[test]

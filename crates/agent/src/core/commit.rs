@@ -135,6 +135,10 @@ impl Core {
                 endpoints = self.held.endpoints.len(),
                 "in sync: the policy of the cluster is in the kernel"
             );
+            for waiting in self.unsynced.drain(..) {
+                // Nobody is there any more to hear it if this fails.
+                let _ = waiting.send(());
+            }
         }
         self.tell_refusals();
         if let Some(since) = self.since.take() {

@@ -17,8 +17,10 @@ mod state;
 mod tests;
 mod waiting;
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ringfence_k8s::watch::Event;
@@ -69,6 +71,10 @@ pub(crate) enum Message {
     Watched(api::Watch),
     /// What happened to Services.
     Services(News),
+    /// It is time to look whether what enforces is still where it belongs: nobody tells when it is not.
+    Look,
+    /// A part of the agent ended that has to live as long as the process: the agent is not whole without it.
+    Ended(&'static str),
     /// Somebody wants to know something.
     Ask(Question),
     /// The end: what is in the kernel stays there.
@@ -80,6 +86,8 @@ pub(crate) enum Message {
 pub(crate) enum Question {
     /// Why this node is not guarded as it should be, if it is not.
     Ready(oneshot::Sender<Result<(), String>>),
+    /// Why pods of this node cannot be served, if they cannot.
+    Serving(oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<api::Status>),
     Plan(oneshot::Sender<serde_json::Value>),
     Gauges(oneshot::Sender<Gauges>),
@@ -94,6 +102,8 @@ pub(crate) enum Question {
     Collect(api::CollectRequest, oneshot::Sender<()>),
     /// Whether the pod's policy is in the kernel now, and why not.
     Check(api::WaitRequest, oneshot::Sender<Result<Vec<IpAddr>, String>>),
+    /// Answered once the policy of the whole cluster is in the kernel.
+    InSync(oneshot::Sender<()>),
     /// Names for what the kernel reported.
     Names(Vec<Record>, oneshot::Sender<Vec<Named>>),
 }
@@ -119,6 +129,21 @@ impl Handle {
         self.0.send(message).map_err(|mpsc::SendError(_)| Gone)
     }
 
+    /// Starts a thread that has to live as long as the process. The process does not outlive it, nor a panic in it.
+    pub(crate) fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let end = self.part(name);
+        let work = move || {
+            let _end = end;
+            work();
+        };
+        thread::Builder::new().name(name.into()).spawn(work).map(drop)
+    }
+
+    /// What stands for a part of the agent that has to live as long as the process: it is missed once this is dropped.
+    pub(crate) fn part(&self, name: &'static str) -> Part {
+        Part { name, core: self.clone() }
+    }
+
     /// Asks, and waits for the answer.
     pub(crate) async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Gone> {
         let (reply, answer) = oneshot::channel();
@@ -135,12 +160,27 @@ impl Handle {
     }
 }
 
+/// A part of the agent that lives.
+#[derive(Debug)]
+pub(crate) struct Part {
+    name: &'static str,
+    core: Handle,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        // Where the thread is gone already the agent is stopping, and all parts end.
+        let _ = self.core.tell(Message::Ended(self.name));
+    }
+}
+
 /// Most messages that go into one step, so that an endless stream of them cannot keep any from the kernel.
 const BATCH: usize = 4096;
 
 impl Core {
-    /// Works until told to stop or until nobody is left to tell it anything.
-    pub(crate) fn run(mut self, messages: &Receiver<Message>) {
+    /// Works until told to stop, until nobody is left to tell it anything, or until a part of the agent has ended, whose name
+    /// it gives.
+    pub(crate) fn run(mut self, messages: &Receiver<Message>) -> Option<&'static str> {
         loop {
             let first = match self.retry_at() {
                 None => messages.recv().ok(),
@@ -153,9 +193,8 @@ impl Core {
                     Err(RecvTimeoutError::Disconnected) => None,
                 },
             };
-            let Some(first) = first else { return };
-            if !self.step(first, messages) {
-                return;
+            if !first.is_some_and(|first| self.step(first, messages)) {
+                return self.missing;
             }
         }
     }
@@ -181,6 +220,11 @@ impl Core {
             Message::Domains { domains, change } => self.domains(domains, change),
             Message::Learning(learning) => self.learning = learning,
             Message::Watched(watch) => drop(self.others.insert(watch.kind.clone(), watch)),
+            Message::Look => self.look(),
+            Message::Ended(part) => {
+                self.missing = Some(part);
+                return false;
+            }
             Message::Services(news) => {
                 self.known.services(&news);
                 self.services(news);

@@ -19,6 +19,7 @@ impl Core {
     pub(super) fn answer(&mut self, question: Question) {
         match question {
             Question::Ready(reply) => drop(reply.send(self.readiness())),
+            Question::Serving(reply) => drop(reply.send(self.serving())),
             // What is told of the cluster and of the kernel is of one state, whatever came just before the question.
             Question::Status(reply) => {
                 self.commit();
@@ -36,6 +37,8 @@ impl Core {
             Question::Accounts(since, reply) => {
                 drop(reply.send((self.index.revision(), self.index.accounts(since))));
             }
+            Question::InSync(reply) if self.ready => drop(reply.send(())),
+            Question::InSync(reply) => self.unsynced.push(reply),
             Question::Names(records, reply) => {
                 let time = jiff::Timestamp::now().to_string();
                 drop(reply.send(records.into_iter().map(|record| self.name(record, &time)).collect()));

@@ -26,6 +26,9 @@ use crate::index::Index;
 use crate::interfaces::Nudge;
 use crate::metrics::Meters;
 
+/// What links and maps are called where repairs are told.
+const PINS: &str = "pins";
+
 /// What a [`Core`] is made with.
 pub(crate) struct Setup {
     /// The node whose pods are guarded.
@@ -91,6 +94,10 @@ pub(crate) struct Core {
     pub(super) learning: Learning,
     /// Watches of kinds that are no objects of policy.
     pub(super) others: BTreeMap<String, api::Watch>,
+    /// The part of the agent that ended first.
+    pub(super) missing: Option<&'static str>,
+    /// Those who wait until the kernel holds the whole view for the first time.
+    pub(super) unsynced: Vec<oneshot::Sender<()>>,
 }
 
 /// How a watch stands.
@@ -133,6 +140,8 @@ impl Core {
             domains: Domains::new(setup.cluster_domain.clone()),
             learning: Learning::default(),
             others: BTreeMap::new(),
+            missing: None,
+            unsynced: Vec::new(),
             setup,
         }
     }
@@ -245,5 +254,15 @@ impl Core {
         let watch = self.watch(kind);
         watch.synced = true;
         watch.error = None;
+    }
+
+    /// Looks whether what enforces is still where it belongs.
+    pub(super) fn look(&mut self) {
+        let mended = &self.setup.meters.mended;
+        match self.setup.enforcer.mend() {
+            Ok(None) => mended.whole(PINS),
+            Ok(Some(found)) => mended.mended(PINS, found),
+            Err(error) => mended.broken(PINS, format!("what enforces policy is not attached and pinned: {error}")),
+        }
     }
 }

@@ -223,3 +223,36 @@ fn the_plan_and_the_metrics_can_be_read() {
         assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
     }
 }
+
+#[test]
+fn what_others_undo_is_mended_and_told_and_what_cannot_be_makes_the_node_not_ready() {
+    let mut fixture = Fixture::in_sync();
+    fixture.step([Message::Look]);
+    assert_eq!(fixture.calls(), [Call::Mend]);
+    assert!(fixture.status().ready && fixture.status().repairs.is_empty());
+    fixture.fail(EnforceError::Kernel("cannot mount a bpffs".into()));
+    fixture.step([Message::Look]);
+    let status = fixture.status();
+    assert!(!status.ready && status.warnings[0].contains("cannot mount a bpffs"), "{:?}", status.warnings);
+    let why = fixture.ask(Question::Ready).unwrap_err();
+    assert!(why.contains("cannot mount a bpffs"), "{why}");
+    fixture.undo("4 pins were removed");
+    fixture.step([Message::Look]);
+    let status = fixture.status();
+    assert!(status.ready && status.warnings.is_empty(), "{:?}", status.warnings);
+    assert_eq!((status.repairs[0].count, &*status.repairs[0].found), (1, "4 pins were removed"));
+    let gauges = fixture.ask(Question::Gauges);
+    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
+    for line in ["ringfence_repairs_total{what=\"pins\"} 1", "ringfence_broken 0"] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+}
+
+#[test]
+fn a_part_that_ends_or_panics_ends_the_agent() {
+    for panics in [false, true] {
+        let fixture = Fixture::in_sync();
+        fixture.handle.spawn("names", move || assert!(!panics, "this is meant to fail")).unwrap();
+        assert_eq!(fixture.run(), Some("names"));
+    }
+}

@@ -24,6 +24,7 @@ mod whole_path;
 mod worker;
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -115,7 +116,11 @@ pub(crate) fn start(
     tables: Tables,
 ) -> io::Result<(Listener, JoinHandle<()>)> {
     let (listener, told) = Listener::channel()?;
+    let part = core.part("names");
     let worker = worker::Worker::new(core, journal, meters, told, listener.clone(), tables);
-    let thread = thread::Builder::new().name("names".into()).spawn(move || worker.run())?;
+    let thread = thread::Builder::new().name("names".into()).spawn(move || {
+        let _part = part;
+        worker.run();
+    })?;
     Ok((listener, thread))
 }

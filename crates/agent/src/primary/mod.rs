@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use crate::chain::{self, Chain, Program, Wanted};
 use crate::core::Handle;
+use crate::metrics::Meters;
 use crate::run::Config;
 
 pub(crate) use condition::clear;
@@ -39,9 +40,10 @@ pub(crate) fn start(
     config: &Config,
     core: Handle,
     clear: Arc<Notify>,
+    meters: Arc<Meters>,
 ) -> anyhow::Result<std::sync::mpsc::Sender<Nudge>> {
     let wanted = Wanted::primary(primary.plugins.clone());
-    let keeper = chain::start(chain, program, &config.socket, wanted, core.clone())
+    let keeper = chain::start(chain, program, &config.socket, wanted, core.clone(), meters)
         .context("cannot install the network plugin")?;
     let roads =
         Roads::new(config.node.as_str().into(), primary.encapsulation, addresses(&config.socket), keeper, core, clear);

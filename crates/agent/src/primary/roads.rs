@@ -106,11 +106,11 @@ impl Roads {
     /// Starts the thread, and one that listens to links and routes. The sender takes nudges.
     pub(crate) fn start(self) -> std::io::Result<Sender<Nudge>> {
         let (nudges, receiver) = mpsc::channel();
-        std::thread::Builder::new().name("roads".into()).spawn(move || self.run(&receiver))?;
-        let changes = nudges.clone();
-        std::thread::Builder::new().name("roads-listen".into()).spawn(move || {
+        let (core, changes) = (self.core.clone(), nudges.clone());
+        core.spawn("roads", move || self.run(&receiver))?;
+        core.spawn("roads-listen", move || {
             if let Err(error) = interfaces::listen(GROUPS, || changes.send(Nudge::Network).is_ok()) {
-                tracing::warn!(%error, "routes that somebody takes away are set again only when a node changes");
+                tracing::error!(%error, "routes that somebody takes away cannot be followed");
             }
         })?;
         Ok(nudges)
@@ -164,6 +164,10 @@ impl Roads {
             }
             // Before the listing nothing is known of the others, and nothing may be taken away.
             Nudge::Put(node) => {
+                // Whoever said that its network is missing may say so at any time.
+                if node.name == self.own && self.applied.is_some() {
+                    self.clear.notify_one();
+                }
                 if let Some(nodes) = &mut self.nodes {
                     nodes.insert(Name::clone(&node.name), node);
                 }

@@ -26,7 +26,7 @@ pub(super) struct Fixture {
     pub(super) core: Core,
     pub(super) meters: Arc<Meters>,
     kernel: FakeKernel,
-    handle: Handle,
+    pub(super) handle: Handle,
     messages: Receiver<Message>,
 }
 
@@ -87,6 +87,14 @@ impl Fixture {
         assert!(self.messages.try_recv().is_err(), "one step takes in everything that is ready");
     }
 
+    /// Lets it work until it ends.
+    pub(super) fn run(self) -> Option<&'static str> {
+        let Self { core, handle, messages, .. } = self;
+        let ended = core.run(&messages);
+        drop(handle);
+        ended
+    }
+
     pub(super) fn ask<T>(&mut self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> T {
         let (reply, mut answer) = oneshot::channel();
         self.step([Message::Ask(question(reply))]);
@@ -132,6 +140,11 @@ impl Fixture {
     /// The next call fails.
     pub(super) fn fail(&self, error: EnforceError) {
         self.kernel.fail(error);
+    }
+
+    /// The next look finds something undone.
+    pub(super) fn undo(&self, what: &str) {
+        self.kernel.undo(what);
     }
 }
 

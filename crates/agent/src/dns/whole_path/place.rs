@@ -123,7 +123,9 @@ impl Place {
             names.tell(Tell::Servers([BELIEVED.parse().unwrap()].into()));
             let mut setup = FakeKernel::default().setup("here", &meters);
             (setup.enforcer, setup.listener) = (enforcer, Some(names.clone()));
-            let planning = thread::spawn(move || Core::new(setup).run(&messages));
+            let planning = thread::spawn(move || {
+                Core::new(setup).run(&messages);
+            });
             (Some(planning), (names, Some(learning)), (tables, Some(keeping)))
         });
         let (planning, names, tables) = started.unwrap();
