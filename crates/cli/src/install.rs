@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{ArgGroup, ValueEnum};
 use ringfence_install::change;
 use ringfence_install::interrupt::unless_interrupted;
-use ringfence_install::manifest::{self, ApiServer, CniDirs, Mode, Values};
+use ringfence_install::manifest::{self, ApiServer, CniDirs, Mode, Seccomp, Values};
 use ringfence_install::survey::{self, Survey};
 
 use crate::cluster::{Target, block_on, duration, say};
@@ -96,6 +96,13 @@ struct Changes {
     /// As the network plugin, when packets between nodes go through VXLAN [default: cross-subnet]
     #[arg(long, value_name = "WHEN", value_parser = ["cross-subnet", "always"])]
     encapsulation: Option<String>,
+    /// TCP port of the nodes on which agents answer probes and Prometheus [default: 9464]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    metrics_port: Option<u16>,
+    /// Seccomp profile of the agents: RuntimeDefault, Unconfined or localhost/FILE [default: RuntimeDefault; with CRI-O
+    /// Unconfined]
+    #[arg(long, value_name = "PROFILE")]
+    seccomp: Option<Seccomp>,
     /// What happens to open connections that a change of policy denies [default: cut]
     #[arg(long, value_name = "HOW", value_parser = ["cut", "drain"])]
     connections: Option<String>,
@@ -122,6 +129,8 @@ impl Changes {
             pull_policy: or(image_pull_policy, values.pull_policy),
             encapsulation: or(&self.encapsulation, values.encapsulation),
             api_server: self.api_server.clone().or(values.api_server),
+            metrics_port: self.metrics_port.unwrap_or(values.metrics_port),
+            seccomp: self.seccomp.clone().unwrap_or(values.seccomp),
             connections: or(connections, values.connections),
             log_level: or(log_level, values.log_level),
             log_format: or(log_format, values.log_format),
@@ -169,7 +178,9 @@ pub(crate) fn install(args: &Install) -> anyhow::Result<Code> {
             conf: args.cni_conf_dir.clone().unwrap_or(survey.cni.conf),
             bin: args.cni_bin_dir.clone().unwrap_or(survey.cni.bin),
         };
-        let values = Values { namespace: args.namespace.clone(), mode, cni, mount_bpf, ..Values::default() };
+        let seccomp = survey.seccomp;
+        let namespace = args.namespace.clone();
+        let values = Values { namespace, mode, cni, mount_bpf, seccomp, ..Values::default() };
         let values = args.changes.make(values);
         if args.dry_run {
             return print(&values, args.output);
@@ -191,6 +202,7 @@ fn told(mode: Mode) -> &'static str {
     match mode {
         Mode::Chained => "will come after the network plugin",
         Mode::Primary => "will be the network plugin",
+        Mode::Alone => "will stand beside the network plugin",
     }
 }
 

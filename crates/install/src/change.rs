@@ -11,7 +11,9 @@ use kube::api::{ListParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
-use crate::manifest::{self, API_HOST, API_PORT, ApiServer, BIN_DIR, CONF_DIR, CniDirs, ENCAPSULATION, Values};
+use crate::manifest::{
+    self, API_HOST, API_PORT, ApiServer, BIN_DIR, CONF_DIR, CniDirs, ENCAPSULATION, METRICS, Mode, Seccomp, Values,
+};
 use crate::{AGENT_LABEL, Progress, objects, rollout};
 
 /// Label that no node has: where agents are that are to end.
@@ -107,19 +109,36 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
         }
         _ => None,
     };
+    let chains = words.iter().any(|word| word.starts_with(CONF_DIR));
+    let port = flag(METRICS, String::new()).rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+    let context = &container["securityContext"];
     Ok(Values {
         namespace: installed.namespace.clone(),
         image: image_of_this_version(image),
         pull_policy: container["imagePullPolicy"].as_str().unwrap_or(&defaults.pull_policy).to_owned(),
-        mode: if words.contains(&"--primary") { manifest::Mode::Primary } else { manifest::Mode::Chained },
+        mode: match (words.contains(&"--primary"), chains) {
+            (true, _) => Mode::Primary,
+            (false, true) => Mode::Chained,
+            (false, false) => Mode::Alone,
+        },
         encapsulation: flag(ENCAPSULATION, defaults.encapsulation),
         api_server,
         cni: CniDirs { conf: flag(CONF_DIR, defaults.cni.conf), bin: flag(BIN_DIR, defaults.cni.bin) },
         mount_bpf: set.pointer("/spec/template/spec/initContainers/0").is_some(),
+        metrics_port: port.unwrap_or(defaults.metrics_port),
+        seccomp: Seccomp::of(&context["seccompProfile"]).unwrap_or(defaults.seccomp),
+        se_linux: context.get("seLinuxOptions").cloned(),
+        extra_args: words.iter().filter(|word| is_extra(word)).map(|word| (*word).to_owned()).collect(),
         connections: flag("--connections=", defaults.connections),
         log_level: level.unwrap_or(&defaults.log_level).to_owned(),
         log_format: flag("--log-format=", defaults.log_format),
     })
+}
+
+/// Whether an argument of the agent is none that follows from another value.
+fn is_extra(word: &str) -> bool {
+    let known = [METRICS, ENCAPSULATION, CONF_DIR, BIN_DIR, "--connections=", "--log-format="];
+    !["agent", "--primary"].contains(&word) && !known.iter().any(|flag| word.starts_with(flag))
 }
 
 /// Takes Ringfence away: agents, what they left on the nodes, and the objects. Says which nodes were not cleaned. May be
@@ -204,7 +223,6 @@ async fn call_off(client: &Client) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Mode;
 
     #[test]
     fn an_upgrade_keeps_what_an_installation_was_made_with() {
@@ -217,15 +235,25 @@ mod tests {
             api_server: Some("api.example:6443".parse().unwrap()),
             cni: CniDirs { conf: "/k/net.d".into(), bin: "/k/bin".into() },
             mount_bpf: true,
+            metrics_port: 9999,
+            seccomp: Seccomp::Unconfined,
+            se_linux: Some(json!({"type": "spc_t"})),
+            extra_args: vec!["--report-allowed".into(), "--pin-dir=/sys/fs/bpf/x".into()],
             connections: "drain".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
         };
-        let set = manifest::objects(&values).unwrap().into_iter().find(|object| object["kind"] == "DaemonSet").unwrap();
-        let set = serde_json::from_value(set).unwrap();
-        let installed = Installed { namespace: "net".into(), image: values.image.clone(), set };
-        let kept = values_of(&installed).unwrap();
-        assert_eq!(kept, Values { image: format!("registry.example/ringfence:{VERSION}"), ..values });
+        let alone = Values { mode: Mode::Alone, cni: CniDirs::default(), ..values.clone() };
+        for values in [values, alone] {
+            let objects = manifest::objects(&values).unwrap();
+            let set = objects.into_iter().find(|object| object["kind"] == "DaemonSet").unwrap();
+            let set = serde_json::from_value(set).unwrap();
+            let installed = Installed { namespace: "net".into(), image: values.image.clone(), set };
+            let kept = values_of(&installed).unwrap();
+            let encapsulation = kept.encapsulation.clone();
+            let image = format!("registry.example/ringfence:{VERSION}");
+            assert_eq!(kept, Values { image, encapsulation, ..values });
+        }
     }
 
     #[test]

@@ -22,6 +22,10 @@ pub(crate) const ENCAPSULATION: &str = "--encapsulation=";
 pub(crate) const CONF_DIR: &str = "--cni-conf-dir=";
 /// The agent's argument for where network plugins are.
 pub(crate) const BIN_DIR: &str = "--cni-bin-dir=";
+/// The agent's argument for where probes and Prometheus are answered.
+pub(crate) const METRICS: &str = "--metrics=";
+/// Where they are, unless chosen otherwise. The port is OpenTelemetry's default for Prometheus exporters, too.
+const METRICS_PORT: u16 = 9464;
 /// Variables by which programs in a cluster find its API server.
 pub(crate) const API_HOST: &str = "KUBERNETES_SERVICE_HOST";
 /// See [`API_HOST`].
@@ -36,6 +40,56 @@ pub enum Mode {
     Chained,
     /// As it.
     Primary,
+    /// Without any plugin in the nodes' configuration.
+    Alone,
+}
+
+/// The agents' seccomp profile, in the words of `kubectl`'s annotations of old: `RuntimeDefault`, `Unconfined` or
+/// `localhost/FILE`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Seccomp {
+    /// The runtime's.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One in a file below the kubelet's directory of profiles.
+    Localhost(String),
+}
+
+impl FromStr for Seccomp {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('/') {
+            None if text == "RuntimeDefault" => Ok(Self::RuntimeDefault),
+            None if text == "Unconfined" => Ok(Self::Unconfined),
+            Some(("localhost", file)) if !file.is_empty() => Ok(Self::Localhost(file.to_owned())),
+            _ => Err(format!("{text:?} is no profile; hint: RuntimeDefault, Unconfined or localhost/FILE")),
+        }
+    }
+}
+
+impl Seccomp {
+    /// As a security context has it.
+    fn profile(&self) -> Value {
+        match self {
+            Self::RuntimeDefault => json!({"type": "RuntimeDefault"}),
+            Self::Unconfined => json!({"type": "Unconfined"}),
+            Self::Localhost(file) => json!({"type": "Localhost", "localhostProfile": file}),
+        }
+    }
+
+    /// What a security context has; none if there is nothing that is known.
+    pub(crate) fn of(profile: &Value) -> Option<Self> {
+        let file = || profile["localhostProfile"].as_str().map(str::to_owned);
+        match profile["type"].as_str()? {
+            "RuntimeDefault" => Some(Self::RuntimeDefault),
+            "Unconfined" => Some(Self::Unconfined),
+            "Localhost" => file().map(Self::Localhost),
+            _ => None,
+        }
+    }
 }
 
 /// Where the API server is reached: `HOST:PORT`, an IPv6 address in brackets.
@@ -105,6 +159,14 @@ pub struct Values {
     pub cni: CniDirs,
     /// Mount `/sys/fs/bpf` on nodes that have not, by a privileged container before the agent.
     pub mount_bpf: bool,
+    /// TCP port of probes and metrics.
+    pub metrics_port: u16,
+    /// The agents' seccomp profile.
+    pub seccomp: Seccomp,
+    /// The agents' SELinux label, as `seLinuxOptions` of a security context.
+    pub se_linux: Option<Value>,
+    /// Further arguments of the agents.
+    pub extra_args: Vec<String>,
     /// `cut` or `drain`: what happens to open connections that a change of policy denies.
     pub connections: String,
     /// How much agents log: `error`, `warn`, `info`, `debug`, `trace`.
@@ -124,6 +186,10 @@ impl Default for Values {
             api_server: None,
             cni: CniDirs::default(),
             mount_bpf: false,
+            metrics_port: METRICS_PORT,
+            seccomp: Seccomp::default(),
+            se_linux: None,
+            extra_args: Vec::new(),
             connections: "cut".into(),
             log_level: "info".into(),
             log_format: "text".into(),
@@ -197,18 +263,41 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
         let argument = arguments.iter_mut().find(|argument| has_prefix(argument, flag))?;
         *argument = json!(format!("{flag}{value}"));
     }
+    let metrics = arguments.iter_mut().find(|argument| has_prefix(argument, METRICS))?;
+    let address = metrics.as_str()?.rsplit_once(':')?.0;
+    *metrics = json!(format!("{address}:{}", values.metrics_port));
+    arguments.extend(values.extra_args.iter().map(|argument| json!(argument)));
     if values.mode == Mode::Primary {
         let after = arguments.iter().position(|argument| has_prefix(argument, BIN_DIR))?;
         arguments.insert(after + 1, json!("--primary"));
         arguments.insert(after + 2, json!(format!("{ENCAPSULATION}{}", values.encapsulation)));
     }
+    if values.mode == Mode::Alone {
+        arguments.retain(|argument| ![CONF_DIR, BIN_DIR].iter().any(|flag| has_prefix(argument, flag)));
+    }
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        container[probe]["httpGet"]["port"] = json!(values.metrics_port);
+    }
+    container["securityContext"]["seccompProfile"] = values.seccomp.profile();
+    if let Some(label) = &values.se_linux {
+        container["securityContext"]["seLinuxOptions"] = label.clone();
+    }
+    place_plugin(set, values)
+}
+
+/// Where the node keeps configurations and plugins, and whether the agent sees that at all.
+fn place_plugin(set: &mut Value, values: &Values) -> Option<()> {
     for (volume, path) in [("cni-conf", &values.cni.conf), ("cni-bin", &values.cni.bin)] {
         let named = |list: &'static str| format!("/spec/template/spec/{list}");
         let of = |entry: &&mut Value| entry["name"] == volume;
-        let mounts = set.pointer_mut(&named("containers/0/volumeMounts"))?.as_array_mut()?;
-        mounts.iter_mut().find(of)?["mountPath"] = json!(path);
-        let volumes = set.pointer_mut(&named("volumes"))?.as_array_mut()?;
-        volumes.iter_mut().find(of)?["hostPath"]["path"] = json!(path);
+        for (list, at) in [("containers/0/volumeMounts", "/mountPath"), ("volumes", "/hostPath/path")] {
+            let entries = set.pointer_mut(&named(list))?.as_array_mut()?;
+            if values.mode == Mode::Alone {
+                entries.retain(|entry| entry["name"] != volume);
+            } else {
+                *entries.iter_mut().find(of)?.pointer_mut(at)? = json!(path);
+            }
+        }
     }
     Some(())
 }
@@ -255,6 +344,10 @@ mod tests {
             api_server: Some("[fd00::1]:6443".parse().unwrap()),
             cni: CniDirs { conf: "/k/net.d".into(), bin: "/k/bin".into() },
             mount_bpf: true,
+            metrics_port: 9999,
+            seccomp: "localhost/ringfence.json".parse().unwrap(),
+            se_linux: Some(json!({"type": "spc_t"})),
+            extra_args: vec!["--dns-server=10.0.0.9".into()],
             connections: "drain".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
@@ -268,6 +361,10 @@ mod tests {
         {
             assert!(text.contains(part), "{part} is not in {text}");
         }
+        for part in ["127.0.0.1:9999", r#""port":9999"#, "ringfence.json", "spc_t", "--dns-server=10.0.0.9"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        assert!(!text.contains("9464"), "{text}");
         assert!(!text.contains("/etc/cni") && !text.contains("/opt/cni"));
         for part in ["--encapsulation=always", r#""value":"fd00::1""#, r#""value":"6443""#, "mount-bpf"] {
             assert!(text.contains(part), "{part} is not in {text}");
@@ -290,6 +387,23 @@ mod tests {
         assert_eq!(read("[fd00::1]:443"), Some(("fd00::1".into(), 443)));
         for wrong in ["", "10.0.0.1", ":6443", "[]:6443", "10.0.0.1:0", "10.0.0.1:70000", "fd00::1:6443", "[fd00::1]"] {
             assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn without_a_plugin_the_agent_sees_nothing_of_the_nodes_configuration() {
+        let text = daemon_set(&Values { mode: Mode::Alone, ..Values::default() }).to_string();
+        assert!(!text.contains("--cni-") && !text.contains("cni-conf") && !text.contains("cni-bin"), "{text}");
+    }
+
+    #[test]
+    fn a_profile_is_one_of_three() {
+        for text in ["RuntimeDefault", "Unconfined", "localhost/a/b.json"] {
+            let profile: Seccomp = text.parse().unwrap();
+            assert_eq!(Seccomp::of(&profile.profile()), Some(profile));
+        }
+        for text in ["", "Localhost", "localhost/", "unconfined", "docker/default"] {
+            assert!(text.parse::<Seccomp>().is_err(), "{text}");
         }
     }
 

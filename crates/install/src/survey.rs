@@ -15,7 +15,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
-use crate::manifest::{CniDirs, Mode};
+use crate::manifest::{CniDirs, Mode, Seccomp};
 
 /// The oldest kernel that has the hook.
 const OLDEST_KERNEL: (u32, u32) = (6, 4);
@@ -68,6 +68,8 @@ pub struct Survey {
     pub mount_bpf: bool,
     /// Where nodes keep network configurations and plugins.
     pub cni: CniDirs,
+    /// The seccomp profile that agents need.
+    pub seccomp: Seccomp,
 }
 
 impl Survey {
@@ -128,7 +130,27 @@ pub fn judge(seen: &Seen) -> Survey {
         found: format!("k3s keeps configurations in {} and plugins in {}", cni.conf, cni.bin),
         verdict: Verdict::Fine,
     }));
-    Survey { findings, mode, mount_bpf: containers.is_some(), cni: own.unwrap_or_default() }
+    let seccomp = runtime(&seen.nodes);
+    findings.extend(seccomp.clone());
+    let seccomp = if seccomp.is_some() { Seccomp::Unconfined } else { Seccomp::default() };
+    Survey { findings, mode, seccomp, mount_bpf: containers.is_some(), cni: own.unwrap_or_default() }
+}
+
+/// What is to be known of the container runtime: CRI-O's default profile is that of containers/common, which permits `bpf()`
+/// with `CAP_SYS_ADMIN` only (<https://github.com/containers/common/issues/1988>).
+fn runtime(nodes: &[Node]) -> Option<Finding> {
+    let of = |node: &Node| {
+        let info = node.status.as_ref()?.node_info.as_ref()?;
+        info.container_runtime_version.starts_with("cri-o://").then(|| node.name_any())
+    };
+    let names: Vec<String> = nodes.iter().filter_map(of).collect();
+    let why = "its default seccomp profile forbids bpf() to the agents, which do not have CAP_SYS_ADMIN: they run without a \
+               profile; hint: --seccomp localhost/FILE names one on the nodes that permits bpf()";
+    (!names.is_empty()).then(|| Finding {
+        subject: "runtime",
+        found: format!("CRI-O on {}", some(names.into_iter())),
+        verdict: Verdict::Warning(why.into()),
+    })
 }
 
 /// Where k3s keeps what others keep in the usual places (its documentation, "Multus and IPAM plugins": so since 1.30.6).
@@ -266,6 +288,16 @@ mod tests {
             let survey = judge(&Seen { nodes: vec![node], ..Seen::default() });
             assert_eq!((survey.mount_bpf, survey.refusals()), (mount, vec![]));
         }
+    }
+
+    #[test]
+    fn cri_o_is_told_and_agents_get_no_profile_there() {
+        let mut node = node("a", "6.8.0", None);
+        assert_eq!(judge(&Seen { nodes: vec![node.clone()], ..Seen::default() }).seccomp, Seccomp::RuntimeDefault);
+        node.status.as_mut().unwrap().node_info.as_mut().unwrap().container_runtime_version = "cri-o://1.34.0".into();
+        let survey = judge(&Seen { nodes: vec![node], ..Seen::default() });
+        assert_eq!((&survey.seccomp, survey.refusals()), (&Seccomp::Unconfined, vec![]));
+        assert!(survey.findings.iter().any(|finding| finding.to_string().contains("CRI-O on a\n")), "{survey:?}");
     }
 
     #[test]

@@ -238,12 +238,17 @@ fn pod(template: &Value, namespace: &str, node: &str) -> Option<Value> {
         }
     }
     let container = spec.pointer_mut("/containers/0")?;
-    let flags = container.get("args")?.as_array()?.iter().filter_map(Value::as_str);
-    let flags = flags.filter(|flag| flag.starts_with("--cni-")).map(str::to_owned);
+    let words: Vec<&str> = container.get("args")?.as_array()?.iter().filter_map(Value::as_str).collect();
+    let flags = words.iter().filter(|flag| flag.starts_with("--cni-")).map(|flag| (*flag).to_owned());
+    let pins = value(&words, "--pin-dir").map(|directory| format!("--pin-dir={directory}"));
+    let socket = value(&words, "--socket").unwrap_or("/run/ringfence/agent.sock");
+    // Of the host's directory for what lives while it runs all is seen, under another name.
+    let socket = socket.strip_prefix("/run/").map_or_else(|| socket.to_owned(), |rest| format!("{HOST_RUN}/{rest}"));
     let arguments: Vec<String> = ["agent".to_owned(), "cleanup".to_owned()]
         .into_iter()
         .chain(flags)
-        .chain([format!("--socket={HOST_RUN}/ringfence/agent.sock")])
+        .chain(pins)
+        .chain([format!("--socket={socket}")])
         .collect();
     container["args"] = json!(arguments);
     container["name"] = json!("cleanup");
@@ -261,6 +266,13 @@ fn pod(template: &Value, namespace: &str, node: &str) -> Option<Value> {
         "metadata": {"name": name(node), "namespace": namespace, "labels": {"app.kubernetes.io/name": "ringfence-cleanup"}},
         "spec": spec,
     }))
+}
+
+/// The value of a flag, in one word with it or in the next.
+fn value<'a>(words: &[&'a str], flag: &str) -> Option<&'a str> {
+    let joined = |word: &&'a str| word.strip_prefix(flag)?.strip_prefix('=');
+    let apart = || words.iter().skip_while(|word| **word != flag).nth(1).copied();
+    words.iter().find_map(joined).or_else(apart)
 }
 
 #[cfg(test)]
@@ -293,7 +305,22 @@ mod tests {
     fn it_is_the_agent_s_pod_with_another_command() {
         let values = Values { mode: Mode::Primary, ..Values::default() };
         let set = manifest::objects(&values).unwrap().into_iter().find(|object| object["kind"] == "DaemonSet").unwrap();
-        let pod = pod(set.pointer("/spec/template").unwrap(), "kube-system", "node-1").unwrap();
+        let template = set.pointer("/spec/template").unwrap();
+        let pod = |template: &Value| super::pod(template, "kube-system", "node-1").unwrap();
+        for extra in [
+            &["--pin-dir=/sys/fs/bpf/x", "--socket=/run/x/y.sock"][..],
+            &["--socket", "/run/x/y.sock", "--pin-dir", "/sys/fs/bpf/x"],
+        ] {
+            let mut template = template.clone();
+            let arguments = template.pointer_mut("/spec/containers/0/args").unwrap().as_array_mut().unwrap();
+            arguments.extend(extra.iter().map(|argument| json!(argument)));
+            let arguments = pod(&template).pointer("/spec/containers/0/args").unwrap().clone();
+            let arguments = arguments.as_array().unwrap();
+            assert!(arguments.contains(&json!("--pin-dir=/sys/fs/bpf/x")), "{arguments:?}");
+            assert!(arguments.contains(&json!("--socket=/host/run/x/y.sock")), "{arguments:?}");
+            assert_eq!(arguments.len(), 6, "{arguments:?}");
+        }
+        let pod = pod(template);
         assert!(serde_json::from_value::<Pod>(pod.clone()).is_ok());
         let container = &pod["spec"]["containers"][0];
         assert_eq!(
