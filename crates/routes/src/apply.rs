@@ -7,7 +7,7 @@ use std::{fs, io};
 use ipnet::IpNet;
 use ringfence_netns::Netlink;
 
-use crate::{Firewall, Interface, PRIORITY, PROTOCOL, Plan, TUNNELS, Tunnel, firewall};
+use crate::{Firewall, Interface, PRIORITY, PROTOCOL, Plan, TUNNELS, Tunnel, firewall, forward};
 
 /// Why the kernel is not as planned.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +26,9 @@ pub enum Error {
     /// The table of nftables.
     #[error("what pods send out of the cluster does not get the node's address, nor is VXLAN closed to others: {0}")]
     Firewall(io::Error),
+    /// The chains of others that packets of pods pass.
+    #[error("packets of pods are not passed on: {0}")]
+    Forward(io::Error),
 }
 
 /// Brings the network namespace of the calling thread to a plan. Returns what was changed, as phrases.
@@ -44,6 +47,7 @@ pub fn apply(
         firewall::put(&plan.firewall).map_err(Error::Firewall)?;
         changes.push("set which packets of pods get the node's address, and who may send through VXLAN".into());
     }
+    changes.extend(forward::open(&plan.firewall.pods).map_err(Error::Forward)?);
     tunnels(plan, netlink, &mut changes)?;
     peers(plan, netlink, &mut changes)?;
     routes(plan, netlink, &mut changes)?;
@@ -68,6 +72,7 @@ pub fn clean_up(netlink: &mut Netlink) -> Result<(), Error> {
     for name in TUNNELS {
         netlink.delete_link(name)?;
     }
+    forward::leave().map_err(Error::Forward)?;
     firewall::remove().map_err(Error::Firewall)
 }
 

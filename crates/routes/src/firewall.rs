@@ -77,18 +77,18 @@ fn add_set(script: &mut String, name: &str, kind: &str, elements: &[String]) {
 pub(crate) fn is_there(firewall: &Firewall) -> bool {
     let families: BTreeSet<bool> = firewall.senders.iter().map(IpAddr::is_ipv4).collect();
     let count = |text: &str, word: &str| text.lines().filter(|line| line.contains(word)).count();
-    let listed = nft(&format!("list table {TABLE}\n"));
+    let listed = nft(&[], &format!("list table {TABLE}\n"));
     listed.is_ok_and(|text| count(&text, " masquerade") == 2 && count(&text, " drop") == families.len())
 }
 
 /// Puts the table into the network namespace of the calling thread.
 pub(crate) fn put(firewall: &Firewall) -> io::Result<()> {
-    nft(&firewall.script()).map(drop)
+    nft(&[], &firewall.script()).map(drop)
 }
 
 /// Takes the table away.
 pub(crate) fn remove() -> io::Result<()> {
-    match nft(&format!("add table {TABLE}\ndelete table {TABLE}\n")) {
+    match nft(&[], &format!("add table {TABLE}\ndelete table {TABLE}\n")) {
         // Then it cannot have been made either.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map(drop),
@@ -96,9 +96,9 @@ pub(crate) fn remove() -> io::Result<()> {
 }
 
 /// Carries out a script; returns what it prints.
-fn nft(script: &str) -> io::Result<String> {
+pub(crate) fn nft(options: &[&str], script: &str) -> io::Result<String> {
     let mut command = Command::new("nft");
-    command.args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(options).args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let hint = |error: io::Error| io::Error::new(error.kind(), format!("nft: {error}; hint: apt install nftables"));
     let mut child = command.spawn().map_err(hint)?;
     if let Some(mut input) = child.stdin.take() {

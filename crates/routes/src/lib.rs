@@ -12,6 +12,7 @@
 
 mod apply;
 mod firewall;
+mod forward;
 mod plan;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
@@ -418,4 +419,64 @@ fn a_firewall_without_its_rules_is_set_again() {
         let changes = cluster.members[0].follow(&nodes, Encapsulation::default()).1;
         assert_eq!(changes, ["set which packets of pods get the node's address, and who may send through VXLAN"]);
     }
+}
+
+/// A command on a node, which has to succeed.
+fn run(node: &Namespace, line: &str) -> String {
+    let output = node.run(|| Command::new("sh").args(["-c", line]).output().unwrap()).unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn pods_are_reached_also_where_iptables_drops_what_is_forwarded() {
+    if !root() {
+        return;
+    }
+    if Command::new("iptables")
+        .arg("-V")
+        .output()
+        .is_ok_and(|output| !String::from_utf8_lossy(&output.stdout).contains("nf_tables"))
+    {
+        println!("skipped: iptables is not that of nftables");
+        return;
+    }
+    let mut cluster = Cluster::new("drop", false, &NEAR[..2], 1500);
+    let nodes = cluster.nodes.clone();
+    cluster.follow(Encapsulation::default());
+    for member in &cluster.members {
+        run(
+            &member.node.0,
+            "for t in iptables ip6tables; do $t -P FORWARD DROP && $t -A FORWARD -s 192.0.2.1 -j ACCEPT; done 2>&1 || true",
+        );
+    }
+    if !run(&cluster.members[0].node.0, "nft list chains").contains("policy drop") {
+        println!("skipped: iptables is missing\nhint: apt install iptables");
+        return;
+    }
+    let target = SocketAddr::new(cluster.members[1].pods[0], 80);
+    assert!(connect(&cluster.members[0].pod.0, target, FUTILE).is_none());
+    cluster.follow(Encapsulation::default());
+    cluster.pods_talk();
+    assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, Vec::<String>::new());
+    // Somebody's rules come first, and what somebody flushes is put back.
+    let node = &cluster.members[0].node.0;
+    let rules = run(node, "iptables -S FORWARD");
+    assert!(rules.lines().nth(1).unwrap().contains("192.0.2.1"), "{rules}");
+    run(node, "iptables -F; ip6tables -F");
+    assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1.len(), 2);
+    cluster.pods_talk();
+    let node = &cluster.members[0].node.0;
+    node.run(|| clean_up(&mut node.netlink().unwrap())).unwrap().unwrap();
+    assert!(!run(node, "iptables -S FORWARD; ip6tables -S FORWARD").contains("ringfence"));
+    // A chain of which nobody knows what it means is told.
+    run(
+        node,
+        "nft add table inet mine; nft 'add chain inet mine forward { type filter hook forward priority 0; policy drop; }'",
+    );
+    let mut netlink = node.netlink().unwrap();
+    let links = interfaces(&mut netlink).unwrap();
+    let plan = plan(&cluster.members[0].object.name, &nodes, &links, Encapsulation::default()).unwrap();
+    let error = node.run(|| apply(&plan, None, &links, &mut netlink)).unwrap().unwrap_err().to_string();
+    assert!(error.contains("chain forward of table inet mine") && error.contains("10.244.0.0/24"), "{error}");
 }
