@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams};
 use kube::{Api, ResourceExt as _};
 use nix::sys::signal::{Signal, kill};
@@ -41,6 +42,23 @@ impl Stage {
             let _ = api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
         }
         Ok(())
+    }
+
+    /// Waits until a node's agent has ended by itself, with an error, since some time.
+    pub(crate) async fn agent_failed(&self, number: usize, since: Timestamp) -> anyhow::Result<()> {
+        // The API tells whole seconds.
+        let since = since.as_second();
+        eventually(&format!("the agent of node {number} ends with an error"), || async {
+            let Ok(Some(pod)) = self.agent(number).await else { return Ok(None) };
+            let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+            let states = statuses.flat_map(|status| [&status.state, &status.last_state]).flatten();
+            let mut ends = states.filter_map(|state| state.terminated.as_ref());
+            let failed = ends.any(|end| {
+                end.exit_code == 1 && end.finished_at.as_ref().is_some_and(|time| time.0.as_second() >= since)
+            });
+            Ok(failed.then_some(()))
+        })
+        .await
     }
 
     /// Waits until a node's agent is ready. What is asked of the API may fail meanwhile.

@@ -14,6 +14,9 @@ mod links_renamed;
 mod nothing;
 mod outage;
 mod partition;
+mod pins;
+mod plugin_configuration;
+mod port;
 mod reboot;
 mod runtime;
 mod starts;
@@ -35,6 +38,9 @@ static ALL: &[Scenario] = &[
     hostile::SCENARIO,
     upgrade::SCENARIO,
     runtime::SCENARIO,
+    pins::SCENARIO,
+    plugin_configuration::SCENARIO,
+    port::SCENARIO,
     partition::SCENARIO,
     clock::SCENARIO,
     flush::TABLES,
