@@ -129,6 +129,13 @@ impl Handle {
         self.0.send(message).map_err(|mpsc::SendError(_)| Gone)
     }
 
+    /// Asks from a thread that may block.
+    pub(crate) fn ask_blocking<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Gone> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Message::Ask(question(reply)))?;
+        answer.blocking_recv().map_err(|_closed| Gone)
+    }
+
     /// Starts a thread that has to live as long as the process. The process does not outlive it, nor a panic in it.
     pub(crate) fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
         let end = self.part(name);
@@ -149,14 +156,6 @@ impl Handle {
         let (reply, answer) = oneshot::channel();
         self.tell(Message::Ask(question(reply)))?;
         answer.await.map_err(|_closed| Gone)
-    }
-
-    /// Asks from a thread that may block.
-    #[cfg(test)]
-    pub(crate) fn ask_blocking<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Gone> {
-        let (reply, answer) = oneshot::channel();
-        self.tell(Message::Ask(question(reply)))?;
-        answer.blocking_recv().map_err(|_closed| Gone)
     }
 }
 

@@ -29,8 +29,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::thread;
 use std::thread::JoinHandle;
-use std::{io, thread};
 
 use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
