@@ -299,7 +299,7 @@ pub(crate) fn listen(groups: u32, changed: impl Fn() -> bool) -> std::io::Result
 }
 
 /// Starts looking: the sender takes nudges.
-pub(crate) fn start(core: Handle) -> std::io::Result<Sender<Nudge>> {
+pub(crate) fn start(core: &Handle) -> std::io::Result<Sender<Nudge>> {
     let (nudges, receiver) = mpsc::channel();
     let (scout, listener) = (Scout::new(core.clone(), PathBuf::from(cni_cache::RESULTS)), nudges.clone());
     core.spawn("scout", move || scout.run(&receiver))?;

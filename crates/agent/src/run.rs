@@ -116,7 +116,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (enforcer, source) = datapath::open(&config)?;
     let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
     let (core, messages) = Handle::channel();
-    let scout = interfaces::start(core.clone()).context("cannot start a thread")?;
+    let scout = interfaces::start(&core).context("cannot start a thread")?;
     let meters = Arc::new(Meters::new());
     let (tables, keeping) = tables::start(Arc::clone(&meters)).context("cannot start a thread")?;
     let journal = journal(&config.socket);

@@ -102,17 +102,15 @@ fn place<'a>(first: (&'a str, &'a str), usable: &[(&'a str, &'a str)]) -> Place<
         let called = network.as_deref();
         is_list(name) && (called == Some(*name) || called.is_some() && conflist::name(text).as_deref() == called)
     };
-    match usable.iter().find(is_named) {
-        Some(delegate) => Place { file: Some(*delegate), ..fine },
-        None => {
-            let called = network.as_deref().unwrap_or("none");
-            let why = format!(
-                "{name} is Multus', and the network it calls (clusterNetwork: {called}) is no list in this directory; hint: \
-                 see to it that clusterNetwork names one, and start Multus anew on this node"
-            );
-            Place { file: None, error: Some(why), ..fine }
-        }
+    if let Some(delegate) = usable.iter().find(is_named) {
+        return Place { file: Some(*delegate), ..fine };
     }
+    let called = network.as_deref().unwrap_or("none");
+    let why = format!(
+        "{name} is Multus', and the network it calls (clusterNetwork: {called}) is no list in this directory; hint: see to it \
+         that clusterNetwork names one, and start Multus anew on this node"
+    );
+    Place { file: None, error: Some(why), ..fine }
 }
 
 /// Takes the plugin out of all files but one.
