@@ -130,8 +130,8 @@ fn an_agent_makes_do_with_what_is_left_of_the_pins() {
         match what {
             "all maps" => remove(&net, "maps-"),
             "one link" => {
-                fs::remove_file(pins(&net, "links-").iter().find(|path| path.ends_with("ipv6-local-in")).unwrap())
-                    .unwrap()
+                let pins = pins(&net, "links-");
+                fs::remove_file(pins.iter().find(|path| path.ends_with("ipv6-local-in")).unwrap()).unwrap();
             }
             _ => {
                 let name = if what == "config" { "config" } else { "peers" };
