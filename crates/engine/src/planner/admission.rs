@@ -169,6 +169,9 @@ impl Planner {
         // To count is to change.
         self.ledger.take_changed();
         let ousted: BTreeSet<RulesetId> = std::mem::take(&mut self.ousted).into_iter().collect();
+        if gone.is_empty() && ousted.is_empty() {
+            return before;
+        }
         let put = first.put_entries.iter().chain(&second.put_entries);
         let new: HashSet<EntryKey> = put.filter(|_| !ousted.is_empty()).map(|(key, _)| *key).collect();
         for (address, endpoint) in &mut self.published.endpoints {
