@@ -37,7 +37,7 @@ pub(crate) fn cluster_wide(client: Ipv4Addr, server: Ipv4Addr, policies: usize, 
 }
 
 fn plan_of(client: Ipv4Addr, server: Ipv4Addr, policies: impl Iterator<Item = Policy>) -> Plan {
-    let namespace = Namespace { name: Name::from(NAMESPACE), labels: Labels::default() };
+    let namespace = Namespace { name: Name::from(NAMESPACE), labels: Labels::default(), terminating: false };
     let mut objects = vec![
         Object::Namespace(namespace),
         Object::Node(node(client)),
@@ -70,6 +70,7 @@ fn pod(name: &str, address: Ipv4Addr) -> Pod {
         addresses: vec![IpAddr::V4(address)],
         host_network: false,
         phase: PodPhase::Running,
+        terminating: false,
         created: 0,
         ports: Vec::new(),
     }

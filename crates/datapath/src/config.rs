@@ -91,7 +91,7 @@ impl Default for Sizes {
             entries: 1 << 19,
             breakpoints: 1 << 19,
             causes: 1 << 16,
-            gates: 64,
+            gates: 8192,
             pod_ranges: 1 << 15,
             known_addresses: 1 << 16,
             flows: 1 << 16,

@@ -68,6 +68,20 @@ impl Block {
         Self::new(merged.into())
     }
 
+    /// What all of these decisions allow: where some deny, the first of them decides, else the first of all. There has to
+    /// be one.
+    pub(crate) fn meet(blocks: &[Self]) -> Self {
+        let mut keys: Vec<u32> =
+            blocks.iter().flat_map(|block| block.breakpoints().iter().map(|point| point.key)).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        Self::from_sorted(keys.into_iter().map(|key| {
+            let points = || blocks.iter().map(|block| block.at(key));
+            let point = points().find(|point| !point.allow).unwrap_or_else(|| blocks[0].at(key));
+            Breakpoint { key, ..point }
+        }))
+    }
+
     /// The decision at a key.
     pub fn at(&self, key: u32) -> Breakpoint {
         self.points[self.points.partition_point(|point| point.key <= key) - 1]

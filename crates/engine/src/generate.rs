@@ -164,13 +164,15 @@ impl Settings {
     /// A random pod.
     pub fn pod(&self, rng: &mut Rng) -> Pod {
         let node = rng.below(self.nodes);
-        let net = u8::try_from(node).unwrap_or_default();
-        let v4 = IpAddr::from([10, 0, net, small(rng, 12)]);
-        let v6 = IpAddr::from([0xfd00, 0, 0, net.into(), 0, 0, 0, 1 + u16::from(small(rng, 12))]);
+        // Some have an address of another node's range, or of none.
+        let net = u8::try_from(if rng.percent(88) { node } else { rng.below(self.nodes + 1) }).unwrap_or_default();
+        let v4 = IpAddr::from([10, 0, net, small(rng, 16)]);
+        let v6 = IpAddr::from([0xfd00, 0, 0, net.into(), 0, 0, 0, 1 + u16::from(small(rng, 16))]);
         let mut addresses = match rng.below(8) {
             0 => vec![],
             1 => vec![v6],
-            2 | 3 => vec![v4, v6],
+            2 => vec![v4, v6],
+            3 => vec![v4, v6, IpAddr::from([10, 0, net, small(rng, 16)])],
             4 => vec![v6, v4],
             _ => vec![v4],
         };
@@ -198,6 +200,7 @@ impl Settings {
                 PodPhase::Succeeded,
                 PodPhase::Failed,
             ]),
+            terminating: rng.percent(10),
             created: *rng.pick(&[0, 1, 2, 3, 1_700_000_000, i64::MAX, -1]),
             ports: (0..rng.below(4)).map(|_| container_port(rng)).collect(),
         }
@@ -212,7 +215,7 @@ impl Settings {
             1..=4 => Self::host_address(rng, world, v6),
             _ => Self::address(rng, world, v6),
         };
-        let (protocol, port) = Self::asked(rng, world.owner(destination));
+        let (protocol, port) = Self::asked(rng, world.owners(destination, None).first().copied());
         Connection {
             source,
             destination,
@@ -309,7 +312,10 @@ fn node_addresses(number: usize) -> Vec<IpAddr> {
 }
 
 fn node(rng: &mut Rng, number: usize) -> Node {
-    let nets = [format!("10.0.{number}.0/24"), format!("fd00:0:0:{number}::/64")];
+    let other = number + usize::from(rng.percent(10));
+    let nets = [format!("10.0.{other}.0/24"), format!("fd00:0:0:{other}::/64")];
+    // Not every node has a range of both families, and a few have one that is another's too.
+    let (first, count) = (rng.below(2), *rng.pick(&[0, 1, 2, 2, 2, 2]));
     let mut addresses = node_addresses(number);
     // Some have one address, others one more, which may be that of another node, of a pod or of a domain name.
     addresses.truncate(rng.below(8));
@@ -321,7 +327,7 @@ fn node(rng: &mut Rng, number: usize) -> Node {
         name: name("node", number),
         labels: labels(rng),
         addresses,
-        pod_cidrs: nets.iter().filter_map(|net| net.parse::<IpNet>().ok()).collect(),
+        pod_cidrs: nets.iter().cycle().skip(first).take(count).filter_map(|net| net.parse::<IpNet>().ok()).collect(),
     }
 }
 
@@ -329,7 +335,7 @@ fn namespace(rng: &mut Rng, number: usize) -> Namespace {
     let mut labels = labels(rng);
     let name = name("n", number);
     labels.insert("kubernetes.io/metadata.name", Name::clone(&name));
-    Namespace { name, labels }
+    Namespace { name, labels, terminating: false }
 }
 
 fn labels(rng: &mut Rng) -> Labels {

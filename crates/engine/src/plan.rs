@@ -130,7 +130,7 @@ pub struct Plan {
     pub entries: HashMap<EntryKey, Arc<Block>>,
     /// What the causes in blocks stand for.
     pub causes: HashMap<CauseId, Cause>,
-    /// Ranges of this node's pods: an address inside without an endpoint is not let through.
+    /// Ranges of this node's pods, and addresses of them outside of these: without an endpoint they are not let through.
     pub gates: Vec<IpNet>,
 }
 

@@ -29,6 +29,7 @@ mod admission;
 mod atoms;
 mod by_subject;
 mod causes;
+mod claims;
 mod classes;
 mod commit;
 mod digest;
@@ -66,6 +67,8 @@ use ipnet::IpNet;
 use ringfence_model::{Name, PolicyId};
 
 use crate::{Block, Cause, CauseId, Endpoint, EntryKey, Limits, Plan, Room, RulesetId};
+pub use claims::{Claimant, Dispute};
+
 use atoms::Atoms;
 use by_subject::BySubject;
 use causes::Causes;
@@ -100,6 +103,8 @@ pub struct Planner {
     labelled: HashMap<(Sym, Sym), HashSet<Sym>>,
     /// Ranges of pods, by node in scope.
     nodes: BTreeMap<Name, Vec<IpNet>>,
+    /// Addresses that are closed while no pod has them.
+    guards: BTreeSet<IpAddr>,
     hosts: Hosts,
     pods: Pods,
     policies: Policies,
@@ -176,6 +181,9 @@ struct Dirty {
     /// They are or were addresses of local pods.
     endpoints: HashSet<IpAddr>,
     nets: HashSet<IpNet>,
+    /// Nodes whose pods' ranges are others, and what they have no more or did not have before.
+    nodes: HashSet<Sym>,
+    ranges: HashSet<IpNet>,
     gates: bool,
 }
 
@@ -188,6 +196,7 @@ impl Planner {
     /// A planner of an empty world. What does not fit into the limits is denied: to pods whose policies do not fit.
     /// Which these are is a function of the world, as the whole plan is.
     pub fn with_limits(scope: Scope, limits: Limits) -> Self {
+        let knows_own = matches!(scope, Scope::Node(_));
         Self {
             scope,
             limits,
@@ -195,8 +204,9 @@ impl Planner {
             namespaces: HashMap::default(),
             labelled: HashMap::default(),
             nodes: BTreeMap::new(),
+            guards: BTreeSet::new(),
             hosts: Hosts::default(),
-            pods: Pods::default(),
+            pods: Pods::new(knows_own),
             policies: Policies::default(),
             locals: HashSet::default(),
             atoms: Atoms::default(),

@@ -9,34 +9,61 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringfence_model::{
-    Action, Connection, Decision, Direction, DomainPattern, NamespaceSelection, Origin, Peer, Peers, Pod, PodSelection,
-    Policy, PolicyId, PortMatch, Ports, Reason, Rule, RuleRef, Selector, Tier, Verdict, World,
+    Action, Connection, Decision, Direction, DomainPattern, Name, NamespaceSelection, Origin, Peer, Peers, Pod,
+    PodSelection, Policy, PolicyId, PortMatch, Ports, Reason, Rule, RuleRef, Selector, Tier, Verdict, World,
 };
 
 /// What both ends say of a connection.
 pub fn decide(world: &World, connection: &Connection) -> Decision {
+    decide_at(world, None, connection)
+}
+
+/// The same as a node knows it: an end that is no pod of this node has no say ([`Reason::NotAPod`]).
+pub fn decide_at(world: &World, node: Option<&Name>, connection: &Connection) -> Decision {
     Decision {
-        egress: judge(world, connection, Direction::Egress),
-        ingress: judge(world, connection, Direction::Ingress),
+        egress: judge_at(world, node, connection, Direction::Egress),
+        ingress: judge_at(world, node, connection, Direction::Ingress),
     }
 }
 
 /// What the end that `direction` looks from says.
 pub fn judge(world: &World, connection: &Connection, direction: Direction) -> Verdict {
+    judge_at(world, None, connection, direction)
+}
+
+/// The same as a node knows it, if one is named.
+///
+/// An address in dispute may what each of the pods may that have it: the first of them, oldest first, for which the
+/// verdict is to deny decides. Where that cannot be known everything is denied ([`Reason::Undecided`]): for the subject
+/// if policy tells its pods apart, for the peer if it does and the namespace of one is not known.
+pub fn judge_at(world: &World, node: Option<&Name>, connection: &Connection, direction: Direction) -> Verdict {
     let (own, other) = match direction {
         Direction::Egress => (connection.source, connection.destination),
         Direction::Ingress => (connection.destination, connection.source),
     };
-    let Some(subject) = world.owner(own) else { return Verdict::allow(Reason::NotAPod) };
+    let mut subjects = world.owners(own, node);
+    subjects.retain(|pod| node.is_none() || pod.node.as_ref() == node);
+    let Some(subject) = subjects.first().copied() else { return Verdict::allow(Reason::NotAPod) };
     if let Some(reason) = bypass(connection, subject, direction) {
         return Verdict::allow(reason);
     }
-    let question = Question { world, connection, direction, subject, address: other, peer: world.owner(other) };
-    question
-        .tier(Tier::Admin)
-        .or_else(|| question.network_policy())
-        .or_else(|| question.tier(Tier::Baseline))
-        .unwrap_or_else(|| Verdict::allow(Reason::Default))
+    if is_disputed(&subjects) {
+        return Verdict::deny(Reason::Undecided);
+    }
+    let peers = world.owners(other, node);
+    let question = Question { world, connection, direction, subject, address: other, peer: peers.first().copied() };
+    let known = |pod: &&Pod| world.namespaces.contains_key(&pod.key.namespace);
+    if is_disputed(&peers) && !peers.iter().all(known) && question.is_governed() {
+        return Verdict::deny(Reason::Undecided);
+    }
+    let verdict = question.verdict();
+    let others = peers.into_iter().skip(1).map(|peer| Question { peer: Some(peer), ..question }.verdict());
+    std::iter::once(verdict.clone()).chain(others).find(|verdict| !verdict.allow).unwrap_or(verdict)
+}
+
+/// Whether it matters which of these pods has an address.
+fn is_disputed(pods: &[&Pod]) -> bool {
+    pods.iter().any(|pod| !pod.is_like(pods[0]))
 }
 
 /// Why policy is not asked, if it is not.
@@ -57,17 +84,36 @@ fn bypass(connection: &Connection, subject: &Pod, direction: Direction) -> Optio
 }
 
 /// One end of one connection.
+#[derive(Clone, Copy)]
 struct Question<'a> {
     world: &'a World,
     connection: &'a Connection,
     direction: Direction,
     subject: &'a Pod,
-    /// The address at the other end, and the pod that owns it.
+    /// The address at the other end, and the pod that is taken to have it.
     address: IpAddr,
     peer: Option<&'a Pod>,
 }
 
 impl Question<'_> {
+    fn verdict(&self) -> Verdict {
+        self.tier(Tier::Admin)
+            .or_else(|| self.network_policy())
+            .or_else(|| self.tier(Tier::Baseline))
+            .unwrap_or_else(|| Verdict::allow(Reason::Default))
+    }
+
+    /// Whether any policy may have an opinion: a NetworkPolicy isolates, others have rules that can match.
+    fn is_governed(&self) -> bool {
+        let can_match = |rule: &Rule| rule.action != Action::Accept || rule.unknown().is_none();
+        let tiers = [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline];
+        let mut policies = tiers.into_iter().flat_map(|tier| self.policies(tier));
+        policies.any(|policy| {
+            let rules = policy.rules(self.direction);
+            rules.is_some_and(|rules| policy.tier == Tier::NetworkPolicy || rules.iter().any(can_match))
+        })
+    }
+
     /// The policies of a tier that select the subject, in the order of evaluation.
     fn policies(&self, tier: Tier) -> Vec<&Policy> {
         let selects = |policy: &&Policy| policy.tier == tier && self.selected(&policy.subject, self.subject);

@@ -25,7 +25,7 @@ impl Cluster {
         let mut cluster = Self { planner, plan: Plan::default() };
         for name in ["red", "blue", "green"] {
             let labels = [("name", name)].into_iter().collect();
-            cluster.planner.apply(Object::Namespace(Namespace { name: name.into(), labels }));
+            cluster.planner.apply(Object::Namespace(Namespace { name: name.into(), labels, terminating: false }));
         }
         cluster.pod("red/victim", 1, "app=victim");
         cluster.pod("red/friend", 2, "friend=true");
@@ -46,6 +46,7 @@ impl Cluster {
             addresses: vec![[10, 0, 0, number].into()],
             host_network: false,
             phase: PodPhase::Running,
+            terminating: false,
             created: 0,
             ports: Vec::new(),
         }));

@@ -107,7 +107,8 @@ proptest! {
         let namespace = policy.id.namespace.clone();
         world.apply(Object::Policy(policy));
         for (connection, (before, after)) in connections.iter().zip(before.iter().zip(decide(&world, &connections))) {
-            let foreign = |address| world.owner(address).is_some_and(|pod| Some(&pod.key.namespace) != namespace.as_ref());
+            let owners = |address| world.owners(address, None);
+            let foreign = |address| owners(address).iter().all(|pod| Some(&pod.key.namespace) != namespace.as_ref());
             if foreign(connection.destination) {
                 prop_assert_eq!(&before.ingress, &after.ingress, "{:?}", connection);
             }

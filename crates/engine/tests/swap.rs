@@ -63,6 +63,12 @@ fn is_rule_or_host(event: &Event) -> bool {
     }
 }
 
+/// The ranges that nodes have for their pods.
+fn ranges(world: &World) -> Vec<(&str, &[IpNet])> {
+    let ranges = world.nodes.values().map(|node| (&*node.name, &*node.pod_cidrs));
+    ranges.filter(|(_, ranges)| !ranges.is_empty()).collect()
+}
+
 /// What an endpoint says of a peer, by direction, port, and whether the connection was open before: verdict and cause,
 /// or nothing if there are no rules.
 type Answers = Vec<Option<(bool, CauseId)>>;
@@ -76,6 +82,9 @@ fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
         let ruleset = endpoint.ruleset(direction);
         keys.map(|(protocol, port)| {
             (ruleset != RulesetId::NONE).then(|| {
+                if ruleset == RulesetId::CONFLICT || class.class == ClassId::CONFLICT {
+                    return (false, CauseId::DEFAULT);
+                }
                 let point = plan.lookup(ruleset, class, established, port_key(protocol, port));
                 let point = point.expect("every decision is there");
                 assert!(plan.causes.contains_key(&point.cause), "every cause is there");
@@ -87,12 +96,17 @@ fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
     directions.into_iter().flat_map(|direction| [(direction, false), (direction, true)]).flat_map(of).collect()
 }
 
-/// What policy can see of an address: the pod that owns it, the nodes and the domain names that have it, and the
+/// What policy can see of an address: the pods that have it, the nodes and the domain names that have it, and the
 /// names that linger at it; and those for which it is inside of the cluster.
-type Visible<'a> = (Option<(&'a Pod, Option<&'a Namespace>)>, Vec<&'a Labels>, [Vec<&'a DomainName>; 3]);
+type Visible<'a> = (Vec<(&'a Pod, Option<&'a Namespace>)>, Vec<&'a Labels>, [Vec<&'a DomainName>; 3]);
 
-fn seen(world: &World, address: IpAddr) -> Visible<'_> {
-    let pod = world.owner(address).map(|pod| (pod, world.namespaces.get(&pod.key.namespace)));
+fn seen<'a>(world: &'a World, scope: &Scope, address: IpAddr) -> Visible<'a> {
+    let node = match scope {
+        Scope::Node(node) => Some(node),
+        Scope::Cluster => None,
+    };
+    let owners = world.owners(address, node).into_iter();
+    let pods = owners.map(|pod| (pod, world.namespaces.get(&pod.key.namespace))).collect();
     let nodes = world.nodes.values().filter(|node| node.addresses.contains(&address)).map(|node| &node.labels);
     let names = |has: &dyn Fn(&Domain) -> bool| {
         world.domains.values().filter(|domain| has(domain)).map(|domain| &domain.name).collect()
@@ -100,7 +114,7 @@ fn seen(world: &World, address: IpAddr) -> Visible<'_> {
     let domains = names(&|domain| domain.addresses.contains(&address));
     let lingering = names(&|domain| domain.lingering.contains(&address));
     let inside = names(&|domain| domain.inside.contains(&address));
-    (pod, nodes.collect(), [domains, lingering, inside])
+    (pods, nodes.collect(), [domains, lingering, inside])
 }
 
 /// Addresses worth asking about: those of pods, nodes and domain names, and both ends of every prefix.
@@ -126,6 +140,7 @@ struct Seen {
 
 /// A change, and the plans around it.
 struct Change<'a> {
+    scope: &'a Scope,
     worlds: [&'a World; 2],
     before: &'a Plan,
     after: &'a Plan,
@@ -136,10 +151,10 @@ struct Change<'a> {
 
 /// Steps through a change from one plan to the next.
 fn check(change: &Change<'_>, context: &str, seen_so_far: &mut Seen) {
-    let Change { worlds, before, after, between, deltas } = *change;
+    let Change { scope, worlds, before, after, between, deltas } = *change;
     let all = peers(worlds, [before, after]);
     let (same, changed): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|address| seen(worlds[0], *address) == seen(worlds[1], *address));
+        all.into_iter().partition(|address| seen(worlds[0], scope, *address) == seen(worlds[1], scope, *address));
     let endpoints: BTreeSet<IpAddr> = before.endpoints.keys().chain(after.endpoints.keys()).copied().collect();
     let whole = |plan: &Plan, endpoint| same.iter().map(|peer| answers(plan, endpoint, *peer)).collect::<Vec<_>>();
     let expected: Vec<_> =
@@ -275,7 +290,8 @@ struct Third {
 
 fn hold_up(change: &Change<'_>, rng: &mut Rng, third: &mut Third, context: &str) {
     let instants = instants(change.before, change.deltas);
-    let same = |address: &IpAddr| seen(change.worlds[0], *address) == seen(change.worlds[1], *address);
+    let seen = |world, address| seen(change.worlds[world], change.scope, address);
+    let same = |address: &IpAddr| seen(0, *address) == seen(1, *address);
     let peers: Vec<_> = peers(change.worlds, [change.before, change.after]).into_iter().filter(same).collect();
     let endpoints: Vec<_> = change.before.endpoints.keys().chain(change.after.endpoints.keys()).copied().collect();
     if peers.is_empty() || endpoints.is_empty() || instants.len() < 2 {
@@ -335,7 +351,8 @@ fn changes(
             for _ in 0..=rng.below(3) {
                 let Some(event) = (0..100).map(|_| settings.event(rng, &world)).find(&wanted) else { continue };
                 event.happen(&mut world);
-                rules_and_hosts &= is_rule_or_host(&event);
+                // The ranges of nodes decide whose an address is: that is about pods.
+                rules_and_hosts &= is_rule_or_host(&event) && ranges(&old) == ranges(&world);
                 match &event {
                     Event::Apply(object) => planner.apply(object.clone()),
                     Event::Delete(key) => planner.delete(key),
@@ -346,7 +363,8 @@ fn changes(
             let between = World { policies: old.policies.clone(), ..world.clone() };
             let between = rules_and_hosts.then(|| fresh(&scope, &between).plan());
             let (worlds, after) = ([&old, &world], planner.plan());
-            let change = Change { worlds, before: &before, after: &after, between: between.as_ref(), deltas: &deltas };
+            let between = between.as_ref();
+            let change = Change { scope: &scope, worlds, before: &before, after: &after, between, deltas: &deltas };
             each(&change, rng, &context);
         }
     }

@@ -14,6 +14,8 @@ pub struct Namespace {
     pub name: Name,
     /// Its labels.
     pub labels: Labels,
+    /// It is being deleted.
+    pub terminating: bool,
 }
 
 /// Namespace and name of a pod.
@@ -48,6 +50,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Where in its life it is.
     pub phase: PodPhase,
+    /// It is being deleted.
+    pub terminating: bool,
     /// When it was created, in seconds since 1970; 0 if unknown.
     pub created: i64,
     /// Named ports of its containers, native sidecars included.
@@ -85,12 +89,6 @@ impl Pod {
     /// A terminating pod still is one.
     pub fn is_endpoint(&self) -> bool {
         !self.host_network && !matches!(self.phase, PodPhase::Succeeded | PodPhase::Failed)
-    }
-
-    /// Who of several endpoints with one address owns it: the greatest. The newest wins, then the greatest uid, so
-    /// that the order of events does not matter.
-    pub fn claim(&self) -> (i64, &Name) {
-        (self.created, &self.uid)
     }
 }
 

@@ -4,6 +4,7 @@
 //! project speaks in these words.
 #![forbid(unsafe_code)]
 
+mod claims;
 mod cluster;
 mod connection;
 mod domain;

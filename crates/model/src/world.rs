@@ -1,7 +1,6 @@
 //! A snapshot of everything policy depends on, and the events that change it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use crate::{Domain, DomainName, Name, Namespace, Node, Pod, PodKey, Policy, PolicyId};
 
@@ -84,15 +83,6 @@ impl World {
             ObjectKey::Policy(id) => drop(self.policies.remove(id)),
             ObjectKey::Domain(name) => drop(self.domains.remove(name)),
         }
-    }
-
-    /// The endpoint that owns an address: of several, the one with the greatest [`Pod::claim`].
-    pub fn owner(&self, address: IpAddr) -> Option<&Pod> {
-        let address = address.to_canonical();
-        self.pods
-            .values()
-            .filter(|pod| pod.is_endpoint() && pod.addresses.contains(&address))
-            .max_by(|a, b| a.claim().cmp(&b.claim()))
     }
 
     /// Every object, in an order that has no meaning.

@@ -181,9 +181,9 @@ impl Case {
         }
         let ends = [(Direction::Egress, &source), (Direction::Ingress, &destination)];
         for (direction, address) in ends {
-            let owned = world.owner(*address).is_some_and(|pod| pod.node == Some(Name::from(NODE)));
+            let verdict = judge(world, connection, direction);
+            let owned = verdict.reason != Reason::NotAPod;
             assert_eq!(owned, local(address), "the plan has just the pods of the node");
-            let verdict = reference::judge(world, connection, direction);
             if owned && !verdict.allow {
                 return Err(Expected::Policy(direction, verdict));
             }
@@ -197,6 +197,8 @@ impl Case {
             (Ok(()), None)
             | (Err(Expected::NotReady), Some(Drop::EndpointNotReady))
             | (Err(Expected::Unparseable), Some(Drop::Unparseable)) => true,
+            // Whose address it is cannot be known: there is nothing to look up.
+            (Err(Expected::Policy(_, verdict)), Some(Drop::Incomplete)) => verdict.reason == Reason::Undecided,
             (Err(Expected::Policy(direction, verdict)), Some(Drop::Policy { cause, .. })) => {
                 said.direction == Some(*direction) && plan.causes.get(&cause) == Some(&verdict.reason)
             }
@@ -219,10 +221,10 @@ impl Case {
             if self.is_unparseable() || !plan.endpoints.contains_key(&address.to_canonical()) {
                 continue;
             }
-            let verdict = reference::judge(world, &self.connection, direction);
+            let verdict = judge(world, &self.connection, direction);
             tally.decided(world, &verdict);
             let other = Connection { established: !self.connection.established, ..self.connection.clone() };
-            tally.lingering += usize::from(reference::judge(world, &other, direction) != verdict);
+            tally.lingering += usize::from(judge(world, &other, direction) != verdict);
             if !verdict.allow {
                 return;
             }
@@ -235,7 +237,7 @@ impl Case {
             return true;
         }
         let agree = |ground, address: IpAddr, direction| {
-            let verdict = reference::judge(world, &self.connection, direction);
+            let verdict = judge(world, &self.connection, direction);
             let local = plan.endpoints.contains_key(&address.to_canonical());
             match ground {
                 Ground::NeighbourDiscovery => self.connection.is_neighbour_discovery(),
@@ -257,6 +259,11 @@ enum Expected {
     NotReady,
     Unparseable,
     Policy(Direction, Verdict),
+}
+
+/// What an end says, as this node knows it.
+fn judge(world: &World, connection: &Connection, direction: Direction) -> Verdict {
+    reference::judge_at(world, Some(&Name::from(NODE)), connection, direction)
 }
 
 fn family(address: &IpAddr) -> bool {

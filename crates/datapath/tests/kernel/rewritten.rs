@@ -135,6 +135,7 @@ fn cluster() -> Vec<Object> {
         addresses: vec![ip(&address(number)), ip(&address_v6(number))],
         host_network: false,
         phase: PodPhase::Running,
+        terminating: false,
         created: 0,
         ports: Vec::new(),
     };
@@ -144,7 +145,7 @@ fn cluster() -> Vec<Object> {
         addresses: vec![ip("192.168.50.1"), ip("fd00:50::1")],
         pod_cidrs: Vec::new(),
     };
-    let namespace = Namespace { name: "default".into(), labels: Labels::default() };
+    let namespace = Namespace { name: "default".into(), labels: Labels::default(), terminating: false };
     vec![Object::Node(node), Object::Namespace(namespace), Object::Pod(pod(2))]
 }
 

@@ -15,7 +15,7 @@ const TARGET: Option<f64> = Some(5.0);
 
 pub(crate) fn run(figures: &mut Vec<Figure>) {
     let mut planner = Planner::new(Scope::Node("node0".into()));
-    planner.apply(Object::Namespace(Namespace { name: "ns0".into(), labels: Labels::default() }));
+    planner.apply(Object::Namespace(Namespace { name: "ns0".into(), labels: Labels::default(), terminating: false }));
     let pod = Segmented { namespaces: 1, workloads: 1, pods: 1, local: 1, ..Segmented::default() }.pod(0);
     planner.apply(Object::Pod(pod.clone()));
     let policies: Vec<_> = (0..10_000).map(|number| Object::Policy(policy(number, 1))).collect();

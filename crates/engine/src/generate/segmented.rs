@@ -75,6 +75,7 @@ impl Segmented {
             addresses: vec![Ipv4Addr::from(0x0a00_0000 + u32::try_from(number).unwrap_or_default()).into()],
             host_network: false,
             phase: PodPhase::Running,
+            terminating: false,
             created: 1_700_000_000,
             ports: vec![ContainerPort { name: "http".into(), protocol: Protocol::TCP, port: port(k) }],
         }
@@ -178,7 +179,7 @@ fn namespace(number: usize) -> Namespace {
     let name: Name = format!("ns{number}").into();
     let team: Name = format!("t{}", number % 10).into();
     let labels = [("team", team), ("kubernetes.io/metadata.name", Name::clone(&name))];
-    Namespace { name, labels: labels.into_iter().collect() }
+    Namespace { name, labels: labels.into_iter().collect(), terminating: false }
 }
 
 fn small(rng: &mut Rng, first: usize, end: usize) -> u8 {

@@ -233,7 +233,7 @@ impl Planner {
             entries.push((class, Held::Whole(self.shared(block))));
         }
         let fallback = [false, true].map(|universal| {
-            let peer = Satisfied { universal, atoms: Vec::new() };
+            let peer = Satisfied::new(universal, Vec::new());
             let block = self.rulesets.slab[number].decide(&peer, &self.atoms);
             Held::Whole(self.shared(block))
         });
@@ -279,8 +279,12 @@ impl Planner {
         for identity in &self.locals {
             let pods = self.pods.identities[*identity].pods.iter().map(|number| &self.pods[*number]);
             for pod in pods.filter(|pod| pod.local) {
-                let owned =
-                    |address: &&IpAddr| self.pods.owner(**address).is_some_and(|owner| std::ptr::eq(owner, pod));
+                let owned = |address: &&IpAddr| {
+                    self.pods
+                        .sole(**address)
+                        .map(|owner| &self.pods[owner])
+                        .is_some_and(|owner| std::ptr::eq(owner, pod))
+                };
                 for address in pod.addresses.iter().filter(owned) {
                     wants.push(Want { key: (pod.created, *address), payer: pod.namespace, parts: vec![(0, 1)] });
                 }

@@ -10,14 +10,69 @@ use crate::{ClassId, PeerClass};
 
 /// Number of the class of nothing.
 pub(super) const EMPTY: u32 = 0;
+/// Number of the class of whoever may nothing, wherever there are rules.
+pub(super) const CLOSED: u32 = 2;
 
 /// What a peer satisfies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Satisfied {
     /// It is a pod of a known namespace, and some ruleset in use speaks of all of them.
     pub(super) universal: bool,
+    /// Numbers of atoms, ascending; in dispute: of everybody's.
+    pub(super) atoms: Vec<u32>,
+    /// Who has the address is in dispute between pods that satisfy these: different ones, two or more, oldest first.
+    pub(super) disputed: Vec<Share>,
+}
+
+/// What one of several satisfies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Share {
+    pub(super) universal: bool,
     /// Numbers of atoms, ascending.
     pub(super) atoms: Vec<u32>,
+}
+
+impl Satisfied {
+    pub(super) fn new(universal: bool, atoms: Vec<u32>) -> Self {
+        Self { universal, atoms, disputed: Vec::new() }
+    }
+
+    /// What is satisfied by who is one of these.
+    fn one_of(shares: impl IntoIterator<Item = Share>) -> Self {
+        let mut disputed: Vec<Share> = Vec::new();
+        for share in shares {
+            if !disputed.contains(&share) {
+                disputed.push(share);
+            }
+        }
+        if disputed.len() == 1 {
+            return disputed.pop().map(|Share { universal, atoms }| Self::new(universal, atoms)).unwrap_or_default();
+        }
+        let atoms = ascending(disputed.iter().flat_map(|share| share.atoms.iter().copied()));
+        Self { universal: disputed.iter().all(|share| share.universal), atoms, disputed }
+    }
+
+    fn shares(&self) -> Vec<Share> {
+        if self.disputed.is_empty() {
+            return vec![Share { universal: self.universal, atoms: self.atoms.clone() }];
+        }
+        self.disputed.clone()
+    }
+
+    /// Everybody who may be it satisfies this too.
+    fn and(&self, other: &Self) -> Self {
+        Self::one_of(self.shares().into_iter().map(|share| Share {
+            universal: share.universal || other.universal,
+            atoms: ascending(share.atoms.iter().chain(&other.atoms).copied()),
+        }))
+    }
+}
+
+fn ascending(atoms: impl Iterator<Item = u32>) -> Vec<u32> {
+    let mut atoms: Vec<_> = atoms.collect();
+    atoms.sort_unstable();
+    atoms.dedup();
+    atoms
 }
 
 /// A set of atoms.
@@ -73,7 +128,9 @@ impl Default for Classes {
         };
         let empty = classes.add(ClassId::UNKNOWN, Satisfied::default());
         debug_assert_eq!(empty, EMPTY, "the class of nothing comes first");
-        classes.add(ClassId::ANY_POD, Satisfied { universal: true, atoms: Vec::new() });
+        classes.add(ClassId::ANY_POD, Satisfied::new(true, Vec::new()));
+        let closed = classes.slab.insert(Class { id: ClassId::CONFLICT, content: Arc::default(), peers: 0 });
+        debug_assert_eq!(closed, CLOSED, "the class of whoever may nothing comes third");
         classes
     }
 }
@@ -102,31 +159,45 @@ impl Classes {
         if let Some(index) = self.by_content.get(&content) {
             return *index;
         }
-        let mut digests: Vec<_> = content.atoms.iter().map(|atom| atoms[*atom].digest).collect();
-        digests.sort_unstable();
-        let mut hashed = Content::new("class");
-        hashed.number(u8::from(content.universal));
-        for digest in &digests {
-            hashed.bytes(digest);
+        let mut hashed = Content::new(if content.disputed.is_empty() { "class" } else { "dispute" });
+        for share in content.shares() {
+            let mut digests: Vec<_> = share.atoms.iter().map(|atom| atoms[*atom].digest).collect();
+            digests.sort_unstable();
+            hashed.number(u8::from(share.universal));
+            if !content.disputed.is_empty() {
+                hashed.length(digests.len());
+            }
+            for digest in &digests {
+                hashed.bytes(digest);
+            }
         }
         let id = ClassId(hashed.id());
         let id = if self.by_id.contains_key(&id) { ClassId::CONFLICT } else { id };
         self.add(id, content)
     }
 
-    /// The class of the union of two.
+    /// The class of whoever is in one of these, the first if all are the same.
+    pub(super) fn dispute(&mut self, classes: &[u32], atoms: &Atoms) -> u32 {
+        if classes.contains(&CLOSED) {
+            return CLOSED;
+        }
+        let shares: Vec<_> = classes.iter().flat_map(|index| self.slab[*index].content.shares()).collect();
+        self.intern(Satisfied::one_of(shares), atoms)
+    }
+
+    /// The class of what satisfies both, the second of which is not in dispute.
     pub(super) fn join(&mut self, a: u32, b: u32, atoms: &Atoms) -> u32 {
+        if a == CLOSED || b == CLOSED {
+            return CLOSED;
+        }
         if a == EMPTY || b == EMPTY {
             return a.max(b);
         }
         if let Some(index) = self.joined.get(&(a, b)) {
             return *index;
         }
-        let (left, right) = (&self.slab[a].content, &self.slab[b].content);
-        let mut union: Vec<_> = left.atoms.iter().chain(&right.atoms).copied().collect();
-        union.sort_unstable();
-        union.dedup();
-        let index = self.intern(Satisfied { universal: left.universal || right.universal, atoms: union }, atoms);
+        let both = self.slab[a].content.and(&self.slab[b].content);
+        let index = self.intern(both, atoms);
         self.joined.insert((a, b), index);
         index
     }
@@ -162,7 +233,7 @@ impl Classes {
     /// Forgets classes without peers, but for those in `live` and the constants.
     pub(super) fn retain(&mut self, live: &HashSet<u32>) {
         let keep = |slab: &Slab<Class>, index: u32| {
-            index <= EMPTY + 1 || live.contains(&index) || slab.get(index).is_some_and(|class| class.peers > 0)
+            index <= CLOSED || live.contains(&index) || slab.get(index).is_some_and(|class| class.peers > 0)
         };
         let slab = &mut self.slab;
         self.joined.retain(|(a, b), union| keep(slab, *a) && keep(slab, *b) && keep(slab, *union));

@@ -22,6 +22,7 @@ impl Planner {
     pub fn commit(&mut self) -> Vec<Delta> {
         let (mut first, mut second) = (Delta::default(), Delta::default());
         self.refresh_namespaces();
+        self.refresh_claims();
         let mut moved = std::mem::take(&mut self.dirty.endpoints);
         let mut turnover = self.refresh_subjects(&mut first, &mut moved);
         self.settle(&mut first, &mut turnover);
@@ -51,17 +52,29 @@ impl Planner {
             namespace.candidates =
                 self.atoms.iter().filter(|(_, atom)| admits(atom)).map(|(number, _)| number).collect();
             self.dirty.identities.extend(&namespace.identities);
+            // What a pod of an unknown namespace may is not known, so what it has in dispute is closed.
+            self.dirty.addresses.extend(self.pods.disputed_in(sym));
             let subjects = namespace.identities.iter().filter(|identity| self.locals.contains(identity));
             self.dirty.subjects.extend(subjects.map(|identity| (*identity, Doubt::Policies)));
         }
     }
 
-    /// The ranges of the pods in scope.
+    /// Finds out anew who has the addresses about which the ranges of nodes say something else than before.
+    fn refresh_claims(&mut self) {
+        let (nodes, ranges) = (std::mem::take(&mut self.dirty.nodes), std::mem::take(&mut self.dirty.ranges));
+        let addresses = self.pods.settle_again(&nodes, &ranges, &self.strings);
+        self.dirty.endpoints.extend(&addresses);
+        self.dirty.addresses.extend(addresses);
+    }
+
+    /// The ranges of the pods in scope, and what else is guarded.
     fn refresh_gates(&mut self, delta: &mut Delta) {
         if !std::mem::take(&mut self.dirty.gates) {
             return;
         }
-        let mut gates: Vec<IpNet> = self.nodes.values().flatten().map(IpNet::trunc).collect();
+        let ranges = || self.nodes.values().flatten();
+        let guards = self.guards.iter().filter(|address| !ranges().any(|range| range.contains(*address)));
+        let mut gates: Vec<IpNet> = ranges().map(IpNet::trunc).chain(guards.copied().map(IpNet::from)).collect();
         gates.sort_unstable();
         gates.dedup();
         if gates != self.published.gates {
@@ -91,10 +104,16 @@ impl Planner {
     }
 
     fn endpoint(&self, address: IpAddr) -> Option<Endpoint> {
-        let pod = self.pods.owner(address).filter(|pod| pod.local && !self.unseated.contains(&address))?;
+        let owners = self.pods.owners(address);
+        let pod = owners.first().map(|index| &self.pods[*index]).filter(|pod| pod.local);
+        let pod = pod.filter(|_| !self.unseated.contains(&address))?;
         let rules = self.pods.identities[pod.identity].rules.as_ref();
-        let [ingress, egress] =
-            rules.map_or([RulesetId::NONE; 2], |rules| rules.applied.map(|applied| self.in_force(applied)));
+        // In dispute: which policies select it?
+        let [ingress, egress] = match rules {
+            _ if !self.pods.are_alike(&owners) => [RulesetId::CONFLICT; 2],
+            Some(rules) => rules.applied.map(|applied| self.in_force(applied)),
+            None => [RulesetId::NONE; 2],
+        };
         let name = |sym| Name::clone(self.strings.name(sym));
         Some(Endpoint {
             pod: PodKey { namespace: name(pod.namespace), name: Name::clone(&pod.name) },

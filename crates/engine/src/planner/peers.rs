@@ -1,11 +1,13 @@
 //! Peers: which class every address is in.
 
+use std::net::IpAddr;
+
 use foldhash::HashMap;
 use ipnet::IpNet;
 use ringfence_model::IpBlock;
 
 use super::atoms::AtomKey;
-use super::classes::{EMPTY, Satisfied, Standing};
+use super::classes::{CLOSED, EMPTY, Satisfied, Standing};
 use super::strings::{Sym, matches};
 use super::{Planner, Published};
 use crate::Delta;
@@ -133,22 +135,37 @@ impl Planner {
         }
         atoms.sort_unstable();
         let universal = self.atoms.universal > 0 && namespace.labels.is_some();
-        let class = self.classes.intern(Satisfied { universal, atoms }, &self.atoms);
+        let class = self.classes.intern(Satisfied::new(universal, atoms), &self.atoms);
         std::mem::replace(&mut self.pods.identities[number].class, class) != class
     }
 
     /// The class of a prefix or address; none: it needs no entry, because it is in that of the next longest prefix.
     fn class_of(&mut self, net: IpNet) -> Option<u32> {
         if net.prefix_len() == net.max_prefix_len() {
-            let owner = self.pods.owner(net.addr());
-            let pod = owner.map_or(EMPTY, |pod| self.pods.identities[pod.identity].class);
+            let pod = self.class_of_owners(net.addr());
             if pod != EMPTY {
                 let address = self.class_around(net);
                 return Some(self.classes.join(pod, address, &self.atoms));
             }
         }
         let atoms = self.prefixes.get(net)?.to_vec();
-        Some(self.classes.intern(Satisfied { universal: false, atoms }, &self.atoms))
+        Some(self.classes.intern(Satisfied::new(false, atoms), &self.atoms))
+    }
+
+    /// The class of whoever has an address, as a pod. In dispute it is closed if what one of them may is not known.
+    fn class_of_owners(&mut self, address: IpAddr) -> u32 {
+        let owners = self.pods.owners(address);
+        let class = |index: &u32| self.pods.identities[self.pods[*index].identity].class;
+        match &owners[..] {
+            [] => EMPTY,
+            [one] => class(one),
+            [..] if self.pods.are_alike(&owners) => class(&owners[0]),
+            [..] if owners.iter().any(|index| self.labels(self.pods[*index].namespace).is_none()) => CLOSED,
+            several => {
+                let several: Vec<_> = several.iter().map(class).collect();
+                self.classes.dispute(&several, &self.atoms)
+            }
+        }
     }
 
     /// What an entry that goes has to be before it does, if it is not that already.
@@ -168,7 +185,7 @@ impl Planner {
         if atoms.is_empty() {
             return Standing { class, established: class };
         }
-        let lingering = self.classes.intern(Satisfied { universal: false, atoms }, &self.atoms);
+        let lingering = self.classes.intern(Satisfied::new(false, atoms), &self.atoms);
         Standing { class, established: self.classes.join(class, lingering, &self.atoms) }
     }
 
@@ -179,6 +196,6 @@ impl Planner {
             return EMPTY;
         }
         let atoms = atoms.to_vec();
-        self.classes.intern(Satisfied { universal: false, atoms }, &self.atoms)
+        self.classes.intern(Satisfied::new(false, atoms), &self.atoms)
     }
 }

@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use ringfence_model::Name;
 
+use super::claims::{Contest, Ranges};
 use super::classes::EMPTY;
 use super::slab::Slab;
-use super::strings::{NamedPort, Pairs, Sym};
+use super::strings::{NamedPort, Pairs, Strings, Sym};
 use crate::RulesetId;
 
 /// A pod that policies select.
@@ -20,6 +21,8 @@ pub(super) struct Pod {
     pub(super) uid: Name,
     pub(super) node: Option<Sym>,
     pub(super) created: i64,
+    /// It runs and is not about to end.
+    pub(super) steady: bool,
     pub(super) addresses: Box<[IpAddr]>,
     pub(super) identity: u32,
     /// Whether policy is enforced on it here.
@@ -29,8 +32,9 @@ pub(super) struct Pod {
 }
 
 impl Pod {
-    fn claim(&self) -> (i64, &Name) {
-        (self.created, &self.uid)
+    /// Whether its claim to an address leaves nothing to that of another (`Pod::precedes` of the model).
+    pub(super) fn precedes(&self, other: &Self) -> bool {
+        self.steady && self.node != other.node && self.created != 0 && self.created < other.created
     }
 }
 
@@ -113,10 +117,13 @@ pub(super) struct Pods {
     by_key: HashMap<(Sym, Name), u32>,
     pub(super) identities: Slab<Identity>,
     by_visible: HashMap<Arc<Visible>, u32>,
-    /// The owner of each address.
+    /// The pod that has an address; the first of those that do.
     owners: BTreeMap<Address, u32>,
-    /// Everybody who claims an address that several do.
-    contested: HashMap<IpAddr, Vec<u32>>,
+    /// Addresses of which there is more to say.
+    pub(super) contested: HashMap<IpAddr, Contest>,
+    pub(super) ranges: Ranges,
+    /// Local pods have the addresses they are said to have, whatever is said of others.
+    pub(super) knows_own: bool,
 }
 
 impl std::ops::Index<u32> for Pods {
@@ -134,11 +141,17 @@ pub(super) struct Facts {
     pub(super) uid: Name,
     pub(super) node: Option<Sym>,
     pub(super) created: i64,
+    pub(super) steady: bool,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) local: bool,
 }
 
 impl Pods {
+    /// No pods. `knows_own`: local ones have the addresses they are said to have, whatever is said of others.
+    pub(super) fn new(knows_own: bool) -> Self {
+        Self { knows_own, ..Self::default() }
+    }
+
     pub(super) fn find(&self, namespace: Sym, name: &Name) -> Option<u32> {
         self.by_key.get(&(namespace, Name::clone(name))).copied()
     }
@@ -150,12 +163,13 @@ impl Pods {
             && pod.uid == facts.uid
             && pod.node == facts.node
             && pod.created == facts.created
+            && pod.steady == facts.steady
             && *pod.addresses == *facts.addresses
     }
 
     /// Adds a pod that is not there; returns its identity, and whether that is new.
-    pub(super) fn insert(&mut self, facts: Facts) -> (u32, bool) {
-        let Facts { visible, name, uid, node, created, addresses, local } = facts;
+    pub(super) fn insert(&mut self, facts: Facts, strings: &Strings) -> (u32, bool) {
+        let Facts { visible, name, uid, node, created, steady, addresses, local } = facts;
         let namespace = visible.namespace;
         let (identity, fresh) = match self.by_visible.get(&visible) {
             Some(identity) => (*identity, false),
@@ -166,11 +180,12 @@ impl Pods {
         *locals += u32::from(local);
         let by_name = Name::clone(&name);
         let addresses = Box::from(addresses);
-        let index = self.slab.insert(Pod { namespace, name, uid, node, created, addresses, identity, local, position });
+        let pod = Pod { namespace, name, uid, node, created, steady, addresses, identity, local, position };
+        let index = self.slab.insert(pod);
         self.identities[identity].pods.push(index);
         self.by_key.insert((namespace, by_name), index);
         for slot in 0..self.slab[index].addresses.len() {
-            self.claim(self.slab[index].addresses[slot], index);
+            self.claim(self.slab[index].addresses[slot], index, strings);
         }
         (identity, fresh)
     }
@@ -185,7 +200,7 @@ impl Pods {
     }
 
     /// Removes a pod. Its identity stays, even if nobody has it any more.
-    pub(super) fn remove(&mut self, index: u32) -> Option<Pod> {
+    pub(super) fn remove(&mut self, index: u32, strings: &Strings) -> Option<Pod> {
         let pod = self.slab.remove(index)?;
         self.by_key.remove(&(pod.namespace, Name::clone(&pod.name)));
         let identity = &mut self.identities[pod.identity];
@@ -195,7 +210,7 @@ impl Pods {
             self.slab[*moved].position = pod.position;
         }
         for address in &pod.addresses {
-            self.disclaim(*address, index);
+            self.disclaim(*address, index, strings);
         }
         Some(pod)
     }
@@ -207,43 +222,22 @@ impl Pods {
         Some(identity)
     }
 
-    fn claim(&mut self, address: IpAddr, index: u32) {
-        let Some(owner) = self.owners.insert(Address::of(address), index) else { return };
-        self.contested.entry(address).or_insert_with(|| vec![owner]).push(index);
-        self.settle(address);
+    /// The pod that has an address; the first of those that do.
+    pub(super) fn sole(&self, address: IpAddr) -> Option<u32> {
+        self.owners.get(&Address::of(address)).copied()
     }
 
-    fn disclaim(&mut self, address: IpAddr, index: u32) {
-        match self.contested.get_mut(&address) {
-            Some(claimants) => {
-                claimants.retain(|claimant| *claimant != index);
-                self.settle(address);
-            }
-            None => drop(self.owners.remove(&Address::of(address))),
-        }
-    }
-
-    /// Gives a contested address to who has the greatest claim.
-    fn settle(&mut self, address: IpAddr) {
-        let Some(claimants) = self.contested.get(&address) else { return };
-        let by_claim = |a: &u32, b: &u32| self.slab.get(*a).map(Pod::claim).cmp(&self.slab.get(*b).map(Pod::claim));
-        let single = claimants.len() < 2;
-        match claimants.iter().copied().max_by(by_claim) {
+    /// An address is had by this pod, or by nobody.
+    pub(super) fn set_owner(&mut self, address: IpAddr, owner: Option<u32>) {
+        match owner {
             Some(owner) => drop(self.owners.insert(Address::of(address), owner)),
             None => drop(self.owners.remove(&Address::of(address))),
         }
-        if single {
-            self.contested.remove(&address);
-        }
     }
 
-    /// Whether several pods claim an address.
-    pub(super) fn is_contested(&self, address: IpAddr) -> bool {
-        !self.contested.is_empty() && self.contested.contains_key(&address)
-    }
-
-    pub(super) fn owner(&self, address: IpAddr) -> Option<&Pod> {
-        self.owners.get(&Address::of(address)).map(|index| &self.slab[*index])
+    /// All pods, in an order that has no meaning.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pod> {
+        self.slab.iter().map(|(_, pod)| pod)
     }
 
     /// All owned addresses from the first to the last; `::/0` holds those of IPv4 too.
@@ -272,6 +266,6 @@ impl Pods {
             let labels = labels.iter().flat_map(|(key, value)| [*key, *value]);
             labels.chain(ports.iter().map(|port| port.name)).chain([*namespace])
         });
-        identities.chain(self.slab.iter().filter_map(|(_, pod)| pod.node)).collect()
+        identities.chain(self.iter().filter_map(|pod| pod.node)).chain(self.ranges.nodes()).collect()
     }
 }

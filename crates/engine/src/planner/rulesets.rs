@@ -7,7 +7,7 @@ use foldhash::HashMap;
 use ringfence_model::{Direction, Tier};
 
 use super::atoms::{AtomKey, Atoms, Wanted};
-use super::classes::Satisfied;
+use super::classes::{Satisfied, Share};
 use super::flatten::{Keys, Step, flatten};
 use super::isolation::Isolation;
 use super::layout::{Change, Flat, Layout, Maker, resolved};
@@ -101,7 +101,7 @@ impl Ruleset {
         };
         for universal in [false, true] {
             ruleset.any[usize::from(universal)] = ruleset.winners(universal);
-            let peer = Satisfied { universal, atoms: Vec::new() };
+            let peer = Satisfied::new(universal, Vec::new());
             ruleset.fallback[usize::from(universal)] = Held::Whole(Arc::new(ruleset.decide(&peer, atoms)));
         }
         ruleset
@@ -188,11 +188,19 @@ impl Ruleset {
         Cow::Owned(ranges.iter().copied().chain(resolved(names, declared)).collect())
     }
 
-    /// What it decides about a peer.
+    /// What it decides about a peer; about one in dispute, what it allows to everybody who may be it.
     pub(super) fn decide(&self, peer: &Satisfied, atoms: &Atoms) -> Block {
+        if peer.disputed.is_empty() {
+            return self.decide_share(peer.universal, &peer.atoms, atoms);
+        }
+        let share = |share: &Share| self.decide_share(share.universal, &share.atoms, atoms);
+        Block::meet(&peer.disputed.iter().map(share).collect::<Vec<_>>())
+    }
+
+    fn decide_share(&self, universal: bool, satisfied: &[u32], atoms: &Atoms) -> Block {
         let mut matching: Vec<(u32, bool)> =
-            self.any[usize::from(peer.universal)].iter().map(|rule| (*rule, false)).collect();
-        for atom in &peer.atoms {
+            self.any[usize::from(universal)].iter().map(|rule| (*rule, false)).collect();
+        for atom in satisfied {
             matching.extend(self.layout.uses(*atom).iter().map(|used| (used.rule, used.by_address)));
         }
         matching.sort_unstable();
@@ -200,7 +208,7 @@ impl Ruleset {
         let declared: Vec<_> = if self.wanted.is_empty() {
             Vec::new()
         } else {
-            let ports = peer.atoms.iter().filter_map(|atom| match &atoms[*atom].key {
+            let ports = satisfied.iter().filter_map(|atom| match &atoms[*atom].key {
                 AtomKey::Port(port) => Some(*port),
                 AtomKey::Pods(_) | AtomKey::Block(_) | AtomKey::Nodes(_) | AtomKey::Domain(_) => None,
             });

@@ -1,10 +1,12 @@
 //! Events: objects come, change and go.
 
 use foldhash::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ringfence_model::{self as model, Name, Object, ObjectKey, PodKey, PolicyId};
+use ipnet::IpNet;
+use ringfence_model::{self as model, Name, Object, ObjectKey, PodKey, PodPhase, PolicyId};
 
 use super::by_subject::BySubject;
 use super::digest::Content;
@@ -55,6 +57,13 @@ impl Planner {
         for key in &gone {
             self.delete(key);
         }
+    }
+
+    /// Addresses that are closed while no pod has them, besides the ranges of the nodes in scope: they are known to be of
+    /// pods there. Takes effect with the next [`Planner::commit`].
+    pub fn guard(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.dirty.gates |= addresses != self.guards;
+        self.guards = addresses;
     }
 
     /// Keys of everything that is kept of the world.
@@ -111,14 +120,26 @@ impl Planner {
             Scope::Node(name) => *name == node.name,
             Scope::Cluster => true,
         };
+        self.set_ranges(&node.name, node.pod_cidrs.clone());
         if in_scope {
             self.nodes.insert(node.name, node.pod_cidrs);
             self.dirty.gates = true;
         }
     }
 
+    /// The ranges of a node decide what its pods can have, and others cannot.
+    fn set_ranges(&mut self, name: &Name, ranges: Vec<IpNet>) {
+        let node = self.strings.intern(name);
+        let changed = self.pods.ranges.set(node, ranges);
+        if !changed.is_empty() {
+            self.dirty.ranges.extend(changed);
+            self.dirty.nodes.insert(node);
+        }
+    }
+
     fn delete_node(&mut self, name: &Name) {
         self.delete_node_host(name);
+        self.set_ranges(name, Vec::new());
         self.dirty.gates |= self.nodes.remove(name).is_some();
     }
 
@@ -135,7 +156,7 @@ impl Planner {
             self.remove_pod(index);
         }
         let (namespace, local, addresses) = (facts.visible.namespace, facts.local, facts.addresses.clone());
-        let (identity, fresh) = self.pods.insert(facts);
+        let (identity, fresh) = self.pods.insert(facts, &self.strings);
         self.mark_addresses(&addresses, local);
         if fresh {
             self.namespaces.entry(namespace).or_default().identities.insert(identity);
@@ -173,6 +194,7 @@ impl Planner {
             uid: pod.uid,
             node: pod.node.map(|node| strings.intern(&node)),
             created: pod.created,
+            steady: pod.phase == PodPhase::Running && !pod.terminating,
             addresses,
             local,
         }
@@ -198,7 +220,7 @@ impl Planner {
     fn remove_pod(&mut self, index: u32) {
         let (addresses, local) = (self.pods[index].addresses.clone(), self.pods[index].local);
         self.mark_addresses(&addresses, local);
-        let Some(pod) = self.pods.remove(index) else { return };
+        let Some(pod) = self.pods.remove(index, &self.strings) else { return };
         let identity = &self.pods.identities[pod.identity];
         let (vacant, unused) = (pod.local && identity.local == 0, identity.pods.is_empty());
         if vacant {

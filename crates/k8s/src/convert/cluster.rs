@@ -21,7 +21,7 @@ pub fn namespace(object: &Value) -> (Namespace, Vec<Diagnostic>) {
     let name = Name::from(name_of(object));
     let mut labels = read_labels(object, &mut reader);
     labels.insert(NAMESPACE_NAME_LABEL, Name::clone(&name));
-    (Namespace { name, labels }, reader.finish())
+    (Namespace { name, labels, terminating: is_terminating(object) }, reader.finish())
 }
 
 /// A Node.
@@ -64,10 +64,15 @@ pub fn pod(object: &Value) -> (Pod, Vec<Diagnostic>) {
         addresses: pod_addresses(get(object, "status"), &mut reader),
         host_network: at(object, &["spec", "hostNetwork"]).as_bool() == Some(true),
         phase: phase(text(at(object, &["status", "phase"]))),
+        terminating: is_terminating(object),
         created: text(get(metadata, "creationTimestamp")).parse().map_or(0, jiff::Timestamp::as_second),
         ports: pod_ports(get(object, "spec"), &mut reader),
     };
     (pod, reader.finish())
+}
+
+fn is_terminating(object: &Value) -> bool {
+    !text(at(object, &["metadata", "deletionTimestamp"])).is_empty()
 }
 
 fn name_of(object: &Value) -> &str {

@@ -86,7 +86,7 @@ impl Manifests {
         let missing: Vec<_> = pods.chain(policies).filter(|name| !world.namespaces.contains_key(name)).collect();
         for name in missing {
             let labels = Labels::from_iter([(NAMESPACE_NAME_LABEL, Name::clone(&name))]);
-            world.apply(Object::Namespace(Namespace { name, labels }));
+            world.apply(Object::Namespace(Namespace { name, labels, terminating: false }));
         }
         world
     }

@@ -150,7 +150,7 @@ impl Fixture {
 
 pub(super) fn namespace(name: &str) -> Object {
     let labels = Labels::from_iter([("kubernetes.io/metadata.name", name)]);
-    Object::Namespace(Namespace { name: name.into(), labels })
+    Object::Namespace(Namespace { name: name.into(), labels, terminating: false })
 }
 
 pub(super) fn node(name: &str, address: &str, pods: &str) -> Object {
@@ -169,6 +169,7 @@ pub(super) fn pod(namespace: &str, name: &str, address: &str) -> Object {
         addresses: address.parse().into_iter().collect(),
         host_network: false,
         phase: PodPhase::Running,
+        terminating: false,
         created: 0,
         ports: Vec::new(),
     })
