@@ -47,5 +47,5 @@ pub use features::{Features, Missing};
 pub use interfaces::{BridgeNetfilter, Interface, bridge_netfilter};
 pub use pins::mount_system_bpffs;
 pub use statistics::{Capacity, Counter, DropCounters, Flow};
-pub use tracked::{Tracked, forget_connections};
+pub use tracked::{Tracked, forget_connections, forget_connections_of};
 pub use trial::{About, Circumstances, Conntrack, Ground, Trial, Tried};

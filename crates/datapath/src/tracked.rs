@@ -22,6 +22,14 @@ const NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 const DESTINATION_PORT: u16 = 3;
 
+/// `CTA_FILTER` with `CTA_FILTER_ORIG_FLAGS` and `CTA_FILTER_REPLY_FLAGS`, and the flag of `CTA_IP_SRC` (Linux 5.8).
+const FILTER: u16 = 25;
+const ORIGINAL_FLAGS: u16 = 1;
+const REPLY_FLAGS: u16 = 2;
+const SOURCE_FLAG: u32 = 1;
+/// Tell of everything.
+const DUMP_ALL: Header = Header { kind: GET, flags: DUMP, family: 0, resource: 0 };
+
 /// A connection as connection tracking knows it, of a protocol that has ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tracked {
@@ -41,10 +49,9 @@ pub struct Tracked {
 pub fn forget_connections(which: impl Fn(&Tracked) -> bool) -> Result<usize, Error> {
     let failed = |what| move |error| Error::Netlink { what, error };
     let connection = Connection::open().map_err(failed("open a socket to connection tracking"))?;
-    let header = Header { kind: GET, flags: DUMP, family: 0, resource: 0 };
     let mut deletions = Vec::new();
     connection
-        .request(&message(header, &Attributes::default()), |_, attributes| {
+        .request(&message(DUMP_ALL, &Attributes::default()), |_, attributes| {
             if read(attributes).is_some_and(|tracked| which(&tracked)) {
                 deletions.extend(deletion(attributes));
             }
@@ -52,23 +59,77 @@ pub fn forget_connections(which: impl Fn(&Tracked) -> bool) -> Result<usize, Err
         .map_err(failed("list connections"))?;
     let mut forgotten = 0;
     for deletion in deletions {
-        match connection.request(&deletion, |_, _| {}) {
-            Ok(()) => forgotten += 1,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("forget a connection")(error)),
-        }
+        forgotten += usize::from(forget(&connection, &deletion)?);
     }
     Ok(forgotten)
+}
+
+/// Forgets the connections that an address has opened or answers, of every protocol, in the network namespace of the
+/// calling thread; says how many. The kernel looks through all connections, and tells only of these.
+///
+/// # Errors
+/// If the kernel cannot be asked or does not forget. A connection that has ended meanwhile is no error.
+pub fn forget_connections_of(address: IpAddr) -> Result<usize, Error> {
+    let address = address.to_canonical();
+    let failed = |what| move |error| Error::Netlink { what, error };
+    let connection = Connection::open().map_err(failed("open a socket to connection tracking"))?;
+    let mut deletions = Vec::new();
+    for tuple in [ORIGINAL, REPLY] {
+        let request = message(Header { family: family(address), ..DUMP_ALL }, &filter(tuple, address));
+        let mut all = |_, attributes: &[u8]| {
+            // A kernel that knows no filters tells of all.
+            if source(attributes, tuple) == Some(address) {
+                deletions.extend(deletion(attributes));
+            }
+        };
+        connection.request(&request, &mut all).map_err(failed("list the connections of an address"))?;
+    }
+    let mut forgotten = 0;
+    for deletion in deletions {
+        forgotten += usize::from(forget(&connection, &deletion)?);
+    }
+    Ok(forgotten)
+}
+
+/// What a connection has to have to be told of: this address as the source of one direction.
+fn filter(tuple: u16, address: IpAddr) -> Attributes {
+    let (kind, octets) = match address {
+        IpAddr::V4(address) => (SOURCES[0], address.octets().to_vec()),
+        IpAddr::V6(address) => (SOURCES[1], address.octets().to_vec()),
+    };
+    let addresses = Attributes::default().put(kind, &octets);
+    let flags = |of| if of == tuple { SOURCE_FLAG } else { 0_u32 };
+    let flags = Attributes::default()
+        .put(ORIGINAL_FLAGS, &flags(ORIGINAL).to_ne_bytes())
+        .put(REPLY_FLAGS, &flags(REPLY).to_ne_bytes());
+    Attributes::default().nest(tuple, &Attributes::default().nest(ADDRESSES, &addresses)).nest(FILTER, &flags)
+}
+
+/// Forgets one connection; false if it was gone already.
+fn forget(connection: &Connection, deletion: &[u8]) -> Result<bool, Error> {
+    match connection.request(deletion, |_, _| {}) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::Netlink { what: "forget a connection", error }),
+    }
+}
+
+fn family(address: IpAddr) -> u8 {
+    let family = if address.is_ipv4() { nix::libc::AF_INET } else { nix::libc::AF_INET6 };
+    u8::try_from(family).unwrap_or_default()
+}
+
+/// Who sends in one direction of a connection.
+fn source(attributes: &[u8], tuple: u16) -> Option<IpAddr> {
+    let listed = attribute(attribute(attributes, tuple)?, ADDRESSES)?;
+    SOURCES.iter().find_map(|kind| address(attribute(listed, *kind)?))
 }
 
 /// The message that deletes a connection: named by its ends, and by its id so that no later one of the same ends goes.
 fn deletion(attributes: &[u8]) -> Option<Vec<u8>> {
     let (ends, id) = (attribute(attributes, ORIGINAL)?, attribute(attributes, ID)?);
-    let family = match end(ends, SOURCES, SOURCE_PORT)? {
-        SocketAddr::V4(_) => nix::libc::AF_INET,
-        SocketAddr::V6(_) => nix::libc::AF_INET6,
-    };
-    let header = Header { kind: DELETE, flags: ACK, family: u8::try_from(family).ok()?, resource: 0 };
+    let family = family(source(attributes, ORIGINAL)?);
+    let header = Header { kind: DELETE, flags: ACK, family, resource: 0 };
     Some(message(header, &Attributes::default().put(ORIGINAL | NESTED, ends).put(ID, id)))
 }
 

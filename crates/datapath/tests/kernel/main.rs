@@ -10,6 +10,7 @@ mod doors;
 mod errors;
 mod forged;
 mod guessed;
+mod handover;
 mod kit;
 mod layer2;
 mod maps;
