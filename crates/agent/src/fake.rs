@@ -59,6 +59,7 @@ impl FakeKernel {
             meters: Arc::clone(meters),
             scout: None,
             sandboxes: Vec::new(),
+            forget: None,
             listener: None,
             cluster_domain: DomainName::new("cluster.local"),
             clerk: watch::channel(0).0,

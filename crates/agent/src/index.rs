@@ -6,11 +6,12 @@ mod troubles;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_model::{
-    DomainName, DomainPattern, Labels, Name, NamespaceSelection, Object, ObjectKey, Pod, PodKey, PodSelection, Policy,
-    PolicyId,
+    DomainName, DomainPattern, Name, Namespace, NamespaceSelection, Node, Object, ObjectKey, Pod, PodKey, PodSelection,
+    Policy, PolicyId,
 };
 
 use crate::problem::{Account, Problem};
@@ -21,8 +22,8 @@ use troubles::{Troubles, blocks, patterns};
 #[derive(Debug)]
 pub(crate) struct Index {
     node: Name,
-    namespaces: HashMap<Name, Labels>,
-    nodes: HashMap<Name, Vec<IpAddr>>,
+    namespaces: HashMap<Name, Namespace>,
+    nodes: HashMap<Name, Node>,
     pods: HashMap<PodKey, Vec<IpAddr>>,
     /// Pods of this node, whole.
     local: BTreeMap<PodKey, Pod>,
@@ -34,7 +35,7 @@ pub(crate) struct Index {
     troubles: Troubles,
     /// Rises whenever something else is to be said of a policy.
     revision: u64,
-    /// Addresses that more than one endpoint claims.
+    /// Who claims an address.
     owners: HashMap<IpAddr, BTreeSet<PodKey>>,
 }
 
@@ -74,9 +75,9 @@ impl Index {
     pub(crate) fn apply(&mut self, object: &Object) {
         match object {
             Object::Namespace(namespace) => {
-                self.namespaces.insert(Name::clone(&namespace.name), namespace.labels.clone());
+                self.namespaces.insert(Name::clone(&namespace.name), namespace.clone());
             }
-            Object::Node(node) => drop(self.nodes.insert(Name::clone(&node.name), node.addresses.clone())),
+            Object::Node(node) => drop(self.nodes.insert(Name::clone(&node.name), node.clone())),
             Object::Pod(pod) => self.apply_pod(pod),
             Object::Policy(policy) => self.apply_policy(policy),
             Object::Domain(domain) => {
@@ -140,7 +141,12 @@ impl Index {
         }
     }
 
-    /// Rises whenever something else is to be said of a policy.
+    /// Something else is to be said of what is no policy.
+    pub(crate) fn raise(&mut self) {
+        self.revision += 1;
+    }
+
+    /// Rises whenever something else is to be said, of a policy or otherwise.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
     }
@@ -195,12 +201,7 @@ impl Index {
         self.disown(&pod.key);
         let addresses = if pod.is_endpoint() { pod.addresses.clone() } else { Vec::new() };
         for address in &addresses {
-            let owners = self.owners.entry(*address).or_default();
-            owners.insert(pod.key.clone());
-            if owners.len() > 1 {
-                let pods: Vec<_> = owners.iter().map(ToString::to_string).collect();
-                tracing::warn!(%address, ?pods, "several pods claim one address; the newest pod has it");
-            }
+            self.owners.entry(*address).or_default().insert(pod.key.clone());
         }
         self.pods.insert(pod.key.clone(), addresses);
         if pod.node.as_ref() == Some(&self.node) {
@@ -344,7 +345,7 @@ impl Index {
         let namespace = match &subject.namespaces {
             NamespaceSelection::Named(name) => *name == pod.key.namespace,
             NamespaceSelection::Matching(selector) => {
-                self.namespaces.get(&pod.key.namespace).is_some_and(|labels| selector.matches(labels))
+                self.namespaces.get(&pod.key.namespace).is_some_and(|namespace| selector.matches(&namespace.labels))
             }
         };
         namespace && subject.pods.matches(&pod.labels)
@@ -372,7 +373,46 @@ impl Index {
 
     /// The node that has an address.
     pub(crate) fn node_at(&self, address: IpAddr) -> Option<&Name> {
-        self.nodes.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(name, _)| name)
+        self.nodes.values().find(|node| node.addresses.contains(&address)).map(|node| &node.name)
+    }
+
+    /// Whether an address is this node's own.
+    pub(crate) fn is_own(&self, address: IpAddr) -> bool {
+        self.nodes.get(&self.node).is_some_and(|node| node.addresses.contains(&address))
+    }
+
+    /// The ranges this node has for its pods; none if the node is not known.
+    pub(crate) fn ranges(&self) -> Option<&[IpNet]> {
+        self.nodes.get(&self.node).map(|node| &*node.pod_cidrs)
+    }
+
+    /// All nodes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// Addresses that pods of this node have, as far as it is known.
+    pub(crate) fn local_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.local.values().filter(|pod| pod.is_endpoint()).flat_map(|pod| pod.addresses.iter().copied())
+    }
+
+    /// Whether a namespace is being deleted, or is gone, and pods of it still run on this node.
+    pub(crate) fn is_ending(&self, namespace: &Name) -> bool {
+        let gone = self.namespaces.get(namespace).is_none_or(|namespace| namespace.terminating);
+        gone && self.local.values().any(|pod| pod.key.namespace == *namespace && pod.is_endpoint())
+    }
+
+    /// The pods of this node in a namespace.
+    pub(crate) fn local_pods_of(&self, namespace: &Name) -> Vec<Pod> {
+        self.local.values().filter(|pod| pod.key.namespace == *namespace).cloned().collect()
+    }
+
+    /// The namespaces that are being deleted, of which pods run on this node and no policy is known.
+    pub(crate) fn ending_without_policies(&self) -> Vec<Name> {
+        let ending = self.namespaces.values().filter(|namespace| namespace.terminating);
+        let ending = ending.map(|namespace| &namespace.name).filter(|name| self.is_ending(name));
+        let has_policies = |name: &Name| self.policies.keys().any(|id| id.namespace.as_ref() == Some(name));
+        ending.filter(|name| !has_policies(name)).cloned().collect()
     }
 
     /// The Service that has an address: namespace and name.
@@ -380,21 +420,14 @@ impl Index {
         self.troubles.services.at(address)
     }
 
-    /// What there is to say about objects, by object; and which addresses are claimed more than once.
+    /// What there is to say about objects, by object.
     pub(crate) fn diagnostics(&self) -> Vec<(String, String)> {
         let policies = self.troubles.policies().into_iter().flat_map(|id| {
             self.troubles.about(id).into_iter().map(move |problem| (id.to_string(), problem.to_string()))
         });
         let others = self.troubles.others().into_iter();
         let others = others.flat_map(|(object, said)| said.into_iter().map(move |said| (object.clone(), said)));
-        let mut twice: Vec<_> = self.owners.iter().filter(|(_, owners)| owners.len() > 1).collect();
-        twice.sort_unstable_by_key(|(address, _)| **address);
-        let twice = twice.into_iter().flat_map(|(address, owners)| {
-            owners.iter().map(move |pod| {
-                (format!("Pod {pod}"), format!("address {address} is claimed by several pods; the newest has it"))
-            })
-        });
-        policies.chain(others).chain(twice).collect()
+        policies.chain(others).collect()
     }
 }
 

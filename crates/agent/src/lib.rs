@@ -27,6 +27,7 @@ mod enforcer;
 mod fake;
 pub mod flows;
 mod follow;
+mod forget;
 mod index;
 mod inside;
 mod interfaces;

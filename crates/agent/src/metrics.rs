@@ -121,6 +121,11 @@ pub(crate) struct Gauges {
     pub(crate) policies: usize,
     pub(crate) policies_behind: usize,
     pub(crate) diagnostics: usize,
+    /// Addresses of pods.
+    pub(crate) disputed: usize,
+    pub(crate) refused: usize,
+    /// Policies whose objects are gone.
+    pub(crate) ending: usize,
     pub(crate) problems: BTreeMap<(String, String), usize>,
     pub(crate) watches: Vec<api::Watch>,
     pub(crate) bridge: Option<api::Bridge>,
@@ -178,6 +183,13 @@ impl Collector for Gauges {
             ("domain_names", "Domain names that are known", self.names.names),
             ("domain_addresses", "Addresses of domain names that are known", self.names.addresses),
             ("broken", "Things on the node that are not as they should be, and were not put right yet", self.broken),
+            ("addresses_in_dispute", "Addresses that several pods have, which may only what each may", self.disputed),
+            ("addresses_falsely_claimed", "Addresses that pods claim and are not believed to have", self.refused),
+            (
+                "policies_outliving_objects",
+                "Policies of namespaces being deleted that stand until pods are gone",
+                self.ending,
+            ),
             ("diagnostics", "Things in objects that were not understood or are in doubt", self.diagnostics),
         ];
         for (name, help, value) in plain {

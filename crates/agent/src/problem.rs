@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ringfence_k8s::{Diagnostic, Severity};
-use ringfence_model::{Name, PolicyId};
+use ringfence_model::{Name, PodKey, PolicyId};
 
 /// Two policies of one tier share a priority and may disagree.
 pub(crate) const SAME_PRIORITY: &str = "SamePriority";
@@ -11,6 +11,20 @@ pub(crate) const SAME_PRIORITY: &str = "SamePriority";
 pub(crate) const SERVICE_ADDRESSES: &str = "ServiceAddresses";
 /// The policy does not fit into the kernel maps of a node.
 pub(crate) const NO_CAPACITY: &str = "NoCapacity";
+
+/// Several pods have an address, and policy tells them apart.
+pub(crate) const ADDRESS_IN_DISPUTE: &str = "AddressInDispute";
+/// A pod says that it has an address, and is not believed.
+pub(crate) const ADDRESS_NOT_BELIEVED: &str = "AddressNotBelieved";
+
+/// What there is to say of a pod that says it has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Claim {
+    pub(crate) pod: PodKey,
+    pub(crate) uid: Name,
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
 
 /// One thing that is the matter.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -137,6 +137,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         meters: Arc::clone(&meters),
         scout: Some(scout),
         sandboxes: cni_cache::sandboxes(Path::new(cni_cache::RESULTS)),
+        forget: Some(crate::forget::start(core.clone()).context("cannot start a thread")?),
         listener: Some(names.clone()),
         cluster_domain: dns::own::domain(config.cluster_domain.as_deref()),
         clerk: changed,

@@ -1,4 +1,4 @@
-//! What is the matter with a policy, as Events.
+//! What is the matter with a policy, or with a pod's address, as Events.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
@@ -12,7 +12,7 @@ use kube::api::ObjectMeta;
 use super::NAME;
 use super::condition::shorten;
 use super::writer::resource;
-use crate::problem::Account;
+use crate::problem::{Account, Claim};
 
 /// Bytes the API takes in a note.
 const LONGEST_NOTE: usize = 1024;
@@ -21,8 +21,7 @@ const LONGEST_NAME: usize = 200;
 /// Where Events about objects without a namespace are.
 const CLUSTER_EVENTS: &str = "default";
 
-/// The Events about a policy: one for each reason. What they are called says what they say, so that one is there once
-/// whoever writes it.
+/// The Events about a policy: one for each reason.
 ///
 /// What concerns a node alone is told by that node's agent, everything else by the one that is elected: `own` says which.
 pub(super) fn events(account: &Account, node: &str, own: bool) -> Vec<Event> {
@@ -30,37 +29,53 @@ pub(super) fn events(account: &Account, node: &str, own: bool) -> Vec<Event> {
     for problem in account.problems.iter().filter(|problem| problem.is_everywhere() != own) {
         reasons.entry(&problem.reason).or_default().push(&problem.message);
     }
-    let event = |(reason, messages): (&str, Vec<&str>)| {
-        let note = shorten(messages.join("\n"), LONGEST_NOTE);
-        let print = BuildHasherDefault::<DefaultHasher>::default().hash_one((&*account.uid, reason, &note));
-        let name = shorten_name(&account.id.name);
-        let resource = resource(account.id.kind);
-        let namespace = account.id.namespace.as_deref();
-        Event {
-            metadata: ObjectMeta {
-                name: Some(format!("{name}.{print:016x}")),
-                namespace: Some(namespace.unwrap_or(CLUSTER_EVENTS).to_owned()),
-                ..ObjectMeta::default()
-            },
-            event_time: Some(MicroTime(Timestamp::now())),
-            action: Some("Enforcing".into()),
-            reason: Some(reason.to_owned()),
-            note: Some(note),
-            type_: Some("Warning".into()),
-            regarding: Some(ObjectReference {
-                api_version: Some(resource.api_version()),
-                kind: Some(resource.kind.into()),
-                namespace: namespace.map(Into::into),
-                name: Some(account.id.name.to_string()),
-                uid: Some(account.uid.to_string()),
-                ..ObjectReference::default()
-            }),
-            reporting_controller: Some(NAME.into()),
-            reporting_instance: Some(shorten(node.to_owned(), 128)),
-            ..Event::default()
-        }
+    let resource = resource(account.id.kind);
+    let regarding = ObjectReference {
+        api_version: Some(resource.api_version()),
+        kind: Some(resource.kind.into()),
+        namespace: account.id.namespace.as_deref().map(Into::into),
+        name: Some(account.id.name.to_string()),
+        uid: Some(account.uid.to_string()),
+        ..ObjectReference::default()
     };
-    reasons.into_iter().map(event).collect()
+    reasons.into_iter().map(|(reason, messages)| event(regarding.clone(), reason, messages.join("\n"), node)).collect()
+}
+
+/// The Event about a pod that says it has an address.
+pub(super) fn about_claim(claim: &Claim, node: &str) -> Event {
+    let regarding = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: Some(claim.pod.namespace.to_string()),
+        name: Some(claim.pod.name.to_string()),
+        uid: Some(claim.uid.to_string()),
+        ..ObjectReference::default()
+    };
+    event(regarding, claim.reason, claim.message.clone(), node)
+}
+
+/// What an Event is called says what it says, so that one is there once whoever writes it.
+fn event(regarding: ObjectReference, reason: &str, message: String, node: &str) -> Event {
+    let note = shorten(message, LONGEST_NOTE);
+    let uid = regarding.uid.as_deref().unwrap_or_default();
+    let print = BuildHasherDefault::<DefaultHasher>::default().hash_one((uid, reason, &note));
+    let name = shorten_name(regarding.name.as_deref().unwrap_or_default()).to_owned();
+    Event {
+        metadata: ObjectMeta {
+            name: Some(format!("{name}.{print:016x}")),
+            namespace: Some(regarding.namespace.clone().unwrap_or_else(|| CLUSTER_EVENTS.to_owned())),
+            ..ObjectMeta::default()
+        },
+        event_time: Some(MicroTime(Timestamp::now())),
+        action: Some("Enforcing".into()),
+        reason: Some(reason.to_owned()),
+        note: Some(note),
+        type_: Some("Warning".into()),
+        regarding: Some(regarding),
+        reporting_controller: Some(NAME.into()),
+        reporting_instance: Some(shorten(node.to_owned(), 128)),
+        ..Event::default()
+    }
 }
 
 /// Names end in a letter or digit.
@@ -96,6 +111,21 @@ mod tests {
             Some("policy.networking.k8s.io/v1alpha2")
         );
         assert!(events(&account(PolicyKind::NetworkPolicy, &[]), "n", false).is_empty());
+    }
+
+    #[test]
+    fn a_pod_whose_address_is_in_dispute_is_told_of_where_it_is() {
+        let claim = Claim {
+            pod: ringfence_model::PodKey { namespace: "shop".into(), name: "web".into() },
+            uid: "u".into(),
+            reason: crate::problem::ADDRESS_IN_DISPUTE,
+            message: "text".into(),
+        };
+        let event = about_claim(&claim, "n");
+        assert_eq!(event.metadata.namespace.as_deref(), Some("shop"));
+        let regarding = event.regarding.unwrap();
+        assert_eq!((regarding.kind.as_deref(), regarding.uid.as_deref()), (Some("Pod"), Some("u")));
+        assert_eq!((event.reason.as_deref(), event.note.as_deref()), (Some("AddressInDispute"), Some("text")));
     }
 
     #[test]

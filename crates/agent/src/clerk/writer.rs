@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::{NAME, condition, event};
 use crate::core::{Gone, Handle, Question};
 use crate::metrics::Meters;
-use crate::problem::Account;
+use crate::problem::{Account, Claim};
 
 /// Between two writes.
 const PACE: Duration = Duration::from_millis(50);
@@ -86,18 +86,19 @@ impl Writer {
     /// Writes everything that is not there, then what changes, for a while.
     async fn follow(&mut self) -> Result<(), Gone> {
         let end = Instant::now() + AFRESH;
-        let (mut since, mut due) = (0, BTreeMap::new());
+        let (mut since, mut due, mut claims) = (0, BTreeMap::new(), Vec::new());
         while Instant::now() < end {
             // The planning thread has nothing whole to tell before it first says so.
             if *self.changes.borrow_and_update() > 0 {
                 let (revision, accounts) = self.core.ask(|reply| Question::Accounts(since, reply)).await?;
                 since = revision;
                 due.extend(accounts.into_iter().map(|account| (account.id.clone(), account)));
+                claims = if self.own { Vec::new() } else { self.core.ask(Question::Claims).await? };
             }
-            let pause = self.carry_out(&mut due).await;
+            let pause = self.carry_out(&mut due).await.max(self.tell_of(&mut claims).await);
             tokio::select! {
                 changed = self.changes.changed() => changed.map_err(|_closed| Gone)?,
-                () = sleep(pause), if !due.is_empty() => {}
+                () = sleep(pause), if !due.is_empty() || !claims.is_empty() => {}
                 () = sleep_until(end) => {}
             }
         }
@@ -122,6 +123,17 @@ impl Writer {
             return self.failed(&error);
         }
         self.failures = 0;
+        Duration::ZERO
+    }
+
+    /// Writes an Event about each of these; what could not be written stays. How long to wait with that.
+    async fn tell_of(&mut self, claims: &mut Vec<Claim>) -> Duration {
+        while let Some(claim) = claims.last() {
+            if let Err(error) = self.write_event(event::about_claim(claim, &self.node)).await {
+                return self.failed(&error);
+            }
+            claims.pop();
+        }
         Duration::ZERO
     }
 

@@ -41,6 +41,9 @@ impl Core {
     }
 
     fn carry_out(&mut self) {
+        self.release_policies();
+        self.heed_ranges();
+        self.planner.guard(self.guards());
         self.settle_domains();
         self.dirty = false;
         if self.squeezed.is_some_and(|until| until <= Instant::now()) {
@@ -49,6 +52,7 @@ impl Core {
         }
         let started = Instant::now();
         let deltas = self.planner.commit();
+        self.note_disputes();
         let planned = Instant::now();
         self.setup.meters.plan.observe((planned - started).as_secs_f64());
         // Before the first commit, and after one that failed, what the kernel holds is not known: compare everything.

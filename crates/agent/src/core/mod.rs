@@ -4,7 +4,10 @@
 //! in one step. Nothing waits for a clock, nothing is shared and locked; whoever wants to know something asks.
 
 mod commit;
+mod disputes;
 mod domains;
+mod ending;
+mod inheritance;
 mod known;
 mod links;
 mod names;
@@ -31,10 +34,11 @@ use crate::api;
 use crate::cni_cache::Told;
 use crate::dns::Learning;
 use crate::flows::{Named, Record};
+use crate::forget::Given;
 use crate::interfaces::Found;
 use crate::metrics::Gauges;
 use crate::ports::Ports;
-use crate::problem::Account;
+use crate::problem::{Account, Claim};
 use crate::services::News;
 
 pub(crate) use state::{Core, Setup};
@@ -65,6 +69,8 @@ pub(crate) enum Message {
         /// To be told back once it is carried out.
         change: u64,
     },
+    /// The connections that earlier pods had under an address are forgotten, or could not be.
+    Forgotten(Given, bool),
     /// How learning of names stands.
     Learning(Learning),
     /// How the watch of a kind stands that is no object of policy.
@@ -98,6 +104,8 @@ pub(crate) enum Question {
     /// What there is to say of policies of which something else is to be said than at an earlier revision; and the
     /// revision now.
     Accounts(u64, oneshot::Sender<(u64, Vec<Account>)>),
+    /// What there is to say of pods that claim addresses.
+    Claims(oneshot::Sender<Vec<Claim>>),
     /// Answered when the addresses of all sandboxes are closed that are not listed.
     Collect(api::CollectRequest, oneshot::Sender<()>),
     /// Whether the pod's policy is in the kernel now, and why not.
@@ -217,6 +225,7 @@ impl Core {
             Message::Chain(chain) => self.chain = Some(chain),
             Message::Network(network) => self.network = Some(network),
             Message::Domains { domains, change } => self.domains(domains, change),
+            Message::Forgotten(given, done) => self.forgotten(&given, done),
             Message::Learning(learning) => self.learning = learning,
             Message::Watched(watch) => drop(self.others.insert(watch.kind.clone(), watch)),
             Message::Look => self.look(),

@@ -34,6 +34,7 @@ impl Core {
             Question::Release(request, reply) => self.close(&request, reply),
             Question::Collect(request, reply) => self.collect(&request, reply),
             Question::Check(request, reply) => drop(reply.send(self.enforced(&request))),
+            Question::Claims(reply) => drop(reply.send(self.claims())),
             Question::Accounts(since, reply) => {
                 drop(reply.send((self.index.revision(), self.index.accounts(since))));
             }
@@ -154,6 +155,26 @@ impl Core {
                 warnings.push(format!("the API does not answer for {}: {error}", watch.kind));
             }
         }
+        warnings.extend(self.dispute_warnings());
+        if self.index.ranges().is_some_and(<[_]>::is_empty) || self.sandboxes.ranges_ignored {
+            warnings.push(
+                "the addresses of this node's pods are in no range of it (podCIDRs): only those of known sandboxes are \
+                 closed until their policy is there, and a false claim to the address of another node's pod cannot be told \
+                 from a true one"
+                    .into(),
+            );
+        }
+        for (namespace, count) in self.ending.standing() {
+            warnings.push(format!(
+                "namespace {namespace} is being deleted: {count} of its policies, which are gone, stand until its pods are"
+            ));
+        }
+        for namespace in self.ending.unguarded() {
+            warnings.push(format!(
+                "the addresses of the pods in namespace {namespace} are closed: it was being deleted, and had no policy left, \
+                 before the agent started"
+            ));
+        }
         for pod in self.index.homeless() {
             warnings.push(format!(
                 "the addresses of pod {} are closed: its Namespace object is not known, and so not which policies select it",
@@ -214,7 +235,7 @@ impl Core {
 
     fn diagnostics(&self) -> Vec<api::ObjectDiagnostic> {
         let diagnostic = |(object, message)| api::ObjectDiagnostic { object, message };
-        self.index.diagnostics().into_iter().map(diagnostic).collect()
+        self.index.diagnostics().into_iter().chain(self.dispute_remarks()).map(diagnostic).collect()
     }
 
     fn gauges(&mut self) -> Gauges {
@@ -232,7 +253,10 @@ impl Core {
             rulesets: rulesets(&self.held),
             policies: policies.len(),
             policies_behind: policies.values().filter(|record| record.enforced != Some(record.generation)).count(),
-            diagnostics: self.index.diagnostics().len(),
+            diagnostics: self.index.diagnostics().len() + self.disputes.len(),
+            disputed: self.disputes.iter().filter(|dispute| dispute.matters).count(),
+            refused: self.disputes.iter().filter(|dispute| !dispute.refused.is_empty()).count(),
+            ending: self.ending.standing().values().sum(),
             problems: self.index.problems(),
             watches: self.watch_status(),
             bridge: self.bridge(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use ringfence_engine::{Cause, CauseId, Plan, Planner, Refusal, Scope};
+use ringfence_engine::{Cause, CauseId, Dispute, Plan, Planner, Refusal, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
@@ -14,6 +14,8 @@ use tokio::sync::{oneshot, watch};
 
 use super::commit::Failure;
 use super::domains::Domains;
+use super::ending::Ending;
+use super::inheritance::Inheritance;
 use super::known::Known;
 use super::links::Links;
 use super::names::Names;
@@ -22,6 +24,7 @@ use super::waiting::Waiter;
 use crate::api;
 use crate::dns::{Learning, Listener};
 use crate::enforcer::Enforcer;
+use crate::forget::Given;
 use crate::index::Index;
 use crate::interfaces::Nudge;
 use crate::metrics::Meters;
@@ -46,6 +49,8 @@ pub(crate) struct Setup {
     /// Sandboxes that an agent before this one was told of, the newest last; and whether each is so recent that the API
     /// may not have heard of it.
     pub(crate) sandboxes: Vec<(api::WaitRequest, bool)>,
+    /// Who has connections of addresses forgotten that are given to another pod.
+    pub(crate) forget: Option<mpsc::Sender<Given>>,
     /// Who learns what names stand for.
     pub(crate) listener: Option<Listener>,
     /// The domain of the cluster's own names.
@@ -86,6 +91,12 @@ pub(crate) struct Core {
     pub(super) waiters: Vec<Waiter>,
     /// Which pod has which address, as far as network plugins told.
     pub(super) sandboxes: Sandboxes,
+    /// What stands of namespaces that are being deleted.
+    pub(super) ending: Ending,
+    /// Addresses that several pods claim, or one that cannot have it.
+    pub(super) disputes: Vec<Dispute>,
+    /// What is known to be forgotten of pods that had addresses before.
+    pub(super) inheritance: Inheritance,
     /// Those who wait until addresses are closed.
     pub(super) closing: Vec<oneshot::Sender<()>>,
     pub(super) names: Names,
@@ -135,6 +146,9 @@ impl Core {
             network: None,
             waiters: Vec::new(),
             sandboxes,
+            ending: Ending::default(),
+            disputes: Vec::new(),
+            inheritance: Inheritance::default(),
             closing: Vec::new(),
             names: Names::default(),
             domains: Domains::new(setup.cluster_domain.clone()),
@@ -156,6 +170,7 @@ impl Core {
             Event::InSync => {
                 self.in_sync = true;
                 self.dirty = true;
+                self.close_unguarded();
             }
             Event::Connected { kind } => {
                 if self.watch(kind).error.take().is_some() {
@@ -190,7 +205,10 @@ impl Core {
                 self.correct(pod);
                 self.doubt_pod(&pod.key, &pod.addresses);
             }
-            Object::Policy(policy) => drop(self.pending.insert(policy.id.clone())),
+            Object::Policy(policy) => {
+                self.pending.insert(policy.id.clone());
+                self.ending.is_there(&policy.id);
+            }
             Object::Node(node) => {
                 if self.domains.inside.put(node) {
                     self.doubt_names();
@@ -211,18 +229,36 @@ impl Core {
     }
 
     /// Plans an object. A pod of this node whose Namespace object is not known (they come by watches of their own) has
-    /// no address until it is, and what has none is closed: who can tell which cluster-wide policies select it?
-    fn plan(&mut self, mut object: Object) {
+    /// no address until it is, and what has none is closed: who can tell which cluster-wide policies select it? Nor has
+    /// one whose policies may have been gone before anybody saw them.
+    pub(super) fn plan(&mut self, mut object: Object) {
         if let Object::Pod(pod) = &mut object
-            && self.index.is_homeless(pod)
+            && (self.index.is_homeless(pod) || self.ending.is_unguarded(&pod.key.namespace))
         {
             pod.addresses.clear();
+        }
+        if let Object::Node(node) = &mut object
+            && self.sandboxes.ranges_ignored
+        {
+            node.pod_cidrs.clear();
         }
         self.planner.apply(object);
         self.dirty = true;
     }
 
+    /// Forgets an object that is gone; a policy that stands on, when everything else that came with the news is known.
     pub(super) fn delete(&mut self, key: &ObjectKey) {
+        if let ObjectKey::Policy(id) = key
+            && id.namespace.is_some()
+        {
+            self.ending.is_gone(id);
+            self.dirty = true;
+            return;
+        }
+        self.remove(key);
+    }
+
+    pub(super) fn remove(&mut self, key: &ObjectKey) {
         self.vacate(key);
         match key {
             ObjectKey::Pod(pod) => self.doubt_pod(pod, &[]),

@@ -1,6 +1,7 @@
 //! The wiring against a kernel that is a plan in memory.
 
 mod domains;
+mod ending;
 mod known;
 mod links;
 mod policies;

@@ -31,14 +31,14 @@ impl Core {
         }
     }
 
-    /// Answers everybody whose pod is in the kernel.
+    /// Answers everybody whose pod is in the kernel, and whose addresses nothing is left of that earlier pods had open.
     pub(super) fn release(&mut self) {
         let mut waiting = Vec::new();
         for waiter in std::mem::take(&mut self.waiters) {
             match self.enforced(&waiter.request) {
                 // Nobody is there any more to hear it if this fails.
-                Ok(addresses) => drop(waiter.reply.send(addresses)),
-                Err(_) => waiting.push(waiter),
+                Ok(addresses) if self.inherits_nothing(&waiter.request) => drop(waiter.reply.send(addresses)),
+                Ok(_) | Err(_) => waiting.push(waiter),
             }
         }
         self.waiters = waiting;
@@ -82,12 +82,20 @@ impl Core {
     /// Those who gave up, and what they told for pods nobody has heard of.
     fn forget_quitters(&mut self) {
         self.waiters.retain(|waiter| !waiter.reply.is_closed());
+        self.forget_strangers();
+    }
+
+    /// Sandboxes of pods that neither the API knows nor anybody waits for.
+    pub(super) fn forget_strangers(&mut self) {
         if !self.in_sync {
             return;
         }
         let Self { sandboxes, index, waiters, .. } = self;
-        let waited = |pod: &PodKey| waiters.iter().any(|waiter| key(&waiter.request) == *pod);
-        sandboxes.retain(|pod| index.local_pod(pod).is_some() || waited(pod));
+        let waited = |pod: &PodKey, uid: &str| {
+            waiters.iter().any(|waiter| key(&waiter.request) == *pod && waiter.request.uid == uid)
+        };
+        let known = |pod: &PodKey, uid: &str| index.local_pod(pod).is_some_and(|pod| *pod.uid == *uid);
+        sandboxes.retain(|pod, uid| known(pod, uid) || waited(pod, uid));
     }
 }
 

@@ -22,10 +22,10 @@ fn addresses_the_api_does_not_know_yet_come_with_the_request() {
     // Another event about the pod, still without addresses, does not take them away.
     fixture.step([apply(pod("a", "starting", ""))]);
     assert!(fixture.kernel().endpoints.contains_key(&"10.244.0.8".parse().unwrap()));
-    // Once the API knows, it knows better.
+    // Whatever the API says: the network plugin knows better.
     fixture.step([apply(pod("a", "starting", "10.244.0.99"))]);
     let addresses: Vec<_> = fixture.kernel().endpoints.keys().map(ToString::to_string).collect();
-    assert_eq!(addresses, ["10.244.0.2", "10.244.0.99"]);
+    assert_eq!(addresses, ["10.244.0.2", "10.244.0.8"]);
 }
 
 /// Asks for a pod in a sandbox, and whether its policy is in the kernel now.
@@ -175,4 +175,204 @@ fn a_pod_is_not_ready_before_the_policy_that_is_known_already() {
     fixture.fail(EnforceError::Kernel("no".into()));
     fixture.step([apply(deny_all("a", 1)), Message::Ask(Question::Wait(wait_for("web", &[]), reply))]);
     assert!(answer.try_recv().is_err(), "the policy came first and is not in the kernel");
+}
+
+/// Something that happens to pods `p0`, `p1`, …, which have had sandboxes `old` and get sandboxes `new`.
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    /// A new sandbox is given an address.
+    Add(usize, usize),
+    /// The old sandbox is gone.
+    Del(usize),
+    /// The API says that a pod has an address.
+    Report(usize, usize),
+}
+
+impl Happens {
+    fn happen(self, fixture: &mut Fixture) {
+        let (name, address) = (|pod: usize| format!("p{pod}"), |number: usize| format!("10.244.0.{}", 10 + number));
+        match self {
+            Self::Add(pod, number) => drop(add(fixture, &name(pod), &address(number), "new")),
+            Self::Del(pod) => release(fixture, &name(pod), "old"),
+            Self::Report(pod, number) => fixture.step([apply(super::support::pod("a", &name(pod), &address(number)))]),
+        }
+    }
+}
+
+/// Pods that exchange addresses have in the end what their newest sandboxes were given. `known`: the agent was told of
+/// the old sandboxes.
+fn exchange(events: &[Happens], pods: usize, known: bool) {
+    let mut fixture = Fixture::in_sync();
+    for number in 0..pods {
+        Happens::Report(number, number).happen(&mut fixture);
+        if known {
+            let address = format!("10.244.0.{}", 10 + number);
+            add(&mut fixture, &format!("p{number}"), &address, "old");
+        }
+    }
+    for event in events {
+        event.happen(&mut fixture);
+    }
+    let given = events.iter().filter_map(|event| match *event {
+        Happens::Add(pod, number) => Some((format!("10.244.0.{}", 10 + number), format!("p{pod}"))),
+        Happens::Del(_) | Happens::Report(..) => None,
+    });
+    for (address, pod) in given {
+        let owner = owner(&mut fixture, &address);
+        assert_eq!(owner.as_deref(), Some(pod.as_str()), "{address} after {events:?}, known: {known}");
+    }
+}
+
+/// All orders of some events.
+fn orders(events: &[Happens]) -> Vec<Vec<Happens>> {
+    let [first, rest @ ..] = events else { return vec![Vec::new()] };
+    let with = |order: Vec<Happens>| {
+        (0..=order.len()).map(move |place| [&order[..place], &[*first], &order[place..]].concat()).collect::<Vec<_>>()
+    };
+    orders(rest).into_iter().flat_map(with).collect()
+}
+
+#[test]
+fn two_pods_that_exchange_addresses_have_what_they_were_given_in_every_order() {
+    use Happens::{Add, Del, Report};
+    let events = [Add(0, 1), Add(1, 0), Report(0, 1), Report(1, 0), Del(0), Del(1)];
+    let orders = orders(&events);
+    assert_eq!(orders.len(), 720);
+    for order in &orders {
+        exchange(order, 2, false);
+        exchange(order, 2, true);
+    }
+}
+
+#[test]
+fn many_pods_that_exchange_addresses_have_what_they_were_given() {
+    let rng = &mut ringfence_engine::generate::Rng::new(1);
+    for round in 0..300 {
+        let pods = 2 + rng.below(6);
+        let mut addresses: Vec<usize> = (0..pods).collect();
+        rng.shuffle(&mut addresses);
+        let mut events = Vec::new();
+        for (pod, number) in addresses.into_iter().enumerate() {
+            events.extend([Happens::Add(pod, number), Happens::Report(pod, number), Happens::Del(pod)]);
+            // Late news of the time before.
+            events.push(Happens::Report(pod, pod));
+        }
+        rng.shuffle(&mut events);
+        exchange(&events, pods, round % 2 == 0);
+    }
+}
+
+#[test]
+fn a_predecessor_of_the_same_name_takes_nothing_with_it() {
+    let mut fixture = Fixture::in_sync();
+    fixture.step([apply(pod("a", "db-0", "10.244.0.7"))]);
+    let (reply, mut answer) = oneshot::channel();
+    let mut request = WaitRequest { container: Some("c2".into()), ..wait_for("db-0", &["10.244.0.8"]) };
+    request.uid = "second".into();
+    fixture.step([Message::Ask(Question::Wait(request, reply))]);
+    fixture.step([event(Event::Delete(ObjectKey::Pod(PodKey { namespace: "a".into(), name: "db-0".into() })))]);
+    assert!(answer.try_recv().is_err(), "the pod is not known yet");
+    let Object::Pod(mut second) = pod("a", "db-0", "") else { panic!("a pod is a pod") };
+    second.uid = "second".into();
+    fixture.step([apply(Object::Pod(second))]);
+    assert_eq!(answer.try_recv().unwrap(), ["10.244.0.8".parse::<std::net::IpAddr>().unwrap()]);
+    assert_eq!(owner(&mut fixture, "10.244.0.7"), None);
+}
+
+/// Whether an address is closed: no pod has it, and it is guarded.
+fn closed(fixture: &Fixture, address: &str) -> bool {
+    let (plan, address) = (fixture.kernel(), address.parse().unwrap());
+    !plan.endpoints.contains_key(&address) && plan.gates.iter().any(|gate| gate.contains(&address))
+}
+
+/// A node whose pods have addresses outside of every range, as with a network plugin that has them of a cloud.
+fn without_ranges() -> Fixture {
+    let mut fixture = Fixture::in_sync();
+    let Object::Node(mut node) = super::support::node("here", "10.90.0.11", "10.244.0.0/24") else {
+        panic!("a node is a node")
+    };
+    node.pod_cidrs.clear();
+    fixture.step([apply(Object::Node(node)), apply(pod("a", "cloudy", ""))]);
+    assert!(add(&mut fixture, "cloudy", "10.9.0.8", "c1"));
+    fixture
+}
+
+/// The same pod with something else about it.
+fn changed(change: impl FnOnce(&mut ringfence_model::Pod)) -> Message {
+    let Object::Pod(mut pod) = pod("a", "cloudy", "") else { panic!("a pod is a pod") };
+    change(&mut pod);
+    apply(Object::Pod(pod))
+}
+
+#[test]
+fn an_address_of_a_sandbox_is_never_unguarded() {
+    let mut fixture = without_ranges();
+    assert_eq!(owner(&mut fixture, "10.9.0.8").unwrap(), "cloudy");
+    let warnings = fixture.status().warnings;
+    assert!(warnings.iter().any(|warning| warning.contains("podCIDRs")), "{warnings:?}");
+    // Its object says that it has ended, or goes; its namespace's object goes.
+    for phase in [ringfence_model::PodPhase::Succeeded, ringfence_model::PodPhase::Failed] {
+        fixture.step([changed(|pod| pod.phase = phase)]);
+        assert!(closed(&fixture, "10.9.0.8"), "{phase:?}");
+    }
+    fixture.step([changed(|_| {})]);
+    assert_eq!(owner(&mut fixture, "10.9.0.8").unwrap(), "cloudy");
+    fixture.step([event(Event::Delete(ObjectKey::Namespace("a".into())))]);
+    assert!(closed(&fixture, "10.9.0.8"));
+    fixture.step([apply(super::support::namespace("a"))]);
+    fixture.step([event(Event::Delete(ObjectKey::Pod(PodKey { namespace: "a".into(), name: "cloudy".into() })))]);
+    assert!(closed(&fixture, "10.9.0.8"), "deleted by force, while something still runs");
+    release(&mut fixture, "cloudy", "c1");
+    fixture.step([Message::Learning(Learning::default())]);
+    assert!(!closed(&fixture, "10.9.0.8"), "another node may have it now");
+}
+
+#[test]
+fn a_pod_of_another_node_cannot_take_an_address_of_this_one() {
+    for mut fixture in [without_ranges(), {
+        let mut fixture = Fixture::in_sync();
+        fixture.step([apply(pod("a", "cloudy", ""))]);
+        assert!(add(&mut fixture, "cloudy", "10.244.0.8", "c1"));
+        fixture
+    }] {
+        let endpoints = fixture.kernel().endpoints;
+        let (address, _) = endpoints.iter().find(|(_, endpoint)| &*endpoint.pod.name == "cloudy").unwrap();
+        let address = address.to_string();
+        for created in [-1, 0, 1] {
+            fixture.step([changed(|pod| {
+                *pod = ringfence_model::Pod {
+                    key: PodKey { namespace: "b".into(), name: "twin".into() },
+                    uid: "twin".into(),
+                    node: Some("node-9".into()),
+                    addresses: vec![address.parse().unwrap()],
+                    created,
+                    ..pod.clone()
+                };
+            })]);
+            assert_eq!(owner(&mut fixture, &address).unwrap(), "cloudy", "{created}");
+        }
+        let status = fixture.status();
+        assert!(status.warnings.iter().any(|warning| warning.contains("not believed of b/twin")), "{status:?}");
+        assert!(status.diagnostics.iter().any(|remark| remark.object == "Pod b/twin"), "{status:?}");
+        let twin = ObjectKey::Pod(PodKey { namespace: "b".into(), name: "twin".into() });
+        fixture.step([event(Event::Delete(twin))]);
+        assert_eq!(fixture.status().diagnostics, []);
+    }
+}
+
+#[test]
+fn ranges_that_the_network_plugin_does_not_use_say_nothing() {
+    let mut fixture = Fixture::new();
+    fixture.step(Fixture::listing());
+    let reset =
+        event(Event::Reset { kind: ringfence_k8s::convert::Kind::Pod, objects: Vec::new(), diagnostics: Vec::new() });
+    fixture.step([reset, event(Event::InSync), apply(pod("a", "cloudy", ""))]);
+    assert!(add(&mut fixture, "cloudy", "10.9.0.8", "c1"));
+    let gates: Vec<_> = fixture.kernel().gates.iter().map(ToString::to_string).collect();
+    assert_eq!(gates, ["10.9.0.8/32"], "what is in the node's range may be another node's");
+    // One inside is enough: they are in use.
+    fixture.step([apply(pod("a", "usual", ""))]);
+    assert!(add(&mut fixture, "usual", "10.244.0.9", "c2"));
+    let gates: Vec<_> = fixture.kernel().gates.iter().map(ToString::to_string).collect();
+    assert_eq!(gates, ["10.9.0.8/32", "10.244.0.0/24"]);
 }
