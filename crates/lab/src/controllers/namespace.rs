@@ -52,7 +52,8 @@ impl Controller for Contents {
     }
 }
 
-/// Removes the content of namespaces that are being deleted, then them.
+/// Removes the content of namespaces that are being deleted, then them. Pods go first, so that nothing that holds them
+/// is gone before them (KEP-5080).
 pub(super) struct Lifecycle;
 
 impl Controller for Lifecycle {
@@ -71,8 +72,11 @@ impl Controller for Lifecycle {
             return Ok(None);
         }
         let scope = Scope { resource: None, namespace: Some(key.name.clone()) };
-        let content = cluster.registry.store.entries(&scope);
-        let mut left = false;
+        let mut content = cluster.registry.store.entries(&scope);
+        if content.iter().any(|(key, _)| key.resource == "pods") {
+            content.retain(|(key, _)| key.resource == "pods");
+        }
+        let mut left = content.first().is_some_and(|(key, _)| key.resource == "pods");
         for (key, object) in content {
             left |= is_deleting(&object)
                 || !cluster.registry.delete(Cluster::target(&key)?, &DeleteOptions::background())?.gone;

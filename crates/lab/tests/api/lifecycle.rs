@@ -247,6 +247,27 @@ async fn a_namespace_goes_with_all_that_is_in_it() {
 }
 
 #[tokio::test]
+async fn the_pods_of_a_namespace_go_before_everything_else_in_it() {
+    let (server, _) = fake::start(None, false).await;
+    let client = server.client();
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    namespaces.create(&PostParams::default(), &object(json!({ "metadata": { "name": "team" } }))).await.unwrap();
+    let (configs, pods): (Api<ConfigMap>, Api<Pod>) =
+        (Api::namespaced(client.clone(), "team"), Api::namespaced(client.clone(), "team"));
+    configs.create(&PostParams::default(), &config_map("kept", &json!({}))).await.unwrap();
+    let pod: Pod = object(json!({
+        "metadata": { "name": "p" }, "spec": { "nodeName": "n", "terminationGracePeriodSeconds": 60, "containers": [{ "name": "c", "image": "i" }] } }));
+    pods.create(&PostParams::default(), &pod).await.unwrap();
+    namespaces.delete("team", &DeleteParams::default()).await.unwrap();
+    until("the pod is being deleted", || async { pods.get("p").await.unwrap().metadata.deletion_timestamp.is_some() })
+        .await;
+    assert!(configs.get_opt("kept").await.unwrap().is_some());
+    pods.delete("p", &DeleteParams::default().grace_period(0)).await.unwrap();
+    until("the namespace is gone", || async { namespaces.get_opt("team").await.unwrap().is_none() }).await;
+    assert!(configs.get_opt("kept").await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn a_server_that_starts_again_has_the_same_objects() {
     let dir = tempfile::tempdir().unwrap();
     let (server, _) = fake::start(Some(dir.path().into()), false).await;
