@@ -26,8 +26,8 @@ use crate::interfaces;
 const GROUPS: u32 = 0x1 | 0x10 | 0x100 | 0x40 | 0x400;
 /// Least time between two looks for no other reason than that a link or route changed: each pod that starts does that.
 const NETWORK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long nothing is looked at while nobody says that anything changed: of tables of nftables nobody does.
-const REGULARLY: Duration = Duration::from_secs(30);
+/// How long nothing is looked at while nobody says that anything changed, as of the policy of somebody's chain nobody does.
+const REGULARLY: Duration = Duration::from_secs(5);
 /// Shortest and longest pause before trying again what failed.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
 
