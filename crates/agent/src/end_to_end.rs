@@ -304,15 +304,21 @@ async fn a_watch_that_has_expired_is_begun_anew_with_a_listing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_pods_with_one_address_the_newer_has_it_and_both_are_told() {
+async fn two_pods_with_one_address_have_what_both_may_and_both_are_told() {
     let api = Api::default();
     let agent = Agent::start("twins", &api);
     let mut twin = pod("twin", "10.244.0.2");
     twin["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
     api.tell("pods", "ADDED", twin.clone()).await;
-    let status = agent.status("both are told", |status| status.diagnostics.len() == 2).await;
-    assert_eq!(status.endpoints[0].pod, "twin");
-    assert!(status.diagnostics.iter().all(|remark| remark.message.contains("10.244.0.2 is claimed by several pods")));
+    let said = |status: &Status, words: &str| {
+        status.diagnostics.len() == 2 && status.diagnostics.iter().all(|remark| remark.message.contains(words))
+    };
+    agent.status("both are told", |status| said(status, "which policy does not tell apart")).await;
+    twin["metadata"]["labels"] = json!({"app": "other"});
+    api.tell("pods", "MODIFIED", twin.clone()).await;
+    agent.status("it is in dispute", |status| said(status, "10.244.0.2 is in dispute between pods")).await;
+    let endpoint = agent.kernel.plan().endpoints.values().next().cloned().unwrap();
+    assert_eq!([endpoint.ingress, endpoint.egress], [ringfence_engine::RulesetId::CONFLICT; 2], "denied");
     twin["status"]["phase"] = "Succeeded".into();
     api.tell("pods", "MODIFIED", twin).await;
     let status = agent.status("the one that ended has none", |status| status.diagnostics.is_empty()).await;
