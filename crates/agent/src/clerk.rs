@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::core::{Handle, Question};
 use crate::metrics::Meters;
 pub(crate) use lease::{Election, Terms};
 pub(crate) use writer::Writer;
@@ -23,12 +24,17 @@ pub(crate) use writer::Writer;
 /// Who the API says fields and Events are from, and the name of the Lease.
 const NAME: &str = "ringfence";
 
-/// Longest wait before the Lease is asked for again after an error.
+/// For each node of the cluster looks at a Lease that another holds are so much rarer: all agents look, and in sum that are
+/// eight looks a second at most, however many they are.
+const SHARE: Duration = Duration::from_millis(125);
+/// Longest wait before the Lease is asked for again after an error, in clusters where looks are not rarer anyway.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Stands for election, and writes while elected.
 pub(crate) struct Clerk {
     pub(crate) election: Election,
+    /// Knows how many nodes there are.
+    pub(crate) core: Handle,
     pub(crate) writer: Writer,
     pub(crate) meters: Arc<Meters>,
 }
@@ -46,18 +52,19 @@ impl Clerk {
                         self.election.resign().await;
                         return;
                     }
-                    self.election.terms().look
+                    self.pause().await
                 }
                 Ok(None) => {
                     failures = 0;
-                    self.election.terms().look
+                    self.pause().await
                 }
                 Err(error) => {
                     if failures == 0 {
                         tracing::warn!(%error, "cannot stand for election as the agent that writes about policies");
                     }
                     failures += 1;
-                    (self.election.terms().look * failures).min(LONGEST_PAUSE)
+                    let pause = self.pause().await;
+                    (pause * failures).min(LONGEST_PAUSE.max(pause))
                 }
             };
             tokio::select! {
@@ -65,6 +72,13 @@ impl Clerk {
                 () = tokio::time::sleep(lease::spread(pause)) => {}
             }
         }
+    }
+
+    /// How long to leave a Lease alone that another holds.
+    async fn pause(&self) -> Duration {
+        // An agent that is stopping asks no more.
+        let nodes = self.core.ask(Question::Nodes).await.unwrap_or_default();
+        pause(self.election.terms().look, nodes)
     }
 
     /// Writes for as long as the Lease is held. What is being written when it is lost is given up at once.
@@ -81,4 +95,9 @@ impl Clerk {
         }
         self.meters.leader.set(0);
     }
+}
+
+/// How long an agent of a cluster of so many nodes leaves a Lease alone that another holds.
+fn pause(least: Duration, nodes: usize) -> Duration {
+    least.max(SHARE * u32::try_from(nodes).unwrap_or(u32::MAX))
 }

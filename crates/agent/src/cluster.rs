@@ -1,9 +1,13 @@
-//! The API server: where it is, and connections to it that notice when it is gone.
+//! The API server: where it is, and connections to it that notice when it is gone: one for all watches, where the server
+//! speaks HTTP/2. Its certificate is checked against the authority as the file has it when a connection is made (`kube`
+//! reads the one of a pod's service account again).
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use hyper_rustls::HttpsConnector;
 use hyper_timeout::TimeoutConnector;
 use hyper_util::client::legacy::{Client as HttpClient, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
@@ -39,6 +43,8 @@ pub async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
 /// A client for watches that are to last.
 pub(crate) fn client(mut config: kube::Config) -> anyhow::Result<kube::Client> {
     config.read_timeout = Some(QUIET);
+    // Who asks knows better when to ask again.
+    config.default_retry = false;
     if config.proxy_url.is_some() {
         // Its connections end at the proxy, which has to notice.
         return Ok(kube::Client::try_from(config)?);
@@ -51,7 +57,7 @@ pub(crate) fn client(mut config: kube::Config) -> anyhow::Result<kube::Client> {
     connector.set_keepalive_interval(Some(ASK));
     connector.set_keepalive_retries(Some(UNANSWERED));
     connector.set_tcp_user_timeout(Some(IDLE + ASK * UNANSWERED));
-    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(connector)?);
+    let mut connector = TimeoutConnector::new(secured(&config, connector)?);
     connector.set_read_timeout(config.read_timeout);
     connector.set_write_timeout(config.write_timeout);
     let service = ServiceBuilder::new()
@@ -61,6 +67,16 @@ pub(crate) fn client(mut config: kube::Config) -> anyhow::Result<kube::Client> {
         .map_err(tower::BoxError::from)
         .service(HttpClient::builder(TokioExecutor::new()).build::<_, Body>(connector));
     Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+/// Connections with TLS, which offer HTTP/2: a watch for each kind and node would else be a connection of its own.
+fn secured(config: &kube::Config, connector: HttpConnector) -> kube::Result<HttpsConnector<HttpConnector>> {
+    if config.tls_server_name.is_some() {
+        return config.rustls_https_connector_with_connector(connector);
+    }
+    let mut tls = config.rustls_client_config()?;
+    tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(HttpsConnector::from((connector, Arc::new(tls))))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From an API that speaks HTTP, through watches, planner and a kernel in memory, to the socket and its client.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +37,8 @@ struct Api {
     listed: Arc<Mutex<HashMap<String, Vec<Value>>>>,
     /// Nothing is answered.
     away: Arc<AtomicBool>,
+    /// The kinds that were listed since it came back, if it was away: it has forgotten what was before.
+    remembered: Arc<Mutex<Option<HashSet<String>>>>,
 }
 
 /// Plural name of the watched kind, and where its events go.
@@ -54,9 +56,15 @@ impl Api {
         }
         let plural = uri.path().rsplit('/').next().unwrap_or_default().to_owned();
         if !uri.query().is_some_and(|query| query.contains("watch=")) {
+            if let Some(remembered) = &mut *self.remembered.lock() {
+                remembered.insert(plural.clone());
+            }
             let items = self.listed.lock().get(&plural).cloned().unwrap_or_else(|| listed(&plural));
             let list = json!({"kind": "List", "metadata": {"resourceVersion": "1"}, "items": items});
             return Response::new(Body::from(list.to_string()));
+        }
+        if self.remembered.lock().as_ref().is_some_and(|remembered| !remembered.contains(&plural)) {
+            return Response::builder().status(410).body(Body::from("too old")).unwrap();
         }
         let (told, lines) = mpsc::unbounded_channel::<Value>();
         self.watches.lock().push((plural, told));
@@ -78,7 +86,9 @@ impl Api {
         self.watches.lock().clear();
     }
 
+    /// Comes back, and remembers nothing of what happened before.
     fn come_back(&self) {
+        *self.remembered.lock() = Some(HashSet::new());
         self.away.store(false, Ordering::Relaxed);
     }
 
@@ -147,7 +157,7 @@ impl Agent {
         let flows = Flows::new();
         let (reading, told) = (flows.clone(), core.clone());
         thread::spawn(move || reading.run(Box::new(Denials), &told, &Meters::new()));
-        tokio::spawn(crate::watch::pump(api.client(), core.clone(), None));
+        tokio::spawn(crate::watch::pump(api.client(), &ringfence_k8s::watch::Forgetful, core.clone(), None));
         let socket = std::env::temp_dir().join(format!("ringfence-{name}-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&socket).unwrap();
         let server = Server { core: core.clone(), flows, meters };

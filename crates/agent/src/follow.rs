@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use futures::{Stream, StreamExt as _};
 use kube::ResourceExt as _;
-use kube::runtime::watcher::{self, Event};
+use ringfence_k8s::watch::News;
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::api;
 use crate::core::{Gone, Handle, Message};
@@ -12,12 +14,24 @@ use crate::core::{Gone, Handle, Message};
 /// Namespace and name of an object.
 pub(crate) type Key = (String, String);
 
+/// Takes from an object what is worth knowing; nothing from one that cannot be read.
+pub(crate) fn read<K: kube::Resource + for<'de> Deserialize<'de>, V: Default>(
+    worth: fn(&K) -> V,
+) -> impl Fn(&Value) -> (Key, V) {
+    move |object| match K::deserialize(object) {
+        Ok(object) => ((object.namespace().unwrap_or_default(), object.name_any()), worth(&object)),
+        Err(error) => {
+            let text = |field| object["metadata"][field].as_str().unwrap_or_default().to_owned();
+            let key = (text("namespace"), text("name"));
+            tracing::warn!(namespace = key.0, name = key.1, %error, "an object cannot be read");
+            (key, V::default())
+        }
+    }
+}
+
 /// What is known of the objects of a kind.
-pub(crate) struct Known<K, V> {
-    read: fn(&K) -> V,
+pub(crate) struct Known<V> {
     objects: BTreeMap<Key, V>,
-    /// A listing that is not whole yet.
-    listing: BTreeMap<Key, V>,
     state: api::Watch,
 }
 
@@ -37,11 +51,11 @@ pub(crate) struct Change<'a, V> {
     pub(crate) objects: &'a BTreeMap<Key, V>,
 }
 
-impl<K: kube::Resource, V> Known<K, V> {
-    /// Nothing yet; `read` takes from an object what is worth knowing.
-    pub(crate) fn new(kind: &str, read: fn(&K) -> V) -> Self {
+impl<V> Known<V> {
+    /// Nothing yet.
+    pub(crate) fn new(kind: &str) -> Self {
         let state = api::Watch { kind: kind.into(), synced: false, connected: true, objects: 0, error: None };
-        Self { read, objects: BTreeMap::new(), listing: BTreeMap::new(), state }
+        Self { objects: BTreeMap::new(), state }
     }
 
     /// All objects.
@@ -56,40 +70,29 @@ impl<K: kube::Resource, V> Known<K, V> {
         &self.state
     }
 
-    /// Takes in an event.
-    pub(crate) fn take(&mut self, event: watcher::Result<Event<K>>) -> Different {
-        let key = |object: &K| (object.namespace().unwrap_or_default(), object.name_any());
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                tracing::debug!(kind = self.state.kind, %error, "the watch is interrupted");
-                (self.state.connected, self.state.error) = (false, Some(error.to_string()));
-                return Different::Nothing;
-            }
-        };
+    /// Takes in news.
+    pub(crate) fn take(&mut self, news: News<(Key, V)>) -> Different {
+        if let News::Disconnected(error) = news {
+            tracing::debug!(kind = self.state.kind, error, "the watch is interrupted");
+            (self.state.connected, self.state.error) = (false, Some(error));
+            return Different::Nothing;
+        }
         (self.state.connected, self.state.error) = (true, None);
-        let changed = match event {
-            Event::Init => {
-                self.listing.clear();
-                Different::Nothing
-            }
-            Event::InitApply(object) => {
-                self.listing.insert(key(&object), (self.read)(&object));
-                Different::Nothing
-            }
-            Event::InitDone => {
-                self.objects = std::mem::take(&mut self.listing);
+        let changed = match news {
+            News::Reset(objects) => {
+                self.objects = objects.into_iter().collect();
                 self.state.synced = true;
                 Different::All
             }
-            Event::Apply(object) => {
-                self.objects.insert(key(&object), (self.read)(&object));
-                Different::One(key(&object))
+            News::Put((key, object)) => {
+                self.objects.insert(key.clone(), object);
+                Different::One(key)
             }
-            Event::Delete(object) => {
-                self.objects.remove(&key(&object));
-                Different::One(key(&object))
+            News::Gone((key, _)) => {
+                self.objects.remove(&key);
+                Different::One(key)
             }
+            News::Connected | News::Disconnected(_) => Different::Nothing,
         };
         self.state.objects = self.objects.len();
         changed
@@ -97,16 +100,16 @@ impl<K: kube::Resource, V> Known<K, V> {
 }
 
 /// Follows the objects, for ever, and tells the planning thread how the watch stands.
-pub(crate) async fn keep<K: kube::Resource, V>(
-    events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
-    known: &mut Known<K, V>,
+pub(crate) async fn keep<V>(
+    news: impl Stream<Item = News<(Key, V)>> + Send,
+    known: &mut Known<V>,
     core: &Handle,
     tell: impl Fn(Change<'_, V>) -> Result<(), Gone>,
 ) -> Result<(), Gone> {
-    let mut events = std::pin::pin!(events);
+    let mut news = std::pin::pin!(news);
     let mut told = None;
-    while let Some(event) = events.next().await {
-        match known.take(event) {
+    while let Some(news) = news.next().await {
+        match known.take(news) {
             Different::Nothing => {}
             Different::One(key) => tell(Change { key: Some(&key), objects: &known.objects })?,
             Different::All => tell(Change { key: None, objects: &known.objects })?,

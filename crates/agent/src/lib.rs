@@ -37,6 +37,7 @@ mod metrics;
 mod ports;
 mod primary;
 mod problem;
+mod progress;
 mod run;
 #[cfg(test)]
 mod scratch;

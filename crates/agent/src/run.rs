@@ -34,6 +34,7 @@ use crate::flows::Flows;
 use crate::interfaces;
 use crate::metrics::Meters;
 use crate::primary::{self, Nudge, Primary};
+use crate::progress::Journal;
 use crate::server::Server;
 use crate::services;
 use crate::tables;
@@ -113,7 +114,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let client = cluster::client(cluster::config(config.kubeconfig.as_deref()).await?)?;
-    let (enforcer, source) = datapath::open(&config)?;
+    let (mut enforcer, source) = datapath::open(&config)?;
+    let progress = Journal::open(&versions(&config.socket), enforcer.facts().adopted);
     let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
     let (core, messages) = Handle::channel();
     let scout = interfaces::start(&core).context("cannot start a thread")?;
@@ -125,6 +127,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (changed, changes) = watch::channel(0);
     let clerk = Clerk {
         election: Election::new(client.clone(), &config.namespace, identity(&config.node), Terms::default()),
+        core: core.clone(),
         writer: Writer::new(client.clone(), core.clone(), changes.clone(), Arc::clone(&meters), config.node.clone()),
         meters: Arc::clone(&meters),
     };
@@ -166,7 +169,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let result = tokio::select! {
         () = signals.stop() => Ok(()),
         _ended = planning_ended => Err(anyhow!("the agent is not whole any more")),
-        ended = follow(client, &config, core.clone(), names.clone(), roads) => ended.context("the watch of the cluster ended"),
+        ended = follow(client, progress, &config, core.clone(), names.clone(), roads) => ended.context("the watch of the cluster ended"),
     };
     stop.cancel();
     // The change the thread is carrying out, if any, is finished first.
@@ -227,6 +230,7 @@ fn plug_in(
 /// Follows the cluster, for ever.
 async fn follow(
     client: kube::Client,
+    progress: Journal,
     config: &Config,
     core: Handle,
     names: Listener,
@@ -234,9 +238,9 @@ async fn follow(
 ) -> Result<(), Gone> {
     let others = config.dns_servers.iter().copied().collect();
     let trusted = Trusted { service: config.dns_service.clone(), others };
-    let servers = dns::servers::follow(client.clone(), trusted, core.clone(), names);
-    let services = services::follow(client.clone(), core.clone());
-    tokio::try_join!(events::pump(client, core, roads), servers, services).map(drop)
+    let servers = dns::servers::follow(client.clone(), progress.clone(), trusted, core.clone(), names);
+    let services = services::follow(client.clone(), progress.clone(), core.clone());
+    tokio::try_join!(events::pump(client, &progress, core, roads), servers, services).map(drop)
 }
 
 /// Has the planning thread look after what enforces, now and then, until it is gone. For as long as it serves pods the network
@@ -305,7 +309,8 @@ pub fn wait_for_end(socket: &Path, limit: Duration) -> anyhow::Result<()> {
 /// Removes a socket nobody listens on, what an agent keeps beside it, and the directory if nothing else is in it.
 pub fn forget(socket: &Path) -> anyhow::Result<()> {
     wait_for_end(socket, Duration::ZERO)?;
-    for path in [socket.to_path_buf(), journal(socket), ringfence_cni::stamp(socket)] {
+    let kept = [journal(socket), versions(socket), ringfence_cni::stamp(socket)];
+    for path in kept.into_iter().chain([socket.to_path_buf()]) {
         absent(fs::remove_file(&path)).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     let Some(dir) = socket.parent() else { return Ok(()) };
@@ -327,6 +332,11 @@ fn absent(removed: std::io::Result<()>) -> std::io::Result<()> {
 /// Where learnt domain names are written down.
 fn journal(socket: &Path) -> PathBuf {
     socket.with_extension("names")
+}
+
+/// Where it is written down how far the watches have come.
+fn versions(socket: &Path) -> PathBuf {
+    socket.with_extension("versions")
 }
 
 /// Binds the socket, unless somebody answers on it already.
@@ -387,6 +397,7 @@ mod tests {
         let socket = dir.join("agent.sock");
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         fs::write(journal(&socket), "").unwrap();
+        fs::write(versions(&socket), "").unwrap();
         assert!(forget(&socket).is_err(), "it listens");
         let ending = thread::spawn(move || {
             thread::sleep(PAUSE);
@@ -396,7 +407,8 @@ mod tests {
         ending.join().unwrap();
         fs::write(dir.join("other"), "").unwrap();
         forget(&socket).unwrap();
-        assert!(dir.join("other").exists() && !socket.exists() && !journal(&socket).exists());
+        assert!(dir.join("other").exists() && !socket.exists());
+        assert!(!journal(&socket).exists() && !versions(&socket).exists());
         fs::remove_file(dir.join("other")).unwrap();
         forget(&socket).unwrap();
         assert!(!dir.exists());

@@ -3,21 +3,22 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::ServiceCIDR;
 use kube::api::ListParams;
-use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client};
+use ringfence_k8s::convert::Resource;
+use ringfence_k8s::watch::{self, Backoff};
 use ringfence_model::PolicyId;
 
 use crate::core::{Gone, Handle, Message};
-use crate::follow::{Change, Key, Known, keep};
+use crate::follow::{Change, Key, Known, keep, read};
+use crate::progress::Journal;
 
-/// How soon to ask for the ranges again while the API cannot be reached.
-const RETRY: Duration = Duration::from_secs(10);
+const SERVICES: Resource =
+    Resource { group: "", version: "v1", kind: "Service", plural: "services", namespaced: true, optional: false };
 
 /// The addresses of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,28 +48,29 @@ pub(crate) enum News {
 }
 
 /// Follows the Services, for ever.
-pub(crate) async fn follow(client: Client, core: Handle) -> Result<(), Gone> {
-    let services = watcher(Api::<Service>::all(client.clone()), watcher::Config::default()).default_backoff();
+pub(crate) async fn follow(client: Client, progress: Journal, core: Handle) -> Result<(), Gone> {
+    let services = watch::follow(&client, &SERVICES.into(), progress, read(addresses));
     let tell = |change: Change<'_, Addresses>| {
         core.tell(Message::Services(match change.key {
             Some(key) => News::One(key.clone(), change.objects.get(key).cloned().unwrap_or_default()),
             None => News::All(change.objects.clone()),
         }))
     };
-    let mut known = Known::new("Service", addresses);
+    let mut known = Known::new("Service");
     tokio::try_join!(keep(services, &mut known, &core, tell), tell_ranges(client, &core)).map(drop)
 }
 
 /// Tells the ranges, where the cluster does (since Kubernetes 1.33, to those with the right to ask). They rarely change.
 async fn tell_ranges(client: Client, core: &Handle) -> Result<(), Gone> {
+    let mut backoff = Backoff::default();
     let listed = loop {
-        match Api::<ServiceCIDR>::all(client.clone()).list(&ListParams::default()).await {
+        match Api::<ServiceCIDR>::all(client.clone()).list(&ListParams::default().match_any()).await {
             Ok(listed) => break listed.items,
-            Err(kube::Error::Api(status)) => {
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
                 tracing::debug!(%status, "the ranges of Services are not known");
                 return Ok(());
             }
-            Err(_unreachable) => tokio::time::sleep(RETRY).await,
+            Err(_busy_or_unreachable) => tokio::time::sleep(backoff.step(None)).await,
         }
     };
     let blocks = listed.into_iter().filter_map(|range| range.spec).flat_map(|spec| spec.cidrs.unwrap_or_default());

@@ -9,12 +9,13 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use ringfence_k8s::exec::Output;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::AGENT_LABEL;
 use crate::exec::{self, Container};
 
-/// How many agents are asked at a time.
-const AT_ONCE: usize = 32;
+/// How many agents are asked at a time. Many more than are likely to hang: those hold up the others.
+pub(crate) const AT_ONCE: usize = 128;
 
 /// A node, and its agent if it has one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,23 +79,47 @@ fn agent(pod: &Pod) -> Result<Container, String> {
     }
 }
 
-/// Runs `ringfence` with these arguments beside each agent.
+/// What one agent says, or why there is no answer.
+pub type Answer = Result<Output, String>;
+
+/// Runs `ringfence` with these arguments beside each agent. Each may take so long, and all of them until `end`: by then
+/// there is an answer of each node, in the order of `places`, be it that it gave none.
 pub async fn ask(
     client: &Client,
     places: &[Place],
     arguments: &[&str],
     limit: Duration,
-) -> Vec<(String, Result<Output, String>)> {
+    end: Instant,
+) -> Vec<(String, Answer)> {
     let command: Vec<&str> = std::iter::once("ringfence").chain(arguments.iter().copied()).collect();
-    stream::iter(places).map(|place| one(client, place, &command, limit)).buffered(AT_ONCE).collect().await
-}
-
-async fn one(client: &Client, place: &Place, command: &[&str], limit: Duration) -> (String, Result<Output, String>) {
-    let answer = match &place.agent {
-        Ok(container) => exec::run(client, container, command, limit).await.map_err(|error| format!("{error:#}")),
+    let one = async |place: &Place| match &place.agent {
+        Ok(container) => exec::run_to_end(client, container, &command).await.map_err(|error| format!("{error:#}")),
         Err(why) => Err(why.clone()),
     };
-    (place.node.clone(), answer)
+    gather(places, limit, end, one).await
+}
+
+/// Asks many at a time, whoever answers first.
+async fn gather(
+    places: &[Place],
+    limit: Duration,
+    end: Instant,
+    ask: impl AsyncFn(&Place) -> Answer,
+) -> Vec<(String, Answer)> {
+    let (ask, begun) = (&ask, Instant::now());
+    let one = async |(number, place)| {
+        let silent = |_elapsed| Err(format!("its agent does not answer within {limit:?}"));
+        (number, timeout(limit, ask(place)).await.unwrap_or_else(silent))
+    };
+    let asked = places.iter().enumerate();
+    let mut answers: Vec<Option<Answer>> = vec![None; places.len()];
+    let mut coming = std::pin::pin!(stream::iter(asked).map(one).buffer_unordered(AT_ONCE));
+    while let Ok(Some((number, answer))) = timeout_at(end, coming.next()).await {
+        answers[number] = Some(answer);
+    }
+    let late = || Err(format!("its agent did not answer in the {:.0?} that there were", begun.elapsed()));
+    let named = |(place, answer): (&Place, Option<Answer>)| (place.node.clone(), answer.unwrap_or_else(late));
+    places.iter().zip(answers).map(named).collect()
 }
 
 #[cfg(test)]
@@ -125,6 +150,41 @@ mod tests {
 
     fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
         serde_json::from_value(value).unwrap()
+    }
+
+    /// Nodes of which some say nothing for ever, at the front, where they hold up the others most.
+    async fn crowd(number: usize, hanging: usize, limit: Duration, end: Duration) -> (Vec<Answer>, Duration) {
+        let place = |number| Place { node: format!("n{number:04}"), agent: Err(String::new()) };
+        let places: Vec<Place> = (0..number).map(place).collect();
+        let begun = Instant::now();
+        let ask = async |place: &Place| {
+            if *place.node < *format!("n{hanging:04}") {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Ok(Output { code: 0, stdout: place.node.clone(), stderr: String::new() })
+        };
+        let answers = gather(&places, limit, begun + end, ask).await;
+        assert!(answers.iter().map(|(node, _)| node).eq(places.iter().map(|place| &place.node)), "in order");
+        (answers.into_iter().map(|(_, answer)| answer).collect(), begun.elapsed())
+    }
+
+    #[tokio::test]
+    async fn thirty_of_a_thousand_that_hang_hold_nobody_up() {
+        let (answers, took) = crowd(1000, 30, Duration::from_secs(1), Duration::from_mins(1)).await;
+        let (hanging, others) = answers.split_at(30);
+        assert!(hanging.iter().all(|answer| answer.as_ref().unwrap_err() == "its agent does not answer within 1s"));
+        assert!(others.iter().all(Result::is_ok));
+        assert!(took < Duration::from_secs(10), "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn the_time_of_all_is_kept_however_many_hang() {
+        let (answers, took) = crowd(1000, 900, Duration::from_secs(30), Duration::from_secs(1)).await;
+        assert!(answers[..900].iter().all(|answer| answer.as_ref().unwrap_err().contains("did not answer in the")));
+        assert!(took < Duration::from_secs(5), "{took:?}");
+        let (answers, _) = crowd(200, 100, Duration::from_secs(30), Duration::from_secs(1)).await;
+        assert!(answers[100..].iter().all(Result::is_ok), "what came in time is told");
     }
 
     #[test]

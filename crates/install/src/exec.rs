@@ -17,12 +17,20 @@ pub struct Container {
     pub name: String,
 }
 
-/// Runs a command to its end.
+/// Runs a command, which may take so long.
 pub async fn run(client: &Client, container: &Container, command: &[&str], limit: Duration) -> anyhow::Result<Output> {
     let Container { namespace, pod, name } = container;
-    let what = || format!("{} in pod {namespace}/{pod}", command.join(" "));
-    match tokio::time::timeout(limit, exec(client, namespace, pod, Some(name), command)).await {
-        Ok(ended) => ended.with_context(|| format!("cannot run {}", what())),
-        Err(_) => bail!("{} did not end within {limit:?} (container {name})", what()),
+    match tokio::time::timeout(limit, run_to_end(client, container, command)).await {
+        Ok(ended) => ended,
+        Err(_) => {
+            bail!("{} in pod {namespace}/{pod} did not end within {limit:?} (container {name})", command.join(" "))
+        }
     }
+}
+
+/// Runs a command to its end, whenever that is.
+pub async fn run_to_end(client: &Client, container: &Container, command: &[&str]) -> anyhow::Result<Output> {
+    let Container { namespace, pod, name } = container;
+    let ended = exec(client, namespace, pod, Some(name), command).await;
+    ended.with_context(|| format!("cannot run {} in pod {namespace}/{pod}", command.join(" ")))
 }

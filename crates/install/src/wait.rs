@@ -2,6 +2,7 @@
 //!
 //! Nothing is written per node: each agent is asked, by a command that runs beside it and comes back when it can say yes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use kube::Client;
 use ringfence_agent::api;
 use ringfence_agent::client::Client as AgentClient;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{agents, objects};
 
@@ -19,10 +20,16 @@ use crate::{agents, objects};
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
 /// What a node is given at a time: connections through API servers do not live for ever.
 const ROUND: Duration = Duration::from_secs(30);
+/// The same where more nodes are waited for than can be asked at a time: each shall have its turn.
+const TURN: Duration = Duration::from_secs(1);
 /// How many policies are asked for at a time: they are written into the address of a request.
 const AT_A_TIME: usize = 100;
+/// The least time nodes are given for their first answer, also where nobody shall wait at all.
+const LEAST: Duration = Duration::from_secs(2);
 /// How much longer than the command itself its connection may take.
-const SLACK: Duration = Duration::from_secs(15);
+const SLACK: Duration = Duration::from_secs(5);
+/// So long before the time is up a node shall say what it lacks, lest it be too late: at most, and as a part of that time.
+const EARLY: (Duration, u32) = (Duration::from_secs(1), 5);
 
 /// A policy and what to wait for. Written as `KIND/NAMESPACE/NAME@UID:GENERATION`, without generation for one that is to
 /// be gone.
@@ -141,19 +148,17 @@ pub async fn everywhere(client: &Client, wanted: &[Wanted], limit: Duration) -> 
 }
 
 async fn until(client: &Client, wanted: &[Wanted], end: Instant) -> anyhow::Result<Lags> {
-    let mut done: Vec<String> = Vec::new();
+    let mut done: BTreeSet<String> = BTreeSet::new();
+    let end = end.max(Instant::now() + LEAST);
     loop {
-        let mut places = agents::list(client).await?;
+        let listed = timeout_at(end, agents::list(client)).await;
+        let mut places = listed.context("the API server does not list nodes and agents in time")??;
         if !crate::status::is_installed(&places) {
             bail!("no agent runs in this cluster; hint: ringfence install");
         }
         places.retain(|place| !done.contains(&place.node));
-        if places.is_empty() {
-            return Ok(Lags::new());
-        }
-        let round = end.saturating_duration_since(Instant::now()).min(ROUND);
-        let lags = ask(client, &places, wanted, round, &mut done).await;
-        if lags.is_empty() || Instant::now() >= end {
+        let lags = ask(client, &places, wanted, end, &mut done).await;
+        if lags.is_empty() || Instant::now() + PAUSE.1 >= end {
             return Ok(lags);
         }
         tokio::time::sleep(PAUSE.1).await;
@@ -164,22 +169,29 @@ async fn ask(
     client: &Client,
     places: &[agents::Place],
     wanted: &[Wanted],
-    round: Duration,
-    done: &mut Vec<String>,
+    end: Instant,
+    done: &mut BTreeSet<String>,
 ) -> Lags {
-    let timeout = format!("{}ms", round.as_millis());
+    let turn = turn(places.len(), end.saturating_duration_since(Instant::now()));
+    let timeout = format!("{}ms", turn.as_millis());
     let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
     let mut arguments = vec!["wait", "--here", "--timeout", &timeout];
     arguments.extend(wanted.iter().map(String::as_str));
     let mut lags = Lags::new();
-    for (node, answer) in agents::ask(client, places, &arguments, round + SLACK).await {
+    for (node, answer) in agents::ask(client, places, &arguments, turn + SLACK, end).await {
         match answer {
-            Ok(output) if output.code == 0 => done.push(node),
+            Ok(output) if output.code == 0 => drop(done.insert(node)),
             Ok(output) => lags.push(format!("{node}: {}", output.said())),
             Err(why) => lags.push(format!("{node}: {why}")),
         }
     }
     lags
+}
+
+/// How long each of so many nodes may wait for its agent, if so much time is left for all.
+fn turn(nodes: usize, left: Duration) -> Duration {
+    let most = if nodes > agents::AT_ONCE { TURN } else { ROUND };
+    left.saturating_sub(EARLY.0.min(left / EARLY.1)).min(most)
 }
 
 /// The policies of a file, as the API server has them now.
@@ -208,6 +220,16 @@ mod tests {
         json!({"kind": "NetworkPolicy", "metadata": {
             "namespace": namespace, "name": "web", "uid": "1-2", "generation": 7,
         }})
+    }
+
+    #[test]
+    fn each_of_many_nodes_has_its_turn_and_says_what_it_lacks_in_time() {
+        let second = Duration::from_secs(1);
+        assert_eq!(turn(2, second * 60), ROUND);
+        assert_eq!(turn(2, second * 10), second * 9);
+        assert_eq!(turn(2, second), second * 4 / 5);
+        assert_eq!(turn(2, Duration::ZERO), Duration::ZERO);
+        assert_eq!(turn(1000, second * 60), TURN);
     }
 
     #[test]

@@ -370,3 +370,18 @@ fn a_cause_is_told_once() {
     assert!(std::error::Error::source(&error).is_none(), "who prints a chain of causes would tell it twice: {error}");
     assert_eq!(error.to_string().matches("No such file").count(), 1, "{error}");
 }
+
+#[test]
+fn the_kernel_counts_changes_of_tables_in_each_namespace() {
+    if !root() {
+        return;
+    }
+    let (one, other) = (Scratch::new("generation-one"), Scratch::new("generation-other"));
+    let number = |scratch: &Scratch| scratch.0.run(ringfence_netns::ruleset_generation).unwrap().unwrap();
+    let before = (number(&one), number(&other));
+    assert_eq!(number(&one), before.0, "asking changes nothing");
+    let mut nft = Command::new("nft");
+    assert!(one.0.spawn(nft.args(["add", "table", "inet", "t"])).unwrap().wait().unwrap().success());
+    assert_ne!(number(&one), before.0);
+    assert_eq!(number(&other), before.1);
+}

@@ -9,6 +9,20 @@ use ringfence_netns::Netlink;
 
 use crate::{Firewall, Interface, PRIORITY, PROTOCOL, Plan, TUNNELS, Tunnel, firewall, forward};
 
+/// What the table of nftables was set to, and after which change of any table it was seen to be so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    firewall: Firewall,
+    generation: Option<u32>,
+}
+
+impl Standing {
+    /// Whether no table changed since all was seen to be as it shall be.
+    fn holds(&self, generation: Option<u32>) -> bool {
+        generation.is_some() && self.generation == generation
+    }
+}
+
 /// Why the kernel is not as planned.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -33,21 +47,18 @@ pub enum Error {
 
 /// Brings the network namespace of the calling thread to a plan. Returns what was changed, as phrases.
 ///
-/// `netlink` belongs to that namespace; `before` is what the table of nftables was last set to, if it was.
+/// `netlink` belongs to that namespace; `standing` is what is known of the table of nftables, and is told what it was set to.
+/// After an error it is to be forgotten.
 pub fn apply(
     plan: &Plan,
-    before: Option<&Firewall>,
+    standing: &mut Option<Standing>,
     interfaces: &[Interface],
     netlink: &mut Netlink,
 ) -> Result<Vec<String>, Error> {
     let mut changes = Vec::new();
     forward(plan, interfaces, &mut changes)?;
     // Before there is a link that strangers could send through.
-    if before != Some(&plan.firewall) || !firewall::is_there(&plan.firewall) {
-        firewall::put(&plan.firewall).map_err(Error::Firewall)?;
-        changes.push("set which packets of pods get the node's address, and who may send through VXLAN".into());
-    }
-    changes.extend(forward::open(&plan.firewall.pods).map_err(Error::Forward)?);
+    guard(plan, standing, &mut changes)?;
     tunnels(plan, netlink, &mut changes)?;
     peers(plan, netlink, &mut changes)?;
     routes(plan, netlink, &mut changes)?;
@@ -58,6 +69,26 @@ pub fn apply(
         }
     }
     Ok(changes)
+}
+
+/// Sees to our table and to what others forward, if they are not as they were. While the kernel counts no change of any
+/// table they are not even looked at: that takes processes.
+fn guard(plan: &Plan, standing: &mut Option<Standing>, changes: &mut Vec<String>) -> Result<(), Error> {
+    // Before looking: what changes meanwhile is found the next time.
+    let generation = ringfence_netns::ruleset_generation().ok();
+    let known = standing.as_ref().filter(|known| known.firewall == plan.firewall);
+    if known.is_some_and(|known| known.holds(generation)) {
+        return Ok(());
+    }
+    let before = changes.len();
+    if known.is_none() || !firewall::is_there(&plan.firewall) {
+        firewall::put(&plan.firewall).map_err(Error::Firewall)?;
+        changes.push("set which packets of pods get the node's address, and who may send through VXLAN".into());
+    }
+    changes.extend(forward::open(&plan.firewall.pods).map_err(Error::Forward)?);
+    let generation = generation.filter(|_| changes.len() == before);
+    *standing = Some(Standing { firewall: plan.firewall.clone(), generation });
+    Ok(())
 }
 
 /// Takes away everything [`apply`] made in the network namespace of the calling thread, but for kernel settings that
@@ -218,4 +249,18 @@ fn routes(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Resu
         changes.push(format!("removed route to {}", route.destination));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_looked_at_after_a_change_of_some_table_and_where_the_kernel_does_not_count() {
+        let standing = |generation| Standing { firewall: Firewall::default(), generation };
+        assert!(standing(Some(3)).holds(Some(3)));
+        assert!(!standing(Some(3)).holds(Some(4)), "somebody changed something");
+        assert!(!standing(None).holds(Some(3)), "it was only just set");
+        assert!(!standing(None).holds(None) && !standing(Some(3)).holds(None));
+    }
 }

@@ -18,7 +18,7 @@ mod plan;
 mod tests;
 mod underlay;
 
-pub use apply::{Error, apply, clean_up};
+pub use apply::{Error, Standing, apply, clean_up};
 pub use firewall::{FIREWALL, Firewall, MASQUERADE};
 pub use plan::{Plan, Tunnel, plan};
 pub use underlay::{Interface, interfaces};

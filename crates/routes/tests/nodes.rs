@@ -54,7 +54,7 @@ struct Member {
     object: Node,
     /// Addresses of the pod.
     pods: Vec<IpAddr>,
-    firewall: Option<ringfence_routes::Firewall>,
+    standing: Option<ringfence_routes::Standing>,
 }
 
 impl Member {
@@ -68,9 +68,8 @@ impl Member {
         let links = interfaces(&mut netlink).unwrap();
         let plan = plan(&self.object.name, nodes, &links, encapsulation).expect("a plan");
         assert_eq!(plan.problems, Vec::<String>::new());
-        let before = self.firewall.as_ref();
-        let changes = self.node.0.run(|| apply(&plan, before, &links, &mut netlink)).unwrap().unwrap();
-        self.firewall = Some(plan.firewall.clone());
+        let standing = &mut self.standing;
+        let changes = self.node.0.run(|| apply(&plan, standing, &links, &mut netlink)).unwrap().unwrap();
         (plan, changes)
     }
 }
@@ -157,7 +156,7 @@ impl Cluster {
             pods.push(second);
         }
         self.nodes.insert(Name::clone(&object.name), object.clone());
-        self.members.push(Member { node, pod, object, pods, firewall: None });
+        self.members.push(Member { node, pod, object, pods, standing: None });
     }
 
     /// What all agents would do.
@@ -394,10 +393,11 @@ fn vxlan_is_set_up_from_within_a_container_and_forwarding_is_left_to_others() {
         let mut netlink = member.netlink();
         let links = interfaces(&mut netlink).unwrap();
         let plan = plan(&member.object.name, &cluster.nodes, &links, Encapsulation::default()).expect("a plan");
-        contained(node, || apply(&plan, None, &links, &mut netlink)).unwrap();
+        let mut standing = None;
+        contained(node, || apply(&plan, &mut standing, &links, &mut netlink)).unwrap();
         assert_eq!(node.sysctl("net/ipv4/ip_forward").unwrap().trim(), "0");
         assert_eq!(node.sysctl("net/ipv4/conf/rf-vxlan4/rp_filter").unwrap().trim(), "2");
-        assert_eq!(contained(node, || apply(&plan, Some(&plan.firewall), &links, &mut netlink)).unwrap(), [""; 0]);
+        assert_eq!(contained(node, || apply(&plan, &mut standing, &links, &mut netlink)).unwrap(), [""; 0]);
         node.set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
     }
     cluster.pods_talk();
@@ -411,6 +411,8 @@ fn a_firewall_without_its_rules_is_set_again() {
     let mut cluster = Cluster::new("flushed", false, &NEAR[..1], 1500);
     cluster.follow(Encapsulation::default());
     let nodes = cluster.nodes.clone();
+    // It is known to be as it was set, by the number of the last change.
+    assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, [""; 0]);
     for command in [["flush", "table"], ["delete", "table"]] {
         let node = &cluster.members[0].node.0;
         let mut nft = std::process::Command::new("nft");
@@ -477,6 +479,6 @@ fn pods_are_reached_also_where_iptables_drops_what_is_forwarded() {
     let mut netlink = node.netlink().unwrap();
     let links = interfaces(&mut netlink).unwrap();
     let plan = plan(&cluster.members[0].object.name, &nodes, &links, Encapsulation::default()).unwrap();
-    let error = node.run(|| apply(&plan, None, &links, &mut netlink)).unwrap().unwrap_err().to_string();
+    let error = node.run(|| apply(&plan, &mut None, &links, &mut netlink)).unwrap().unwrap_err().to_string();
     assert!(error.contains("chain forward of table inet mine") && error.contains("10.244.0.0/24"), "{error}");
 }

@@ -183,6 +183,7 @@ impl Agent {
         let client = server.client(who);
         let clerk = Clerk {
             election: Election::new(client.clone(), "kube-system", who.into(), TERMS),
+            core: core.clone(),
             writer: Writer::new(client, core.clone(), changes, Arc::clone(&meters), who.into()),
             meters: Arc::clone(&meters),
         };
@@ -216,6 +217,17 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
         }
     };
     timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+}
+
+#[test]
+fn all_agents_together_look_less_than_ten_times_a_second() {
+    let look = Terms::default().look;
+    for nodes in [1, 10, 80, 100, 1000, 5000] {
+        #[expect(clippy::cast_precision_loss, reason = "they are few")]
+        let looks = nodes as f64 / super::pause(look, nodes).as_secs_f64();
+        assert!(looks <= 8.0, "{nodes} nodes: {looks} a second");
+    }
+    assert_eq!(super::pause(look, 80), look, "in a small cluster a new holder is found soon");
 }
 
 fn told(status: &str, reason: &str, generation: i64) -> (String, String, i64) {

@@ -112,6 +112,8 @@ pub(crate) enum Question {
     Check(api::WaitRequest, oneshot::Sender<Result<Vec<IpAddr>, String>>),
     /// Answered once the policy of the whole cluster is in the kernel.
     InSync(oneshot::Sender<()>),
+    /// How many nodes there are.
+    Nodes(oneshot::Sender<usize>),
     /// Names for what the kernel reported.
     Names(Vec<Record>, oneshot::Sender<Vec<Named>>),
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use ringfence_cni::conflist;
 use ringfence_engine::{Plan, RulesetId};
+use ringfence_k8s::convert::Kind;
 use ringfence_model::Reason;
 use serde_json::{Value, json};
 
@@ -30,6 +31,7 @@ impl Core {
                 drop(reply.send(plan_json(&self.held)));
             }
             Question::Gauges(reply) => drop(reply.send(self.gauges())),
+            Question::Nodes(reply) => drop(reply.send(self.index.count(Kind::Node))),
             Question::Wait(request, reply) => self.wait(request, reply),
             Question::Release(request, reply) => self.close(&request, reply),
             Question::Collect(request, reply) => self.collect(&request, reply),
@@ -190,7 +192,7 @@ impl Core {
     }
 
     fn watch_status(&self) -> Vec<api::Watch> {
-        let watch = |(kind, state): (&ringfence_k8s::convert::Kind, &super::state::WatchState)| api::Watch {
+        let watch = |(kind, state): (&Kind, &super::state::WatchState)| api::Watch {
             kind: format!("{kind:?}"),
             synced: state.synced,
             connected: state.error.is_none(),

@@ -7,13 +7,23 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, Client};
+use kube::Client;
+use ringfence_k8s::convert::Resource;
+use ringfence_k8s::watch::{self, Subject};
 
 use super::{Listener, Tell};
 use crate::core::{Gone, Handle};
-use crate::follow::{Change, Known, keep};
+use crate::follow::{Change, Known, keep, read};
+use crate::progress::Journal;
 
+const SLICES: Resource = Resource {
+    group: "discovery.k8s.io",
+    version: "v1",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    namespaced: true,
+    optional: false,
+};
 /// Label of an EndpointSlice with the name of its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -27,12 +37,19 @@ pub(crate) struct Trusted {
 }
 
 /// Follows the servers, for ever.
-pub(crate) async fn follow(client: Client, trusted: Trusted, core: Handle, listener: Listener) -> Result<(), Gone> {
+pub(crate) async fn follow(
+    client: Client,
+    progress: Journal,
+    trusted: Trusted,
+    core: Handle,
+    listener: Listener,
+) -> Result<(), Gone> {
     listener.tell(Tell::Servers(trusted.others.clone()));
     let (namespace, name) = &trusted.service;
-    let config = watcher::Config::default().labels(&format!("{SERVICE_LABEL}={name}"));
-    let slices = watcher(Api::<EndpointSlice>::namespaced(client, namespace), config).default_backoff();
-    let mut known = Known::new("EndpointSlice", addresses);
+    let labels = Some(format!("{SERVICE_LABEL}={name}"));
+    let behind = Subject { namespace: Some(namespace.clone()), labels, ..SLICES.into() };
+    let slices = watch::follow(&client, &behind, progress, read(addresses));
+    let mut known = Known::new("EndpointSlice");
     let tell = |change: Change<'_, Vec<SocketAddr>>| {
         let behind = change.objects.values().flatten().copied();
         listener.tell(Tell::Servers(behind.chain(trusted.others.iter().copied()).collect()));
@@ -51,38 +68,40 @@ fn addresses(slice: &EndpointSlice) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use crate::follow::Different;
-    use kube::runtime::watcher::Event;
-    use serde_json::json;
+    use ringfence_k8s::watch::News;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::follow::{Different, Key};
 
-    fn slice(name: &str, address: &str, ready: bool) -> EndpointSlice {
-        serde_json::from_value(json!({
+    fn slice(name: &str, address: &str, ready: bool) -> (Key, Vec<SocketAddr>) {
+        read(addresses)(&json!({
             "metadata": {"namespace": "kube-system", "name": name}, "addressType": "IPv4",
             "endpoints": [{"addresses": [address], "conditions": {"ready": ready}}],
             "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
                       {"name": "metrics", "port": 9153, "protocol": "TCP"}],
         }))
-        .unwrap()
     }
 
     #[test]
     fn servers_come_and_go_with_their_slices() {
-        let mut known = Known::new("EndpointSlice", addresses);
-        let all = |known: &Known<EndpointSlice, Vec<SocketAddr>>| -> Vec<String> {
+        let mut known = Known::new("EndpointSlice");
+        let all = |known: &Known<Vec<SocketAddr>>| -> Vec<String> {
             known.objects().values().flatten().map(ToString::to_string).collect()
         };
-        known.take(Ok(Event::Init));
-        known.take(Ok(Event::InitApply(slice("a", "10.244.0.2", false))));
-        assert!(all(&known).is_empty(), "not before the listing is whole");
-        known.take(Ok(Event::InitDone));
+        known.take(News::Reset(vec![slice("a", "10.244.0.2", false)]));
         assert_eq!(all(&known), ["10.244.0.2:53", "10.244.0.2:9153"]);
-        known.take(Ok(Event::Apply(slice("b", "fd00::2", true))));
+        known.take(News::Put(slice("b", "fd00::2", true)));
         assert!(all(&known).contains(&"[fd00::2]:53".to_owned()));
-        assert_eq!(known.take(Err(watcher::Error::NoResourceVersion)), Different::Nothing);
+        assert_eq!(known.take(News::Disconnected("refused".into())), Different::Nothing);
         assert_eq!((known.objects().len(), known.state().connected, known.state().synced), (2, false, true));
-        known.take(Ok(Event::Delete(slice("a", "10.244.0.2", true))));
+        known.take(News::Gone(slice("a", "10.244.0.2", true)));
         assert_eq!((all(&known).len(), known.state().connected), (2, true));
+    }
+
+    #[test]
+    fn a_slice_that_cannot_be_read_trusts_nobody() {
+        let odd: Value = json!({"metadata": {"namespace": "kube-system", "name": "odd"}, "endpoints": "all"});
+        assert_eq!(read(addresses)(&odd), (("kube-system".into(), "odd".into()), Vec::new()));
     }
 }

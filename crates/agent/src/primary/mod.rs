@@ -4,6 +4,7 @@
 //! the nodes of the cluster at once, and the configuration that says all this to runtimes ([`crate::chain`]).
 
 mod condition;
+mod nodes;
 mod roads;
 mod taken;
 
@@ -21,7 +22,8 @@ use crate::metrics::Meters;
 use crate::run::Config;
 
 pub(crate) use condition::clear;
-pub(crate) use roads::{Nudge, Roads};
+pub(crate) use nodes::Nudge;
+pub(crate) use roads::Roads;
 
 /// How to be the network plugin.
 #[derive(Clone, Debug)]

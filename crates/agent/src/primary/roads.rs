@@ -8,13 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ringfence_cni::conflist;
-use ringfence_k8s::convert::Kind;
-use ringfence_k8s::watch::Event;
-use ringfence_model::{Name, Node, Object, ObjectKey};
+use ringfence_model::{Name, Node};
 use ringfence_netns::Netlink;
-use ringfence_routes::{Encapsulation, Plan};
+use ringfence_routes::{Encapsulation, Plan, Standing};
 use tokio::sync::Notify;
 
+use super::nodes::{Nodes, Nudge};
 use super::taken;
 use crate::api;
 use crate::chain::Keeper;
@@ -24,43 +23,12 @@ use crate::interfaces;
 
 /// Links, and addresses and routes of both families: bits of the group mask of `rtnetlink(7)`.
 const GROUPS: u32 = 0x1 | 0x10 | 0x100 | 0x40 | 0x400;
-/// Least time between two looks for no other reason than that a link or route changed: each pod that starts does that.
-const NETWORK_INTERVAL: Duration = Duration::from_secs(1);
+/// Least time between two looks while nothing failed: each pod that starts changes links, and nodes may change all at once.
+const INTERVAL: Duration = Duration::from_secs(1);
 /// How long nothing is looked at while nobody says that anything changed, as of the policy of somebody's chain nobody does.
 const REGULARLY: Duration = Duration::from_secs(5);
 /// Shortest and longest pause before trying again what failed.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
-
-/// What makes the thread look again.
-#[derive(Debug)]
-pub(crate) enum Nudge {
-    /// These are all nodes.
-    All(Vec<Node>),
-    /// A node is new or different.
-    Put(Node),
-    /// A node is gone.
-    Gone(Name),
-    /// Links, addresses or routes of this one changed.
-    Network,
-}
-
-impl Nudge {
-    /// What an event of the watches says about nodes.
-    pub(crate) fn of(event: &Event) -> Option<Self> {
-        match event {
-            Event::Apply { object: Object::Node(node), .. } => Some(Self::Put(node.clone())),
-            Event::Delete(ObjectKey::Node(name)) => Some(Self::Gone(Name::clone(name))),
-            Event::Reset { kind: Kind::Node, objects, .. } => {
-                let nodes = objects.iter().filter_map(|object| match object {
-                    Object::Node(node) => Some(node.clone()),
-                    _ => None,
-                });
-                Some(Self::All(nodes.collect()))
-            }
-            _ => None,
-        }
-    }
-}
 
 /// What the thread keeps.
 pub(crate) struct Roads {
@@ -72,10 +40,11 @@ pub(crate) struct Roads {
     keeper: Arc<Keeper>,
     core: Handle,
     clear: Arc<Notify>,
-    /// All nodes; none before they were listed.
-    nodes: Option<BTreeMap<Name, Node>>,
+    nodes: Nodes,
     /// What was last carried out whole.
     applied: Option<Plan>,
+    /// What is known of the table of nftables.
+    standing: Option<Standing>,
     told: Option<api::Network>,
 }
 
@@ -97,8 +66,9 @@ impl Roads {
             keeper,
             core,
             clear,
-            nodes: None,
+            nodes: Nodes::default(),
             applied: None,
+            standing: None,
             told: None,
         }
     }
@@ -119,7 +89,7 @@ impl Roads {
     fn run(mut self, nudges: &Receiver<Nudge>) {
         // When to look at the latest.
         let mut due: Option<Instant> = None;
-        let mut looked = Instant::now();
+        let mut looked: Option<Instant> = None;
         let mut again = AGAIN.0;
         loop {
             let nudge = match due {
@@ -127,20 +97,16 @@ impl Roads {
                 Some(due) => nudges.recv_timeout(due.saturating_duration_since(Instant::now())),
             };
             match nudge {
-                Ok(Nudge::Network) => {
-                    let soon = (looked + NETWORK_INTERVAL).max(Instant::now());
-                    due = Some(due.map_or(soon, |due| due.min(soon)));
-                    continue;
-                }
                 Ok(nudge) => {
-                    self.take(nudge);
-                    due = Some(Instant::now());
+                    if self.take(nudge) {
+                        due = Some(soon(looked, due, Instant::now()));
+                    }
                     continue;
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            looked = Instant::now();
+            looked = Some(Instant::now());
             let pause = match self.look() {
                 Ok(true) => {
                     again = AGAIN.0;
@@ -157,34 +123,19 @@ impl Roads {
         }
     }
 
-    fn take(&mut self, nudge: Nudge) {
-        match nudge {
-            Nudge::All(nodes) => {
-                self.nodes = Some(nodes.into_iter().map(|node| (Name::clone(&node.name), node)).collect());
-            }
-            // Before the listing nothing is known of the others, and nothing may be taken away.
-            Nudge::Put(node) => {
-                // Whoever said that its network is missing may say so at any time.
-                if node.name == self.own && self.applied.is_some() {
-                    self.clear.notify_one();
-                }
-                if let Some(nodes) = &mut self.nodes {
-                    nodes.insert(Name::clone(&node.name), node);
-                }
-            }
-            Nudge::Gone(name) => {
-                if let Some(nodes) = &mut self.nodes {
-                    nodes.remove(&name);
-                }
-            }
-            Nudge::Network => {}
+    /// Takes in a nudge. Whether it is worth a look.
+    fn take(&mut self, nudge: Nudge) -> bool {
+        // Whoever said that its network is missing may say so at any time.
+        if matches!(&nudge, Nudge::Put(node) if node.name == self.own) && self.applied.is_some() {
+            self.clear.notify_one();
         }
+        self.nodes.take(nudge)
     }
 
     /// Brings everything to what the nodes want. False: try again.
     fn look(&mut self) -> Result<bool, Gone> {
-        let Some(nodes) = &self.nodes else { return Ok(true) };
-        let carried_out = carry_out(&self.own, nodes, self.encapsulation, self.applied.as_ref()).and_then(|plan| {
+        let Some(nodes) = self.nodes.all() else { return Ok(true) };
+        let carried_out = carry_out(&self.own, nodes, self.encapsulation, &mut self.standing).and_then(|plan| {
             // Before the configuration is there, and so before any pod is given an address. Once: later a pod that is
             // going might be taken for one that runs.
             if plan.is_some() && !self.recalled {
@@ -212,7 +163,7 @@ impl Roads {
             }
             Err(error) => {
                 // What is in the kernel is not known any more.
-                self.applied = None;
+                (self.applied, self.standing) = (None, None);
                 api::Network { error: Some(format!("{error:#}")), ..api::Network::default() }
             }
         };
@@ -235,18 +186,23 @@ impl Roads {
     }
 }
 
+/// When to look after a nudge: at once, but not sooner than an interval after the last look, nor later than was due.
+fn soon(looked: Option<Instant>, due: Option<Instant>, now: Instant) -> Instant {
+    let soon = looked.map_or(now, |looked| (looked + INTERVAL).max(now));
+    due.map_or(soon, |due| due.min(soon))
+}
+
 /// Plans and applies. None: there is nothing to plan yet.
 fn carry_out(
     own: &Name,
     nodes: &BTreeMap<Name, Node>,
     encapsulation: Encapsulation,
-    applied: Option<&Plan>,
+    standing: &mut Option<Standing>,
 ) -> anyhow::Result<Option<Plan>> {
     let mut netlink = Netlink::open()?;
     let interfaces = ringfence_routes::interfaces(&mut netlink)?;
     let Some(plan) = ringfence_routes::plan(own, nodes, &interfaces, encapsulation) else { return Ok(None) };
-    let before = applied.map(|plan| &plan.firewall);
-    for change in ringfence_routes::apply(&plan, before, &interfaces, &mut netlink)? {
+    for change in ringfence_routes::apply(&plan, standing, &interfaces, &mut netlink)? {
         tracing::info!("{change}");
     }
     Ok(Some(plan))
@@ -275,5 +231,28 @@ fn network(plan: &Plan) -> api::Network {
         tunnelled: names(&plan.tunnelled),
         problems: plan.problems.clone(),
         error: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_nudges_come_looks_are_an_interval_apart() {
+        let start = Instant::now();
+        assert_eq!(soon(None, None, start), start, "the first at once");
+        let (mut looked, mut due, mut looks) = (None, None, 0);
+        for millis in (0..10_000).step_by(10) {
+            let now = start + Duration::from_millis(millis);
+            due = Some(soon(looked, due, now));
+            if due.is_some_and(|due| due <= now) {
+                (looked, due) = (Some(now), None);
+                looks += 1;
+            }
+        }
+        assert_eq!(looks, 10);
+        let long_ago = start.checked_sub(INTERVAL * 5);
+        assert_eq!(soon(long_ago, Some(start + INTERVAL), start), start, "after a while without any at once again");
     }
 }

@@ -11,6 +11,8 @@ use crate::output::{self, or_none, table};
 
 /// How often agents are asked while waiting.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The least time agents are given to answer, also when there is none left.
+const LEAST: Duration = Duration::from_secs(2);
 
 /// Asks every agent, until all is well if that is to be waited for.
 pub(super) async fn run(target: &Target, wait: Option<Duration>, format: Option<Format>) -> anyhow::Result<Code> {
@@ -18,8 +20,9 @@ pub(super) async fn run(target: &Target, wait: Option<Duration>, format: Option<
     let end = wait.map(|limit| Instant::now() + limit);
     let mut told = String::new();
     let cluster = loop {
-        let cluster = status::ask(&client).await?;
-        if cluster.well() || end.is_none_or(|end| Instant::now() > end) {
+        let left = end.map_or(status::WHOLE, |end| end.saturating_duration_since(Instant::now()));
+        let cluster = status::ask_within(&client, left.clamp(LEAST, status::WHOLE)).await?;
+        if cluster.well() || end.is_none_or(|end| Instant::now() + PAUSE > end) {
             break cluster;
         }
         let line = summary(&cluster);

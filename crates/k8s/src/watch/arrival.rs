@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use futures::stream::{Stream, StreamExt as _};
-use kube::api::{WatchEvent, WatchParams};
-use kube::{Api, Client};
+use kube::Client;
 use serde_json::Value;
 
+use super::Subject;
+use super::ask::Asker;
 use super::backoff::Backoff;
-use super::r#loop::in_time;
-use super::raw::Raw;
+use super::line::Line;
+use super::refusal::Refusal;
 use crate::convert::Resource;
 use crate::json::{at, get, items, text};
 
@@ -25,23 +26,23 @@ const DEFINITIONS: Resource = Resource {
     optional: false,
 };
 
-/// After this the server ends the watch, in seconds.
-const WATCH_SECONDS: u32 = 290;
-/// After this a watch without a word is taken for dead.
-const SILENCE: Duration = Duration::from_secs(295);
-/// How often the kind is asked for where its definition cannot be watched.
-const POLL: Duration = Duration::from_secs(3);
+/// After how many seconds the server shall end a watch, by chance.
+const WATCH: (u32, u32) = (300, 600);
+/// How often the kind is asked for where its definition cannot be watched: up to twice as rarely, by chance.
+const POLL: Duration = Duration::from_secs(30);
 
 /// What is known of the kind's coming.
 pub(super) struct Arrival {
-    definitions: Api<Raw>,
+    definitions: Asker,
     resource: Resource,
     backoff: Backoff,
 }
 
 impl Arrival {
     pub(super) fn new(client: Client, resource: Resource) -> Self {
-        Self { definitions: Api::all_with(client, &Raw::resource(DEFINITIONS)), resource, backoff: Backoff::new() }
+        let name = format!("metadata.name={}.{}", resource.plural, resource.group);
+        let definition = Subject { resource: DEFINITIONS, namespace: None, labels: None, fields: Some(name) };
+        Self { definitions: Asker::new(client, &definition), resource, backoff: Backoff::default() }
     }
 
     /// The kind is there.
@@ -52,35 +53,32 @@ impl Arrival {
     /// Returns when it is worth asking for the kind again.
     pub(super) async fn wait(&mut self) {
         // The definition may be established a little before its objects are served, or stay so without serving them.
-        tokio::time::sleep(self.backoff.step()).await;
-        let name = format!("{}.{}", self.resource.plural, self.resource.group);
-        let parameters = WatchParams::default().fields(&format!("metadata.name={name}")).timeout(WATCH_SECONDS);
+        tokio::time::sleep(self.backoff.step(None)).await;
         // As of version 0 a definition that is there already is told first. Together with bookmarks, servers whose storage
         // cannot tell its progress refuse that.
-        let parameters = parameters.disable_bookmarks();
-        match in_time(self.definitions.watch(&parameters, "0")).await {
+        let watched = self.definitions.watch("0", rand::random_range(WATCH.0..=WATCH.1), false).await;
+        let pause = match watched {
             Ok(lines) => {
-                if !self.established(lines.boxed()).await {
-                    tokio::time::sleep(POLL).await;
+                if self.established(lines).await {
+                    return;
                 }
+                None
             }
-            Err(_) => tokio::time::sleep(POLL).await,
-        }
+            Err(refusal) => refusal.pause(),
+        };
+        tokio::time::sleep(pause.unwrap_or_default() + POLL + rand::random_range(Duration::ZERO..=POLL)).await;
     }
 
     /// Whether a line said so before the watch ended.
-    async fn established(&self, mut lines: impl Stream<Item = kube::Result<WatchEvent<Raw>>> + Unpin) -> bool {
-        loop {
-            match tokio::time::timeout(SILENCE, lines.next()).await {
-                Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
-                    if serves(&object.value, self.resource.version) {
-                        return true;
-                    }
-                }
-                Ok(Some(Ok(WatchEvent::Deleted(_) | WatchEvent::Bookmark(_)))) => {}
-                Ok(Some(Ok(WatchEvent::Error(_)) | Err(_)) | None) | Err(_) => return false,
+    async fn established(&self, mut lines: impl Stream<Item = Result<Line, Refusal>> + Unpin) -> bool {
+        while let Some(line) = lines.next().await {
+            match line {
+                Ok(Line::Put(definition)) if serves(&definition, self.resource.version) => return true,
+                Ok(Line::Put(_) | Line::Gone(_) | Line::Mark(_)) => {}
+                Ok(Line::Over(_)) | Err(_) => return false,
             }
         }
+        false
     }
 }
 

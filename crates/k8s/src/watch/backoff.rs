@@ -1,34 +1,41 @@
 //! How long to wait before trying again.
 
-use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-const FIRST: Duration = Duration::from_millis(50);
-const LONGEST: Duration = Duration::from_secs(3);
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(30);
 
-/// Doubling waits, with up to a quarter more by chance so that the nodes of a cluster do not come back all at once.
+/// Waits by chance between nothing and a bound that doubles, so that the nodes of a cluster do not come back together.
 #[derive(Debug)]
-pub(super) struct Backoff {
-    next: Duration,
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    bound: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { first: FIRST, longest: LONGEST, bound: FIRST }
+    }
 }
 
 impl Backoff {
-    pub(super) fn new() -> Self {
-        Self { next: FIRST }
+    /// One that waits so many times less than another, for tests.
+    #[cfg(test)]
+    pub(super) fn hurried(times: u32) -> Self {
+        Self { first: FIRST / times, longest: LONGEST / times, bound: FIRST / times }
     }
 
     /// Something went well: the next wait is short again.
-    pub(super) fn reset(&mut self) {
-        self.next = FIRST;
+    pub fn reset(&mut self) {
+        self.bound = self.first;
     }
 
-    /// How long to wait now.
-    pub(super) fn step(&mut self) -> Duration {
-        let wait = self.next;
-        self.next = (wait * 2).min(LONGEST);
-        // Each RandomState has keys of its own, which is chance enough.
-        let quarters = u32::try_from(RandomState::new().hash_one(0) % 256).unwrap_or_default();
-        wait + wait * quarters / 1024
+    /// How long to wait now: at least for as long as the other side asks, if it does.
+    pub fn step(&mut self, asked: Option<Duration>) -> Duration {
+        let bound = self.bound;
+        self.bound = (bound * 2).min(self.longest);
+        asked.unwrap_or_default() + rand::random_range(Duration::ZERO..=bound)
     }
 }
 
@@ -37,13 +44,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_double_up_to_a_bound() {
-        let mut backoff = Backoff::new();
-        let waits: Vec<_> = (0..10).map(|_| backoff.step()).collect();
-        assert!(waits[0] >= FIRST && waits[0] < FIRST * 5 / 4);
-        assert!(waits.iter().all(|wait| *wait < LONGEST * 5 / 4));
-        assert!(waits[9] >= LONGEST);
+    fn waits_are_spread_below_a_bound_that_doubles() {
+        let waits = |number: usize| -> Vec<Duration> {
+            let nth = |_| {
+                let mut backoff = Backoff::default();
+                (0..=number).map(|_| backoff.step(None)).last().unwrap()
+            };
+            (0..200).map(nth).collect()
+        };
+        for (number, bound) in [(0, FIRST), (1, FIRST * 2), (9, LONGEST)] {
+            let waits = waits(number);
+            assert!(waits.iter().all(|wait| *wait <= bound), "{waits:?}");
+            assert!(waits.iter().any(|wait| *wait < bound / 4) && waits.iter().any(|wait| *wait > bound * 3 / 4));
+        }
+    }
+
+    #[test]
+    fn the_other_side_is_left_alone_for_as_long_as_it_asks() {
+        let mut backoff = Backoff::default();
+        let asked = Duration::from_secs(40);
+        let wait = backoff.step(Some(asked));
+        assert!(wait >= asked && wait <= asked + FIRST, "{wait:?}");
+        backoff.step(None);
         backoff.reset();
-        assert!(backoff.step() < FIRST * 5 / 4);
+        assert!(backoff.step(None) <= FIRST);
     }
 }

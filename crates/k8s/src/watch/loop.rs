@@ -1,92 +1,125 @@
-//! Lists one kind, then watches it from there, for ever.
+//! Lists one kind, then watches it from there, for ever, as a good neighbour of the API server.
 //!
-//! `kube`'s own watcher does the same but says nothing when a broken watch is whole again, and keeps asking for a
-//! resource version that a restarted server has never heard of. Here any error the server answers with leads to a
-//! fresh list, an error on the way leads to the same watch again, and the end of a watch is no error.
+//! ```text
+//! Start ──list──► Listed ──watch──► Watching ──end──► Listed, or Doubt where nothing was said all the while
+//!   ▲                ▲                  │
+//!   └──── Retry ◄────┴── refusal ◄──────┘   the version is given up only if it is lost or a line cannot be read
+//! ```
+//!
+//! `kube`'s own watcher does much the same, but gives up the version at every refusal, lists from storage, and says
+//! nothing when a broken watch is whole again.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use futures::stream::{BoxStream, StreamExt as _};
-use kube::api::{ListParams, WatchEvent, WatchParams};
-use kube::{Api, Client};
+use futures::stream::StreamExt as _;
 
-use super::Event;
 use super::arrival::Arrival;
+use super::ask::{Asker, Lines, Reader};
 use super::backoff::Backoff;
-use super::raw::Raw;
-use crate::convert::Kind;
+use super::line::Line;
+use super::refusal::Refusal;
+use super::{Floor, News, Progress, Subject};
 
-/// Objects asked for at a time.
-const PAGE: u32 = 500;
-/// After this the server ends a watch, in seconds; the loop then starts the next one.
-const WATCH_SECONDS: u32 = 290;
-/// After this a watch without a word, not even its end, is taken for dead.
-const SILENCE: Duration = Duration::from_secs(295);
-/// How long the server may take to begin its answer to a watch, or to answer a list.
-const ANSWER: Duration = Duration::from_mins(1);
-/// A watch that ends sooner without a word counts as a failure.
-const SHORT: Duration = Duration::from_secs(1);
-
-type Lines = BoxStream<'static, kube::Result<WatchEvent<Raw>>>;
+/// After how many seconds the server shall end a watch: by chance, so that those that began together do not end together.
+const WATCH: (u32, u32) = (300, 600);
+/// The same for a watch after an interruption: its end tells soon whether the server still knows the version.
+const FIRST_WATCH: (u32, u32) = (60, 120);
+/// A watch that lasted so long went well, whatever it said.
+const LIVED: Duration = Duration::from_secs(30);
+/// So often in a row a server may say that it has not come as far as a version before it is taken at its word.
+const PATIENCE: u32 = 3;
 
 enum State {
     /// Nothing is known.
     Start,
-    /// All is known as of a resource version.
+    /// All is known as of a version.
     Listed { version: String },
     /// Lines come in.
-    Watching { version: String, lines: Lines, since: Instant },
-    /// Something went wrong; what to do after a wait.
-    Retry { version: Option<String> },
+    Watching { version: String, lines: Lines, since: Instant, heard: bool },
+    /// Nothing was heard for a whole watch, not even a mark: does the server still know the version?
+    Doubt { version: String },
+    /// Something went wrong; what to do after a wait, which the server may have asked for.
+    Retry { version: Option<String>, pause: Option<Duration> },
     /// The server does not have the kind.
     Absent,
 }
 
 /// The loop of one kind.
-pub(super) struct Loop {
-    api: Api<Raw>,
-    kind: Kind,
+pub(super) struct Loop<T> {
+    asker: Asker,
+    name: &'static str,
+    read: Reader<T>,
+    progress: Box<dyn Progress>,
+    /// How old a list may be.
+    floor: Floor,
+    /// How often in a row the server said that it has not come so far.
+    ahead: u32,
+    /// How often in a row a watch ended with an error that may be about what it was to say.
+    spoilt: u32,
     optional: bool,
     /// Says when the server may have the kind; for optional ones.
     arrival: Arrival,
     /// The server does not have the kind, and that has been said.
     absent: bool,
+    /// The last watch was interrupted or refused.
+    interrupted: bool,
     state: State,
     /// What was said last about the connection: nothing, fine, or an error.
     said: Option<Result<(), String>>,
     backoff: Backoff,
-    ready: VecDeque<Event>,
+    /// A watch that lasted so long went well, whatever it said.
+    lived: Duration,
+    ready: VecDeque<News<T>>,
 }
 
-impl Loop {
-    pub(super) fn new(client: Client, kind: Kind) -> Self {
-        let resource = kind.resource();
+impl<T: Send + 'static> Loop<T> {
+    pub(super) fn new(client: kube::Client, subject: &Subject, progress: Box<dyn Progress>, read: Reader<T>) -> Self {
         Self {
-            api: Api::all_with(client.clone(), &Raw::resource(resource)),
-            kind,
-            optional: resource.optional,
-            arrival: Arrival::new(client, resource),
+            asker: Asker::new(client.clone(), subject),
+            name: subject.resource.plural,
+            read,
+            floor: progress.floor(subject.resource.plural),
+            progress,
+            ahead: 0,
+            spoilt: 0,
+            optional: subject.resource.optional,
+            arrival: Arrival::new(client, subject.resource),
             absent: false,
+            interrupted: false,
             state: State::Start,
             said: None,
-            backoff: Backoff::new(),
+            backoff: Backoff::default(),
+            lived: LIVED,
             ready: VecDeque::new(),
         }
     }
 
-    /// The next event.
-    pub(super) async fn next(&mut self) -> Event {
+    /// Follows a kind that a server may lack, for tests.
+    #[cfg(test)]
+    pub(super) fn of_an_optional_kind(self) -> Self {
+        Self { optional: true, ..self }
+    }
+
+    /// Waits so many times less than another, for tests.
+    #[cfg(test)]
+    pub(super) fn hurried(self, times: u32) -> Self {
+        Self { backoff: Backoff::hurried(times), lived: LIVED / times, ..self }
+    }
+
+    /// What comes next.
+    pub(super) async fn next(&mut self) -> News<T> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return event;
+            if let Some(news) = self.ready.pop_front() {
+                return news;
             }
             self.state = match std::mem::replace(&mut self.state, State::Start) {
                 State::Start => self.list().await,
                 State::Listed { version } => self.watch(version).await,
-                State::Watching { version, lines, since } => self.line(version, lines, since).await,
-                State::Retry { version } => {
-                    tokio::time::sleep(self.backoff.step()).await;
+                State::Watching { version, lines, since, heard } => self.line(version, lines, since, heard).await,
+                State::Doubt { version } => self.ask_again(version).await,
+                State::Retry { version, pause } => {
+                    tokio::time::sleep(self.backoff.step(pause)).await;
                     version.map_or(State::Start, |version| State::Listed { version })
                 }
                 State::Absent => {
@@ -98,28 +131,39 @@ impl Loop {
     }
 
     async fn list(&mut self) -> State {
-        let (mut objects, mut diagnostics) = (Vec::new(), Vec::new());
-        let mut page = ListParams::default().limit(PAGE);
+        let (mut objects, mut token) = (Vec::new(), None);
         loop {
-            let list = match in_time(self.api.list(&page)).await {
+            let list = match self.asker.list(&self.floor, token.as_deref(), &self.read).await {
                 Ok(list) => list,
-                Err(kube::Error::Api(status)) if self.optional && status.code == 404 => return self.absent(),
-                Err(error) => return self.failed(&error, None),
+                Err(refusal) if self.optional && refusal.is_missing() => return self.absent(),
+                Err(refusal) => {
+                    if token.is_none() {
+                        self.doubt(&refusal);
+                    }
+                    return self.failed(&refusal, None);
+                }
             };
-            for object in &list.items {
-                let (object, about) = self.kind.convert(&object.value);
-                objects.push(object);
-                diagnostics.extend(about);
-            }
-            let version = list.metadata.resource_version.unwrap_or_default();
-            page.continue_token = list.metadata.continue_.filter(|token| !token.is_empty());
-            if page.continue_token.is_none() {
-                self.backoff.reset();
-                self.arrival.happened();
+            objects.extend(list.objects);
+            token = list.token;
+            if token.is_none() {
+                self.ahead = 0;
                 self.absent = false;
-                self.reset(objects, diagnostics);
-                return State::Listed { version };
+                self.arrival.happened();
+                self.reached(&list.version);
+                self.ready.push_back(News::Reset(objects));
+                return State::Listed { version: list.version };
             }
+        }
+    }
+
+    /// A list was refused: does the server's storage know less than it did? A server may lag behind for a while; one that
+    /// says so again and again, or knows nothing of the version at all, is asked for what is the newest now. That is what
+    /// its storage holds, and so it is right also if that was set back.
+    fn doubt(&mut self, refusal: &Refusal) {
+        self.ahead = if refusal.is_ahead() { self.ahead + 1 } else { 0 };
+        if self.floor != Floor::Newest && (refusal.is_lost() || self.ahead >= PATIENCE) {
+            tracing::warn!(kind = self.name, %refusal, "the API server's storage was set back: listing what it holds now");
+            self.floor = Floor::Newest;
         }
     }
 
@@ -127,131 +171,112 @@ impl Loop {
     fn absent(&mut self) -> State {
         if !self.absent {
             self.absent = true;
-            self.reset(Vec::new(), Vec::new());
+            self.ready.push_back(News::Reset(Vec::new()));
         }
         self.connected();
         State::Absent
     }
 
     async fn watch(&mut self, version: String) -> State {
-        let parameters = WatchParams { bookmarks: true, timeout: Some(WATCH_SECONDS), ..WatchParams::default() };
-        match in_time(self.api.watch(&parameters, &version)).await {
+        let (least, most) = if self.interrupted { FIRST_WATCH } else { WATCH };
+        match self.asker.watch(&version, rand::random_range(least..=most), true).await {
             Ok(lines) => {
                 self.connected();
-                State::Watching { version, lines: lines.boxed(), since: Instant::now() }
+                State::Watching { version, lines, since: Instant::now(), heard: false }
             }
-            // The server does not know the version: it is too old, or the server is another one.
-            Err(kube::Error::Api(status)) if matches!(status.code, 410 | 504) => self.expired(),
             // The kind is gone: the list will say so.
-            Err(kube::Error::Api(status)) if self.optional && status.code == 404 => State::Retry { version: None },
-            Err(error @ kube::Error::Api(_)) => self.failed(&error, None),
-            Err(error) => self.failed(&error, Some(version)),
+            Err(refusal) if self.optional && refusal.is_missing() => State::Retry { version: None, pause: None },
+            Err(refusal) => self.refused(&refusal, version),
         }
     }
 
-    async fn line(&mut self, version: String, mut lines: Lines, since: Instant) -> State {
-        let next = tokio::time::timeout(SILENCE, lines.next()).await;
-        let (event, new) = match next {
-            Ok(Some(Ok(WatchEvent::Added(object) | WatchEvent::Modified(object)))) => {
-                let (converted, diagnostics) = self.kind.convert(&object.value);
-                (Some(Event::Apply { object: converted, diagnostics }), object.version().to_owned())
-            }
-            Ok(Some(Ok(WatchEvent::Deleted(object)))) => {
-                (Some(Event::Delete(self.kind.key(&object.value))), object.version().to_owned())
-            }
-            Ok(Some(Ok(WatchEvent::Bookmark(mark)))) => (None, mark.metadata.resource_version),
-            Ok(Some(Ok(WatchEvent::Error(status)))) if matches!(status.code, 410 | 504) => return self.expired(),
-            Ok(Some(Ok(WatchEvent::Error(status)))) => {
-                return self.failed(&kube::Error::Api(status), None);
-            }
-            // A line that is no event may have been one: only a list tells.
-            Ok(Some(Err(error @ (kube::Error::SerdeError(_) | kube::Error::Api(_))))) => {
-                return self.failed(&error, None);
-            }
-            Ok(Some(Err(error))) => return self.failed(&error, Some(version)),
-            // The usual end of a watch.
-            Ok(None) if since.elapsed() >= SHORT => return State::Listed { version },
-            Ok(None) => return State::Retry { version: Some(version) },
-            Err(_) => return self.failed(&timed_out(), Some(version)),
+    async fn line(&mut self, version: String, mut lines: Lines, since: Instant, heard: bool) -> State {
+        let line = match lines.next().await {
+            Some(Ok(line)) => line,
+            // It may have been an event: only a list tells.
+            Some(Err(refusal @ Refusal::Garbled(_))) => return self.failed(&refusal, None),
+            Some(Err(refusal)) => return self.refused(&refusal, version),
+            None => return self.ended(version, since, heard),
+        };
+        let version = line.version().unwrap_or(version);
+        let news = match line {
+            Line::Put(object) => Some(News::Put((self.read)(&object))),
+            Line::Gone(object) => Some(News::Gone((self.read)(&object))),
+            Line::Mark(_) => None,
+            Line::Over(refusal) => return self.over(&refusal, version),
         };
         self.backoff.reset();
-        self.ready.extend(event);
-        let version = if new.is_empty() { version } else { new };
-        State::Watching { version, lines, since }
+        self.spoilt = 0;
+        self.reached(&version);
+        self.ready.extend(news);
+        State::Watching { version, lines, since, heard: true }
     }
 
-    /// The server has forgotten what came after the last version: list again. No error, but never in a busy circle.
-    fn expired(&self) -> State {
-        tracing::debug!(kind = ?self.kind, "the watch has expired, listing again");
-        State::Retry { version: None }
+    /// The usual end of a watch.
+    fn ended(&mut self, version: String, since: Instant, heard: bool) -> State {
+        if since.elapsed() < self.lived {
+            return State::Retry { version: Some(version), pause: None };
+        }
+        self.backoff.reset();
+        if !heard {
+            return State::Doubt { version };
+        }
+        self.interrupted = false;
+        State::Listed { version }
+    }
+
+    /// A watch was silent from its beginning to its end. A server says now and then how far it has come, but not while it
+    /// is behind the version it was asked for: so may one be whose storage was set back, and then it never says anything.
+    async fn ask_again(&mut self, version: String) -> State {
+        match self.asker.knows(&version).await {
+            Ok(()) => {
+                self.interrupted = false;
+                State::Listed { version }
+            }
+            Err(refusal) => self.refused(&refusal, version),
+        }
+    }
+
+    /// An error in the place of an event. Most are of the server's, but some are of the event, and would come for ever.
+    fn over(&mut self, refusal: &Refusal, version: String) -> State {
+        self.spoilt += 1;
+        if self.spoilt < PATIENCE {
+            return self.refused(refusal, version);
+        }
+        self.spoilt = 0;
+        self.failed(refusal, None)
+    }
+
+    /// A watch was refused or broke off: the same one again after a wait, unless the version is lost.
+    fn refused(&mut self, refusal: &Refusal, version: String) -> State {
+        if refusal.is_lost() || refusal.is_ahead() {
+            tracing::debug!(kind = self.name, %refusal, "the watch has expired, listing again");
+            return State::Retry { version: None, pause: refusal.pause() };
+        }
+        self.interrupted = true;
+        self.failed(refusal, Some(version))
     }
 
     /// Says what went wrong if it is news, and goes on after a wait: with the same watch if there is a version.
-    fn failed(&mut self, error: &kube::Error, version: Option<String>) -> State {
-        let error = describe(error);
+    fn failed(&mut self, refusal: &Refusal, version: Option<String>) -> State {
+        let error = refusal.to_string();
         if !matches!(&self.said, Some(Err(said)) if *said == error) {
             self.said = Some(Err(error.clone()));
-            self.ready.push_back(Event::Disconnected { kind: self.kind, error });
+            self.ready.push_back(News::Disconnected(error));
         }
-        State::Retry { version }
+        State::Retry { version, pause: refusal.pause() }
     }
 
     fn connected(&mut self) {
         if self.said != Some(Ok(())) {
             self.said = Some(Ok(()));
-            self.ready.push_back(Event::Connected { kind: self.kind });
+            self.ready.push_back(News::Connected);
         }
     }
 
-    fn reset(&mut self, objects: Vec<ringfence_model::Object>, diagnostics: Vec<crate::Diagnostic>) {
-        self.ready.push_back(Event::Reset { kind: self.kind, objects, diagnostics });
-    }
-}
-
-/// The answer to a request, or an error if there is none for too long.
-pub(super) async fn in_time<T>(request: impl Future<Output = kube::Result<T>>) -> kube::Result<T> {
-    tokio::time::timeout(ANSWER, request).await.unwrap_or_else(|_| Err(timed_out()))
-}
-
-fn timed_out() -> kube::Error {
-    kube::Error::ReadEvents(std::io::ErrorKind::TimedOut.into())
-}
-
-/// An error with its causes, without saying anything twice.
-fn describe(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        return format!("the API server answers {}: {}", status.code, status.message);
-    }
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use http::{Request, Response};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_kind_that_the_server_lacks_has_no_objects() {
-        let service = tower::service_fn(|_: Request<kube::client::Body>| async {
-            let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","message":"no such kind","reason":"NotFound","code":404}"#;
-            Response::builder().status(404).body(kube::client::Body::from(body.as_bytes().to_vec()))
-        });
-        let client = Client::new(service, "default");
-        let mut optional = Loop { optional: true, ..Loop::new(client.clone(), Kind::Node) };
-        let (kind, objects, diagnostics) = (Kind::Node, Vec::new(), Vec::new());
-        assert_eq!(optional.next().await, Event::Reset { kind, objects, diagnostics });
-        assert_eq!(optional.next().await, Event::Connected { kind });
-        let error = "the API server answers 404: no such kind".to_owned();
-        assert_eq!(Loop::new(client, Kind::Node).next().await, Event::Disconnected { kind, error });
+    /// Everything up to a version is about to be told: from now on nothing older may be.
+    fn reached(&mut self, version: &str) {
+        self.progress.reached(self.name, version);
+        self.floor = Floor::NotOlderThan(version.to_owned());
     }
 }
