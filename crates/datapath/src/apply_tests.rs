@@ -18,6 +18,8 @@ enum Said {
     Nothing,
     NotReady,
     Decided(bool, CauseId),
+    /// There is no answer, which denies.
+    Undecided,
     Wrong,
 }
 
@@ -44,7 +46,8 @@ impl Probe {
         let around = plan.peers.iter().filter(|(net, _)| net.contains(&self.peer));
         let class = around.max_by_key(|(net, _)| net.prefix_len()).map_or(PeerClass::UNKNOWN, |(_, class)| *class);
         let entry = |class| plan.entries.get(&EntryKey { ruleset, class });
-        let block = entry(class.of(self.open)).or_else(|| entry(class.fallback)).unwrap();
+        // Whoever has an address that is in dispute has a ruleset without entries.
+        let Some(block) = entry(class.of(self.open)).or_else(|| entry(class.fallback)) else { return Said::Undecided };
         let point = block.at(port_key(Protocol::TCP, self.port));
         Said::Decided(point.allow, point.cause)
     }
@@ -60,6 +63,7 @@ impl Probe {
             (None, Ground::Decided(cause)) => Said::Decided(true, cause),
             (Some(Drop::EndpointNotReady), _) => Said::NotReady,
             (Some(Drop::Policy { cause, .. }), _) => Said::Decided(false, cause),
+            (Some(Drop::Incomplete), _) => Said::Undecided,
             _ => Said::Wrong,
         }
     }
