@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringfence_engine::generate::{Event, Rng, Settings};
 use ringfence_engine::{Block, CauseId, Delta, Limits, Plan, Planner, RulesetId, Scope};
-use ringfence_model::{Direction, Name, Object, Reason};
+use ringfence_model::{Direction, Name, Object, PodPhase, Reason};
 
 fn feed(planner: &mut Planner, event: &Event) {
     match event {
@@ -147,10 +147,15 @@ fn who_asks_for_no_more_than_a_fair_share_notices_nothing() {
         let rng = &mut Rng::new(seed);
         let settings = Settings { tiers: false, namespaces: 4, ..Settings::default() };
         let mut world = settings.world(rng);
-        // Each pod has an address of its own: of those without, a plan does not tell what they want.
+        // Each pod has an address of its own, which counts wherever it is: of those without, a plan does not tell what they
+        // want.
+        for node in world.nodes.values_mut() {
+            node.pod_cidrs.clear();
+        }
         for (number, pod) in (0_u16..).zip(world.pods.values_mut()) {
             let [high, low] = number.to_be_bytes();
             pod.addresses = vec![[10, 9, high, low].into()];
+            pod.phase = PodPhase::Running;
         }
         let unlimited = fresh(Limits::NONE, world.objects());
         let breakpoints = 1 + used(&unlimited).breakpoints * (20 + rng.below(75)) / 100;
