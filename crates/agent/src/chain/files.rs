@@ -2,15 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 /// Ending of the name of a file that is still being written. No runtime reads such files.
 const UNFINISHED: &str = ".ringfence-new";
+
+/// How long after a file was replaced somebody may write into the old one: who opens a file in order to write does so at once.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// A directory of network configurations.
 #[derive(Debug, Default)]
@@ -72,39 +76,76 @@ pub(crate) fn rewrite(path: &Path, text: &str) -> io::Result<()> {
     replace(path, mode(path), |file| file.write_all(text.as_bytes()))
 }
 
-/// Replaces somebody else's file in one step, unless its text is not `before` any more: then nothing is changed, false is
+/// A file that was replaced, held open: who had opened it just before may yet write into it, and not know that it is gone.
+#[derive(Debug)]
+pub(crate) struct Replaced {
+    path: PathBuf,
+    old: fs::File,
+    before: String,
+    after: String,
+    at: Instant,
+}
+
+impl Replaced {
+    /// Whether somebody may still write into it.
+    pub(crate) fn is_recent(&self) -> bool {
+        self.at.elapsed() < GRACE
+    }
+
+    /// Puts back what somebody wrote into it since, if that is whole, in place of what was made of the text before. What took
+    /// its place then; none if there was nothing to be done.
+    pub(crate) fn recover(&self) -> io::Result<Option<Self>> {
+        let mut text = Vec::new();
+        let mut old = &self.old;
+        old.rewind()?;
+        old.read_to_end(&mut text)?;
+        let theirs = String::from_utf8(text).ok().filter(|text| *text != self.before);
+        match theirs.filter(|text| serde_json::from_str::<serde_json::Value>(text).is_ok()) {
+            // If the file is another by now, somebody wrote it later still.
+            Some(theirs) => update(&self.path, &self.after, &theirs),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Replaces somebody else's file in one step, unless its text is not `before` any more: then nothing is changed, none is
 /// returned, and one has to look again. A link stays, and what it leads to is replaced.
 ///
-/// Old and new change places, and what came out is compared with what was read. So nobody's newer text is lost, not even if it
-/// was written at the very last instant.
-pub(crate) fn update(path: &Path, before: &str, after: &str) -> io::Result<bool> {
+/// Old and new change places, and what came out is compared with what was read, then and later ([`Replaced::recover`]). So
+/// nobody's newer text is lost, not even if it was written at the very last instant.
+pub(crate) fn update(path: &Path, before: &str, after: &str) -> io::Result<Option<Replaced>> {
     let path = &match fs::canonicalize(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         path => path?,
     };
     let beside = beside(path);
+    let replaced = |old| {
+        let (path, before, after) = (path.clone(), before.to_owned(), after.to_owned());
+        Some(Replaced { path, old, before, after, at: Instant::now() })
+    };
     let updated = (|| {
         write_beside(&beside, mode(path), |file| file.write_all(after.as_bytes()))?;
+        let old = fs::File::open(path)?;
         if fs::read(path)? != before.as_bytes() {
-            return Ok(false);
+            return Ok(None);
         }
         match exchange(&beside, path) {
-            Err(Errno::EINVAL | Errno::ENOSYS) => return fs::rename(&beside, path).map(|()| true),
+            Err(Errno::EINVAL | Errno::ENOSYS) => return fs::rename(&beside, path).map(|()| replaced(old)),
             exchanged => exchanged?,
         }
         if fs::read(&beside)? == before.as_bytes() {
-            return Ok(true);
+            return Ok(replaced(fs::File::open(&beside)?));
         }
         exchange(&beside, path)?;
         if fs::read(&beside)? != after.as_bytes() {
             // Somebody wrote into ours meanwhile: that is newer still.
             exchange(&beside, path)?;
         }
-        Ok(false)
+        Ok(None)
     })();
     remove(&beside)?;
     match updated {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         updated => updated,
     }
 }

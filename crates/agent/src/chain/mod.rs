@@ -30,7 +30,7 @@ use serde_json::Value;
 use crate::api;
 use crate::core::{Gone, Handle, Message, Question};
 use crate::metrics::Meters;
-use files::Files;
+use files::{Files, Replaced};
 use plan::{Steps, Write};
 
 pub(crate) use files::Program;
@@ -92,8 +92,12 @@ pub(crate) struct Keeper {
 struct Kept {
     /// The agent can answer for pods. Nothing is written before.
     in_sync: bool,
+    /// The plugin was where it belongs once.
+    stood: bool,
     /// What was found the last time.
     state: Option<api::Chain>,
+    /// Files that were replaced not long ago.
+    replaced: Vec<Replaced>,
 }
 
 /// Installs the plugin, and puts it into the configuration once the policy of the cluster is in the kernel. Keeps it there for
@@ -176,28 +180,30 @@ impl Keeper {
     /// Puts the plugin where it belongs, if it is not there, and says how things stand.
     fn keep(&self) -> api::Chain {
         let mut kept = self.kept.lock();
-        let (state, wrote) = self.try_keep().unwrap_or_else(|error| (failed(&error), false));
+        let (state, wrote) = self.try_keep(&mut kept.replaced).unwrap_or_else(|error| (failed(&error), false));
         if kept.state.as_ref().is_none_or(|before| before.error != state.error)
             && let Some(error) = &state.error
         {
             tracing::error!(error, "the network plugin is not in the configuration");
         }
-        let stood = kept.state.as_ref().is_some_and(|before| before.file.is_some());
-        if wrote && stood && state.error.is_none() {
+        // In between a file may have been seen half written.
+        let stands = state.file.is_some() && state.error.is_none();
+        if wrote && kept.stood && stands {
             let file = state.file.as_deref().unwrap_or_default();
             let found = format!("the network configuration was changed; the plugin is in {file} again");
             self.meters.mended.mended("network-configuration", found);
         }
+        kept.stood |= stands;
         kept.state = Some(state.clone());
         state
     }
 
     /// How things stand, and whether a file had to be written for that.
-    fn try_keep(&self) -> io::Result<(api::Chain, bool)> {
+    fn try_keep(&self, replaced: &mut Vec<Replaced>) -> io::Result<(api::Chain, bool)> {
         self.restore()?;
         let conf_dir = &self.chain.conf_dir;
         let kept = match &self.wanted {
-            Wanted::Chained => keep(conf_dir, &self.member),
+            Wanted::Chained => keep(conf_dir, &self.member, replaced),
             Wanted::Primary { plugins, list } => {
                 primary::complete(&self.chain.bin_dir, plugins)?;
                 primary::lead(conf_dir, list.lock().as_deref())
@@ -258,7 +264,7 @@ fn wait(notices: Option<&Inotify>) -> bool {
 /// Takes the plugin out of every configuration, and away.
 pub fn remove(chain: &Chain) -> io::Result<()> {
     if chain.conf_dir.exists() {
-        carry_out(&chain.conf_dir, |files| plan::without(files, None, ""))?;
+        carry_out(&chain.conf_dir, &mut Vec::new(), |files| plan::without(files, None, ""))?;
         files::tidy(&chain.conf_dir)?;
     }
     files::tidy(&chain.bin_dir)?;
@@ -267,13 +273,24 @@ pub fn remove(chain: &Chain) -> io::Result<()> {
 }
 
 /// Chains the plugin, if it is not chained, and says how things stand, and whether a file had to be written.
-fn keep(conf_dir: &Path, member: &Value) -> io::Result<(api::Chain, bool)> {
-    carry_out(conf_dir, |files| plan::plan(files, member))
+fn keep(conf_dir: &Path, member: &Value, replaced: &mut Vec<Replaced>) -> io::Result<(api::Chain, bool)> {
+    carry_out(conf_dir, replaced, |files| plan::plan(files, member))
 }
 
 /// Reads, plans and writes, again and again while somebody else writes the same files.
-fn carry_out(conf_dir: &Path, plan: impl Fn(&Files) -> Steps) -> io::Result<(api::Chain, bool)> {
+fn carry_out(
+    conf_dir: &Path,
+    replaced: &mut Vec<Replaced>,
+    plan: impl Fn(&Files) -> Steps,
+) -> io::Result<(api::Chain, bool)> {
     for _ in 0..ATTEMPTS {
+        for before in std::mem::take(replaced) {
+            match before.recover()? {
+                Some(theirs) => replaced.push(theirs),
+                None if before.is_recent() => replaced.push(before),
+                None => {}
+            }
+        }
         let steps = plan(&Files::read(conf_dir)?);
         if steps.unwrap {
             files::remove(&conf_dir.join(WRAPPER))?;
@@ -282,7 +299,12 @@ fn carry_out(conf_dir: &Path, plan: impl Fn(&Files) -> Steps) -> io::Result<(api
         for Write { name, before, after } in &steps.write {
             let path = conf_dir.join(name);
             let written = match before {
-                Some(before) => files::update(&path, before, after)?,
+                Some(before) => {
+                    let old = files::update(&path, before, after)?;
+                    let updated = old.is_some();
+                    replaced.extend(old);
+                    updated
+                }
                 None => files::rewrite(&path, after).map(|()| true)?,
             };
             if written {

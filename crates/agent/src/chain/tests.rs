@@ -1,6 +1,7 @@
 //! The plugin in directories as they are found on nodes.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -43,13 +44,15 @@ impl Dir {
 
 impl Drop for Dir {
     fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
+        let removed = fs::remove_dir_all(&self.0);
+        // A test that failed may have left a keeper that goes on writing; the failure is what is to be told.
+        assert!(removed.is_ok() || std::thread::panicking(), "{removed:?}");
     }
 }
 
 /// How things stand after a look.
 fn look(dir: &Dir, member: &Value) -> api::Chain {
-    keep(&dir.0, member).unwrap().0
+    keep(&dir.0, member, &mut Vec::new()).unwrap().0
 }
 
 /// Any will do.
@@ -289,13 +292,45 @@ fn a_text_that_is_newer_than_what_was_read_is_never_lost() {
     let dir = Dir::new("update");
     let path = dir.0.join("10-pods.conflist");
     fs::write(&path, "two").unwrap();
-    assert!(!files::update(&path, "one", "ours").unwrap());
+    assert!(files::update(&path, "one", "ours").unwrap().is_none());
     assert_eq!(fs::read_to_string(&path).unwrap(), "two");
-    assert!(files::update(&path, "two", "ours").unwrap());
+    assert!(files::update(&path, "two", "ours").unwrap().is_some());
     assert_eq!(fs::read_to_string(&path).unwrap(), "ours");
     fs::remove_file(&path).unwrap();
-    assert!(!files::update(&path, "ours", "x").unwrap() && !path.exists(), "what is gone stays gone");
+    assert!(files::update(&path, "ours", "x").unwrap().is_none() && !path.exists(), "what is gone stays gone");
     assert_eq!(dir.names(), [""; 0]);
+}
+
+/// A writer has opened the file, and writes only after it was replaced.
+#[test]
+fn what_is_written_into_a_file_that_was_just_replaced_is_put_back() {
+    use std::io::{Seek as _, Write as _};
+    let dir = Dir::new("late");
+    let member = conflist::entry("/s");
+    dir.write("10-pods.conflist", &list());
+    let mut late = fs::File::options().write(true).open(dir.0.join("10-pods.conflist")).unwrap();
+    let mut replaced = Vec::new();
+    keep(&dir.0, &member, &mut replaced).unwrap();
+    let text = json!({ "cniVersion": "1.0.0", "name": "newer", "plugins": [{ "type": "ptp" }] }).to_string();
+    late.set_len(0).unwrap();
+    late.rewind().unwrap();
+    // In two pieces: half a text is none.
+    for piece in [&text[..9], &text[9..]] {
+        late.write_all(piece.as_bytes()).unwrap();
+        keep(&dir.0, &member, &mut replaced).unwrap();
+        let whole = piece.len() > 9;
+        assert_eq!(dir.value("10-pods.conflist")["name"], if whole { "newer" } else { "pods" });
+        assert_eq!(dir.types("10-pods.conflist").last().unwrap(), PLUGIN);
+    }
+}
+
+/// Lets another thread end, also when this one fails.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
@@ -304,14 +339,16 @@ fn two_writers_at_once_lose_nothing_of_each_other() {
     let member = conflist::entry("/s");
     let file = dir.0.join("10-pods.conflist");
     fs::write(&file, list().to_string()).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let keeper = scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+            let mut replaced = Vec::new();
+            while !done.load(Ordering::Relaxed) {
                 // Torn files are passed over, and a file that is rewritten all the time is no error of ours.
-                let _looked_at_again = keep(&dir.0, &member);
+                let _looked_at_again = keep(&dir.0, &member, &mut replaced);
             }
         });
+        let end = Done(&done);
         let mut version = 0;
         for round in 0..300_u64 {
             // In place, or by renaming, two versions shortly after each other.
@@ -340,7 +377,7 @@ fn two_writers_at_once_lose_nothing_of_each_other() {
                 std::thread::yield_now();
             }
         }
-        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(end);
         keeper.join().unwrap();
     });
 }
@@ -389,7 +426,16 @@ fn what_nobody_tells_is_seen_at_the_next_look_and_mending_is_counted() {
     assert!(!wait(None), "the next look is by the clock");
     dir.write("10-pods.conflist", &list());
     told(&messages, "rewritten", chained);
-    let repairs = keeper.meters.mended.repairs();
+    // It is counted right after it is written.
+    let limit = Instant::now() + Duration::from_secs(20);
+    let repairs = loop {
+        let repairs = keeper.meters.mended.repairs();
+        assert!(Instant::now() < limit, "nothing is counted");
+        if !repairs.is_empty() {
+            break repairs;
+        }
+        std::thread::yield_now();
+    };
     assert_eq!((&*repairs[0].what, repairs[0].count), ("network-configuration", 1));
     end(&keeper, messages);
 }
