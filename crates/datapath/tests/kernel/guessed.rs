@@ -146,8 +146,14 @@ fn what_is_not_remembered_goes_on_when_the_client_speaks() {
     datapath.sync(&one_way().plan).unwrap();
     let mut ends = Ends::new(&net.pods[0], &net.pods[1], &address(3), PORT);
     remember(&net, &datapath, &mut ends, false);
-    forget(&net, &ends, Forgotten::Flushed);
-    assert!(ends.server_is_cut(), "to all appearance the server opens one, which it may not");
+    eventually("to all appearance the server opens one, which it may not", || {
+        // Once more where the client was first, whose acknowledgement may come late.
+        if !datapath.flows().unwrap().is_empty() {
+            clear(&net.pins.map("flows"));
+        }
+        forget(&net, &ends, Forgotten::Flushed);
+        ends.server_is_cut()
+    });
     let start = Instant::now();
     assert!(ends.client_reaches(), "the client's port says who opened it");
     assert!(ends.both_ways(), "what was lost is sent again");
