@@ -59,7 +59,8 @@ async fn a_crowd() {
             let seconds = query.split('&').find_map(|part| part.strip_prefix("timeoutSeconds=")).unwrap();
             let length = Duration::from_secs(seconds.parse().unwrap()) / HURRY;
             // As servers do before the end, they say how far they have come.
-            let mark = json!({"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7"}}});
+            let mark = json!({"type": "BOOKMARK", "object":
+                {"kind": "Namespace", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}}});
             silence_and(length, format!("{mark}\n"))
         }
         _ => list("7", &["a"]),
