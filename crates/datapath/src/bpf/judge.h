@@ -10,15 +10,12 @@
 #ifndef RINGFENCE_JUDGE_H
 #define RINGFENCE_JUDGE_H
 
-#include "maps.h"
+#include "ends.h"
+#include "peers.h"
 #include "tunnel.h"
-#include "way.h"
 
 #define RF_SEARCH_STEPS 24 /* of a binary search among breakpoints: keys have 24 bits */
 #define RF_JUDGE_ATTEMPTS 4
-
-/* Beside the flags of the configuration: the question is about a connection that was open before. */
-#define RF_OPEN (1U << 31)
 
 struct rf_judgement {
 	__u64 egress_cause;
@@ -33,16 +30,6 @@ struct rf_judgement {
 	__u8 as_called; /* it was denied to whom its opener called, not to who answers */
 };
 
-struct rf_end {
-	struct rf_address address;
-	struct rf_policy policy;
-	__u8 pod;
-	__u8 by_interface; /* its address does not say so, its interface does */
-	__u8 wrapped; /* what the node made of its packet: under the node's address */
-	__u8 elsewhere; /* the packet leaves by another interface */
-	__u8 zero[4];
-};
-
 struct rf_question {
 	struct rf_address peer;
 	__u64 ruleset;
@@ -54,70 +41,6 @@ struct rf_answer {
 	__u64 cause;
 	__u64 allow;
 };
-
-static __always_inline void rf_prefix_key(struct rf_prefix_key *key, const struct rf_address *address)
-{
-	bool ipv4 = rf_is_ipv4(address);
-
-	__builtin_memset(key, 0, sizeof(*key));
-	key->length = ipv4 ? 64 : 160;
-	key->family = ipv4 ? 4 : 6;
-	if (ipv4)
-		__builtin_memcpy(key->address, &address->words[3], 4);
-	else
-		__builtin_memcpy(key->address, address, 16);
-}
-
-static __always_inline bool rf_is_gated(const struct rf_address *address, __u32 flags)
-{
-	struct rf_prefix_key key;
-
-	if (!(flags & RF_GATES))
-		return false;
-	rf_prefix_key(&key, address);
-	return bpf_map_lookup_elem(&gates, &key) != NULL;
-}
-
-/* The class of a peer: its address, else the longest range that holds it, else unknown. */
-static __always_inline int rf_classify(const struct rf_address *peer, __u32 flags, struct rf_prefix *class)
-{
-	int found = rf_find_peer(peer, flags & RF_OPEN, class);
-	struct rf_prefix_key key;
-	struct rf_prefix *range;
-
-	if (found)
-		return found;
-	class->class = 0;
-	class->fallback = 0;
-	if (!(flags & RF_PREFIXES))
-		return 0;
-	rf_prefix_key(&key, peer);
-	range = bpf_map_lookup_elem(&prefixes, &key);
-	if (range)
-		*class = *range;
-	return 0;
-}
-
-/*
- * Whether an address that is no endpoint of this node is a pod's all the same: that of a peer that is one, or in the
- * range of some node's pods, but not that node's own. Negative: the maps do not say.
- */
-static __noinline int rf_is_pod_elsewhere(const struct rf_address *address, __u32 flags)
-{
-	struct rf_prefix class = {};
-	struct rf_prefix_key key;
-	int known;
-
-	if (rf_classify(address, flags, &class) < 0)
-		return -1;
-	if (class.fallback == RF_ANY_POD)
-		return true;
-	rf_prefix_key(&key, address);
-	if (!bpf_map_lookup_elem(&pod_ranges, &key))
-		return false;
-	known = rf_find_known(address);
-	return known < 0 ? known : !(known & RF_KNOWN_NODE);
-}
 
 /* What a ruleset says about a peer and a port. Returns 0, or -1 if the maps do not say. */
 __noinline int rf_decide(const struct rf_question *question, struct rf_answer *answer)
@@ -157,95 +80,6 @@ __noinline int rf_decide(const struct rf_question *question, struct rf_answer *a
 	answer->allow = point->allow;
 	answer->cause = point->cause;
 	return 0;
-}
-
-static __always_inline int rf_identify_by_interface(struct rf_end *end, __u32 interface)
-{
-	int found = rf_find_owner(interface, &end->address);
-
-	if (found > 0) {
-		end->by_interface = true;
-		found = rf_find_endpoint(&end->address, &end->policy);
-		if (!found)
-			return -RF_NOT_READY;
-	}
-	return found < 0 ? -RF_INCOMPLETE : found;
-}
-
-/*
- * Who sent what does not bear the address of a pod that lives where it came in: as rf_identify_sender. `found`: its
- * source is a local pod's.
- *
- * Where a program stands at the link, what bears another's address has been dropped there: with a source that is no
- * pod's it is the node's doing, which wrapped a packet of the pod up.
- */
-static __always_inline int rf_identify_stranger(const struct rf_way *way, bool found, struct rf_end *end)
-{
-	struct rf_address owner = {};
-	struct rf_port door = {}, own = {};
-	int guarded = rf_find_door(way->in, &door), owned;
-
-	if (guarded < 0)
-		return -RF_INCOMPLETE;
-	/* By a bridge of pods, and nothing tells by which port: if not one that is guarded, it may have been anyone's. */
-	if (door.flags & RF_DOOR_BRIDGE)
-		return found && end->policy.bridge == way->in && rf_find_door(end->policy.interface, &own) > 0 &&
-				       own.flags & RF_DOOR_SHUT ?
-			       1 :
-			       -RF_SPOOFED;
-	if (found && end->policy.interface)
-		return end->policy.bridge && end->policy.bridge == way->in ? 1 : -RF_SPOOFED;
-	owned = rf_find_owner(way->in, &owner);
-	if (owned < 0)
-		return -RF_INCOMPLETE;
-	if (!owned)
-		return guarded && !(door.flags & RF_DOOR_POD) ? -RF_NOT_READY : found;
-	if (found)
-		return rf_same_address(&owner, &end->address) ? 1 : -RF_SPOOFED;
-	end->wrapped = !rf_is_anonymous(&end->address);
-	return end->wrapped && !(door.flags & RF_DOOR_SHUT) ? -RF_SPOOFED : rf_identify_by_interface(end, way->in);
-}
-
-/* Who sent it: 1 a local pod, 0 somebody else, negative: the reason to drop it. */
-static __always_inline int rf_identify_sender(const struct rf_packet *packet, const struct rf_way *way,
-					      struct rf_end *end)
-{
-	int found;
-
-	end->address = packet->source;
-	end->by_interface = false;
-	found = rf_find_endpoint(&end->address, &end->policy);
-	if (found < 0)
-		return -RF_INCOMPLETE;
-	if (way->node || !way->in || (found && end->policy.interface == way->in))
-		return found;
-	return rf_identify_stranger(way, found, end);
-}
-
-/*
- * Who gets it. A packet that leaves by the interface of a pod is that pod's, whatever its destination: multicast,
- * broadcast, link-local. What is for another pod is not for this one.
- */
-static __always_inline int rf_identify_receiver(const struct rf_packet *packet, const struct rf_way *way,
-						struct rf_end *end)
-{
-	struct rf_address owner = {};
-	struct rf_port door = {};
-	int found;
-
-	end->address = packet->destination;
-	end->by_interface = false;
-	found = rf_find_endpoint(&end->address, &end->policy);
-	if (found < 0)
-		return -RF_INCOMPLETE;
-	if (way->local_in || !way->out)
-		return found;
-	if (!found)
-		return rf_identify_by_interface(end, way->out);
-	end->elsewhere = end->policy.interface && end->policy.interface != way->out && end->policy.bridge != way->out;
-	if (end->elsewhere && (rf_find_owner(way->out, &owner) || rf_find_door(way->out, &door)))
-		return -RF_ASTRAY;
-	return 1;
 }
 
 static __always_inline int rf_drop(struct rf_judgement *judgement, int reason)
@@ -447,7 +281,7 @@ __noinline int rf_judge(const struct rf_packet *packet, struct rf_way *way, __u3
 		judgement->accepted = true;
 		return 0;
 	}
-	if (!sender.wrapped && rf_enters_tunnel(packet, way, sender.pod))
+	if (!sender.wrapped && rf_enters_tunnel(packet, way, flags, sender.pod))
 		return rf_drop(judgement, RF_SPOOFED);
 	if (way->related && way->node) {
 		/* This node's error about a connection, or its reset of one: a pod always hears its node. */

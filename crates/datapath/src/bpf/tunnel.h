@@ -6,8 +6,8 @@
 #ifndef RINGFENCE_TUNNEL_H
 #define RINGFENCE_TUNNEL_H
 
-#include "maps.h"
-#include "packet.h"
+#include "peers.h"
+#include "way.h"
 
 /* Whether tunnels of nodes end where it is sent to. None does over TCP. */
 static __always_inline bool rf_is_tunnelled(const struct rf_packet *packet)
@@ -21,15 +21,14 @@ static __always_inline bool rf_is_tunnelled(const struct rf_packet *packet)
  * Whether a pod puts it into a tunnel: one of this node's, sent to this node or any other; or one of another node's,
  * whose packets for this node bear the addresses of nodes, also where that node holds nobody back.
  */
-static __always_inline bool rf_enters_tunnel(const struct rf_packet *packet, const struct rf_way *way, bool local_pod)
+static __always_inline bool rf_enters_tunnel(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
+					     bool local_pod)
 {
-	struct rf_prefix class = {};
-
 	if (way->node || !rf_is_tunnelled(packet))
 		return false;
 	if (local_pod)
 		return way->local_in || rf_find_known(&packet->destination) & RF_KNOWN_NODE;
-	return way->local_in && rf_find_peer(&packet->source, false, &class) && class.fallback == RF_ANY_POD;
+	return way->local_in && rf_is_pod_elsewhere(&packet->source, flags);
 }
 
 #endif
