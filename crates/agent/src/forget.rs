@@ -5,7 +5,6 @@
 use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{self, Sender};
-use std::thread;
 
 use ringfence_datapath::forget_connections_of;
 use ringfence_model::Name;
@@ -16,19 +15,20 @@ use crate::core::{Handle, Message};
 pub(crate) type Given = (IpAddr, Name);
 
 /// Starts the thread. It tells the planning thread of each address what came of it.
-pub(crate) fn start(core: Handle) -> io::Result<Sender<Given>> {
+pub(crate) fn start(core: &Handle) -> io::Result<Sender<Given>> {
     let (sender, given) = mpsc::channel::<Given>();
+    let told = core.clone();
     let run = move || {
         for (address, uid) in given {
             let result = forget_connections_of(address);
             if let Err(error) = &result {
                 tracing::error!(%address, %error, "connections of the pod that had an address are not forgotten");
             }
-            if core.tell(Message::Forgotten((address, uid), result.is_ok())).is_err() {
+            if told.tell(Message::Forgotten((address, uid), result.is_ok())).is_err() {
                 return;
             }
         }
     };
-    thread::Builder::new().name("forget".into()).spawn(run)?;
+    core.spawn("forget", run)?;
     Ok(sender)
 }

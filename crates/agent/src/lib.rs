@@ -34,6 +34,7 @@ mod interfaces;
 mod ipvs;
 mod mended;
 mod metrics;
+mod parts;
 mod ports;
 mod primary;
 mod problem;

@@ -1,8 +1,6 @@
 //! Puts the parts together and runs them until told to stop.
 
-use std::convert::Infallible;
 use std::fs;
-use std::hash::{BuildHasher as _, RandomState};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,30 +12,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
-use axum::Router;
-use ringfence_model::Name;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::MissedTickBehavior;
-use tokio_util::sync::CancellationToken;
 
 use crate::chain::{self, Chain};
-use crate::clerk::{Clerk, Election, Terms, Writer};
 use crate::cluster;
-use crate::cni_cache;
-use crate::core::{Core, Gone, Handle, Message, Part, Question, Setup};
+use crate::core::{Gone, Handle, Message, Question};
 use crate::datapath;
 use crate::dns::servers::Trusted;
 use crate::dns::{self, Listener};
-use crate::flows::Flows;
-use crate::interfaces;
 use crate::metrics::Meters;
+use crate::parts::Parts;
 use crate::primary::{self, Nudge, Primary};
 use crate::progress::Journal;
-use crate::server::Server;
 use crate::services;
-use crate::tables;
 use crate::watch as events;
 
 /// What happens to an open connection that a change of policy denies.
@@ -48,9 +37,6 @@ pub enum Connections {
     /// It may go on until it ends by itself.
     Drain,
 }
-
-/// How long to wait at the end for the Lease to be given back.
-const GIVING_BACK: Duration = Duration::from_secs(2);
 
 /// How often it is looked whether another agent has ended.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -116,82 +102,22 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let client = cluster::client(cluster::config(config.kubeconfig.as_deref()).await?)?;
     let (mut enforcer, source) = datapath::open(&config)?;
     let progress = Journal::open(&versions(&config.socket), enforcer.facts().adopted);
-    let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
-    let (core, messages) = Handle::channel();
-    let scout = interfaces::start(&core).context("cannot start a thread")?;
-    let meters = Arc::new(Meters::new());
-    let (tables, keeping) = tables::start(Arc::clone(&meters)).context("cannot start a thread")?;
-    let journal = journal(&config.socket);
-    let (names, learning) =
-        dns::start(core.clone(), &journal, Arc::clone(&meters), tables.clone()).context("cannot start a thread")?;
-    let (changed, changes) = watch::channel(0);
-    let clerk = Clerk {
-        election: Election::new(client.clone(), &config.namespace, identity(&config.node), Terms::default()),
-        core: core.clone(),
-        writer: Writer::new(client.clone(), core.clone(), changes.clone(), Arc::clone(&meters), config.node.clone()),
-        meters: Arc::clone(&meters),
-    };
-    let mut own = Writer::new(client.clone(), core.clone(), changes, Arc::clone(&meters), config.node.clone());
-    let setup = Setup {
-        node: Name::from(config.node.as_str()),
-        connections: config.connections.to_string(),
-        pin_dir: config.pin_dir.display().to_string(),
-        enforcer,
-        meters: Arc::clone(&meters),
-        scout: Some(scout),
-        sandboxes: cni_cache::sandboxes(Path::new(cni_cache::RESULTS)),
-        forget: Some(crate::forget::start(core.clone()).context("cannot start a thread")?),
-        listener: Some(names.clone()),
-        cluster_domain: dns::own::domain(config.cluster_domain.as_deref()),
-        clerk: changed,
-    };
-    let (planning_lives, planning_ended) = oneshot::channel::<Infallible>();
-    let planning = thread::Builder::new().name("core".into()).spawn(move || {
-        let _lives = planning_lives;
-        Core::new(setup).run(&messages)
-    })?;
-    let flows = Flows::new();
-    let (reading, told, counts) = (flows.clone(), core.clone(), Arc::clone(&meters));
-    core.spawn("flows", move || reading.run(source, &told, &counts))?;
-    let server = Server { core: core.clone(), flows, meters: Arc::clone(&meters) };
-    serve(listener, server.clone().socket(), closed.clone(), core.part("socket"));
-    if let Some(listener) = public {
-        serve(listener, server.public(), stop.clone(), core.part("probes and metrics"));
-    }
-    let roads = plug_in(&config, &core, &client, meters)?;
+    let mut parts = Parts::start(&config, enforcer)?;
+    parts.answer(source, listener, public)?;
+    let roads = plug_in(&config, &parts.core, &client, Arc::clone(&parts.meters))?;
     if let Some(roads) = &roads {
-        tables.tell_roads(roads.clone());
+        parts.tables.tell_roads(roads.clone());
     }
-    let clerk = tokio::spawn(living(core.part("clerk"), clerk.run(stop.clone())));
-    tokio::spawn(look(core.clone(), config.socket.clone()));
-    tokio::spawn(async move { own.tell_own().await });
+    parts.write(&config, &client);
+    parts.core.spawn_task("look", look(parts.core.clone(), config.socket.clone()));
     tracing::info!(node = config.node, socket = %config.socket.display(), "started");
+    let following = follow(client, progress, &config, parts.core.clone(), parts.names.clone(), roads);
     let result = tokio::select! {
         () = signals.stop() => Ok(()),
-        _ended = planning_ended => Err(anyhow!("the agent is not whole any more")),
-        ended = follow(client, progress, &config, core.clone(), names.clone(), roads) => ended.context("the watch of the cluster ended"),
+        _ended = &mut parts.planning_ended => Err(anyhow!("the agent is not whole any more")),
+        ended = following => ended.context("the watch of the cluster ended"),
     };
-    stop.cancel();
-    // The change the thread is carrying out, if any, is finished first.
-    let _ = core.tell(Message::Stop);
-    let planned = planning.join();
-    let _ = tokio::time::timeout(GIVING_BACK, clerk).await;
-    // Answers that are held go on, and nobody makes tables anew that are to be taken away.
-    names.tell(dns::Tell::Stop);
-    let _ = learning.join();
-    tables.stop();
-    let _ = keeping.join();
-    // As long as it answers nobody cleans up behind it.
-    closed.cancel();
-    let _ = fs::remove_file(&config.socket);
-    let missing = match &planned {
-        // Told to stop, parts end.
-        Ok(missing) => missing.filter(|_| result.is_err()),
-        Err(_panic) => Some("core"),
-    };
-    if let Some(part) = missing {
-        bail!("the part {part:?} of the agent ended; what is in the kernel stays in force");
-    }
+    parts.end(&config.socket, result.is_err()).await?;
     if config.detach {
         cleanup(&config.pin_dir)?;
     }
@@ -222,8 +148,7 @@ fn plug_in(
             .context("cannot install the network plugin")?;
         return Ok(None);
     };
-    let there = Arc::new(Notify::new());
-    tokio::spawn(primary::clear(client.clone(), config.node.clone(), Arc::clone(&there)));
+    let there = primary::clear(core, client.clone(), config.node.clone());
     primary::start(primary, chain, program, config, core.clone(), there, meters).map(Some)
 }
 
@@ -256,11 +181,6 @@ async fn look(core: Handle, socket: PathBuf) {
         }
         times.tick().await;
     }
-}
-
-/// What this process is called in an election: another one on the node is another candidate.
-fn identity(node: &str) -> String {
-    format!("{node}_{:016x}", RandomState::new().hash_one(0))
 }
 
 /// The signals that end the process.
@@ -330,7 +250,7 @@ fn absent(removed: std::io::Result<()>) -> std::io::Result<()> {
 }
 
 /// Where learnt domain names are written down.
-fn journal(socket: &Path) -> PathBuf {
+pub(crate) fn journal(socket: &Path) -> PathBuf {
     socket.with_extension("names")
 }
 
@@ -365,25 +285,6 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}, for probes and metrics\nhint: --metrics (in the chart metrics.port) takes another")
     })
-}
-
-fn serve<L>(listener: L, app: Router, stop: CancellationToken, part: Part)
-where
-    L: axum::serve::Listener,
-    L::Addr: std::fmt::Debug,
-{
-    let serving = axum::serve(listener, app).with_graceful_shutdown(stop.cancelled_owned());
-    tokio::spawn(living(part, async move {
-        if let Err(error) = serving.await {
-            tracing::error!(%error, "the socket is not served any more");
-        }
-    }));
-}
-
-/// A task that is missed when it ends.
-async fn living(part: Part, task: impl Future<Output = ()>) {
-    task.await;
-    drop(part);
 }
 
 #[cfg(test)]

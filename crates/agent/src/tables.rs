@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
@@ -22,7 +22,7 @@ use ringfence_datapath::conntrack::{self, TABLE};
 use ringfence_datapath::tables::{TableEvents, rules};
 use ringfence_routes::{FIREWALL, MASQUERADE};
 
-use crate::core::Gone;
+use crate::core::{Gone, Handle};
 use crate::dns::{Listener, Tell};
 use crate::metrics::Meters;
 use crate::primary::Nudge;
@@ -104,7 +104,7 @@ impl Tables {
 }
 
 /// Starts the thread in the network namespace of the calling one.
-pub(crate) fn start(meters: Arc<Meters>) -> io::Result<(Tables, JoinHandle<()>)> {
+pub(crate) fn start(core: &Handle, meters: Arc<Meters>) -> io::Result<(Tables, JoinHandle<()>)> {
     let (sender, told) = mpsc::channel();
     let wake = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?);
     let keeper = Keeper {
@@ -116,7 +116,7 @@ pub(crate) fn start(meters: Arc<Meters>) -> io::Result<(Tables, JoinHandle<()>)>
         left: Some(Instant::now()),
         roads: None,
     };
-    let thread = thread::Builder::new().name("tables".into()).spawn(move || keeper.run())?;
+    let thread = core.spawn("tables", move || keeper.run())?;
     Ok((Tables { sender, wake }, thread))
 }
 

@@ -23,7 +23,7 @@ mod waiting;
 use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use ringfence_k8s::watch::Event;
@@ -147,17 +147,30 @@ impl Handle {
     }
 
     /// Starts a thread that has to live as long as the process. The process does not outlive it, nor a panic in it.
-    pub(crate) fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    pub(crate) fn spawn(&self, name: &'static str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
         let end = self.part(name);
         let work = move || {
             let _end = end;
             work();
         };
-        thread::Builder::new().name(name.into()).spawn(work).map(drop)
+        thread::Builder::new().name(name.into()).spawn(work)
+    }
+
+    /// The same of a task.
+    pub(crate) fn spawn_task(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> tokio::task::JoinHandle<()> {
+        let end = self.part(name);
+        tokio::spawn(async move {
+            let _end = end;
+            task.await;
+        })
     }
 
     /// What stands for a part of the agent that has to live as long as the process: it is missed once this is dropped.
-    pub(crate) fn part(&self, name: &'static str) -> Part {
+    fn part(&self, name: &'static str) -> Part {
         Part { name, core: self.clone() }
     }
 
@@ -171,7 +184,7 @@ impl Handle {
 
 /// A part of the agent that lives.
 #[derive(Debug)]
-pub(crate) struct Part {
+struct Part {
     name: &'static str,
     core: Handle,
 }

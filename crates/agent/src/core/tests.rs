@@ -257,3 +257,12 @@ fn a_part_that_ends_or_panics_ends_the_agent() {
         assert_eq!(fixture.run(), Some("names"));
     }
 }
+
+#[tokio::test]
+async fn a_task_that_ends_or_panics_ends_the_agent_too() {
+    for panics in [false, true] {
+        let fixture = Fixture::in_sync();
+        let _ended = fixture.handle.spawn_task("look", async move { assert!(!panics, "this is meant to fail") }).await;
+        assert_eq!(fixture.run(), Some("look"));
+    }
+}

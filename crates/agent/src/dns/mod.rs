@@ -29,7 +29,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc;
-use std::thread;
 use std::thread::JoinHandle;
 
 use ipnet::IpNet;
@@ -116,11 +115,7 @@ pub(crate) fn start(
     tables: Tables,
 ) -> io::Result<(Listener, JoinHandle<()>)> {
     let (listener, told) = Listener::channel()?;
-    let part = core.part("names");
-    let worker = worker::Worker::new(core, journal, meters, told, listener.clone(), tables);
-    let thread = thread::Builder::new().name("names".into()).spawn(move || {
-        let _part = part;
-        worker.run();
-    })?;
+    let worker = worker::Worker::new(core.clone(), journal, meters, told, listener.clone(), tables);
+    let thread = core.spawn("names", move || worker.run())?;
     Ok((listener, thread))
 }

@@ -1,10 +1,12 @@
 //! Tables that somebody takes away come back.
 
 use std::process::Command;
+use std::thread;
 
 use ringfence_netns::Namespace;
 
 use super::*;
+use crate::core::Message;
 use crate::scratch::{Scratch, can_run};
 
 fn nft(namespace: &Namespace, script: &str) {
@@ -30,7 +32,8 @@ fn what_somebody_flushes_is_back_within_a_second_and_told() {
     let scratch = Scratch::new("tables");
     let node = &scratch.0;
     let meters = Arc::new(Meters::new());
-    let (tables, thread) = node.run(|| start(Arc::clone(&meters))).unwrap().unwrap();
+    let (core, messages) = Handle::channel();
+    let (tables, thread) = node.run(|| start(&core, Arc::clone(&meters))).unwrap().unwrap();
     let active = || node.run(|| conntrack::is_kept_active().unwrap()).unwrap();
     let held = || node.run(|| answers::are_held().unwrap()).unwrap();
     until("tracking is active", active);
@@ -75,8 +78,10 @@ fn what_somebody_flushes_is_back_within_a_second_and_told() {
     tables.want(None, &listener);
     until("it is not wanted any more", || matches!(told.try_recv(), Ok(Tell::Rule(Rule::Gone))));
     assert!(!held() && active());
+    assert!(messages.try_recv().is_err(), "it lives");
     tables.stop();
     thread.join().unwrap();
+    assert!(matches!(messages.try_recv(), Ok(Message::Ended("tables"))), "and is missed when it does not");
     nft(node, "flush ruleset");
     assert!(!active(), "nobody keeps it any more");
 }
