@@ -58,7 +58,7 @@ impl Parts {
         let meters = Arc::new(Meters::new());
         let scout = interfaces::start(&core).context("cannot start a thread")?;
         let (tables, keeping) = tables::start(&core, Arc::clone(&meters)).context("cannot start a thread")?;
-        let (names, learning) = dns::start(core.clone(), &journal(&config.socket), Arc::clone(&meters), tables.clone())
+        let (names, learning) = dns::start(&core, &journal(&config.socket), Arc::clone(&meters), tables.clone())
             .context("cannot start a thread")?;
         let (changed, changes) = watch::channel(0);
         let setup = Setup {

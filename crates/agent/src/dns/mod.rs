@@ -109,7 +109,7 @@ impl Listener {
 /// Starts the worker in the network namespace of the calling thread. What an earlier process wrote into the journal is
 /// with the planning thread when this returns.
 pub(crate) fn start(
-    core: Handle,
+    core: &Handle,
     journal: &Path,
     meters: Arc<Meters>,
     tables: Tables,

@@ -119,7 +119,7 @@ impl Place {
         let started = node.0.run(|| {
             let (enforcer, _reports) = crate::datapath::open(&config).unwrap();
             let (tables, keeping) = crate::tables::start(&core, Arc::clone(&meters)).unwrap();
-            let (names, learning) = dns::start(core.clone(), &journal, Arc::clone(&meters), tables.clone()).unwrap();
+            let (names, learning) = dns::start(&core, &journal, Arc::clone(&meters), tables.clone()).unwrap();
             names.tell(Tell::Servers([BELIEVED.parse().unwrap()].into()));
             let mut setup = FakeKernel::default().setup("here", &meters);
             (setup.enforcer, setup.listener) = (enforcer, Some(names.clone()));
