@@ -1,13 +1,13 @@
 //! Frames that a pod may not send on a bridge, made by hand: none has an effect, and what is allowed goes on meanwhile.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use ringfence_e2e::pod;
-use ringfence_e2e::wire::{ARP, IPV4, Wire, claim, datagram, ethernet};
+use ringfence_e2e::wire::{ARP, Wire, advertisement, claim, datagram, ethernet, kind_of, router_advertisement};
 use ringfence_install::status;
 use ringfence_install::verify::report::Outcome;
 use ringfence_netns::{HardwareAddress, Namespace};
@@ -21,8 +21,11 @@ use super::stage::{Actor, PORT, SPACE, Stage};
 const LINK: &str = "eth0";
 /// Where tunnels of VXLAN end as a rule.
 const VXLAN: u16 = 8472;
-/// An address that nobody has (RFC 5737), and a hardware address that nobody has.
+/// Addresses that nobody has (RFC 5737, RFC 3849), and a hardware address that nobody has.
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const NOWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+/// A range of which a pod would have others take addresses.
+const RANGE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0x77, 0, 0, 0, 0);
 const NOBODY: HardwareAddress = [0x02, 0, 0x5e, 0x10, 0, 0x99];
 /// How long a datagram may take that has to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -30,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A pod at its link.
 struct Party {
     wire: Wire,
-    address: Ipv4Addr,
+    /// Of the family that is tried.
+    address: IpAddr,
 }
 
 /// Who takes part: on one node and, but for the collector, on one bridge.
@@ -43,7 +47,7 @@ struct Parties {
     collector: Party,
     /// Of the bridge.
     gateway: HardwareAddress,
-    node: (Namespace, Ipv4Addr),
+    node: (Namespace, IpAddr),
 }
 
 /// What is sent, and who must not get it.
@@ -63,14 +67,19 @@ pub(super) async fn frames(stage: &Stage) -> anyhow::Result<Outcome> {
     if bridge.is_none() {
         return Ok(Outcome::Skipped("pods of this cluster are not on a bridge".into()));
     }
-    let parties = match Parties::gather(stage).await {
-        Ok(Some(parties)) => parties,
-        Ok(None) => return Ok(Outcome::Skipped("pods have no address of IPv4, of which these frames are made".into())),
-        Err(error) => return Ok(Outcome::Skipped(format!("pods are not on this machine: {error:#}"))),
-    };
+    let mut families = Vec::new();
+    for of_family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
+        match Parties::gather(stage, of_family).await {
+            Ok(parties) => families.extend(parties),
+            Err(error) => return Ok(Outcome::Skipped(format!("pods are not on this machine: {error:#}"))),
+        }
+    }
     let written = stage.put(&[ingress(&role("server"), &[json!({"from": pods(&role("friend"))})])]).await?;
-    let mut wrong = parties.try_all()?;
-    wrong.extend(parties.wrapped()?);
+    let mut wrong = Vec::new();
+    for parties in families {
+        wrong.extend(parties.try_all()?);
+        wrong.extend(parties.wrapped()?);
+    }
     wrong.extend(stage.take(&written).await?);
     Ok(outcome(wrong))
 }
@@ -80,25 +89,21 @@ async fn namespace(stage: &Stage, actor: &Actor) -> anyhow::Result<Namespace> {
     pod::network(&api.get(&actor.name).await?)
 }
 
-fn ipv4(addresses: &[IpAddr]) -> Option<Ipv4Addr> {
-    addresses.iter().find_map(|address| match address {
-        IpAddr::V4(address) => Some(*address),
-        IpAddr::V6(_) => None,
-    })
-}
-
-async fn party(stage: &Stage, actor: &Actor) -> anyhow::Result<Option<Party>> {
-    let Some(address) = ipv4(&actor.addresses) else { return Ok(None) };
+async fn party(stage: &Stage, actor: &Actor, of_family: fn(&IpAddr) -> bool) -> anyhow::Result<Option<Party>> {
+    let Some(address) = actor.addresses.iter().copied().find(of_family) else { return Ok(None) };
     Ok(Some(Party { wire: Wire::at(&namespace(stage, actor).await?, LINK)?, address }))
 }
 
 impl Parties {
-    async fn gather(stage: &Stage) -> anyhow::Result<Option<Self>> {
+    /// None where pods or nodes have no address of the family.
+    async fn gather(stage: &Stage, of_family: fn(&IpAddr) -> bool) -> anyhow::Result<Option<Self>> {
         let near = &stage.near;
-        let (victim, friend) = (party(stage, &near.server).await?, party(stage, &near.friend).await?);
-        let (attacker, collector) = (party(stage, &near.stranger).await?, party(stage, &stage.far.friend).await?);
+        let (victim, friend) =
+            (party(stage, &near.server, of_family).await?, party(stage, &near.friend, of_family).await?);
+        let (attacker, collector) =
+            (party(stage, &near.stranger, of_family).await?, party(stage, &stage.far.friend, of_family).await?);
         let (Some(victim), Some(friend), Some(attacker), Some(collector), Some(address)) =
-            (victim, friend, attacker, collector, ipv4(&near.addresses))
+            (victim, friend, attacker, collector, near.addresses.iter().copied().find(of_family))
         else {
             return Ok(None);
         };
@@ -110,16 +115,18 @@ impl Parties {
     fn rows(&self) -> Vec<Row<'_>> {
         let Self { victim, friend, attacker, collector, gateway, .. } = self;
         let (own, other) = (attacker.wire.hardware_address, victim.wire.hardware_address);
+        let family = if victim.address.is_ipv4() { "IPv4" } else { "IPv6" };
         let row = |name: &'static str, witness, to, from, tags, packet: &dyn Fn(&[u8]) -> Vec<u8>| {
-            let marker = format!("forged: {name}").into_bytes();
-            Row { name, frame: ethernet(to, from, tags, IPV4, &packet(&marker)), witness, marker }
+            let marker = format!("forged, {family}: {name}").into_bytes();
+            let packet = packet(&marker);
+            Row { name, frame: ethernet(to, from, tags, kind_of(&packet), &packet), witness, marker }
         };
-        let to_victim = |from: Ipv4Addr| move |marker: &[u8]| datagram(from, (victim.address, PORT), 64, marker);
-        let to_friend = |from: Ipv4Addr| move |marker: &[u8]| datagram(from, (friend.address, PORT), 64, marker);
-        let arp = claim(own, victim.address, (friend.wire.hardware_address, friend.address));
+        let to_victim = |from: IpAddr| move |marker: &[u8]| datagram(from, (victim.address, PORT), 64, marker);
+        let to_friend = |from: IpAddr| move |marker: &[u8]| datagram(from, (friend.address, PORT), 64, marker);
         let own_address = move |marker: &[u8]| datagram(attacker.address, (attacker.address, PORT), 64, marker);
-        let dying = move |marker: &[u8]| datagram(collector.address, (NOWHERE, PORT), 1, marker);
-        vec![
+        let nowhere = if victim.address.is_ipv4() { NOWHERE.into() } else { NOWHERE_V6.into() };
+        let dying = move |marker: &[u8]| datagram(collector.address, (nowhere, PORT), 1, marker);
+        let mut rows = vec![
             row("a tag for VLAN 0", victim, other, own, 1, &to_victim(attacker.address)),
             row("two tags for VLAN 0", victim, other, own, 2, &to_victim(attacker.address)),
             row("a tag, and a friend's address", victim, other, own, 1, &to_victim(friend.address)),
@@ -151,13 +158,36 @@ impl Parties {
                 &to_friend(attacker.address),
             ),
             row("a packet that the node answers to whom it names", collector, *gateway, own, 0, &dying),
-            Row {
-                name: "another's address in ARP",
-                marker: arp[8..18].to_vec(),
-                frame: ethernet(friend.wire.hardware_address, own, 0, ARP, &arp),
-                witness: friend,
-            },
-        ]
+        ];
+        rows.extend(self.claims());
+        rows
+    }
+
+    /// What would have the friend send to the attacker, or to whom it names.
+    fn claims(&self) -> Vec<Row<'_>> {
+        let Self { victim, friend, attacker, .. } = self;
+        let (own, to) = (attacker.wire.hardware_address, friend.wire.hardware_address);
+        match (attacker.address, victim.address, friend.address) {
+            (_, IpAddr::V4(of), IpAddr::V4(told)) => {
+                let arp = claim(own, of, (to, told));
+                let (frame, marker) = (ethernet(to, own, 0, ARP, &arp), arp[8..18].to_vec());
+                vec![Row { name: "another's address in ARP", frame, witness: friend, marker }]
+            }
+            (IpAddr::V6(from), IpAddr::V6(of), IpAddr::V6(told)) => {
+                let claim = advertisement(from, told, own, of);
+                let (router, range) = (router_advertisement(from, told, RANGE), RANGE.octets().to_vec());
+                [
+                    ("another's address in an advertisement", claim.clone(), claim[48..].to_vec()),
+                    ("a router's", router, range),
+                ]
+                .map(|(name, packet, marker)| {
+                    let frame = ethernet(to, own, 0, kind_of(&packet), &packet);
+                    Row { name, frame, witness: friend, marker }
+                })
+                .into()
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// Tries each row: sends it, then something that is allowed to the same pod, and sees whether only that arrives.
@@ -165,10 +195,11 @@ impl Parties {
         let mut wrong = Vec::new();
         for (number, row) in self.rows().into_iter().enumerate() {
             self.attacker.wire.send(&row.frame)?;
-            let last = format!("allowed, after row {number}").into_bytes();
+            // Those who try another family hear it too.
+            let last = format!("allowed, after row {number}, to {}", row.witness.address).into_bytes();
             self.send_allowed(row.witness, &last)?;
             if row.witness.wire.hears_before(&row.marker, &last).with_context(|| row.name.to_owned())? {
-                wrong.push(format!("a frame with {} arrived", row.name));
+                wrong.push(format!("a frame with {} arrived at {}", row.name, row.witness.address));
             }
         }
         Ok(wrong)
@@ -179,7 +210,7 @@ impl Parties {
         let from = if to.address == self.friend.address { &self.victim } else { &self.friend };
         let packet = datagram(from.address, (to.address, PORT), 64, payload);
         let next = if to.address == self.collector.address { self.gateway } else { to.wire.hardware_address };
-        from.wire.send(&ethernet(next, from.wire.hardware_address, 0, IPV4, &packet))
+        from.wire.send(&ethernet(next, from.wire.hardware_address, 0, kind_of(&packet), &packet))
     }
 
     /// What is wrapped up for a tunnel of a node does not reach it, and what a node itself sends there does.
@@ -188,7 +219,8 @@ impl Parties {
         let Ok(tunnel) = node.run(|| UdpSocket::bind((address, VXLAN)))? else { return Ok(None) };
         tunnel.set_read_timeout(Some(PATIENCE))?;
         let packet = datagram(self.attacker.address, (address, VXLAN), 64, b"forged");
-        self.attacker.wire.send(&ethernet(self.gateway, self.attacker.wire.hardware_address, 0, IPV4, &packet))?;
+        let attacker = &self.attacker.wire;
+        attacker.send(&ethernet(self.gateway, attacker.hardware_address, 0, kind_of(&packet), &packet))?;
         let own = node.run(|| UdpSocket::bind((address, 0)))??;
         own.send_to(b"the node's own", (address, VXLAN))?;
         let (end, mut buffer) = (Instant::now() + PATIENCE, [0; 64]);
