@@ -23,7 +23,7 @@ pub(crate) const DOOR_PROGRAMS: [&str; 2] = ["ringfence_from", "ringfence_to"];
 const TRIAL_MAP: &str = "trial";
 
 /// All maps that are pinned.
-pub(crate) const MAPS: [&str; 17] = [
+pub(crate) const MAPS: [&str; 18] = [
     "endpoints",
     "peers",
     "entries",
@@ -37,6 +37,7 @@ pub(crate) const MAPS: [&str; 17] = [
     "breakpoints",
     "flows",
     "denials",
+    "reported",
     "config",
     "drops",
     "counters",

@@ -185,6 +185,11 @@ struct rf_denial_key { /* denials: what was reported lately */
 	__u32 zero;
 };
 
+struct rf_reports { /* reported: sender, as an address or the number of an interface -> reports lately */
+	__u64 since; /* CLOCK_MONOTONIC, ns */
+	__u64 count;
+};
+
 struct rf_denial {
 	__u64 reported; /* CLOCK_MONOTONIC, ns */
 	__u64 repeated;
@@ -243,6 +248,7 @@ RF_ASSERT_SIZE(rf_config, 24);
 RF_ASSERT_SIZE(rf_counter, 16);
 RF_ASSERT_SIZE(rf_event, 72);
 RF_ASSERT_SIZE(rf_denial_key, 40);
+RF_ASSERT_SIZE(rf_reports, 16);
 #ifdef RINGFENCE_OTHER_LAYOUT
 RF_ASSERT_SIZE(rf_denial, 24);
 #else

@@ -45,6 +45,7 @@ RF_HASH(known_addresses, struct rf_address, struct rf_known);
 RF_MAP(breakpoints, BPF_MAP_TYPE_ARRAY, 1024, __u32, struct rf_breakpoint);
 RF_MAP(flows, BPF_MAP_TYPE_LRU_HASH, 1024, struct rf_flow_key, struct rf_flow);
 RF_MAP(denials, BPF_MAP_TYPE_LRU_HASH, 1024, struct rf_denial_key, struct rf_denial);
+RF_MAP(reported, BPF_MAP_TYPE_LRU_HASH, 8192, struct rf_address, struct rf_reports);
 RF_MAP(config, BPF_MAP_TYPE_ARRAY, 1, __u32, struct rf_config);
 RF_MAP(drops, BPF_MAP_TYPE_PERCPU_ARRAY, RF_REASONS, __u32, __u64);
 RF_MAP(trial, BPF_MAP_TYPE_ARRAY, 1, __u32, struct rf_trial);

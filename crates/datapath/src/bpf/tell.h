@@ -7,6 +7,7 @@
 #include "way.h"
 
 #define RF_REPORT_INTERVAL 1000000000ULL /* ns between reports of like denials */
+#define RF_REPORTS_A_SECOND 1000 /* about what one sender sent: the ring is everybody's */
 
 static __always_inline void rf_count_drop(__u32 reason)
 {
@@ -38,6 +39,32 @@ static __always_inline void rf_count_cause(__u64 cause, bool accepted)
 		__sync_fetch_and_add(&counter->dropped, 1);
 }
 
+/*
+ * Whether there is room in the ring for another report about what somebody sent. Who sends decides how many packets are
+ * unlike, and would fill the ring, so that nobody heard of others. Where a source may be false, the interface is charged.
+ * Two processors that begin a second at once let a few more through.
+ */
+static __noinline bool rf_may_report(const struct rf_packet *packet, const struct rf_way *way, __u8 reason, __u64 now)
+{
+	struct rf_reports first = { .since = now, .count = 1 }, *reports;
+	struct rf_address sender = {};
+
+	if (reason == RF_PASSED || reason == RF_POLICY)
+		sender = packet->source;
+	else
+		sender.words[3] = way->in;
+	reports = bpf_map_lookup_elem(&reported, &sender);
+	if (!reports) {
+		bpf_map_update_elem(&reported, &sender, &first, BPF_ANY);
+		return true;
+	}
+	if (now - reports->since >= RF_REPORT_INTERVAL) {
+		reports->since = now;
+		__sync_lock_test_and_set(&reports->count, 0);
+	}
+	return __sync_fetch_and_add(&reports->count, 1) < RF_REPORTS_A_SECOND;
+}
+
 /* Whom the opener of the connection wanted: who answers, or whom it called if that is what was denied. */
 static __always_inline void rf_tell_destination(const struct rf_packet *packet, const struct rf_way *way,
 						const struct rf_judgement *judgement, struct rf_address *address,
@@ -52,14 +79,17 @@ static __always_inline void rf_tell_destination(const struct rf_packet *packet, 
 	*port = way->reply ? packet->source_port : packet->destination_port;
 }
 
-static __always_inline void rf_report(const struct rf_packet *packet, const struct rf_way *way,
+/* Returns whether there was room for it. */
+static __always_inline bool rf_report(const struct rf_packet *packet, const struct rf_way *way,
 				      const struct rf_judgement *judgement, __u64 now, __u64 repeated, __u8 flags)
 {
-	struct rf_event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	struct rf_event *event = NULL;
 
+	if (rf_may_report(packet, way, judgement->reason, now))
+		event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 	if (!event) {
 		rf_count_drop(RF_EVENTS_LOST);
-		return;
+		return false;
 	}
 	event->time = now;
 	event->cause = judgement->direction == RF_EGRESS ? judgement->egress_cause : judgement->ingress_cause;
@@ -75,6 +105,7 @@ static __always_inline void rf_report(const struct rf_packet *packet, const stru
 		       (way->translated ? RF_EVENT_TRANSLATED : 0);
 	event->length = packet->length;
 	bpf_ringbuf_submit(event, 0);
+	return true;
 }
 
 static __noinline void rf_tell_denied(const struct rf_packet *packet, const struct rf_way *way,
@@ -89,7 +120,7 @@ static __noinline void rf_tell_denied(const struct rf_packet *packet, const stru
 	};
 	bool cut = judgement->reason == RF_POLICY && judgement->open;
 	struct rf_denial *denial, first = {};
-	__u64 now = bpf_ktime_get_ns(), repeated = 0;
+	__u64 now = bpf_ktime_get_ns();
 
 	rf_count_drop(judgement->reason);
 	if (judgement->reason == RF_ASTRAY) /* a copy; the one that leaves by the right port says what became of it */
@@ -100,17 +131,24 @@ static __noinline void rf_tell_denied(const struct rf_packet *packet, const stru
 		rf_count_cause(judgement->direction == RF_EGRESS ? judgement->egress_cause : judgement->ingress_cause,
 			       false);
 	denial = bpf_map_lookup_elem(&denials, &key);
-	if (!denial) {
-		first.reported = now;
-		bpf_map_update_elem(&denials, &key, &first, BPF_ANY);
-	} else if (now - denial->reported < RF_REPORT_INTERVAL) {
-		__sync_fetch_and_add(&denial->repeated, 1);
-		return;
-	} else {
+	if (denial) {
+		if (now - denial->reported < RF_REPORT_INTERVAL) {
+			__sync_fetch_and_add(&denial->repeated, 1);
+			return;
+		}
 		denial->reported = now;
-		repeated = __sync_lock_test_and_set(&denial->repeated, 0);
+		first.repeated = __sync_lock_test_and_set(&denial->repeated, 0);
 	}
-	rf_report(packet, way, judgement, now, repeated, cut ? RF_EVENT_CUT : 0);
+	first.reported = now;
+	/* What finds no room is told with the next report. */
+	if (rf_report(packet, way, judgement, now, first.repeated, cut ? RF_EVENT_CUT : 0))
+		first.repeated = 0;
+	else
+		first.repeated++;
+	if (!denial)
+		bpf_map_update_elem(&denials, &key, &first, BPF_ANY);
+	else if (first.repeated)
+		__sync_fetch_and_add(&denial->repeated, first.repeated);
 }
 
 /* The first packet of a connection that was let through. */

@@ -44,6 +44,34 @@ fn denials_that_are_not_reported_are_counted_in_the_next_report() {
 }
 
 #[test]
+fn who_is_denied_in_many_ways_leaves_room_for_reports_about_others() {
+    const UNLIKE: u16 = 20_000;
+    const A_SECOND: u64 = 1000;
+    // As many reports as this find room.
+    let small = |config: &mut ringfence_datapath::Config| config.sizes.events = 1 << 19;
+    let Some(court) = Court::with(small, &Hand::web()) else { return };
+    let mut events = court.datapath.events().unwrap();
+    let started = std::time::Instant::now();
+    for port in 1000..1000 + UNLIKE {
+        assert!(!court.ask(&web(port), &TELL).accepted);
+    }
+    let seconds = started.elapsed().as_secs() + 1;
+    let other = Packet::new("10.0.1.6", "10.0.0.2", Protocol::TCP, 81);
+    assert!(!court.ask(&other, &TELL).accepted);
+    let mut seen = Vec::new();
+    eventually("a report about the other", || {
+        seen.extend(events.poll(Duration::from_millis(20)).unwrap());
+        seen.iter().any(|event| event.source.to_string() == "10.0.1.6")
+    });
+    let drops = court.datapath.drop_counters().unwrap();
+    assert_eq!(drops.policy, u64::from(UNLIKE) + 1, "all are counted");
+    assert_eq!(seen.len() as u64 + drops.events_lost, drops.policy, "and so are reports that are not made");
+    let told = seen.len() as u64 - 1;
+    assert!((A_SECOND..=A_SECOND * (seconds + 1)).contains(&told), "{told} reports in {seconds} s");
+    court.close();
+}
+
+#[test]
 fn a_report_is_about_the_connection_as_it_was_opened() {
     let Some(court) = Court::new(&Hand::web()) else { return };
     let mut events = court.datapath.events().unwrap();
