@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use ringfence_datapath::{Config, Datapath, Interface};
+use ringfence_datapath::{Config, Datapath, Interface, Port};
 use ringfence_engine::Plan;
 use ringfence_netns::{Namespace, Route, VethEnd};
 
@@ -143,6 +143,11 @@ impl Stage {
             let mut datapath = Datapath::open(Config::new(pins))?;
             datapath.sync(plan)?;
             datapath.set_interfaces(interfaces)?;
+            let port = Port { bridge: None, mac: None, pod: true };
+            let guarded = datapath.guard(&interfaces.map(|(_, link)| (link.index, port)).into())?;
+            if !guarded.failed.is_empty() {
+                bail!("the pods' links are not guarded: {:?}", guarded.failed);
+            }
             anyhow::Ok(())
         })?
     }
