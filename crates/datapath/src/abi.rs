@@ -36,10 +36,7 @@ mirror! {
         source: Address, destination: Address, source_port: u16, destination_port: u16,
         protocol: u8, family: u8, flags: u8, zero: u8,
     }
-    FlowValue(88) {
-        seal: u64, epoch: [u64; 2], egress_cause: u64, ingress_cause: u64, packets: u64, bytes: u64,
-        first: u64, last: u64, arrived: [u32; 2], left: [u32; 2],
-    }
+    FlowValue(40) { seal: u64, epoch: [u64; 2], arrived: [u32; 2], left: [u32; 2] }
     ConfigValue(24) { epoch: u64, netns: u64, flags: u32, ephemeral: [u16; 2] }
     CounterValue(16) { accepted: u64, dropped: u64 }
     EventValue(72) {
@@ -63,6 +60,7 @@ pub(crate) mod flags {
     pub(crate) const PREFIXES: u32 = 4;
     pub(crate) const GATES: u32 = 8;
     pub(crate) const KNOWN_TOLD: u32 = 16;
+    pub(crate) const RULES: u32 = 32;
 }
 
 /// Bits of `DoorValue::flags`.

@@ -74,7 +74,7 @@ pub struct Sizes {
     pub pod_ranges: u32,
     /// Addresses of nodes and Services.
     pub known_addresses: u32,
-    /// Connections the flow table remembers, about 200 bytes each, taken at once. Others are judged at every packet.
+    /// Connections the flow table remembers, about 150 bytes each, taken at once. Others are judged at every packet.
     pub flows: u32,
     /// Denials remembered so as not to be reported again within a second.
     pub denials: u32,

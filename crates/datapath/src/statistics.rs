@@ -1,9 +1,7 @@
 //! What the kernel counted.
 
 use std::net::IpAddr;
-use std::time::Duration;
 
-use ringfence_engine::CauseId;
 use ringfence_model::Protocol;
 
 use crate::abi::{CounterValue, FlowKey, FlowValue, flow_flags, reason};
@@ -95,18 +93,8 @@ pub struct Flow {
     pub from_node: bool,
     /// Opened to a Service address, as far as that was looked at.
     pub translated: bool,
-    /// Who let it leave its source.
-    pub egress: CauseId,
-    /// Who let it into its destination.
-    pub ingress: CauseId,
-    /// Packets of both directions.
-    pub packets: u64,
-    /// Bytes of both directions, from the IP header on.
-    pub bytes: u64,
-    /// First packet, on the kernel's monotonic clock.
-    pub first: Duration,
-    /// Last packet, on the kernel's monotonic clock.
-    pub last: Duration,
+    /// Whether packets are let through unasked: those from who opened it, and those to.
+    pub remembered: [bool; 2],
 }
 
 impl From<(FlowKey, FlowValue)> for Flow {
@@ -119,12 +107,7 @@ impl From<(FlowKey, FlowValue)> for Flow {
             destination_port: key.destination_port,
             from_node: key.flags & flow_flags::NODE != 0,
             translated: key.flags & flow_flags::TRANSLATED != 0,
-            egress: CauseId(value.egress_cause),
-            ingress: CauseId(value.ingress_cause),
-            packets: value.packets,
-            bytes: value.bytes,
-            first: Duration::from_nanos(value.first),
-            last: Duration::from_nanos(value.last),
+            remembered: value.epoch.map(|epoch| epoch != 0),
         }
     }
 }

@@ -105,18 +105,19 @@ struct rf_flow_key { /* flows, seen from who opened the connection */
 
 struct rf_flow { /* an accepted connection; [0] and [1]: from and to who opened it */
 	__u64 seal; /* of key, epoch and interfaces: see rf_flow_seal */
-	__u64 epoch[2]; /* of the policy under which packets of that direction were let through */
-	__u64 egress_cause;
-	__u64 ingress_cause;
-	__u64 packets;
-	__u64 bytes;
-	__u64 first; /* CLOCK_MONOTONIC, ns */
-	__u64 last;
+	__u64 epoch[2]; /* of the policy under which packets of that direction were let through; 0: none was */
 	__u32 in[2]; /* interface on which they arrived */
 	__u32 out[2]; /* and by which they left */
 };
 
-enum { RF_REPORT_ALLOWED = 1, RF_DRAIN = 2, RF_PREFIXES = 4, RF_GATES = 8, RF_KNOWN_TOLD = 16 };
+enum {
+	RF_REPORT_ALLOWED = 1,
+	RF_DRAIN = 2,
+	RF_PREFIXES = 4,
+	RF_GATES = 8,
+	RF_KNOWN_TOLD = 16,
+	RF_RULES = 32, /* some endpoint has a ruleset */
+};
 
 struct rf_config {
 	__u64 epoch; /* rises with every change of policy */
@@ -243,7 +244,7 @@ RF_ASSERT_SIZE(rf_door, 24);
 RF_ASSERT_SIZE(rf_known, 16);
 RF_ASSERT_SIZE(rf_breakpoint, 16);
 RF_ASSERT_SIZE(rf_flow_key, 40);
-RF_ASSERT_SIZE(rf_flow, 88);
+RF_ASSERT_SIZE(rf_flow, 40);
 RF_ASSERT_SIZE(rf_config, 24);
 RF_ASSERT_SIZE(rf_counter, 16);
 RF_ASSERT_SIZE(rf_event, 72);

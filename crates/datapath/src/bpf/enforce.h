@@ -63,16 +63,17 @@ static __always_inline __u64 rf_flow_seal(const struct rf_flow_key *key, struct 
 	       back.interfaces * RF_SEAL_9;
 }
 
-static __always_inline void rf_flow_count(struct rf_flow *flow, const struct rf_packet *packet)
-{
-	__sync_fetch_and_add(&flow->packets, 1);
-	__sync_fetch_and_add(&flow->bytes, packet->length);
-	flow->last = bpf_ktime_get_ns();
-}
-
 static __always_inline bool rf_flow_is_of(const struct rf_flow *flow, const struct rf_flow_key *key)
 {
 	return rf_flow_seal(key, rf_passed(flow, 0), rf_passed(flow, 1)) == READ_ONCE(flow->seal);
+}
+
+/* Whether it says of this direction that packets between these interfaces are let through under this epoch. */
+static __always_inline bool rf_flow_holds(const struct rf_flow *flow, const struct rf_way *way, __u64 epoch)
+{
+	struct rf_passed passed = rf_passed(flow, way->reply);
+
+	return passed.epoch == epoch && passed.interfaces == ((__u64)way->in << 32 | way->out);
 }
 
 /*
@@ -80,25 +81,21 @@ static __always_inline bool rf_flow_is_of(const struct rf_flow *flow, const stru
  * As a new element: the memory of the one that was found may be another flow's by now, which was perhaps not let
  * through.
  */
-static __noinline void rf_flow_put(const struct rf_packet *packet, const struct rf_way *way, __u64 epoch,
-				   const struct rf_judgement *judgement)
+static __noinline void rf_flow_put(const struct rf_packet *packet, const struct rf_way *way, __u64 epoch)
 {
 	struct rf_flow_key key = {};
 	const struct rf_flow *known;
 	struct rf_flow flow = {};
-	__u64 now = bpf_ktime_get_ns();
 
 	rf_flow_key(packet, way, &key);
 	known = bpf_map_lookup_elem(&flows, &key);
 	if (known)
 		flow = *known;
 	barrier();
-	if (!known || !rf_flow_is_of(&flow, &key)) {
+	if (!known || !rf_flow_is_of(&flow, &key))
 		__builtin_memset(&flow, 0, sizeof(flow));
-		flow.first = now;
-	}
-	flow.egress_cause = judgement->egress_cause;
-	flow.ingress_cause = judgement->ingress_cause;
+	else if (rf_flow_holds(&flow, way, epoch))
+		return;
 	if (way->reply) {
 		flow.in[1] = way->in;
 		flow.out[1] = way->out;
@@ -109,22 +106,7 @@ static __noinline void rf_flow_put(const struct rf_packet *packet, const struct 
 		flow.epoch[0] = epoch;
 	}
 	flow.seal = rf_flow_seal(&key, rf_passed(&flow, 0), rf_passed(&flow, 1));
-	flow.packets += 1;
-	flow.bytes += packet->length;
-	flow.last = now;
 	bpf_map_update_elem(&flows, &key, &flow, BPF_ANY);
-}
-
-static __always_inline bool rf_flow_knows(const struct rf_flow *flow, const struct rf_flow_key *key,
-					  const struct rf_way *way, __u64 epoch)
-{
-	struct rf_passed there = rf_passed(flow, 0), back = rf_passed(flow, 1);
-	__u64 interfaces = (__u64)way->in << 32 | way->out;
-
-	if (way->reply ? back.epoch != epoch || back.interfaces != interfaces :
-			 there.epoch != epoch || there.interfaces != interfaces)
-		return false;
-	return rf_flow_seal(key, there, back) == READ_ONCE(flow->seal);
 }
 
 /*
@@ -143,6 +125,15 @@ enum { RF_QUIET = 1, RF_NO_FLOWS = 2 };
 static __always_inline bool rf_may_be_known(const struct rf_packet *packet, const struct rf_way *way, __u32 how)
 {
 	return !packet->unparseable && !way->related && (way->open || !way->tracked) && !(how & RF_NO_FLOWS);
+}
+
+/*
+ * Whether to look into the table. Where nobody has rules a packet is judged sooner than it is found; but one that ends
+ * its connection has to be noticed.
+ */
+static __always_inline bool rf_is_looked_up(const struct rf_packet *packet, const struct rf_way *way, __u32 flags)
+{
+	return flags & RF_RULES || !way->tracked || packet->tcp_flags & (RF_TCP_FIN | RF_TCP_RST);
 }
 
 /*
@@ -217,7 +208,7 @@ static __always_inline bool rf_is_good_to_know(const struct rf_packet *packet, s
 
 enum rf_lookup { RF_NO_FLOW, RF_FLOW_THERE, RF_FLOW_KNOWS };
 
-/* Whether the table has the flow of a packet, and knows that the packet may pass. Then it is counted. */
+/* Whether the table has the flow of a packet, and knows that the packet may pass. */
 static __noinline int rf_flow_find(const struct rf_packet *packet, const struct rf_way *way, __u64 epoch)
 {
 	struct rf_flow_key key = {};
@@ -227,9 +218,8 @@ static __noinline int rf_flow_find(const struct rf_packet *packet, const struct 
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow)
 		return RF_NO_FLOW;
-	if (!rf_flow_knows(flow, &key, way, epoch))
+	if (!rf_flow_holds(flow, way, epoch) || !rf_flow_is_of(flow, &key))
 		return RF_FLOW_THERE;
-	rf_flow_count(flow, packet);
 	if (packet->tcp_flags & (RF_TCP_FIN | RF_TCP_RST))
 		rf_flow_end(flow);
 	return RF_FLOW_KNOWS;
@@ -268,7 +258,7 @@ __noinline int rf_enforce(const struct rf_packet *packet, struct rf_way *way, __
 		return false;
 	epoch = READ_ONCE(settings->epoch);
 	may_be_known = rf_may_be_known(packet, way, how);
-	if (may_be_known)
+	if (may_be_known && rf_is_looked_up(packet, way, READ_ONCE(settings->flags)))
 		flow = rf_flow_find(packet, way, epoch);
 	/* Once more where somebody has rules and it is not as conntrack has it: most connections never ask. */
 	for (int again = 0; again < 2 && flow != RF_FLOW_KNOWS; again++) {
@@ -296,7 +286,7 @@ __noinline int rf_enforce(const struct rf_packet *packet, struct rf_way *way, __
 	if (!(how & RF_QUIET) && !flow && !way->open && !way->related && judgement->lasting)
 		rf_tell_accepted(packet, way, judgement, flags);
 	if (judgement->lasting && may_be_known && rf_pays(way) && rf_is_good_to_know(packet, way, settings))
-		rf_flow_put(packet, way, epoch, judgement);
+		rf_flow_put(packet, way, epoch);
 	return true;
 }
 
