@@ -19,6 +19,8 @@ pub(crate) const PROGRAM: &str = "ringfence";
 pub(crate) const TRIAL_PROGRAM: &str = "ringfence_trial";
 /// The programs of a door: what a pod sends, what would reach it. The kernel keeps at most 15 bytes of a name.
 pub(crate) const DOOR_PROGRAMS: [&str; 2] = ["ringfence_from", "ringfence_to"];
+/// The program that tells of all programs there are. It uses no map.
+pub(crate) const LISTER: &str = "ringfence_list";
 /// The map that only the trial uses.
 const TRIAL_MAP: &str = "trial";
 
@@ -102,7 +104,7 @@ pub(crate) fn load(programs: &[&str], sizes: &Sizes, maps: Option<&Path>) -> Res
 
 fn prepare_map(map: &mut OpenMapMut<'_>, programs: &[&str], sizes: &Sizes, maps: Option<&Path>) -> Result<(), Error> {
     let name = map.name().to_string_lossy().into_owned();
-    if name == TRIAL_MAP {
+    if name == TRIAL_MAP || programs == [LISTER] {
         return map
             .set_autocreate(programs.contains(&TRIAL_PROGRAM))
             .map_err(Error::bpf(format!("prepare the BPF map `{name}`")));

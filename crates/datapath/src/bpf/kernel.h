@@ -86,6 +86,24 @@ struct net_device {
 	int ifindex;
 };
 
+struct bpf_prog_aux {
+	__u32 id;
+	char name[16];
+};
+
+struct bpf_prog {
+	struct bpf_prog_aux *aux;
+};
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+struct bpf_iter__bpf_prog {
+	struct bpf_iter_meta *meta;
+	struct bpf_prog *prog;
+};
+
 struct skb_ext {
 	__u8 offset[1]; /* in units of 8 bytes; 0: absent */
 };

@@ -120,3 +120,21 @@ int ringfence_to(struct __sk_buff *skb)
 	rf_count_drop(reason);
 	return TC_ACT_SHOT;
 }
+
+/* Of every program there is: its id and name. */
+SEC("iter/bpf_prog")
+int ringfence_list(struct bpf_iter__bpf_prog *ctx)
+{
+	struct bpf_prog *program = ctx->prog;
+	struct {
+		__u32 id;
+		char name[16];
+	} told = {};
+
+	if (!program)
+		return 0;
+	told.id = program->aux->id;
+	bpf_probe_read_kernel(told.name, sizeof(told.name), program->aux->name);
+	bpf_seq_write(ctx->meta->seq, &told, sizeof(told));
+	return 0;
+}

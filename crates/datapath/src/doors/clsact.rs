@@ -12,7 +12,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 
 use super::Side;
 use super::hook::Refusal;
-use super::tcx::ours;
+use super::programs::is_ours;
 use crate::nfnetlink::{ACK, Connection, REQUEST, attribute};
 
 /// Before all others: the kernel asks filters in order of these, and two kinds of filter cannot share one.
@@ -57,7 +57,9 @@ pub(super) fn ensure(index: u32, side: Side, program: BorrowedFd<'_>) -> Result<
         return Ok(false);
     }
     match there {
-        Some(id) if ours(id, side).is_none() => return Err(Refusal::Taken(NOT_FIRST)),
+        Some(id) if !is_ours(id, side).map_err(Refusal::kernel("list programs"))? => {
+            return Err(Refusal::Taken(NOT_FIRST));
+        }
         there => hook.replace(there.is_some()).attach().map_err(|error| match error.kind() {
             // Of another kind, or another protocol's.
             libbpf_rs::ErrorKind::InvalidInput | libbpf_rs::ErrorKind::AlreadyExists => Refusal::Taken(NOT_FIRST),
@@ -76,7 +78,9 @@ pub(super) fn remove(index: u32, side: Side) -> Result<(), Refusal> {
     let none = io::stdin();
     let mut hook = at(index, side, none.as_fd())?;
     match hook.query() {
-        Ok(id) if ours(id, side).is_some() => hook.detach().map_err(refused("remove a filter")),
+        Ok(id) if is_ours(id, side).map_err(Refusal::kernel("list programs"))? => {
+            hook.detach().map_err(refused("remove a filter"))
+        }
         _ => Ok(()),
     }
 }

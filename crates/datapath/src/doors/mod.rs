@@ -3,6 +3,7 @@
 
 mod clsact;
 mod hook;
+mod programs;
 mod tcx;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

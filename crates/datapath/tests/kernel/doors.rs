@@ -71,6 +71,37 @@ fn doors_are_put_taken_away_and_put_back() {
     }
 }
 
+/// An agent has no `CAP_SYS_ADMIN`. One that comes is to put its programs in the place of those of the one before, whose maps
+/// nobody fills any more.
+#[test]
+fn an_agent_without_admin_replaces_what_an_earlier_one_left() {
+    for joint in [Joint::Routes, Joint::Bridge] {
+        everywhere(joint, |net, mut datapath| {
+            let _server = Echo::new(&net.pods[1], &address(3), 80);
+            net.guard(&mut datapath);
+            let ports = net.ports();
+            let nobody = ports.iter().map(|(index, port)| (*index, Port { pod: false, ..*port }));
+            datapath.guard(&nobody.collect()).unwrap();
+            let hook = datapath.link_hook();
+            assert!(!reaches(&net.node, &address(3), 80), "{joint:?}, {hook:?}: closed");
+            drop(datapath);
+            let mut config = Config { link_hook: hook, ..net.pins.config() };
+            // Another layout, and so other maps.
+            config.sizes.flows *= 2;
+            let mut next = net.open_with(config);
+            next.sync(&open(2).plan).unwrap();
+            net.tell_interfaces(&mut next);
+            net.node.enter_without_admin(|| {
+                let guarded = next.guard(&ports).unwrap();
+                assert_eq!((guarded.guarded.len(), guarded.failed.len()), (2, 0), "{guarded:?}");
+            });
+            assert!(reaches(&net.node, &address(3), 80), "{joint:?}, {hook:?}: the programs of before are gone");
+            assert!(!spoofs(net), "{joint:?}, {hook:?}");
+            net.detach(next);
+        });
+    }
+}
+
 /// What the plugin `bandwidth` puts at a pod's link: a shaper for what the pod gets, and what it sends goes by way of
 /// another device, which a filter of this priority leads to.
 fn limit(net: &Net, priority: u32) {

@@ -39,6 +39,14 @@ impl Space {
         })
     }
 
+    /// The same, without `CAP_SYS_ADMIN`: as an agent in its container.
+    pub(crate) fn enter_without_admin<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.enter(|| {
+            drop_admin();
+            work()
+        })
+    }
+
     /// Runs a command line inside; it has to succeed.
     pub(crate) fn run(&self, line: &str) -> String {
         let output = self.try_run(line);
@@ -132,5 +140,21 @@ impl Bench {
 
     pub(crate) fn open_with(&self, config: Config) -> Datapath {
         self.space.enter(|| Datapath::open(config)).unwrap()
+    }
+}
+
+/// Takes `CAP_SYS_ADMIN` from the calling thread (capabilities(7)).
+#[expect(unsafe_code, reason = "no library that is used here wraps capget and capset")]
+fn drop_admin() {
+    const VERSION_3: u32 = 0x2008_0522;
+    const ADMIN: u32 = 21;
+    let header = [VERSION_3, 0];
+    // Effective, permitted and inheritable ones, the lower 32 and the rest.
+    let mut sets = [0_u32; 6];
+    // SAFETY: the kernel reads the two words of the header, and writes or reads the six of the sets.
+    unsafe {
+        assert_eq!(nix::libc::syscall(nix::libc::SYS_capget, header.as_ptr(), sets.as_mut_ptr()), 0);
+        sets[0] &= !(1 << ADMIN);
+        assert_eq!(nix::libc::syscall(nix::libc::SYS_capset, header.as_ptr(), sets.as_ptr()), 0);
     }
 }
