@@ -27,6 +27,14 @@ struct Kernel {
     limits: Limits,
 }
 
+impl std::ops::Drop for Kernel {
+    fn drop(&mut self) {
+        if let Err(error) = self.datapath.leave() {
+            tracing::error!(%error, "links of pods may be open until another agent runs");
+        }
+    }
+}
+
 /// Loads the program, or adopts what an earlier agent left.
 pub(crate) fn open(config: &Config) -> anyhow::Result<(Box<dyn Enforcer>, Box<dyn Source>)> {
     let adopted = holds_anything(&config.pin_dir);

@@ -149,6 +149,19 @@ impl Datapath {
         Ok(undone)
     }
 
+    /// To be called before a process ends that does not end enforcement. Where pins are gone and cannot be put back, what
+    /// judges packets ends with the process, but not the programs at links: they let nothing through any more until another
+    /// process guards these links. True if it came to that.
+    ///
+    /// # Errors
+    /// If the maps cannot be written.
+    pub fn leave(&mut self) -> Result<bool, ApplyError> {
+        let Err(error) = self.mend() else { return Ok(false) };
+        tracing::error!(%error, "what judges packets ends with this process: links of pods are closed until the next one");
+        self.guard(&self.doors.closed())?;
+        Ok(true)
+    }
+
     /// Makes the kernel enforce exactly this plan, whatever it enforces now. Only the difference is written, in an
     /// order that keeps every pod on one whole policy at every instant.
     ///

@@ -108,6 +108,11 @@ impl Doors {
         Ok((guarded, changed || settled))
     }
 
+    /// The ports as they are guarded now, closed: as if nobody knew their pods.
+    pub(crate) fn closed(&self) -> BTreeMap<u32, Port> {
+        self.ports.iter().map(|(index, port)| (*index, Port { pod: false, ..*port })).collect()
+    }
+
     /// Looks whether all programs are still where they were put, and puts those back that are not.
     pub(crate) fn check(&mut self, namespace: &Namespace) -> Result<Guarded, Error> {
         if self.programs.is_none() {

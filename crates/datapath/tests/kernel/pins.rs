@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use libbpf_rs::Link;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -10,7 +11,7 @@ use ringfence_datapath::{Datapath, Undone};
 
 use crate::kit::net::{Joint, Net, WORLD, address};
 use crate::kit::plan::Hand;
-use crate::kit::talk::{Echo, Flood, is_refused, reaches};
+use crate::kit::talk::{Datagrams, Echo, Flood, Sink, is_refused, reaches};
 use ringfence_engine::Plan;
 use ringfence_model::Protocol;
 
@@ -165,33 +166,22 @@ fn mounting<T: Send>(receiving: MsFlags, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(inside).join()).unwrap()
 }
 
-/// The agent's container has a mount of its own, which stays.
-#[test]
-fn a_container_hears_that_the_file_system_was_unmounted_on_the_node() {
-    if !crate::kit::can_run() {
-        return;
-    }
-    let net = Net::new(Joint::Routes, 1);
-    let _server = Echo::new(&net.pods[0], &address(2), 22);
+/// Does something in a container of a node: with a mount of its own of the file system of the pins, which hears of the
+/// node's. It is called before and after the node has unmounted its one.
+fn container(net: &Net, before: impl FnOnce() -> Datapath + Send, after: impl FnOnce(Datapath) + Send) {
     mounting(MsFlags::MS_PRIVATE, || {
         fs::create_dir_all(&net.pins.0).unwrap();
         mount(Some("bpf"), &net.pins.0, Some("bpf"), MsFlags::empty(), None::<&str>).unwrap();
         mount(None::<&str>, &net.pins.0, None::<&str>, MsFlags::MS_SHARED, None::<&str>).unwrap();
         let (tell, told) = std::sync::mpsc::channel();
         let (unmounted, wait) = std::sync::mpsc::channel::<()>();
-        let net = &net;
         std::thread::scope(|scope| {
             let container = scope.spawn(move || {
                 mounting(MsFlags::MS_SLAVE, move || {
-                    let mut datapath = net.open();
-                    datapath.sync(&guarded()).unwrap();
-                    assert_eq!(datapath.mend().unwrap(), Undone::default());
+                    let datapath = before();
                     tell.send(()).unwrap();
                     wait.recv().unwrap();
-                    let error = datapath.mend().unwrap_err().to_string();
-                    assert!(error.contains("was unmounted on the node"), "{error}");
-                    assert!(is_refused(&net.world, &address(2), 22), "and goes on enforcing");
-                    net.detach(datapath);
+                    after(datapath);
                 });
             });
             told.recv().unwrap();
@@ -200,4 +190,61 @@ fn a_container_hears_that_the_file_system_was_unmounted_on_the_node() {
             container.join().unwrap();
         });
     });
+}
+
+/// The agent's container has a mount of its own, which stays.
+#[test]
+fn a_container_hears_that_the_file_system_was_unmounted_on_the_node() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let net = Net::new(Joint::Routes, 1);
+    let _server = Echo::new(&net.pods[0], &address(2), 22);
+    let before = || {
+        let mut datapath = net.open();
+        datapath.sync(&guarded()).unwrap();
+        assert_eq!(datapath.mend().unwrap(), Undone::default());
+        datapath
+    };
+    container(&net, before, |mut datapath| {
+        let error = datapath.mend().unwrap_err().to_string();
+        assert!(error.contains("was unmounted on the node"), "{error}");
+        assert!(is_refused(&net.world, &address(2), 22), "and goes on enforcing");
+        net.detach(datapath);
+    });
+}
+
+/// What is pinned nowhere ends with the process: then links are closed, and open again with the next one.
+#[test]
+fn an_agent_that_cannot_pin_closes_the_links_before_it_ends() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    for joint in [Joint::Routes, Joint::Bridge] {
+        let net = Net::new(joint, 1);
+        let open = || {
+            let mut datapath = net.open();
+            datapath.sync(&guarded()).unwrap();
+            net.guard(&mut datapath);
+            datapath
+        };
+        let _server = Echo::new(&net.pods[0], &address(2), 22);
+        let denied = Mutex::new(None);
+        let before = || {
+            let mut datapath = open();
+            assert!(!datapath.leave().unwrap(), "what is pinned stays, and nothing is closed");
+            *denied.lock().unwrap() = Some(Flood::new(&net.world, &net.pods[0], &address(2), 81));
+            datapath
+        };
+        container(&net, before, |mut datapath| assert!(datapath.leave().unwrap()));
+        // The container is gone with its mounts, and with them every link to netfilter.
+        assert!(is_refused(&net.world, &address(2), 22), "{joint:?}");
+        let datapath = open();
+        let (sent, received) = denied.into_inner().unwrap().unwrap().end();
+        assert!(sent > 100 && received == 0, "{joint:?}: {received} of {sent} denied packets passed");
+        let sink = Sink::new(&net.pods[0], &address(2), 80);
+        Datagrams::new(&net.world, WORLD, &address(2), 80).are_dead_at_once();
+        assert!(sink.receives(), "{joint:?}: open again");
+        net.detach(datapath);
+    }
 }
