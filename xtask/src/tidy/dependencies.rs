@@ -30,7 +30,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ),
     ("ringfence-install", &["ringfence-agent", "ringfence-k8s"]),
     ("ringfence-lab", &["ringfence-agent", "ringfence-datapath", "ringfence-netns", "ringfence-cni", "ringfence-k8s"]),
-    ("ringfence-e2e", &["ringfence-install", "ringfence-k8s", "ringfence-lab", "ringfence-netns"]),
+    (
+        "ringfence-e2e",
+        &["ringfence-datapath", "ringfence-install", "ringfence-k8s", "ringfence-lab", "ringfence-netns"],
+    ),
     ("ringfence", ALL),
     ("ringfence-bench", ALL),
     ("xtask", &[]),

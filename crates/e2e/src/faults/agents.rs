@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams};
@@ -11,6 +12,7 @@ use ringfence_e2e::cluster::eventually;
 use ringfence_e2e::pod;
 use ringfence_install::AGENT_LABEL;
 use ringfence_install::rollout::is_ready;
+use ringfence_install::status::{self, Node};
 
 use super::stage::Stage;
 
@@ -24,6 +26,13 @@ impl Stage {
         let here = ListParams::default().labels(AGENT_LABEL).fields(&format!("spec.nodeName={node}"));
         let pods = Api::<Pod>::all(self.cluster.client.clone()).list(&here).await?;
         Ok(pods.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none()))
+    }
+
+    /// What a node's agent says of itself.
+    pub(crate) async fn told(&self, number: usize) -> anyhow::Result<Node> {
+        let name = &self.nodes[number - 1];
+        let told = status::ask(&self.cluster.client).await?;
+        told.nodes.into_iter().find(|node| node.name == *name).with_context(|| format!("nobody tells of node {name}"))
     }
 
     /// Kills a node's agent as soon as there is one that runs.
@@ -41,6 +50,14 @@ impl Stage {
             // Gone already is well too.
             let _ = api.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await;
         }
+        Ok(())
+    }
+
+    /// Has a node's agent end in order, as in an upgrade.
+    pub(crate) async fn restart_agent(&self, number: usize) -> anyhow::Result<()> {
+        let pod = self.agent(number).await?.with_context(|| format!("there is no agent on node {number}"))?;
+        let api: Api<Pod> = Api::namespaced(self.cluster.client.clone(), &pod.namespace().unwrap_or_default());
+        api.delete(&pod.name_any(), &DeleteParams::default()).await?;
         Ok(())
     }
 

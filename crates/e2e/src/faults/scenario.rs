@@ -7,10 +7,13 @@
 mod bridge_settings;
 mod clock;
 mod flush;
+mod forward;
 mod guards_removed;
 mod hostile;
+mod inotify;
 mod kills;
 mod links_renamed;
+mod namespaces;
 mod nothing;
 mod outage;
 mod partition;
@@ -18,8 +21,11 @@ mod pins;
 mod plugin_configuration;
 mod port;
 mod reboot;
+mod reboot_primary;
+mod routes;
 mod runtime;
 mod starts;
+mod unmounted;
 mod upgrade;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -39,14 +45,21 @@ static ALL: &[Scenario] = &[
     upgrade::SCENARIO,
     runtime::SCENARIO,
     pins::SCENARIO,
+    unmounted::SCENARIO,
     plugin_configuration::SCENARIO,
+    inotify::SCENARIO,
     port::SCENARIO,
     partition::SCENARIO,
     clock::SCENARIO,
     flush::TABLES,
+    flush::RULES,
     flush::CONNECTIONS,
+    forward::SCENARIO,
+    routes::SCENARIO,
+    namespaces::SCENARIO,
     outage::SCENARIO,
     reboot::SCENARIO,
+    reboot_primary::SCENARIO,
     starts::DENIED,
     starts::ALLOWED,
 ];
@@ -93,6 +106,12 @@ fn everywhere(_: &Stage, _: &Options) -> Option<String> {
 fn on_this_machine(stage: &Stage, _: &Options) -> Option<String> {
     let why = "it stops processes of nodes, and this cluster's are not on this machine (--machine)";
     stage.machine.is_none().then(|| why.into())
+}
+
+/// For faults of nodes whose network is Ringfence's own.
+fn where_primary(stage: &Stage, options: &Options) -> Option<String> {
+    let why = "another plugin gives pods their network here (install --primary; e2e --cni none)";
+    on_this_machine(stage, options).or_else(|| (!stage.primary).then(|| why.into()))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use kube::{Api, ResourceExt as _};
 use ringfence_e2e::cluster::Cluster;
 use ringfence_e2e::machine::Machine;
 use ringfence_e2e::pod;
+use ringfence_install::status;
 use serde_json::{Value, json};
 
 use super::ledger::{DECIDED, Expect, Ledger, Pair};
@@ -59,6 +60,8 @@ pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
     /// The nodes as processes, if they are on this machine.
     pub(crate) machine: Option<Machine>,
+    /// Whether Ringfence is the network plugin too.
+    pub(crate) primary: bool,
     /// Names of the nodes; number 1 is the first.
     pub(crate) nodes: Vec<String>,
     /// What is seen.
@@ -79,8 +82,11 @@ impl Stage {
         }
         let nodes: Vec<String> = nodes.into_iter().take(2).collect();
         let ledger = Ledger::new();
+        let agents = status::ask(&cluster.client).await?;
+        let mut told = agents.nodes.iter().filter_map(|node| node.status.as_ref());
+        let primary = told.any(|status| status.enforcement.network.is_some());
         let (pairs, servers) = (Vec::new(), HashMap::new());
-        let mut stage = Self { cluster, machine, nodes, ledger, pairs, servers, visit: false };
+        let mut stage = Self { cluster, machine, primary, nodes, ledger, pairs, servers, visit: false };
         stage.cluster.namespace(SPACE, &json!({})).await?;
         for policy in policies() {
             stage.cluster.apply(&policy).await?;
@@ -154,9 +160,7 @@ impl Stage {
 
     /// Forgets everything that has an end on a node, which is about to go.
     pub(crate) async fn leave(&mut self, number: usize) {
-        for pair in self.pairs.iter().filter(|pair| pair.from == number || pair.to == number) {
-            pair.pair.expect(Expect::Any);
-        }
+        self.exempt(|probed| probed.from == number || probed.to == number);
         self.pairs.retain(|pair| pair.from != number && pair.to != number);
         self.servers.remove(&number);
         // The last packets of ended probers arrive.
@@ -215,9 +219,7 @@ impl Stage {
 
     /// Visitors' pairs are not judged for now.
     fn expect_any(&self, which: impl Fn(&Probed) -> bool) {
-        for pair in self.pairs.iter().filter(|pair| pair.caller == "visitor" && which(pair)) {
-            pair.pair.expect(Expect::Any);
-        }
+        self.exempt(|pair| pair.caller == "visitor" && which(pair));
     }
 
     /// As [`Self::change`], with pairs to one node left as they are: what is enforced there must stand.
@@ -233,11 +235,16 @@ impl Stage {
         self.expect_any(|pair| pair.to == node);
     }
 
-    /// Pairs with both ends on a node are not judged until they are found right.
-    pub(crate) fn exempt_within(&self, node: usize) {
-        for pair in self.pairs.iter().filter(|pair| pair.from == node && pair.to == node) {
-            pair.pair.expect(Expect::Any);
+    /// Some pairs are not judged until they are found right.
+    pub(crate) fn exempt(&self, which: impl Fn(&Probed) -> bool) {
+        for probed in self.pairs.iter().filter(|probed| which(probed)) {
+            probed.pair.expect(Expect::Any);
         }
+    }
+
+    /// What is allowed now is not judged until it is answered again; what is not is judged all the while.
+    pub(crate) fn exempt_open(&self) {
+        self.exempt(|probed| probed.pair.ticket().expect == Expect::Open);
     }
 
     /// Ends all probing, and removes what was made.

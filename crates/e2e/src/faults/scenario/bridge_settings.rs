@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ringfence_e2e::machine::Machine;
-use ringfence_install::status;
 use tokio::time::Instant;
 
 use super::super::stage::{PATIENCE, Stage};
@@ -35,7 +34,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     if !is_ready(stage, 1, true).await?.1 {
         return Ok("nothing: pods of this cluster are not on a bridge".into());
     }
-    stage.exempt_within(1);
+    stage.exempt(|pair| pair.from == 1 && pair.to == 1);
     let off = Off { machine: &machine };
     settings(&machine, 1, Some("0"))?;
     let (noticed, _) = is_ready(stage, 1, false).await?;
@@ -72,9 +71,7 @@ fn settings(machine: &Machine, node: usize, set: Option<&str>) -> anyhow::Result
 async fn is_ready(stage: &Stage, number: usize, wanted: bool) -> anyhow::Result<(Duration, bool)> {
     let since = Instant::now();
     loop {
-        let agents = status::ask(&stage.cluster.client).await?;
-        let node = agents.nodes.iter().find(|node| node.name == stage.nodes[number - 1]);
-        if let Some(status) = node.and_then(|node| node.status.as_ref())
+        if let Some(status) = stage.told(number).await?.status
             && status.ready == wanted
         {
             return Ok((since.elapsed(), status.enforcement.bridge.is_some()));

@@ -1,10 +1,9 @@
-//! Somebody takes away all tables of nftables of a node, or has it forget all connections.
+//! Somebody takes away all tables of nftables of a node, or all rules of iptables, or has it forget all connections.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 
-use super::super::ledger::Expect;
 use super::super::stage::{PATIENCE, Stage};
 use super::{Scenario, on_this_machine};
 
@@ -22,6 +21,13 @@ pub(super) const CONNECTIONS: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage, "conntrack", &["-F"])),
 };
 
+pub(super) const RULES: Scenario = Scenario {
+    name: "iptables-flush",
+    about: "All rules of iptables that filter are taken away on each node",
+    obstacle: on_this_machine,
+    run: |stage, _| Box::pin(run(stage, "iptables", &["-F"])),
+};
+
 /// How often on each node.
 const TIMES: usize = 5;
 /// By when everything that is allowed has to be answered again.
@@ -33,9 +39,7 @@ async fn run(stage: &mut Stage, program: &str, arguments: &[&str]) -> anyhow::Re
     let machine = stage.machine.clone().context("no processes of nodes")?;
     let mut slowest = Duration::ZERO;
     for number in (1..=stage.nodes.len()).cycle().take(TIMES * stage.nodes.len()) {
-        for probed in stage.pairs.iter().filter(|probed| probed.pair.ticket().expect == Expect::Open) {
-            probed.pair.expect(Expect::Any);
-        }
+        stage.exempt_open();
         let done = machine.on(number, program).args(arguments).output()?;
         let flushed = Instant::now();
         let said = String::from_utf8_lossy(&done.stderr);

@@ -1,12 +1,10 @@
-//! Somebody detaches the programs at pods' links, again and again.
+//! Somebody detaches the programs at pods' links, again and again, and removes the table that keeps connection tracking
+//! active: as who uninstalls with a wrong directory of pins.
 
-use std::process::Command;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use ringfence_e2e::machine::Machine;
-use ringfence_install::status;
-use ringfence_netns::Netlink;
+use anyhow::{Context as _, bail, ensure};
 
 use super::super::stage::{PATIENCE, Stage};
 use super::{Scenario, on_this_machine};
@@ -14,64 +12,52 @@ use super::{Scenario, on_this_machine};
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "guards-removed",
     about: "Somebody detaches the programs at pods' links",
-    obstacle: |stage, options| {
-        on_this_machine(stage, options).or_else(|| {
-            let there = Command::new(TOOL).arg("version").output().is_ok_and(|output| output.status.success());
-            (!there).then(|| format!("the program {TOOL} is missing (package bpftool)"))
-        })
-    },
+    obstacle: on_this_machine,
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// What detaches.
-const TOOL: &str = "bpftool";
-/// How often they are detached.
+/// Nothing is pinned there.
+const NOTHING: &str = "/sys/fs/bpf/nothing-is-pinned-here";
+/// How often they are detached on each node.
 const ROUNDS: usize = 3;
+/// By when they have to be back: nothing tells of it, so agents look every few seconds.
+const MENDED: Duration = Duration::from_secs(5);
 /// How often a node is asked.
-const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE: Duration = Duration::from_millis(100);
 
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let machine = stage.machine.clone().context("a cluster of this machine")?;
-    let (mut links, mut slowest) = (0, Duration::ZERO);
-    for _ in 0..ROUNDS {
-        let before = repaired(stage, 1).await?;
-        links = detach(&machine, 1)?;
+    let (mut most, mut slowest) = (0, Duration::ZERO);
+    for number in (1..=stage.nodes.len()).cycle().take(ROUNDS * stage.nodes.len()) {
+        let (links, before) = guards(stage, number).await?;
+        ensure!(links > 0, "no link is guarded on node {number}");
+        machine.inside(number, || ringfence_datapath::remove(Path::new(NOTHING)))??;
         let since = Instant::now();
-        while repaired(stage, 1).await? < before + links as u64 {
+        loop {
+            let (guarded, repaired) = guards(stage, number).await?;
+            if guarded >= links && repaired >= before + links {
+                break;
+            }
             if since.elapsed() > PATIENCE {
-                bail!("the agent of node 1 did not put back all of {links} guards");
+                bail!("the agent of node {number} did not put back all of {links} guards");
             }
             tokio::time::sleep(PAUSE).await;
         }
-        slowest = slowest.max(since.elapsed());
+        (most, slowest) = (most.max(links), slowest.max(since.elapsed()));
+        let changed = stage.change(!stage.visit).await?;
+        stage.reach(changed, PATIENCE, |_| true).await?;
     }
+    let slowest_told = slowest.as_millis();
+    ensure!(slowest <= MENDED, "guards were missing for {slowest_told} ms");
     Ok(format!(
-        "{ROUNDS} times at {links} links; back, and said in the status, after {} ms at most",
-        slowest.as_millis()
+        "{ROUNDS} times on each node at up to {most} links; back, and said in the status, after {slowest_told} ms at most"
     ))
 }
 
-/// Detaches what is in tcx at each link of a node that has something there; at how many that was.
-fn detach(machine: &Machine, node: usize) -> anyhow::Result<usize> {
-    let links = machine.inside(node, || Netlink::open()?.links())??;
-    let mut detached = 0;
-    for link in links {
-        let mut some = false;
-        for side in ["tcx_ingress", "tcx_egress"] {
-            let mut tool = machine.on(node, TOOL);
-            // It fails where nothing is attached.
-            some |= tool.args(["net", "detach", side, "dev", &link.name]).output()?.status.success();
-        }
-        detached += usize::from(some);
-    }
-    anyhow::ensure!(detached > 0, "nothing was attached in tcx on node {node}");
-    Ok(detached)
-}
-
-/// How many guards an agent has put back.
-async fn repaired(stage: &Stage, number: usize) -> anyhow::Result<u64> {
-    let agents = status::ask(&stage.cluster.client).await?;
-    let node = agents.nodes.iter().find(|node| node.name == stage.nodes[number - 1]);
-    let status = node.and_then(|node| node.status.as_ref());
-    Ok(status.with_context(|| format!("the agent of node {number} does not answer"))?.enforcement.links.repaired)
+/// How many links are guarded on a node, and how many guards its agent has put back.
+async fn guards(stage: &Stage, number: usize) -> anyhow::Result<(u64, u64)> {
+    let status =
+        stage.told(number).await?.status.with_context(|| format!("the agent of node {number} does not answer"))?;
+    let links = &status.enforcement.links;
+    Ok((links.guarded as u64, links.repaired))
 }

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ringfence_e2e::machine::Machine;
-use ringfence_install::status;
 use ringfence_netns::{Link, Netlink};
 
 use super::super::stage::{PATIENCE, Stage};
@@ -77,9 +76,7 @@ impl Drop for Renamed<'_> {
 async fn guarded(stage: &Stage, number: usize) -> anyhow::Result<()> {
     let since = Instant::now();
     loop {
-        let agents = status::ask(&stage.cluster.client).await?;
-        let node = agents.nodes.iter().find(|node| node.name == stage.nodes[number - 1]);
-        if let Some(status) = node.and_then(|node| node.status.as_ref()) {
+        if let Some(status) = stage.told(number).await?.status {
             let exposed = status.endpoints.iter().filter(|endpoint| !endpoint.guarded).count();
             if exposed == 0 && status.enforcement.links.closed.is_empty() {
                 return Ok(());

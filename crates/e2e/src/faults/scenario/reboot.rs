@@ -23,7 +23,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 /// How long a node is down.
-const LENGTH: Duration = Duration::from_secs(5);
+pub(super) const LENGTH: Duration = Duration::from_secs(5);
 /// How long its pods may take to be back.
 const BACK: Duration = Duration::from_mins(4);
 
@@ -107,7 +107,7 @@ async fn sweep(stage: &Stage, number: usize, other: usize) -> anyhow::Result<Opt
 }
 
 /// Container of each pod of the stage on a node.
-async fn containers(stage: &Stage, number: usize) -> anyhow::Result<HashMap<String, String>> {
+pub(super) async fn containers(stage: &Stage, number: usize) -> anyhow::Result<HashMap<String, String>> {
     let api: Api<Pod> = Api::namespaced(stage.cluster.client.clone(), SPACE);
     let here = kube::api::ListParams::default().fields(&format!("spec.nodeName={}", stage.nodes[number - 1]));
     let pods = api.list(&here).await?;
@@ -119,7 +119,7 @@ async fn containers(stage: &Stage, number: usize) -> anyhow::Result<HashMap<Stri
 }
 
 /// Waits until every pod runs in another container than before.
-async fn restarted(stage: &Stage, number: usize, before: &HashMap<String, String>) -> anyhow::Result<()> {
+pub(super) async fn restarted(stage: &Stage, number: usize, before: &HashMap<String, String>) -> anyhow::Result<()> {
     let end = Instant::now() + BACK;
     loop {
         let now = containers(stage, number).await.unwrap_or_default();
