@@ -39,7 +39,7 @@ pub struct Status {
     pub policies: Vec<Policy>,
     /// Addresses of local pods that are in the kernel.
     pub endpoints: Vec<Endpoint>,
-    /// Pods of this node that are denied everything in one direction because their policies do not fit.
+    /// Pods of this node whose policies do not fit.
     #[serde(default)]
     pub without_room: Vec<WithoutRoom>,
     /// What could not be understood, or is in doubt, per object.
@@ -87,6 +87,9 @@ pub struct Enforcement {
     pub adopted: bool,
     /// `cut` or `drain`: what happens to open connections that a change denies.
     pub connections: String,
+    /// `deny` or `keep`: what becomes of pods whose policies do not fit.
+    #[serde(default)]
+    pub without_room: String,
     /// Where links and maps are pinned.
     pub pin_dir: String,
     /// Why the newest state is not in the kernel; the one before it is.
@@ -263,7 +266,7 @@ pub struct Endpoint {
     pub egress: Option<String>,
 }
 
-/// A pod that is denied everything in one direction because its policies do not fit.
+/// A pod whose policies of one direction do not fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WithoutRoom {
@@ -277,6 +280,9 @@ pub struct WithoutRoom {
     pub policies: Vec<String>,
     /// What there is not enough of.
     pub room: String,
+    /// It keeps what it had; else it is denied everything in this direction.
+    #[serde(default)]
+    pub keeps: bool,
 }
 
 /// Something that was not understood or is in doubt.

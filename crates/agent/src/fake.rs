@@ -16,6 +16,7 @@ use crate::api::MapUse;
 use crate::core::Setup;
 use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
 use crate::metrics::Meters;
+use crate::run::WithoutRoom;
 
 /// What the kernel was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,7 @@ impl FakeKernel {
         Setup {
             node: node.into(),
             connections: "cut".into(),
+            without_room: WithoutRoom::Deny,
             pin_dir: "/nowhere".into(),
             enforcer: Box::new(self.clone()),
             meters: Arc::clone(meters),

@@ -53,4 +53,4 @@ pub use cluster::config as cluster;
 pub use enforcer::{Count, EnforceError, Enforcer, Facts};
 pub use primary::{Primary, unroute};
 pub use ringfence_routes::Encapsulation;
-pub use run::{Config, Connections, cleanup, forget, mount_bpf, run, wait_for_end};
+pub use run::{Config, Connections, WithoutRoom, cleanup, forget, mount_bpf, run, wait_for_end};

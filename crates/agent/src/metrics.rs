@@ -113,6 +113,7 @@ pub(crate) struct Gauges {
     pub(crate) ready: bool,
     pub(crate) failing: bool,
     pub(crate) pods_without_room: usize,
+    pub(crate) peers_without_room: usize,
     pub(crate) endpoints: usize,
     pub(crate) unknown_interfaces: usize,
     pub(crate) peers: usize,
@@ -164,8 +165,13 @@ impl Collector for Gauges {
             ("failing", "1 while the newest policy is not in the kernel", usize::from(self.failing)),
             (
                 "pods_without_room",
-                "Local pods that are denied because their policies do not fit",
+                "Local pods whose policies do not fit: they are denied, or keep what they had",
                 self.pods_without_room,
+            ),
+            (
+                "peers_without_room",
+                "Addresses of pods that everybody here denies who has policies, as there is no room for them",
+                self.peers_without_room,
             ),
             ("endpoints", "Addresses of local pods in the kernel", self.endpoints),
             ("endpoints_unchecked", "Endpoints whose source address is not checked", self.unknown_interfaces),

@@ -64,6 +64,7 @@ impl Parts {
         let setup = Setup {
             node: Name::from(config.node.as_str()),
             connections: config.connections.to_string(),
+            without_room: config.without_room,
             pin_dir: config.pin_dir.display().to_string(),
             enforcer,
             meters: Arc::clone(&meters),

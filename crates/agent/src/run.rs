@@ -38,6 +38,15 @@ pub enum Connections {
     Drain,
 }
 
+/// What becomes of pods whose policies do not fit into the kernel maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutRoom {
+    /// Nothing passes, in the direction that the policies govern.
+    Deny,
+    /// Pods keep the policies they had, and new ones are denied.
+    Keep,
+}
+
 /// How often it is looked whether another agent has ended.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -59,6 +68,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Open connections that a change denies.
     pub connections: Connections,
+    /// Pods whose policies do not fit.
+    pub without_room: WithoutRoom,
     /// Sizes of maps, by name, that differ from the defaults.
     pub map_sizes: Vec<(String, u32)>,
     /// Report connections that are let through too, not only denials.
@@ -84,6 +95,15 @@ impl std::fmt::Display for Connections {
         f.write_str(match self {
             Self::Cut => "cut",
             Self::Drain => "drain",
+        })
+    }
+}
+
+impl std::fmt::Display for WithoutRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Deny => "deny",
+            Self::Keep => "keep",
         })
     }
 }

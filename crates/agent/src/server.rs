@@ -96,7 +96,7 @@ async fn healthz(State(server): State<Server>) -> Response {
 
 async fn readyz(State(server): State<Server>) -> Response {
     match server.core.ask(Question::Ready).await {
-        Ok(Ok(())) => "ok\n".into_response(),
+        Ok(Ok(remark)) => format!("{remark}\n").into_response(),
         Ok(Err(why)) => failure(StatusCode::SERVICE_UNAVAILABLE, why),
         Err(error) => gone(error),
     }

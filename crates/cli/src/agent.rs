@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use ringfence_agent::{Chain, Config, Connections, Encapsulation, Primary};
+use ringfence_agent::{Chain, Config, Connections, Encapsulation, Primary, WithoutRoom};
 
 use crate::exit::Code;
 use crate::logging::{self, LogFormat};
@@ -91,6 +91,9 @@ struct Run {
     /// What happens to open connections that a change of policy denies
     #[arg(long, value_enum, default_value_t = OpenConnections::Cut)]
     connections: OpenConnections,
+    /// What becomes of pods whose policies do not fit into the kernel maps
+    #[arg(long, value_enum, default_value_t = WhenFull::Deny)]
+    without_room: WhenFull,
     /// Room in a kernel map, as NAME=ENTRIES; `ringfence status -o wide` lists them
     #[arg(long = "map-size", value_name = "NAME=ENTRIES", value_parser = map_size)]
     map_sizes: Vec<(String, u32)>,
@@ -145,6 +148,15 @@ enum OpenConnections {
     Cut,
     /// They go on until they end by themselves
     Drain,
+}
+
+/// What becomes of pods whose policies do not fit into the kernel maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum WhenFull {
+    /// Nothing passes, in the direction that the policies govern
+    Deny,
+    /// They keep the policies they had; new pods are denied
+    Keep,
 }
 
 fn map_size(text: &str) -> Result<(String, u32), String> {
@@ -204,6 +216,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         socket,
         metrics,
         connections,
+        without_room,
         map_sizes,
         report_allowed,
         mut plugin,
@@ -234,6 +247,10 @@ fn config(run: Run) -> anyhow::Result<Config> {
         OpenConnections::Cut => Connections::Cut,
         OpenConnections::Drain => Connections::Drain,
     };
+    let without_room = match without_room {
+        WhenFull::Deny => WithoutRoom::Deny,
+        WhenFull::Keep => WithoutRoom::Keep,
+    };
     Ok(Config {
         node,
         kubeconfig,
@@ -241,6 +258,7 @@ fn config(run: Run) -> anyhow::Result<Config> {
         socket,
         metrics,
         connections,
+        without_room,
         map_sizes,
         report_allowed,
         chain,

@@ -106,6 +106,9 @@ struct Changes {
     /// What happens to open connections that a change of policy denies [default: cut]
     #[arg(long, value_name = "HOW", value_parser = ["cut", "drain"])]
     connections: Option<String>,
+    /// What becomes of pods whose policies do not fit into the kernel maps [default: deny]
+    #[arg(long, value_name = "HOW", value_parser = ["deny", "keep"])]
+    without_room: Option<String>,
     /// How much agents log [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     log_level: Option<String>,
@@ -132,6 +135,7 @@ impl Changes {
             metrics_port: self.metrics_port.unwrap_or(values.metrics_port),
             seccomp: self.seccomp.clone().unwrap_or(values.seccomp),
             connections: or(connections, values.connections),
+            without_room: or(&self.without_room, values.without_room),
             log_level: or(log_level, values.log_level),
             log_format: or(log_format, values.log_format),
             ..values

@@ -91,14 +91,16 @@ impl fmt::Display for Room {
     }
 }
 
-/// Pods that are denied everything in one direction because their policies do not fit.
+/// Pods whose policies of one direction do not fit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refusal {
-    /// Local pods, sorted.
+    /// Local pods that are denied everything in this direction, sorted.
     pub pods: Vec<PodKey>,
+    /// Those that keep what they had instead ([`crate::Planner::keep`]), sorted.
+    pub keeping: Vec<PodKey>,
     /// The direction.
     pub direction: Direction,
-    /// The policies that would govern it, in the order of evaluation.
+    /// The policies that would govern them, in the order of evaluation.
     pub policies: Vec<PolicyId>,
     /// What there is not enough of.
     pub room: Room,

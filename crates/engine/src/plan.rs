@@ -40,6 +40,8 @@ impl ClassId {
     pub const ANY_POD: Self = Self(1);
     /// Two different contents have one hash: never has entries, so everything is denied.
     pub const CONFLICT: Self = Self(2);
+    /// There is no room for the peer ([`crate::Limits`]): every ruleset has an entry that denies it.
+    pub const NO_ROOM: Self = Self(3);
 }
 
 impl CauseId {

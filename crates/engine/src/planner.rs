@@ -32,10 +32,12 @@ mod causes;
 mod claims;
 mod classes;
 mod commit;
+mod crowd;
 mod digest;
 mod flatten;
 mod hosts;
 mod isolation;
+mod kept;
 mod layout;
 mod ledger;
 mod listing;
@@ -68,12 +70,15 @@ use ringfence_model::{Name, PolicyId};
 
 use crate::{Block, Cause, CauseId, Endpoint, EntryKey, Limits, Plan, Room, RulesetId};
 pub use claims::{Claimant, Dispute};
+pub use share::left_out;
 
 use atoms::Atoms;
 use by_subject::BySubject;
 use causes::Causes;
 use classes::{Classes, Standing};
+use crowd::Crowd;
 use hosts::Hosts;
+use kept::Kept;
 use ledger::Ledger;
 use pods::Pods;
 use policy::Policy;
@@ -126,6 +131,10 @@ pub struct Planner {
     readmitted: Vec<u32>,
     /// Local addresses that are no endpoints, because there are too many.
     unseated: BTreeSet<IpAddr>,
+    /// Rulesets that stand until there is room for those that are to come for them.
+    kept: Kept,
+    /// Addresses of pods that are no peers, because there are too many.
+    crowd: Crowd,
     published: Published,
     dirty: Dirty,
     /// How much there was to keep at the last sweep.
@@ -219,6 +228,8 @@ impl Planner {
             ousted: Vec::new(),
             readmitted: Vec::new(),
             unseated: BTreeSet::new(),
+            kept: Kept::default(),
+            crowd: Crowd::default(),
             published: Published::default(),
             dirty: Dirty::default(),
             swept: 0,

@@ -1,12 +1,13 @@
 //! One namespace asks for more than there is: it is denied, and everybody else goes on.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ringfence_engine::{Limits, Plan, Planner, Room, RulesetId, Scope};
 use ringfence_model::{
-    Action, Connection, IpBlock, Namespace, NamespaceSelection, Object, Origin, Peer, Peers, Pod, PodKey, PodPhase,
-    PodSelection, Policy, PolicyId, PolicyKind, PortMatch, PortRange, Ports, Protocol, Reason, Requirement, Rule,
-    Selector, Tier,
+    Action, Connection, IpBlock, Namespace, NamespaceSelection, Node, Object, Origin, Peer, Peers, Pod, PodKey,
+    PodPhase, PodSelection, Policy, PolicyId, PolicyKind, PortMatch, PortRange, Ports, Protocol, Reason, Requirement,
+    Rule, Selector, Tier,
 };
 
 /// Less than what the policies of `blue` below want.
@@ -37,13 +38,17 @@ impl Cluster {
     }
 
     fn pod(&mut self, key: &str, number: u8, label: &str) {
+        self.pod_at(key, "n", [10, 0, 0, number].into(), label);
+    }
+
+    fn pod_at(&mut self, key: &str, node: &str, address: IpAddr, label: &str) {
         let (namespace, name) = key.split_once('/').expect("a namespace and a name");
         self.planner.apply(Object::Pod(Pod {
             key: PodKey { namespace: namespace.into(), name: name.into() },
             uid: key.into(),
             labels: label.split_once('=').into_iter().collect(),
-            node: Some("n".into()),
-            addresses: vec![[10, 0, 0, number].into()],
+            node: Some(node.into()),
+            addresses: vec![address],
             host_network: false,
             phase: PodPhase::Running,
             terminating: false,
@@ -75,7 +80,7 @@ impl Cluster {
     fn ask(&self, from: &str, to: &str) -> ringfence_model::Verdict {
         let address = |pod: &str| {
             let found = self.plan.endpoints.iter().find(|(_, endpoint)| endpoint.pod.to_string() == pod);
-            *found.unwrap_or_else(|| panic!("{pod} is no endpoint")).0
+            found.map_or_else(|| pod.parse().expect("an endpoint, or an address"), |(address, _)| *address)
         };
         let connection = Connection {
             source: address(from),
@@ -219,4 +224,80 @@ fn what_is_refused_before_it_is_laid_out_takes_no_time() {
     cluster.blue_is_refused(Room::Breakpoints);
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     cluster.others_go_on();
+}
+
+/// A namespace with more pods than there is room for. They are on two nodes, of which one has a range.
+#[test]
+fn many_pods() {
+    let mut cluster = Cluster::new();
+    let range = "10.1.0.0/20".parse().expect("a range");
+    cluster.planner.apply(Object::Node(Node {
+        name: "far".into(),
+        labels: [("name", "far")].into_iter().collect(),
+        addresses: Vec::new(),
+        pod_cidrs: vec![range],
+    }));
+    let far = |number: u16| -> IpAddr { [10, 1, number.to_be_bytes()[0], number.to_be_bytes()[1]].into() };
+    let stray = |number: u16| -> IpAddr { [10, 2, number.to_be_bytes()[0], number.to_be_bytes()[1]].into() };
+    cluster.pod("red/open", 20, "app=open");
+    cluster.pod("red/lenient", 21, "app=lenient");
+    // Whoever is `bad` is denied, everybody else is let in: whom that misses gets in.
+    cluster.policy("red/all", "app=lenient", vec![rule(Peers::Any, Ports::Any)]);
+    let bad = Rule { action: Action::Deny, ..rule(Peers::List(vec![pods("bad=true")]), Ports::Any) };
+    cluster.planner.apply(Object::Policy(Policy {
+        id: PolicyId { kind: PolicyKind::AdminNetworkPolicy, namespace: None, name: "no-bad".into() },
+        uid: "no-bad".into(),
+        generation: 1,
+        tier: Tier::Admin,
+        priority: 1,
+        subject: PodSelection { namespaces: NamespaceSelection::Named("red".into()), pods: selector("app=lenient") },
+        ingress: Some(vec![bad.clone()]),
+        egress: Some(vec![bad]),
+    }));
+    cluster.pod_at("green/quiet", "far", far(1), "app=quiet");
+    cluster.pod_at("green/stray", "else", stray(1), "app=quiet");
+    cluster.commit();
+    let before = cluster.plan.clone();
+    for number in 0..400 {
+        cluster.pod_at(&format!("blue/far{number}"), "far", far(10 + number), "bad=true");
+        cluster.pod_at(&format!("blue/stray{number}"), "else", stray(10 + number), "bad=true");
+    }
+    cluster.commit();
+    let out: Vec<_> = cluster.planner.crowded_out().collect();
+    assert!((300..400).contains(&out.len()), "{} have no room", out.len());
+    assert!(out.iter().all(|(_, who)| &*who.pod.namespace == "blue"), "who asks for the most goes without");
+    let mut without_room = 0;
+    for address in (10..410).flat_map(|number| [far(number), stray(number)]) {
+        let address = address.to_string();
+        for (from, to) in [(&*address, "red/lenient"), ("red/lenient", &*address)] {
+            let verdict = cluster.ask(from, to);
+            assert!(!verdict.allow, "{from} to {to}: {verdict:?}");
+            without_room += usize::from(verdict.reason == Reason::NoRoom);
+        }
+        assert!(
+            cluster.may(&address, "red/open") && cluster.may("red/open", &address),
+            "who has no policy asks nobody"
+        );
+    }
+    assert_eq!(without_room, 2 * out.len());
+    // Others in the same range, next to them, of the same node, and outside.
+    let strangers = ["10.1.0.1", "10.2.0.1", "192.0.2.1", "10.2.4.1", "10.0.0.2"];
+    for stranger in strangers {
+        assert!(cluster.may(stranger, "red/lenient") && cluster.may("red/lenient", stranger), "{stranger}");
+    }
+    cluster.others_go_on();
+    assert!(cluster.plan.peers.len() <= LIMITS.peers + LIMITS.prefixes);
+    // They go: all is as it was.
+    for number in 0..400 {
+        for name in [format!("far{number}"), format!("stray{number}")] {
+            let key = PodKey { namespace: "blue".into(), name: name.as_str().into() };
+            cluster.planner.delete(&ringfence_model::ObjectKey::Pod(key));
+        }
+    }
+    cluster
+        .planner
+        .delete(&ringfence_model::ObjectKey::Pod(PodKey { namespace: "green".into(), name: "fresh".into() }));
+    cluster.commit();
+    assert_eq!(cluster.planner.crowded_out().count(), 0);
+    assert!(cluster.plan.peers.keys().all(|net| before.peers.contains_key(net)), "{:?}", cluster.plan.peers);
 }

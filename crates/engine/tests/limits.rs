@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringfence_engine::generate::{Event, Rng, Settings};
 use ringfence_engine::{Block, CauseId, Delta, Limits, Plan, Planner, RulesetId, Scope};
-use ringfence_model::{Direction, Name, Object, PodPhase, Reason};
+use ringfence_model::{Direction, Name, Object, PodPhase, Reason, World};
 
 fn feed(planner: &mut Planner, event: &Event) {
     match event {
@@ -46,7 +46,7 @@ fn some_limits(rng: &mut Rng, plan: &Plan) -> Limits {
     let mut less = |used: usize| if rng.percent(50) { usize::MAX } else { used * rng.below(120) / 100 };
     Limits {
         endpoints: less(used.endpoints),
-        peers: usize::MAX,
+        peers: less(used.peers),
         prefixes: less(used.prefixes),
         entries: less(used.entries),
         breakpoints: less(used.breakpoints),
@@ -55,12 +55,19 @@ fn some_limits(rng: &mut Rng, plan: &Plan) -> Limits {
     }
 }
 
-fn is_within(plan: &Plan, limits: Limits) -> bool {
+/// How many addresses of nodes and domain names there are: they are peers whatever else there is no room for.
+fn hosts(world: &World) -> usize {
+    let nodes = world.nodes.values().map(|node| node.addresses.len());
+    nodes.chain(world.domains.values().map(|domain| domain.addresses.len() + domain.lingering.len())).sum()
+}
+
+fn is_within(plan: &Plan, limits: Limits, hosts: usize) -> bool {
     // What says that there is no room takes up room itself, where there is any.
     let used = used(plan);
     used.endpoints <= limits.endpoints
-        && used.prefixes <= limits.prefixes
-        && used.entries <= limits.entries.max(2)
+        && used.peers <= limits.peers.saturating_add(hosts)
+        && used.prefixes <= limits.prefixes.max(2)
+        && used.entries <= limits.entries.max(3)
         && used.breakpoints <= limits.breakpoints.max(1)
         && used.causes <= limits.causes.max(1)
 }
@@ -87,7 +94,11 @@ fn plans_with_limits_are_functions_of_the_world_and_the_sum_of_their_deltas() {
                 planner.sweep_now();
             }
             assert_eq!(folded, planner.plan(), "deltas, seed {seed}, step {step}");
-            assert!(is_within(&folded, limits), "seed {seed}, step {step}: {:?} of {limits:?}", used(&folded));
+            assert!(
+                is_within(&folded, limits, hosts(&world)),
+                "seed {seed}, step {step}: {:?} of {limits:?}",
+                used(&folded)
+            );
             let mut objects: Vec<_> = world.objects().collect();
             rng.shuffle(&mut objects);
             assert_eq!(folded, fresh(limits, objects), "fresh, seed {seed}, step {step}, {limits:?}");
@@ -206,26 +217,34 @@ fn at_every_write_a_pod_is_on_one_whole_policy_or_denied_for_want_of_room() {
         let mut world = settings.world(rng);
         let limits = Limits { endpoints: usize::MAX, ..some_limits(rng, &fresh(Limits::NONE, world.objects())) };
         let mut planner = Planner::with_limits(Scope::Cluster, limits);
-        planner.reset(world.objects());
-        planner.commit();
+        let mut free = Planner::new(Scope::Cluster);
+        for planner in [&mut planner, &mut free] {
+            planner.reset(world.objects());
+            planner.commit();
+        }
         for step in 0..8 {
-            let before = planner.plan();
+            let (before, free_before) = (planner.plan(), free.plan());
             for _ in 0..=rng.below(2) {
                 let policies = |event: &Event| matches!(event, Event::Apply(Object::Policy(_)));
                 let Some(event) = (0..100).map(|_| settings.event(rng, &world)).find(policies) else { continue };
                 event.happen(&mut world);
                 feed(&mut planner, &event);
+                feed(&mut free, &event);
             }
             let deltas = planner.commit();
-            let after = planner.plan();
+            free.commit();
+            let (after, free_after) = (planner.plan(), free.plan());
             let asked: Vec<_> = (0..60).map(|_| settings.connection(rng, &world)).collect();
             let mut plan = before.clone();
             for write in deltas.iter().flat_map(writes) {
                 plan.apply(&write);
                 for connection in &asked {
                     for direction in [Direction::Ingress, Direction::Egress] {
-                        let [old, now, new] = [&before, &plan, &after].map(|plan| plan.judge(connection, direction));
-                        let whole = now == old || now == new || now.reason == Reason::NoRoom;
+                        let plans = [&before, &after, &free_before, &free_after];
+                        let now = plan.judge(connection, direction);
+                        // Who is not closed on account of a crowd any more, or not yet, is judged as if there was room.
+                        let whole = plans.iter().any(|plan| plan.judge(connection, direction) == now);
+                        let whole = whole || now.reason == Reason::NoRoom;
                         assert!(whole, "seed {seed}, step {step}: {connection:?}: {now:?} after {write:?}");
                         questions += 1;
                         denied += usize::from(now.reason == Reason::NoRoom);
@@ -235,4 +254,65 @@ fn at_every_write_a_pod_is_on_one_whole_policy_or_denied_for_want_of_room() {
         }
     }
     assert!(questions > 100_000 && denied > 1000, "{questions} questions, {denied} denied");
+}
+
+#[test]
+fn who_keeps_has_what_it_had_and_nobody_else_notices() {
+    let (mut kept, mut denied, mut same) = (0, 0, 0);
+    for seed in 0..120 {
+        let rng = &mut Rng::new(seed);
+        let settings = Settings::default();
+        let mut world = settings.world(rng);
+        let some = some_limits(rng, &fresh(Limits::NONE, world.objects()));
+        // What is asked of peers splits their classes, whoever is in force.
+        let limits = Limits { endpoints: usize::MAX, peers: usize::MAX, entries: usize::MAX, ..some };
+        let mut planners = [(); 2].map(|()| Planner::with_limits(Scope::Cluster, limits));
+        planners[1].keep(true);
+        for planner in &mut planners {
+            planner.reset(world.objects());
+        }
+        let mut folded = Plan::default();
+        for step in 0..20 {
+            let before = folded.clone();
+            for _ in 0..rng.below(4) {
+                let event = settings.event(rng, &world);
+                event.happen(&mut world);
+                planners.iter_mut().for_each(|planner| feed(planner, &event));
+            }
+            planners[0].commit();
+            planners[1].commit().iter().for_each(|delta| folded.apply(delta));
+            let denying = planners[0].plan();
+            assert_eq!(folded, planners[1].plan(), "deltas, seed {seed}, step {step}");
+            assert!(
+                is_within(&folded, limits, hosts(&world)),
+                "seed {seed}, step {step}: {:?} of {limits:?}",
+                used(&folded)
+            );
+            for (address, endpoint) in &denying.endpoints {
+                let (now, had) = (&folded.endpoints[address], before.endpoints.get(address));
+                for direction in [Direction::Ingress, Direction::Egress] {
+                    let (strict, now) = (endpoint.ruleset(direction), now.ruleset(direction));
+                    let had = had.filter(|had| had.uid == endpoint.uid).map(|had| had.ruleset(direction));
+                    let keeps = strict == RulesetId::NO_ROOM && Some(now) == had && now != strict;
+                    assert!(now == strict || keeps, "seed {seed}, step {step}: {endpoint:?}: {now:?} after {had:?}");
+                    kept += usize::from(keeps);
+                    denied += usize::from(now == RulesetId::NO_ROOM);
+                }
+            }
+            for _ in 0..40 {
+                let connection = settings.connection(rng, &world);
+                for direction in [Direction::Ingress, Direction::Egress] {
+                    let [strict, now] = [&denying, &folded].map(|plan| plan.judge(&connection, direction));
+                    assert!(strict == now || strict.reason == Reason::NoRoom, "seed {seed}: {connection:?}: {now:?}");
+                    same += usize::from(strict == now && strict.allow);
+                }
+            }
+        }
+        let keeping: usize = planners[1].refusals().iter().map(|refusal| refusal.keeping.len()).sum();
+        let all = |planner: &Planner| -> usize {
+            planner.refusals().iter().map(|refusal| refusal.pods.len() + refusal.keeping.len()).sum()
+        };
+        assert!(keeping <= all(&planners[1]) && all(&planners[0]) == all(&planners[1]), "seed {seed}");
+    }
+    assert!(kept > 300 && denied > 1000 && same > 1000, "{kept} kept, {denied} denied, {same} the same");
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::manifest::{
     self, API_HOST, API_PORT, ApiServer, BIN_DIR, CONF_DIR, CniDirs, ENCAPSULATION, METRICS, Mode, Seccomp, Values,
+    WITHOUT_ROOM,
 };
 use crate::{AGENT_LABEL, Progress, objects, rollout};
 
@@ -130,6 +131,7 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
         se_linux: context.get("seLinuxOptions").cloned(),
         extra_args: words.iter().filter(|word| is_extra(word)).map(|word| (*word).to_owned()).collect(),
         connections: flag("--connections=", defaults.connections),
+        without_room: flag(WITHOUT_ROOM, defaults.without_room),
         log_level: level.unwrap_or(&defaults.log_level).to_owned(),
         log_format: flag("--log-format=", defaults.log_format),
     })
@@ -137,7 +139,7 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
 
 /// Whether an argument of the agent is none that follows from another value.
 fn is_extra(word: &str) -> bool {
-    let known = [METRICS, ENCAPSULATION, CONF_DIR, BIN_DIR, "--connections=", "--log-format="];
+    let known = [METRICS, ENCAPSULATION, CONF_DIR, BIN_DIR, "--connections=", WITHOUT_ROOM, "--log-format="];
     !["agent", "--primary"].contains(&word) && !known.iter().any(|flag| word.starts_with(flag))
 }
 
@@ -240,6 +242,7 @@ mod tests {
             se_linux: Some(json!({"type": "spc_t"})),
             extra_args: vec!["--report-allowed".into(), "--pin-dir=/sys/fs/bpf/x".into()],
             connections: "drain".into(),
+            without_room: "keep".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
         };

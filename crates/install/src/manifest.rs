@@ -24,6 +24,8 @@ pub(crate) const CONF_DIR: &str = "--cni-conf-dir=";
 pub(crate) const BIN_DIR: &str = "--cni-bin-dir=";
 /// The agent's argument for where probes and Prometheus are answered.
 pub(crate) const METRICS: &str = "--metrics=";
+/// The agent's argument for what becomes of pods whose policies do not fit.
+pub(crate) const WITHOUT_ROOM: &str = "--without-room=";
 /// Where they are, unless chosen otherwise. The port is OpenTelemetry's default for Prometheus exporters, too.
 const METRICS_PORT: u16 = 9464;
 /// Variables by which programs in a cluster find its API server.
@@ -169,6 +171,8 @@ pub struct Values {
     pub extra_args: Vec<String>,
     /// `cut` or `drain`: what happens to open connections that a change of policy denies.
     pub connections: String,
+    /// `deny` or `keep`: what becomes of pods whose policies do not fit into the kernel maps.
+    pub without_room: String,
     /// How much agents log: `error`, `warn`, `info`, `debug`, `trace`.
     pub log_level: String,
     /// `text` or `json`.
@@ -191,6 +195,7 @@ impl Default for Values {
             se_linux: None,
             extra_args: Vec::new(),
             connections: "cut".into(),
+            without_room: "deny".into(),
             log_level: "info".into(),
             log_format: "text".into(),
         }
@@ -255,6 +260,7 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
     let arguments = container.get_mut("args")?.as_array_mut()?;
     let flags = [
         ("--connections=", &values.connections),
+        (WITHOUT_ROOM, &values.without_room),
         ("--log-format=", &values.log_format),
         (CONF_DIR, &values.cni.conf),
         (BIN_DIR, &values.cni.bin),
@@ -349,11 +355,19 @@ mod tests {
             se_linux: Some(json!({"type": "spc_t"})),
             extra_args: vec!["--dns-server=10.0.0.9".into()],
             connections: "drain".into(),
+            without_room: "keep".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
         };
         let text = daemon_set(&values).to_string();
-        for part in ["registry.example/ringfence:9", "Always", "--primary", "--connections=drain", "json", "debug,"] {
+        for part in [
+            "registry.example/ringfence:9",
+            "Always",
+            "--primary",
+            "--connections=drain",
+            "--without-room=keep",
+            "debug,",
+        ] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         for part in

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use ringfence_install::manifest::{self, CniDirs, Mode, Values};
-use serde_json::Value;
+use ringfence_install::manifest::{self, CniDirs, Mode, Seccomp, Values};
+use serde_json::{Value, json};
 
 /// The module that `helm` is built of, where none is installed.
 const MODULE: &str = "helm.sh/helm/v3/cmd/helm@v3.22.0";
@@ -81,7 +81,7 @@ fn the_static_manifest_is_what_helm_renders() {
 fn what_install_writes_is_what_helm_renders() {
     let Some(helm) = helm() else { return };
     let plain = Values::default;
-    let cases: [(Values, &str, &[&str]); 9] = [
+    let cases: [(Values, &str, &[&str]); 13] = [
         (plain(), manifest::NAMESPACE, &[]),
         (Values { mode: Mode::Primary, ..plain() }, manifest::NAMESPACE, &["mode=primary"]),
         (
@@ -111,10 +111,113 @@ fn what_install_writes_is_what_helm_renders() {
             manifest::NAMESPACE,
             &["connections=drain", "log.level=debug", "log.format=json"],
         ),
+        (Values { mode: Mode::Alone, ..plain() }, manifest::NAMESPACE, &["mode=alone"]),
+        (
+            Values { without_room: "keep".into(), metrics_port: 9999, ..plain() },
+            manifest::NAMESPACE,
+            &["withoutRoom=keep", "metrics.port=9999"],
+        ),
+        (
+            Values {
+                seccomp: Seccomp::Localhost("a/b.json".into()),
+                se_linux: Some(json!({"type": "spc_t"})),
+                ..plain()
+            },
+            manifest::NAMESPACE,
+            &["seccompProfile.type=Localhost", "seccompProfile.localhostProfile=a/b.json", "seLinuxOptions.type=spc_t"],
+        ),
+        (
+            Values { extra_args: vec!["--map-size=flows=1000".into(), "--dns-server=10.0.0.9:53".into()], ..plain() },
+            manifest::NAMESPACE,
+            &["extraArgs={--map-size=flows=1000,--dns-server=10.0.0.9:53}"],
+        ),
     ];
     for (values, namespace, set) in cases {
         let rendered = manifest::documents(&template(&helm, namespace, set)).unwrap();
         assert_eq!(by_title(manifest::objects(&values).unwrap()), by_title(rendered), "{values:?}");
+    }
+}
+
+/// The DaemonSet of the chart with a value.
+fn daemon_set(helm: &Path, set: &[&str]) -> Value {
+    let rendered = manifest::documents(&template(helm, manifest::NAMESPACE, set)).unwrap();
+    rendered.into_iter().find(|object| object["kind"] == "DaemonSet").unwrap()
+}
+
+/// What `install` does not write: each value changes what it is about, and nothing else.
+#[test]
+fn values_of_the_chart_alone_show_where_they_belong() {
+    let Some(helm) = helm() else { return };
+    let plain = daemon_set(&helm, &[]);
+    let pod = "/spec/template/spec";
+    let agent = format!("{pod}/containers/0");
+    let arguments = plain.pointer(&format!("{agent}/args")).unwrap();
+    // An argument comes after the one before it.
+    let with = |before: &str, new: &str| {
+        let mut arguments = arguments.as_array().unwrap().clone();
+        let place = arguments.iter().position(|argument| argument.as_str().unwrap().starts_with(before)).unwrap();
+        arguments.insert(place + 1, json!(new));
+        json!(arguments)
+    };
+    let metrics = |address: &str| {
+        let metrics = |argument: &Value| match argument.as_str().unwrap() {
+            text if text.starts_with("--metrics=") => json!(format!("--metrics={address}:9464")),
+            text => json!(text),
+        };
+        json!(arguments.as_array().unwrap().iter().map(metrics).collect::<Vec<_>>())
+    };
+    let cases: [(&str, String, Value); 9] = [
+        ("reportAllowed=true", format!("{agent}/args"), with("--without-room", "--report-allowed")),
+        ("clusterDomain=k.example", format!("{agent}/args"), with("--without-room", "--cluster-domain=k.example")),
+        ("metrics.address=0.0.0.0", format!("{agent}/args"), metrics("0.0.0.0")),
+        ("resources.limits.memory=1Gi", format!("{agent}/resources/limits/memory"), json!("1Gi")),
+        ("resources.requests.cpu=1", format!("{agent}/resources/requests/cpu"), json!(1)),
+        ("maxUnavailable=3", "/spec/updateStrategy/rollingUpdate/maxUnavailable".into(), json!(3)),
+        ("nodeSelector.pool=edge", format!("{pod}/nodeSelector/pool"), json!("edge")),
+        ("priorityClassName=mine", format!("{pod}/priorityClassName"), json!("mine")),
+        ("imagePullSecrets[0].name=key", format!("{pod}/imagePullSecrets"), json!([{"name": "key"}])),
+    ];
+    for (set, place, expected) in cases {
+        let mut changed = daemon_set(&helm, &[set]);
+        assert_eq!(changed.pointer(&place), Some(&expected), "{set}");
+        let (parent, key) = place.rsplit_once('/').unwrap();
+        let before = plain.pointer(&place).cloned();
+        match (before, changed.pointer_mut(parent).unwrap()) {
+            (Some(before), holder) => holder[key] = before,
+            (None, holder) => drop(holder.as_object_mut().unwrap().remove(key)),
+        }
+        // Probes ask where metrics are.
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            let host = format!("{agent}/{probe}/httpGet/host");
+            *changed.pointer_mut(&host).unwrap() = plain.pointer(&host).unwrap().clone();
+        }
+        assert_eq!(changed, plain, "{set} changes something else, too");
+    }
+}
+
+#[test]
+fn prometheus_finds_agents_by_a_service_if_it_is_wanted() {
+    let Some(helm) = helm() else { return };
+    let services = |set: &[&str]| {
+        let rendered = manifest::documents(&template(&helm, "net", set)).unwrap();
+        rendered.into_iter().filter(|object| object["kind"] == "Service").collect::<Vec<_>>()
+    };
+    assert_eq!(services(&[]), Vec::<Value>::new());
+    let found = services(&["metrics.service=true", "metrics.address=0.0.0.0", "metrics.port=9999"]);
+    let [service] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((&service["spec"]["clusterIP"], &service["spec"]["ports"][0]["port"]), (&json!("None"), &json!(9999)));
+    assert_eq!(service["metadata"]["namespace"], "net");
+}
+
+/// Every value of the chart is in some case here.
+#[test]
+fn every_value_is_tried() {
+    let values = std::fs::read_to_string(root().join("deploy/helm/ringfence/values.yaml")).unwrap();
+    let values: Value = serde_saphyr::from_str(&values).unwrap();
+    let tests = std::fs::read_to_string(root().join("crates/install/tests/chart.rs")).unwrap();
+    for name in values.as_object().unwrap().keys() {
+        let tried = ["=", ".", "["].iter().any(|end| tests.contains(&format!("\"{name}{end}")));
+        assert!(tried, "no case sets {name}");
     }
 }
 
@@ -136,6 +239,8 @@ fn wrong_values_are_refused() {
         "maxUnavailable=lots",
         "encapsulation=never",
         "apiServer.port=0",
+        "withoutRoom=drop",
+        "connections=keep",
     ] {
         let output = run(&helm, &["template", "ringfence", "deploy/helm/ringfence", "--set", wrong]);
         let said = String::from_utf8_lossy(&output.stderr);

@@ -156,6 +156,7 @@ impl Core {
     /// Takes note of who goes without, and of what is enforced as written.
     fn tell_refusals(&mut self) {
         self.refusals = self.planner.refusals();
+        self.note_crowd();
         let told = room::reasons(&self.refusals, &self.setup.node);
         for (policy, why) in told.iter().filter(|(policy, _)| !self.index.is_refused(policy)) {
             tracing::warn!(%policy, "{why}");

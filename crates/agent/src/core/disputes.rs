@@ -58,7 +58,7 @@ impl Core {
                 message: sentence(dispute),
             })
         });
-        claims.collect()
+        claims.chain(self.crowd_claims()).collect()
     }
 
     /// What the status says of each pod.

@@ -90,8 +90,8 @@ pub(crate) enum Message {
 /// What can be asked, and where the answer goes.
 #[derive(Debug)]
 pub(crate) enum Question {
-    /// Why this node is not guarded as it should be, if it is not.
-    Ready(oneshot::Sender<Result<(), String>>),
+    /// Why this node is not guarded as it should be, if it is not; else what there is to say all the same.
+    Ready(oneshot::Sender<Result<String, String>>),
     /// Why pods of this node cannot be served, if they cannot.
     Serving(oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<api::Status>),

@@ -19,7 +19,7 @@ impl Core {
     /// Answers a question. That the asker has gone meanwhile is no error.
     pub(super) fn answer(&mut self, question: Question) {
         match question {
-            Question::Ready(reply) => drop(reply.send(self.readiness())),
+            Question::Ready(reply) => drop(reply.send(self.readiness().map(|()| self.remark()))),
             Question::Serving(reply) => drop(reply.send(self.serving())),
             // What is told of the cluster and of the kernel is of one state, whatever came just before the question.
             Question::Status(reply) => {
@@ -55,6 +55,18 @@ impl Core {
         self.setup.meters.mended.troubles().into_iter().next().map_or(Ok(()), Err)
     }
 
+    /// What is said of a node that is ready. Where policies do not fit it stays so: a tenant must not be able to hold up the
+    /// agents' rollout, or what else asks whether nodes are ready.
+    fn remark(&self) -> String {
+        let pods = room::pods(&self.refusals);
+        let without = |count: usize, whose| (count > 0).then(|| format!("; no room for {whose} of {count} pods"));
+        let policies = without(pods, "the policies").unwrap_or_default();
+        let crowded = self.crowded;
+        let peers =
+            if crowded == 0 { String::new() } else { format!("; no room for {crowded} addresses of pods as peers") };
+        format!("ok{policies}{peers}")
+    }
+
     /// Whether pods of this node can have a network that is guarded, or what is in the way.
     fn serving(&self) -> Result<(), String> {
         if let Some(bypass) = self.chain.as_ref().and_then(|chain| chain.bypass.as_ref()) {
@@ -83,6 +95,7 @@ impl Core {
             enforcement: api::Enforcement {
                 adopted: facts.adopted,
                 connections: self.setup.connections.clone(),
+                without_room: self.setup.without_room.to_string(),
                 pin_dir: self.setup.pin_dir.clone(),
                 error: self.failure.as_ref().map(|failure| failure.error.to_string()),
                 gates: self.held.gates.iter().map(ToString::to_string).collect(),
@@ -111,6 +124,7 @@ impl Core {
             warnings.push(format!("the newest policy is not in the kernel: {}", failure.error));
         }
         warnings.extend(room::warnings(&self.refusals));
+        warnings.extend(self.crowd_warning());
         let unseated = self.planner.unseated().count();
         if unseated > 0 {
             warnings.push(format!(
@@ -248,6 +262,7 @@ impl Core {
             ready: self.ready,
             failing: self.failure.is_some(),
             pods_without_room: room::pods(&self.refusals),
+            peers_without_room: self.crowded,
             endpoints: self.held.endpoints.len(),
             unknown_interfaces: self.held.endpoints.len() - self.interfaces_known(),
             peers: self.held.peers.len(),
@@ -296,7 +311,9 @@ impl Core {
 
 fn without_room(refusal: &ringfence_engine::Refusal) -> impl Iterator<Item = api::WithoutRoom> {
     let policies: Vec<_> = refusal.policies.iter().map(ToString::to_string).collect();
-    refusal.pods.iter().map(move |pod| api::WithoutRoom {
+    let denied = refusal.pods.iter().map(|pod| (pod, false));
+    denied.chain(refusal.keeping.iter().map(|pod| (pod, true))).map(move |(pod, keeps)| api::WithoutRoom {
+        keeps,
         namespace: pod.namespace.to_string(),
         pod: pod.name.to_string(),
         direction: refusal.direction.to_string(),

@@ -1,23 +1,29 @@
 //! What does not fit, in words.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ringfence_engine::Refusal;
-use ringfence_model::{PodKey, PolicyId};
+use ringfence_model::{Name, PodKey, PolicyId};
 
-/// Pods and policies that are named; the others are counted.
+use super::state::Core;
+use crate::problem::{Claim, NO_CAPACITY};
+
+/// Pods, namespaces and policies that are named; the others are counted.
 const NAMED: usize = 3;
+/// Most pods about which Events are written at a time.
+const TOLD: usize = 64;
 
 /// Why each policy is not enforced as written on a node.
 pub(super) fn reasons(refusals: &[Refusal], node: &str) -> BTreeMap<PolicyId, String> {
     let mut reasons = BTreeMap::new();
-    for Refusal { pods, direction, policies, room } in refusals {
-        for policy in policies {
+    for refusal in refusals {
+        for policy in &refusal.policies {
             reasons.entry(policy.clone()).or_insert_with(|| {
                 format!(
-                    "node {node}: no room in {room}. {direction} of {} is denied whole there until their policies fit. hint: \
-                     fewer port ranges, blocks or rules for these pods, or a larger map",
-                    some(pods)
+                    "node {node}: no room in {}. {} until their policies fit. hint: fewer port ranges, blocks or rules for \
+                     these pods, or a larger map",
+                    refusal.room,
+                    fate(refusal, " there"),
                 )
             });
         }
@@ -25,11 +31,22 @@ pub(super) fn reasons(refusals: &[Refusal], node: &str) -> BTreeMap<PolicyId, St
     reasons
 }
 
+/// What becomes of the pods.
+fn fate(refusal: &Refusal, there: &str) -> String {
+    let Refusal { pods, keeping, direction, .. } = refusal;
+    let denied = || format!("{direction} of {} is denied whole{there}", some(pods));
+    let kept = || format!("{} keep for {direction} what they had{there}", some(keeping));
+    match (&pods[..], &keeping[..]) {
+        (_, []) => denied(),
+        ([], _) => kept(),
+        _ => format!("{}, {}", denied(), kept()),
+    }
+}
+
 /// The same for a status, the first few only.
 pub(super) fn warnings(refusals: &[Refusal]) -> Vec<String> {
     let warning = |refusal: &Refusal| {
-        let Refusal { pods, direction, policies, room } = refusal;
-        format!("no room in {room}. {direction} of {} is denied whole until {} fit", some(pods), some(policies))
+        format!("no room in {}. {} until {} fit", refusal.room, fate(refusal, ""), some(&refusal.policies))
     };
     let mut warnings: Vec<_> = refusals.iter().take(NAMED).map(warning).collect();
     if let Some(more @ 1..) = refusals.len().checked_sub(NAMED) {
@@ -38,10 +55,10 @@ pub(super) fn warnings(refusals: &[Refusal]) -> Vec<String> {
     warnings
 }
 
-/// How many different pods go without.
+/// How many different pods have policies that do not fit.
 pub(super) fn pods(refusals: &[Refusal]) -> usize {
-    let pods = refusals.iter().flat_map(|refusal| &refusal.pods);
-    pods.collect::<std::collections::BTreeSet<&PodKey>>().len()
+    let pods = refusals.iter().flat_map(|refusal| refusal.pods.iter().chain(&refusal.keeping));
+    pods.collect::<BTreeSet<&PodKey>>().len()
 }
 
 fn some(things: &[impl std::fmt::Display]) -> String {
@@ -49,6 +66,53 @@ fn some(things: &[impl std::fmt::Display]) -> String {
     match things.len().checked_sub(NAMED) {
         Some(more @ 1..) => format!("{named} and {more} more"),
         _ => named,
+    }
+}
+
+impl Core {
+    /// Says in the log, and to whoever writes Events, that other pods have no room among the peers than before.
+    pub(super) fn note_crowd(&mut self) {
+        let crowded = self.planner.crowded_out_count();
+        if std::mem::replace(&mut self.crowded, crowded) != crowded {
+            self.index.raise();
+            match self.crowd_warning() {
+                Some(warning) => tracing::warn!("{warning}"),
+                None => tracing::info!("there is room for the addresses of all pods again"),
+            }
+        }
+    }
+
+    /// What there is to say of pods that have no room among the peers, and whose they are.
+    pub(super) fn crowd_warning(&self) -> Option<String> {
+        if self.crowded == 0 {
+            return None;
+        }
+        let mut namespaces: BTreeMap<Name, usize> = BTreeMap::new();
+        for (_, who) in self.planner.crowded_out() {
+            *namespaces.entry(who.pod.namespace).or_default() += 1;
+        }
+        let mut namespaces: Vec<_> = namespaces.into_iter().map(|(name, count)| (count, name)).collect();
+        namespaces.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        let namespaces: Vec<_> = namespaces.into_iter().map(|(count, name)| format!("{name} ({count})")).collect();
+        Some(format!(
+            "no room in the map `peers` for {} addresses of pods of namespaces {}: whoever has policies here denies them. \
+             hint: a larger map (--map-size peers=…)",
+            self.crowded,
+            some(&namespaces)
+        ))
+    }
+
+    /// What Events say of them.
+    pub(super) fn crowd_claims(&self) -> impl Iterator<Item = Claim> + '_ {
+        self.planner.crowded_out().take(TOLD).map(|(address, who)| Claim {
+            pod: who.pod,
+            uid: who.uid,
+            reason: NO_CAPACITY,
+            message: format!(
+                "no room in the map `peers` for address {address}: whoever has policies denies it. hint: a larger map \
+                 (--map-size peers=…)"
+            ),
+        })
     }
 }
 
@@ -69,6 +133,7 @@ mod tests {
         let pod = |number| PodKey { namespace: "blue".into(), name: format!("pod{number}").as_str().into() };
         let refusal = |count| Refusal {
             pods: (0..count).map(pod).collect(),
+            keeping: Vec::new(),
             direction: Direction::Ingress,
             policies: (0..count).map(policy).collect(),
             room: Room::Breakpoints,
@@ -78,11 +143,18 @@ mod tests {
             told.starts_with("node n: no room in the map `breakpoints`: too many port ranges. ingress of "),
             "{told}"
         );
-        assert!(told.contains("blue/pod0, blue/pod1, blue/pod2 and 37 more is denied whole"), "{told}");
+        assert!(told.contains("blue/pod0, blue/pod1, blue/pod2 and 37 more is denied whole there until"), "{told}");
         let told = warnings(&vec![refusal(4); 9]);
         assert_eq!(told.len(), 4);
         assert!(told[0].ends_with("NetworkPolicy blue/big2 and 1 more fit"), "{}", told[0]);
         assert!(told[3].contains("6 more"), "{}", told[3]);
         assert_eq!(pods(&[refusal(4), refusal(2)]), 4);
+        let keeping = Refusal { pods: vec![pod(9)], keeping: vec![pod(0)], ..refusal(1) };
+        let [told] = &warnings(std::slice::from_ref(&keeping))[..] else { panic!("one is one") };
+        assert!(
+            told.contains("ingress of blue/pod9 is denied whole, blue/pod0 keep for ingress what they had until"),
+            "{told}"
+        );
+        assert_eq!(pods(&[keeping]), 2);
     }
 }

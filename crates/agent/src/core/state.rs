@@ -28,6 +28,7 @@ use crate::forget::Given;
 use crate::index::Index;
 use crate::interfaces::Nudge;
 use crate::metrics::Meters;
+use crate::run::WithoutRoom;
 
 /// What links and maps are called where repairs are told.
 const PINS: &str = "pins";
@@ -38,6 +39,8 @@ pub(crate) struct Setup {
     pub(crate) node: Name,
     /// `cut` or `drain`, for the status.
     pub(crate) connections: String,
+    /// Pods whose policies do not fit.
+    pub(crate) without_room: WithoutRoom,
     /// For the status.
     pub(crate) pin_dir: String,
     /// The kernel side.
@@ -78,6 +81,8 @@ pub(crate) struct Core {
     pub(super) squeezed: Option<Instant>,
     /// Pods whose policies do not fit.
     pub(super) refusals: Vec<Refusal>,
+    /// How many addresses of pods have no room among the peers.
+    pub(super) crowded: usize,
     /// Policies that changed since the kernel was last up to date.
     pub(super) pending: HashSet<PolicyId>,
     /// What the kernel holds.
@@ -122,12 +127,14 @@ impl Core {
     /// Nothing known, nothing applied.
     pub(crate) fn new(setup: Setup) -> Self {
         let node = Name::clone(&setup.node);
+        let mut planner = Planner::with_limits(Scope::Node(Name::clone(&node)), setup.enforcer.limits());
+        planner.keep(setup.without_room == WithoutRoom::Keep);
         let mut sandboxes = Sandboxes::default();
         for (request, recent) in &setup.sandboxes {
             sandboxes.restore(request, *recent);
         }
         Self {
-            planner: Planner::with_limits(Scope::Node(Name::clone(&node)), setup.enforcer.limits()),
+            planner,
             index: Index::new(node),
             watches: Kind::ALL.map(|kind| (kind, WatchState::default())).into(),
             in_sync: false,
@@ -137,6 +144,7 @@ impl Core {
             failure: None,
             squeezed: None,
             refusals: Vec::new(),
+            crowded: 0,
             pending: HashSet::new(),
             held: Plan::default(),
             retired: HashMap::new(),

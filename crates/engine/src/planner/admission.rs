@@ -12,27 +12,44 @@ use foldhash::HashSet;
 use ringfence_model::{Direction, Name, PodKey, Reason};
 
 use super::Planner;
-use super::classes::Satisfied;
+use super::classes::{NO_ROOM, Satisfied};
 use super::ledger::{Held, Print};
 use super::pods::Applied;
 use super::recipe::Recipe;
 use super::rulesets::{Payer, Ruleset, payer};
-use super::share::{Want, refused};
+use super::share::{Want, beyond_all, left_out, refused};
 use crate::{Block, CauseId, ClassId, Delta, EntryKey, Refusal, Room, RulesetId};
 
 type Wants = Vec<Want<(RulesetId, u32), Payer>>;
 
+/// What is for the decisions that there is no room.
+pub(super) const SPARED_POINTS: usize = 1;
+pub(super) const SPARED_ENTRIES: usize = 3;
+
+/// What a ruleset takes up of something.
+fn want(room: Room, number: u32, ruleset: &Ruleset) -> Want<(RulesetId, u32), Payer> {
+    let parts = if room == Room::Entries {
+        vec![(ruleset.id.0, ruleset.held().count())]
+    } else {
+        let mut prints: Vec<_> = ruleset.held().map(Held::print).collect();
+        prints.sort_unstable();
+        prints.dedup();
+        prints.into_iter().map(|Print { block, points }| (block, points as usize)).collect()
+    };
+    Want { key: (ruleset.id, number), payer: payer(&ruleset.policies), parts }
+}
+
 /// The decisions of [`RulesetId::NO_ROOM`].
-pub(super) fn no_room() -> [(EntryKey, Arc<Block>); 2] {
+pub(super) fn no_room() -> [(EntryKey, Arc<Block>); 3] {
     let block = Arc::new(Block::constant(false, CauseId::NO_ROOM));
     let entry = |class| (EntryKey { ruleset: RulesetId::NO_ROOM, class }, Arc::clone(&block));
-    [ClassId::UNKNOWN, ClassId::ANY_POD].map(entry)
+    [ClassId::UNKNOWN, ClassId::ANY_POD, ClassId::NO_ROOM].map(entry)
 }
 
 impl Planner {
-    /// Pods that are denied everything in a direction because their policies do not fit.
+    /// Pods whose policies of a direction do not fit.
     pub fn refusals(&self) -> Vec<Refusal> {
-        if self.unlaid.is_empty() && !self.published.no_room {
+        if self.unlaid.is_empty() && !self.published.no_room && self.kept.is_empty() {
             return Vec::new();
         }
         let mut refusals: std::collections::BTreeMap<RulesetId, Refusal> = std::collections::BTreeMap::new();
@@ -45,18 +62,20 @@ impl Planner {
                     let recipe = self.recipe(*identity, direction);
                     let policies = recipe.iter().flat_map(Recipe::governing);
                     let policies = policies.map(|(policy, _)| policy.id.clone()).collect();
-                    Refusal { pods: Vec::new(), direction, policies, room }
+                    Refusal { pods: Vec::new(), keeping: Vec::new(), direction, policies, room }
                 });
-                let pods = known.pods.iter().map(|number| &self.pods[*number]).filter(|pod| pod.local);
-                refusal.pods.extend(pods.map(|pod| PodKey {
-                    namespace: Name::clone(self.strings.name(pod.namespace)),
-                    name: Name::clone(&pod.name),
-                }));
+                for pod in known.pods.iter().map(|number| &self.pods[*number]).filter(|pod| pod.local) {
+                    let keeps = pod.addresses.iter().any(|address| self.kept_at(*address, pod, direction).is_some());
+                    let namespace = Name::clone(self.strings.name(pod.namespace));
+                    let key = PodKey { namespace, name: Name::clone(&pod.name) };
+                    if keeps { refusal.keeping.push(key) } else { refusal.pods.push(key) }
+                }
             }
         }
         let mut refusals: Vec<_> = refusals.into_values().collect();
         for refusal in &mut refusals {
             refusal.pods.sort_unstable();
+            refusal.keeping.sort_unstable();
         }
         refusals.sort_unstable();
         refusals
@@ -68,7 +87,7 @@ impl Planner {
     }
 
     /// What there is not enough of for a ruleset, if it is not in force.
-    fn lacking(&self, applied: Applied) -> Option<Room> {
+    pub(super) fn lacking(&self, applied: Applied) -> Option<Room> {
         match applied {
             Applied::Nothing | Applied::Conflict => None,
             Applied::NoRoom(id) => self.unlaid.get(&id).copied(),
@@ -118,32 +137,43 @@ impl Planner {
 
     /// The rulesets beyond their payers' shares.
     fn beyond(&self, room: Room) -> BTreeSet<(RulesetId, u32)> {
-        // Something of each is for the decision that there is no room.
-        let (used, limit, spared) = match room {
-            Room::Breakpoints => (self.ledger.points, self.limits.breakpoints, 1),
-            Room::Entries => (self.ledger.entries, self.limits.entries, 2),
+        let (used, limit, left) = match room {
+            Room::Breakpoints => (self.ledger.points, self.limits.breakpoints, self.room(room)),
+            Room::Entries => (self.ledger.entries, self.limits.entries, self.room(room)),
             Room::Peers | Room::Prefixes | Room::Causes | Room::Layout => return BTreeSet::new(),
         };
-        let left = limit.saturating_sub(spared);
-        if used <= if self.unlaid.is_empty() { limit } else { left } {
+        let enough = if self.unlaid.is_empty() { limit } else { left };
+        if used <= enough {
             return BTreeSet::new();
         }
-        let parts = |ruleset: &Ruleset| {
-            if room == Room::Entries {
-                return vec![(ruleset.id.0, ruleset.held().count())];
+        let only_kept = self.is_only_kept();
+        let own = self.rulesets.slab.iter().filter(|(number, ruleset)| !only_kept(*number, ruleset));
+        let wants: Wants = own.map(|(number, ruleset)| want(room, number, ruleset)).collect();
+        if self.kept.is_empty() || !refused(enough, &wants).is_empty() {
+            refused(left, &wants)
+        } else {
+            BTreeSet::new()
+        }
+    }
+
+    /// Takes the decisions of kept rulesets away for which there is no room beside all others. Returns these.
+    fn oust_kept(&mut self, gone: &mut BTreeSet<RulesetId>) {
+        if self.kept.is_empty() {
+            return;
+        }
+        let only_kept = self.is_only_kept();
+        for room in [Room::Breakpoints, Room::Entries] {
+            let in_force = self.rulesets.slab.iter().filter(|(_, ruleset)| !gone.contains(&ruleset.id));
+            let (kept, own): (Vec<_>, Vec<_>) = in_force.partition(|(number, ruleset)| only_kept(*number, ruleset));
+            let wants = |list: Vec<(u32, &Ruleset)>| -> Wants {
+                list.into_iter().map(|(number, ruleset)| want(room, number, ruleset)).collect()
+            };
+            for (id, number) in beyond_all(self.room(room), &wants(own), &wants(kept)) {
+                gone.insert(id);
+                self.rulesets.slab[number].hollow(room, &mut self.ledger);
+                self.ousted.push(id);
             }
-            let mut prints: Vec<_> = ruleset.held().map(Held::print).collect();
-            prints.sort_unstable();
-            prints.dedup();
-            prints.into_iter().map(|Print { block, points }| (block, points as usize)).collect()
-        };
-        let want = |(number, ruleset): (u32, &Ruleset)| Want {
-            key: (ruleset.id, number),
-            payer: payer(&ruleset.policies),
-            parts: parts(ruleset),
-        };
-        let wants: Wants = self.rulesets.slab.iter().map(want).collect();
-        refused(left, &wants)
+        }
     }
 
     /// Leaves decisions out of a delta that the plan is not to hold.
@@ -163,7 +193,8 @@ impl Planner {
         if !self.ledger.take_changed() {
             return before;
         }
-        let gone = self.oust();
+        let mut gone = self.oust();
+        self.oust_kept(&mut gone);
         let readmitted = |ruleset: &Ruleset| ruleset.refused.is_some() && !gone.contains(&ruleset.id);
         self.readmitted = self.rulesets.slab.iter().filter(|(_, r)| readmitted(r)).map(|(number, _)| number).collect();
         // To count is to change.
@@ -229,7 +260,7 @@ impl Planner {
         let classes: Vec<u32> = self.rulesets.slab[number].entries.keys().copied().collect();
         let mut entries = Vec::with_capacity(classes.len());
         for class in classes {
-            let block = self.rulesets.slab[number].decide(&self.classes[class].content, &self.atoms);
+            let block = self.decide(number, class);
             entries.push((class, Held::Whole(self.shared(block))));
         }
         let fallback = [false, true].map(|universal| {
@@ -249,11 +280,17 @@ impl Planner {
         }
     }
 
-    /// Has the plan hold the decisions of [`RulesetId::NO_ROOM`] from before the first endpoint has it until after the last.
-    pub(super) fn deny_without_room(&mut self, deltas: &mut [Delta; 4]) {
+    /// Has the plan hold the decisions of [`RulesetId::NO_ROOM`], and their cause, from before the first endpoint or peer
+    /// needs them until after the last.
+    pub(super) fn deny_without_room(&mut self, deltas: &mut [Delta; 5]) {
         let without = |id: RulesetId| id == RulesetId::NO_ROOM;
         let denies = |endpoint: &crate::Endpoint| without(endpoint.ingress) || without(endpoint.egress);
-        let first = deltas.iter_mut().find(|delta| delta.put_endpoints.iter().any(|(_, endpoint)| denies(endpoint)));
+        let needs = |delta: &&mut Delta| {
+            delta.put_endpoints.iter().any(|(_, endpoint)| denies(endpoint))
+                || delta.put_peers.iter().any(|(_, peer)| peer.class == ClassId::NO_ROOM)
+                || delta.put_entries.iter().any(|(key, _)| key.class == ClassId::NO_ROOM)
+        };
+        let first = deltas.iter_mut().find(needs);
         match first {
             Some(delta) if !self.published.no_room => {
                 self.published.no_room = true;
@@ -262,7 +299,8 @@ impl Planner {
             }
             _ => {}
         }
-        if self.published.no_room && !self.published.endpoints.values().any(denies) {
+        let needed = self.classes[NO_ROOM].peers > 0 || self.published.endpoints.values().any(denies);
+        if self.published.no_room && !needed {
             self.published.no_room = false;
             let [.., last] = deltas;
             last.delete_causes.push(CauseId::NO_ROOM);
@@ -275,26 +313,9 @@ impl Planner {
         if self.unseated.is_empty() && self.published.endpoints.len() + moved.len() <= self.limits.endpoints {
             return;
         }
-        let mut wants = Vec::new();
-        for identity in &self.locals {
-            let pods = self.pods.identities[*identity].pods.iter().map(|number| &self.pods[*number]);
-            for pod in pods.filter(|pod| pod.local) {
-                let owned = |address: &&IpAddr| {
-                    self.pods
-                        .sole(**address)
-                        .map(|owner| &self.pods[owner])
-                        .is_some_and(|owner| std::ptr::eq(owner, pod))
-                };
-                for address in pod.addresses.iter().filter(owned) {
-                    wants.push(Want { key: (pod.created, *address), payer: pod.namespace, parts: vec![(0, 1)] });
-                }
-            }
-        }
-        // Each address counts, whatever it is called.
-        for (number, want) in (0..).zip(&mut wants) {
-            want.parts[0].0 = number;
-        }
-        let unseated = refused(self.limits.endpoints, &wants).into_iter().map(|(_, address)| address).collect();
+        let owned = self.pods.owners_of_all().filter(|(_, pod)| pod.local);
+        let wants = owned.map(|(address, pod)| (pod.namespace, (pod.created, address)));
+        let unseated = left_out(self.limits.endpoints, wants).into_iter().map(|(_, address)| address).collect();
         let before = std::mem::replace(&mut self.unseated, unseated);
         moved.extend(before.symmetric_difference(&self.unseated).copied());
     }

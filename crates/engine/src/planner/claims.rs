@@ -83,6 +83,11 @@ impl Ranges {
         }
     }
 
+    /// The range of a node that holds an address.
+    pub(super) fn holding(&self, node: Option<Sym>, address: IpAddr) -> Option<IpNet> {
+        self.by_node.get(&node?)?.iter().find(|range| range.contains(&address)).copied()
+    }
+
     pub(super) fn nodes(&self) -> impl Iterator<Item = Sym> {
         self.by_node.keys().copied()
     }

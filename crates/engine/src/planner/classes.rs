@@ -12,6 +12,8 @@ use crate::{ClassId, PeerClass};
 pub(super) const EMPTY: u32 = 0;
 /// Number of the class of whoever may nothing, wherever there are rules.
 pub(super) const CLOSED: u32 = 2;
+/// Number of the class of whom there is no room for: may nothing either, and it is said why.
+pub(super) const NO_ROOM: u32 = 3;
 
 /// What a peer satisfies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -87,7 +89,7 @@ pub(super) struct Class {
 impl Class {
     pub(super) fn fallback(&self) -> ClassId {
         match self.id {
-            ClassId::CONFLICT => ClassId::CONFLICT,
+            ClassId::CONFLICT | ClassId::NO_ROOM => ClassId::CONFLICT,
             _ if self.content.universal => ClassId::ANY_POD,
             _ => ClassId::UNKNOWN,
         }
@@ -131,6 +133,8 @@ impl Default for Classes {
         classes.add(ClassId::ANY_POD, Satisfied::new(true, Vec::new()));
         let closed = classes.slab.insert(Class { id: ClassId::CONFLICT, content: Arc::default(), peers: 0 });
         debug_assert_eq!(closed, CLOSED, "the class of whoever may nothing comes third");
+        let no_room = classes.slab.insert(Class { id: ClassId::NO_ROOM, content: Arc::default(), peers: 0 });
+        debug_assert_eq!(no_room, NO_ROOM, "the class of whom there is no room for comes fourth");
         classes
     }
 }
@@ -233,7 +237,7 @@ impl Classes {
     /// Forgets classes without peers, but for those in `live` and the constants.
     pub(super) fn retain(&mut self, live: &HashSet<u32>) {
         let keep = |slab: &Slab<Class>, index: u32| {
-            index <= CLOSED || live.contains(&index) || slab.get(index).is_some_and(|class| class.peers > 0)
+            index <= NO_ROOM || live.contains(&index) || slab.get(index).is_some_and(|class| class.peers > 0)
         };
         let slab = &mut self.slab;
         self.joined.retain(|(a, b), union| keep(slab, *a) && keep(slab, *b) && keep(slab, *union));

@@ -9,13 +9,15 @@ use ringfence_model::{Name, PodKey};
 
 use super::Planner;
 use super::atoms::AtomKey;
+use super::classes::NO_ROOM;
+use super::kept::DIRECTIONS;
 use super::ledger::{Held, Print};
 use super::subjects::Doubt;
 use super::turnover::Turnover;
-use crate::{Block, ClassId, Delta, Endpoint, EntryKey, RulesetId};
+use crate::{Block, CauseId, ClassId, Delta, Endpoint, EntryKey, RulesetId};
 
 impl Planner {
-    /// Computes what the events since the last commit change: no delta or up to four, to be carried out in order.
+    /// Computes what the events since the last commit change: no delta or up to five, to be carried out in order.
     ///
     /// After each write of each of them every endpoint gives the verdicts of the plan before or of the plan after. But
     /// those of a ruleset for which there is no room any more, or again, may be denied in between.
@@ -33,7 +35,9 @@ impl Planner {
         self.seat(&mut moved);
         self.refresh_endpoints(&moved, &mut first);
         let after = self.readmit();
-        let mut deltas = [before, first, second, after];
+        let mut last = Delta::default();
+        self.let_go(&mut last);
+        let mut deltas = [before, first, second, after, last];
         self.deny_without_room(&mut deltas);
         self.sweep_if_due();
         deltas.into_iter().filter(|delta| !delta.is_empty()).map(Delta::sorted).collect()
@@ -111,7 +115,10 @@ impl Planner {
         // In dispute: which policies select it?
         let [ingress, egress] = match rules {
             _ if !self.pods.are_alike(&owners) => [RulesetId::CONFLICT; 2],
-            Some(rules) => rules.applied.map(|applied| self.in_force(applied)),
+            Some(rules) => std::array::from_fn(|way| match self.in_force(rules.applied[way]) {
+                RulesetId::NO_ROOM => self.kept_at(address, pod, DIRECTIONS[way]).unwrap_or(RulesetId::NO_ROOM),
+                id => id,
+            }),
             None => [RulesetId::NONE; 2],
         };
         let name = |sym| Name::clone(self.strings.name(sym));
@@ -125,14 +132,14 @@ impl Planner {
     }
 
     /// Moves marked peers to their classes and computes the entries that makes necessary or superfluous.
-    fn settle(&mut self, delta: &mut Delta, turnover: &mut Turnover) {
+    pub(super) fn settle(&mut self, delta: &mut Delta, turnover: &mut Turnover) {
         let (born, dead) = self.move_peers(delta, !turnover.is_empty());
         for class in dead {
             let content = Arc::clone(&self.classes[class].content);
             for atom in &content.atoms {
                 self.atoms[*atom].classes.remove(&class);
             }
-            for number in self.atoms.rulesets(&content.atoms) {
+            for number in self.concerned(class, &content.atoms) {
                 let ruleset = &mut self.rulesets.slab[number];
                 let Some(held) = ruleset.entries.remove(&class) else { continue };
                 self.ledger.leave(&held);
@@ -148,7 +155,7 @@ impl Planner {
             for atom in &content.atoms {
                 self.atoms[*atom].classes.insert(class);
             }
-            for number in self.atoms.rulesets(&content.atoms) {
+            for number in self.concerned(class, &content.atoms) {
                 if !new.contains(&number) {
                     self.put_entry(number, class, delta);
                 }
@@ -157,15 +164,31 @@ impl Planner {
         self.fill(turnover, delta);
     }
 
+    /// The rulesets that may decide about a class with these atoms as they do about no other.
+    fn concerned(&self, class: u32, atoms: &[u32]) -> Vec<u32> {
+        if class == NO_ROOM {
+            return self.rulesets.slab.iter().map(|(number, _)| number).collect();
+        }
+        self.atoms.rulesets(atoms)
+    }
+
+    /// What a ruleset decides about a class.
+    pub(super) fn decide(&self, number: u32, class: u32) -> Block {
+        if class == NO_ROOM {
+            return Block::constant(false, CauseId::NO_ROOM);
+        }
+        self.rulesets.slab[number].decide(&self.classes[class].content, &self.atoms)
+    }
+
     /// Stores what a ruleset decides about a class, if that is not what it decides about the fallback.
     pub(super) fn put_entry(&mut self, number: u32, class: u32, delta: &mut Delta) {
         let (ruleset, known) = (&self.rulesets.slab[number], &self.classes[class]);
         if known.id == ClassId::CONFLICT {
             return;
         }
-        let block = ruleset.decide(&known.content, &self.atoms);
+        let block = self.decide(number, class);
         let print = Print::of(&block);
-        if print == ruleset.fallback[usize::from(known.content.universal)].print() {
+        if class != NO_ROOM && print == ruleset.fallback[usize::from(known.content.universal)].print() {
             return;
         }
         let key = EntryKey { ruleset: ruleset.id, class: known.id };

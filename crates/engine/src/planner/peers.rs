@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use ringfence_model::IpBlock;
 
 use super::atoms::AtomKey;
-use super::classes::{CLOSED, EMPTY, Satisfied, Standing};
+use super::classes::{CLOSED, EMPTY, NO_ROOM, Satisfied, Standing};
 use super::strings::{Sym, matches};
 use super::{Planner, Published};
 use crate::Delta;
@@ -43,6 +43,7 @@ impl Planner {
         let mut touched = HashMap::default();
         let mut identities: Vec<_> = std::mem::take(&mut self.dirty.identities).into_iter().collect();
         identities.retain(|identity| self.refresh_identity(*identity));
+        self.crowd_out();
         for identity in identities {
             self.move_pods(identity, delta, &mut touched);
         }
@@ -71,7 +72,7 @@ impl Planner {
         let class = self.pods.identities[number].class;
         let addresses: Vec<_> = self.pods.addresses(number).collect();
         for address in addresses {
-            if class == EMPTY || self.pods.is_contested(address) {
+            if class == EMPTY || self.pods.is_contested(address) || !self.crowd.is_empty() {
                 self.dirty.addresses.insert(address);
                 continue;
             }
@@ -141,9 +142,17 @@ impl Planner {
 
     /// The class of a prefix or address; none: it needs no entry, because it is in that of the next longest prefix.
     fn class_of(&mut self, net: IpNet) -> Option<u32> {
-        if net.prefix_len() == net.max_prefix_len() {
+        if net.prefix_len() < net.max_prefix_len() {
+            if self.crowd.closes(net) || self.crowd.covers(net) && self.prefixes.get(net).is_some() {
+                return Some(NO_ROOM);
+            }
+        } else if self.crowd.is_out(net.addr()) {
+            // Where nothing else mentions it the range around it speaks for it.
+            return self.prefixes.get(net).map(|_| NO_ROOM);
+        } else {
             let pod = self.class_of_owners(net.addr());
-            if pod != EMPTY {
+            // In a range that is closed on account of others who is let in needs an entry, whoever it is.
+            if pod != EMPTY || self.crowd.covers(net) && self.pods.sole(net.addr()).is_some() {
                 let address = self.class_around(net);
                 return Some(self.classes.join(pod, address, &self.atoms));
             }
@@ -171,7 +180,7 @@ impl Planner {
     /// What an entry that goes has to be before it does, if it is not that already.
     fn farewell(&mut self, net: IpNet) -> Option<Standing> {
         let before = *self.published.peers.get(&net)?;
-        let class = self.class_around(net);
+        let class = if self.crowd.covers(net) { NO_ROOM } else { self.class_around(net) };
         let standing = Standing { class, established: class };
         (standing != before).then(|| {
             self.dirty.nets.insert(net);
@@ -182,7 +191,7 @@ impl Planner {
     /// The classes of a peer, given that in connections that are opened.
     fn standing(&mut self, net: IpNet, class: u32) -> Standing {
         let atoms = self.prefixes.lingering(net);
-        if atoms.is_empty() {
+        if atoms.is_empty() || class == NO_ROOM {
             return Standing { class, established: class };
         }
         let lingering = self.classes.intern(Satisfied::new(false, atoms), &self.atoms);

@@ -245,6 +245,11 @@ impl Pods {
         self.owners.range(Address::of(first)..=Address::of(last)).map(|(address, _)| address.get())
     }
 
+    /// All owned addresses, and the pod that has each; the first of those that do.
+    pub(super) fn owners_of_all(&self) -> impl Iterator<Item = (IpAddr, &Pod)> {
+        self.owners.iter().map(|(address, owner)| (address.get(), &self.slab[*owner]))
+    }
+
     /// How many addresses are owned.
     pub(super) fn owned_count(&self) -> usize {
         self.owners.len()

@@ -171,6 +171,11 @@ impl Prefixes {
         (single, self.nets.len() - single)
     }
 
+    /// Those inside a range, itself included.
+    pub(super) fn inside(&self, range: IpNet) -> impl Iterator<Item = IpNet> + '_ {
+        inside(&self.order, range).copied()
+    }
+
     /// What is satisfied in exactly this prefix, if it is one.
     pub(super) fn get(&self, net: IpNet) -> Option<&[u32]> {
         self.nets.get(&net).map(|prefix| &*prefix.atoms)

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher as _;
+use std::sync::Arc;
 
 use foldhash::HashMap;
 use foldhash::quality::RandomState;
@@ -14,12 +15,13 @@ use ipnet::IpNet;
 use ringfence_model::Direction;
 
 use super::Planner;
+use super::admission::{SPARED_ENTRIES, SPARED_POINTS};
 use super::pods::Applied;
-use super::policy::Size;
+use super::policy::{Policy, Size};
 use super::prefixes::{is_single, needed};
 use super::recipe::Recipe;
 use super::rulesets::{Payer, payer};
-use super::share::{Want, refused};
+use super::share::{Want, beyond_all, refused};
 use super::subjects::{Subject, Target};
 use crate::{Limits, Room, RulesetId};
 
@@ -97,7 +99,7 @@ impl Planner {
         let (single, wider) = self.prefixes.count();
         laid + more.layout() <= self.limits.layout
             && self.rulesets.causes.len() + more.rules <= self.room(Room::Causes)
-            && wider + more.nets <= self.limits.prefixes
+            && wider + more.nets <= self.room(Room::Prefixes)
             // To count others takes a while, and a quarter is there whatever they have.
             && (single + more.nets <= self.limits.peers / 4 || single + more.nets <= self.room(Room::Peers))
     }
@@ -121,17 +123,39 @@ impl Planner {
         });
         let hasher = RandomState::default();
         for kind in KINDS {
-            let want = |(id, (identity, direction)): (&RulesetId, &(u32, Direction))| {
+            let own = |(id, (identity, direction)): (&RulesetId, &(u32, Direction))| {
                 let recipe = self.recipe(*identity, *direction)?;
-                let parts = parts(kind, *id, &recipe, &hasher);
-                Some(Want { key: *id, payer: payer(recipe.governing().map(|(policy, _)| policy)), parts })
+                Some(want(kind, *id, *direction, &recipe.governing_policies(), &hasher))
             };
-            let wants: Wants = wanted.iter().filter_map(want).collect();
+            let wants: Wants = wanted.iter().filter_map(own).collect();
             for id in refused(self.room(kind), &wants) {
                 unlaid.entry(id).or_insert(kind);
             }
         }
         unlaid
+    }
+
+    /// The kept rulesets that do not fit beside all others that are laid out.
+    pub(super) fn kept_beside_rations(&self, subjects: &[Subject]) -> BTreeSet<u32> {
+        let mut wanted = self.wanted(subjects);
+        wanted.retain(|id, _| !self.unlaid.contains_key(id));
+        let hasher = RandomState::default();
+        let numbers = self.kept.numbers();
+        let mut out = BTreeSet::new();
+        for kind in KINDS {
+            let own = |(id, (identity, direction)): (&RulesetId, &(u32, Direction))| {
+                let recipe = self.recipe(*identity, *direction)?;
+                Some(want(kind, *id, *direction, &recipe.governing_policies(), &hasher))
+            };
+            let kept = numbers.iter().map(|number| (*number, &self.rulesets.slab[*number]));
+            let kept = kept.filter(|(number, ruleset)| !wanted.contains_key(&ruleset.id) && !out.contains(number));
+            let kept: Wants = kept
+                .map(|(_, ruleset)| want(kind, ruleset.id, ruleset.direction, &ruleset.policies, &hasher))
+                .collect();
+            let beyond = beyond_all(self.room(kind), &wanted.iter().filter_map(own).collect::<Wants>(), &kept);
+            out.extend(beyond.iter().filter_map(|id| self.rulesets.by_id.get(id)));
+        }
+        out
     }
 
     /// All rulesets there ought to be, each with a subject that is to have it.
@@ -152,14 +176,16 @@ impl Planner {
     }
 
     /// How much of a kind rules may take up.
-    fn room(&self, kind: Room) -> usize {
+    pub(super) fn room(&self, kind: Room) -> usize {
         match kind {
             Room::Layout => self.limits.layout,
             // One is for the cause that there is no room.
             Room::Causes => self.limits.causes.saturating_sub(1),
+            // Some are for ranges that are closed on account of pods without room.
+            Room::Prefixes if self.may_be_crowded() => self.limits.prefixes.saturating_sub(self.room_for_covers()),
             Room::Prefixes => self.limits.prefixes,
-            Room::Entries => self.limits.entries,
-            Room::Breakpoints => self.limits.breakpoints,
+            Room::Entries => self.limits.entries.saturating_sub(SPARED_ENTRIES),
+            Room::Breakpoints => self.limits.breakpoints.saturating_sub(SPARED_POINTS),
             // Pods, nodes and domain names go first, but a quarter is left in any case.
             Room::Peers => {
                 let others = self.pods.owned_count() + self.hosts.addresses();
@@ -175,18 +201,37 @@ fn size(recipe: &Recipe<'_>) -> Size {
     size
 }
 
-/// What a ruleset takes up of a kind.
-fn parts(kind: Room, id: RulesetId, recipe: &Recipe<'_>, hasher: &RandomState) -> Vec<(u64, usize)> {
-    let policies = recipe.governing().map(|(policy, _)| policy);
-    let direction = recipe.direction;
+/// What a ruleset of these policies takes up of a kind.
+fn want(
+    kind: Room,
+    id: RulesetId,
+    direction: Direction,
+    policies: &[Arc<Policy>],
+    hasher: &RandomState,
+) -> Want<RulesetId, Payer> {
+    Want { key: id, payer: payer(policies), parts: parts(kind, id, direction, policies, hasher) }
+}
+
+fn parts(
+    kind: Room,
+    id: RulesetId,
+    direction: Direction,
+    policies: &[Arc<Policy>],
+    hasher: &RandomState,
+) -> Vec<(u64, usize)> {
     let nets = |single: bool| {
-        let nets = recipe.governing().flat_map(|(policy, _)| policy.blocks(direction)).flat_map(needed);
+        let nets = policies.iter().flat_map(|policy| policy.blocks(direction)).flat_map(needed);
         nets.filter(|net: &IpNet| is_single(*net) == single).map(|net| (hasher.hash_one(net), 1)).collect()
     };
     match kind {
-        Room::Layout => vec![(id.0, size(recipe).layout())],
+        Room::Layout => {
+            let mut size = Size::default();
+            policies.iter().for_each(|policy| size += policy.size(direction));
+            vec![(id.0, size.layout())]
+        }
         Room::Causes => {
             let of_rules = policies
+                .iter()
                 .map(|policy| (hasher.hash_one((policy.digest, direction as u8)), policy.size(direction).rules));
             of_rules.chain([(id.0, 1)]).collect()
         }

@@ -5,6 +5,7 @@
 //! cluster-wide policies together.
 
 use std::collections::BTreeSet;
+use std::hash::Hash;
 
 use foldhash::{HashMap, HashSet};
 
@@ -24,7 +25,7 @@ pub(super) struct Want<Key, Payer> {
 pub(super) fn refused<Key, Payer>(room: usize, wants: &[Want<Key, Payer>]) -> BTreeSet<Key>
 where
     Key: Ord + Copy,
-    Payer: Eq + std::hash::Hash + Copy,
+    Payer: Eq + Hash + Copy,
 {
     if total(&wants.iter().collect::<Vec<_>>()) <= room {
         return BTreeSet::new();
@@ -36,6 +37,25 @@ where
     let payers: Vec<_> = by_payer.into_values().map(|wants| (total(&wants), wants)).collect();
     let share = share(room, payers.iter().map(|(total, _)| *total).collect());
     payers.iter().filter(|(total, _)| *total > share).flat_map(|(_, wants)| beyond(share, wants)).collect()
+}
+
+/// The same of things that take up one place each: of what one payer wants, the first by rank have theirs.
+pub fn left_out<Payer, Rank>(room: usize, wants: impl IntoIterator<Item = (Payer, Rank)>) -> Vec<Rank>
+where
+    Payer: Eq + Hash,
+    Rank: Ord,
+{
+    let mut by_payer: HashMap<Payer, Vec<Rank>> = HashMap::default();
+    for (payer, rank) in wants {
+        by_payer.entry(payer).or_default().push(rank);
+    }
+    let share = share(room, by_payer.values().map(Vec::len).collect());
+    let mut out = Vec::new();
+    for mut wanted in by_payer.into_values().filter(|wanted| wanted.len() > share) {
+        wanted.sort_unstable();
+        out.extend(wanted.drain(share..));
+    }
+    out
 }
 
 /// How much is wanted.
@@ -60,9 +80,25 @@ fn share(room: usize, mut totals: Vec<usize>) -> usize {
 
 /// What of this does not fit into a share, the smallest first.
 fn beyond<Key: Ord + Copy, Payer>(share: usize, wants: &[&Want<Key, Payer>]) -> Vec<Key> {
+    beside(share, HashSet::default(), wants)
+}
+
+/// What does not fit beside what is admitted, whoever pays for it.
+pub(super) fn beyond_all<Key: Ord + Copy, Payer>(
+    room: usize,
+    admitted: &[Want<Key, Payer>],
+    wants: &[Want<Key, Payer>],
+) -> Vec<Key> {
+    let left = room.saturating_sub(total(&admitted.iter().collect::<Vec<_>>()));
+    let held = admitted.iter().flat_map(|want| want.parts.iter().map(|(part, _)| *part)).collect();
+    beside(left, held, &wants.iter().collect::<Vec<_>>())
+}
+
+/// What does not fit where so much is left and these parts are there, the smallest first.
+fn beside<Key: Ord + Copy, Payer>(mut left: usize, mut held: HashSet<u64>, wants: &[&Want<Key, Payer>]) -> Vec<Key> {
     let mut sorted: Vec<_> = wants.iter().map(|want| (total(&[*want]), want.key, *want)).collect();
     sorted.sort_unstable_by_key(|(size, key, _)| (*size, *key));
-    let (mut held, mut left, mut refused) = (HashSet::default(), share, Vec::new());
+    let mut refused = Vec::new();
     for (_, key, want) in sorted {
         let fresh: HashMap<u64, usize> = want.parts.iter().copied().filter(|(part, _)| !held.contains(part)).collect();
         let size = fresh.values().fold(0_usize, |sum, size| sum.saturating_add(*size));
@@ -98,6 +134,21 @@ mod tests {
         // What the small ones leave is the great one's, who gets of it what fits, the smallest first.
         wants.extend([want(4, "c", &[(4, 30)]), want(5, "c", &[(5, 7)]), want(6, "c", &[(6, 1)])]);
         assert_eq!(refused(100, &wants), BTreeSet::from([3, 4]));
+    }
+
+    #[test]
+    fn of_single_places_nobody_has_more_than_a_share_and_the_first_have_theirs() {
+        let wants = |payer: &'static str, ranks: std::ops::Range<u32>| ranks.map(move |rank| (payer, rank));
+        let all = || wants("a", 0..3).chain(wants("b", 10..20)).chain(wants("c", 20..25));
+        let out = |room| {
+            let mut out = left_out(room, all());
+            out.sort_unstable();
+            out
+        };
+        assert_eq!(out(18), Vec::<u32>::new());
+        assert_eq!(out(17), [19]);
+        assert_eq!(out(12), [14, 15, 16, 17, 18, 19, 24], "3 and 4 and 4");
+        assert_eq!(out(0).len(), 18);
     }
 
     #[test]

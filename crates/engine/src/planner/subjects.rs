@@ -91,6 +91,7 @@ impl Planner {
         let mut subjects: Vec<_> =
             marked.iter().filter_map(|(identity, _)| self.subject(*identity, models.get(identity))).collect();
         self.ration(&mut subjects);
+        self.hold(&subjects, &mut turnover);
         // First who stays and who goes: what is new can be made of what goes.
         for subject in &subjects {
             for target in subject.targets {
@@ -99,7 +100,9 @@ impl Planner {
                 }
             }
             for applied in subject.before {
-                self.release(applied, &mut turnover);
+                if let Applied::Ruleset(number, _) = applied {
+                    self.release(number, &mut turnover);
+                }
             }
         }
         for Subject { identity, before, model, targets } in subjects {
@@ -157,8 +160,8 @@ impl Planner {
         }
     }
 
-    fn release(&mut self, applied: Applied, turnover: &mut Turnover) {
-        let Applied::Ruleset(number, _) = applied else { return };
+    /// A ruleset has one subject less.
+    pub(super) fn release(&mut self, number: u32, turnover: &mut Turnover) {
         let ruleset = &mut self.rulesets.slab[number];
         ruleset.subjects -= 1;
         if ruleset.subjects == 0 {
@@ -180,7 +183,7 @@ pub(super) struct Subject {
 }
 
 /// The ruleset a subject has to have.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Known(Applied),
     /// There is none of this id yet.

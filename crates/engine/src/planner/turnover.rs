@@ -12,6 +12,7 @@ use ringfence_model::Direction;
 
 use super::Planner;
 use super::atoms::Atoms;
+use super::classes::NO_ROOM;
 use super::layout::{Change, Maker};
 use super::ledger::Held;
 use super::pods::Applied;
@@ -179,6 +180,9 @@ impl Planner {
         };
         // Classes that came together look at rules that are side by side.
         let mut classes: Vec<_> = classes.into_iter().collect();
+        if self.classes[NO_ROOM].peers > 0 && !self.rulesets.slab[number].entries.contains_key(&NO_ROOM) {
+            classes.push(NO_ROOM);
+        }
         classes.sort_unstable();
         for class in classes {
             self.put_entry(number, class, delta);

@@ -128,7 +128,7 @@ fn a_pod_whose_link_cannot_be_guarded_waits_and_the_node_is_not_ready() {
     fixture.refuse(&[]);
     fixture.step([found(&[("10.244.0.2", 7), ("10.244.0.9", 9)], 1)]);
     assert_eq!(answer.try_recv().unwrap().len(), 1);
-    assert_eq!(fixture.ask(Question::Ready), Ok(()));
+    assert_eq!(fixture.ask(Question::Ready), Ok("ok".into()));
 }
 
 #[test]
@@ -165,12 +165,12 @@ fn a_bridge_that_shows_nothing_and_a_kernel_that_takes_nothing_make_the_node_not
     let why = fixture.ask(Question::Ready).unwrap_err();
     assert!(why.contains("bridge-nf-call-ip6tables is not 1"), "{why}");
     fixture.step([found(&[], 0)]);
-    assert_eq!(fixture.ask(Question::Ready), Ok(()));
+    assert_eq!(fixture.ask(Question::Ready), Ok("ok".into()));
     fixture.fail(EnforceError::Kernel("no".into()));
     fixture.step([found(&[("10.244.0.2", 7)], 0)]);
     assert!(fixture.ask(Question::Ready).unwrap_err().ends_with(": no"));
     fixture.step([found(&[("10.244.0.2", 7)], 0)]);
-    assert_eq!(fixture.ask(Question::Ready), Ok(()), "the next look tries again");
+    assert_eq!(fixture.ask(Question::Ready), Ok("ok".into()), "the next look tries again");
     fixture.age();
     assert!(fixture.ask(Question::Ready).unwrap_err().starts_with("this kernel cannot guard links"));
 }

@@ -3,7 +3,7 @@
 use ringfence_engine::{Limits, RulesetId};
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
-use ringfence_model::ObjectKey;
+use ringfence_model::{Object, ObjectKey};
 use serde_json::json;
 
 use super::support::{Call, Fixture, deny_all, pod};
@@ -11,6 +11,13 @@ use super::{apply, event};
 use crate::core::{Message, Question};
 use crate::enforcer::EnforceError;
 use crate::problem::NO_CAPACITY;
+
+/// A policy of a namespace that lets in every pod of the cluster.
+fn all_pods(namespace: &str) -> Object {
+    let spec = json!({"podSelector": {}, "ingress": [{"from": [{"namespaceSelector": {}}]}]});
+    let metadata = json!({"name": "all", "namespace": namespace, "uid": "uid-all", "generation": 1});
+    Kind::NetworkPolicy.convert(&json!({"metadata": metadata, "spec": spec})).0
+}
 
 const LIMITS: Limits = Limits { breakpoints: 1000, ..Limits::NONE };
 
@@ -41,6 +48,7 @@ fn who_asks_for_too_much_goes_without_and_nobody_else_notices() {
     }
     let status = fixture.status();
     assert!(status.ready && status.enforcement.error.is_none(), "the node goes on");
+    assert_eq!(fixture.ask(Question::Ready), Ok("ok; no room for the policies of 1 pods".into()));
     let enforced: Vec<_> =
         status.policies.iter().map(|policy| (policy.name.as_str(), policy.enforced_generation)).collect();
     assert_eq!(enforced, [("deny-all", Some(1)), ("big", None)]);
@@ -89,5 +97,53 @@ fn what_does_not_fit_though_it_was_planned_to_is_planned_with_less_room() {
     assert_eq!(fixture.calls(), [Call::Apply, Call::Sync], "nothing has to be left out, so nothing comes back");
     let status = fixture.status();
     assert_eq!((status.policies[0].enforced_generation, status.enforcement.error), (Some(1), None));
+    assert_eq!(fixture.kernel(), fixture.core.planner.plan());
+}
+
+#[test]
+fn where_it_is_set_pods_keep_what_they_had_and_new_ones_are_denied() {
+    let mut fixture = Fixture::keeping_within(LIMITS);
+    fixture.step([apply(pod("b", "greedy", "10.244.0.8")), apply(deny_all("b", 1))]);
+    let ingress = |fixture: &Fixture, address: &str| fixture.kernel().endpoints[&address.parse().unwrap()].ingress;
+    let had = ingress(&fixture, "10.244.0.8");
+    fixture.step([big()]);
+    assert_eq!(ingress(&fixture, "10.244.0.8"), had, "what does not fit is not in force, what was is");
+    fixture.step([apply(pod("b", "new", "10.244.0.9"))]);
+    assert_eq!(ingress(&fixture, "10.244.0.9"), RulesetId::NO_ROOM);
+    assert_eq!(ingress(&fixture, "10.244.0.8"), had);
+    assert_eq!(fixture.kernel(), fixture.core.planner.plan());
+    let status = fixture.status();
+    let rows: Vec<_> = status.without_room.iter().map(|row| (row.pod.as_str(), row.keeps)).collect();
+    assert_eq!(rows, [("new", false), ("greedy", true)]);
+    assert!(status.warnings[0].contains("b/new is denied whole, b/greedy keep for ingress"), "{:?}", status.warnings);
+    assert_eq!(status.enforcement.without_room, "keep");
+    let big = status.policies.iter().find(|policy| policy.name == "big").unwrap();
+    assert_eq!(big.enforced_generation, None, "nobody is told that it is enforced");
+    // Another pod of the same address had nothing.
+    let gone = pod("b", "greedy", "10.244.0.8").key();
+    fixture.step([event(Event::Delete(gone)), apply(pod("b", "next", "10.244.0.8"))]);
+    assert_eq!(ingress(&fixture, "10.244.0.8"), RulesetId::NO_ROOM);
+}
+
+#[test]
+fn pods_that_are_more_than_there_is_room_for_are_told_of_with_their_namespace() {
+    let mut fixture = Fixture::in_sync_within(Limits { peers: 20, prefixes: 20, ..Limits::NONE });
+    let far = |number: u8| {
+        let Object::Pod(mut pod) = pod("b", &format!("far{number}"), &format!("10.244.7.{number}")) else { panic!() };
+        pod.node = Some("there".into());
+        apply(Object::Pod(pod))
+    };
+    fixture.step((0..60).map(far).chain([apply(all_pods("a"))]));
+    let status = fixture.status();
+    assert!(status.ready);
+    let warning = status.warnings.iter().find(|warning| warning.contains("map `peers`")).unwrap();
+    assert!(warning.contains("41 addresses of pods of namespaces b (41)"), "{warning}");
+    let told = fixture.ask(Question::Claims);
+    assert!(told.len() == 41 && told.iter().all(|claim| claim.reason == NO_CAPACITY), "{told:?}");
+    let gauges = fixture.ask(Question::Gauges);
+    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
+    assert!(text.contains("\nringfence_peers_without_room 41\n"), "{text}");
+    assert_eq!(fixture.ask(Question::Ready), Ok("ok; no room for 41 addresses of pods as peers".into()));
+    assert!(fixture.kernel().peers.len() <= 40);
     assert_eq!(fixture.kernel(), fixture.core.planner.plan());
 }

@@ -20,6 +20,7 @@ pub(super) use crate::fake::Call;
 use crate::fake::FakeKernel;
 use crate::interfaces::Nudge;
 use crate::metrics::Meters;
+use crate::run::WithoutRoom;
 
 /// A planning thread that is stepped by hand.
 pub(super) struct Fixture {
@@ -38,12 +39,14 @@ impl Fixture {
 
     /// The same, after an agent that was told of these sandboxes.
     pub(super) fn after(sandboxes: Vec<(WaitRequest, bool)>) -> Self {
-        Self::with(FakeKernel::default(), sandboxes)
+        Self::with(FakeKernel::default(), |setup| setup.sandboxes = sandboxes)
     }
 
-    fn with(kernel: FakeKernel, sandboxes: Vec<(WaitRequest, bool)>) -> Self {
+    fn with(kernel: FakeKernel, choose: impl FnOnce(&mut Setup)) -> Self {
         let meters = Arc::new(Meters::new());
-        let core = Core::new(Setup { sandboxes, ..kernel.setup("here", &meters) });
+        let mut setup = kernel.setup("here", &meters);
+        choose(&mut setup);
+        let core = Core::new(setup);
         let (handle, messages) = Handle::channel();
         Self { core, meters, kernel, handle, messages }
     }
@@ -55,7 +58,12 @@ impl Fixture {
 
     /// The same, with a kernel that has so much room.
     pub(super) fn in_sync_within(limits: Limits) -> Self {
-        Self::with(FakeKernel::with_limits(limits), Vec::new()).listed()
+        Self::with(FakeKernel::with_limits(limits), |_| {}).listed()
+    }
+
+    /// The same, where pods keep what they had while there is no room for their policies.
+    pub(super) fn keeping_within(limits: Limits) -> Self {
+        Self::with(FakeKernel::with_limits(limits), |setup| setup.without_room = WithoutRoom::Keep).listed()
     }
 
     fn listed(self) -> Self {

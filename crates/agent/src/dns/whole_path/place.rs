@@ -334,6 +334,7 @@ fn config(pin_dir: PathBuf) -> Config {
         pin_dir,
         metrics: None,
         connections: Connections::Cut,
+        without_room: crate::run::WithoutRoom::Deny,
         map_sizes: sizes.map(|(map, size)| (map.to_owned(), size)).into(),
         report_allowed: false,
         chain: None,
