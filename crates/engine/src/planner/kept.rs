@@ -84,7 +84,9 @@ impl Planner {
         let kept = std::mem::take(&mut self.kept.by_subject);
         let (gone, kept): (BTreeMap<_, _>, _) = kept.into_iter().partition(|(slot, number)| which(*slot, *number));
         self.kept.by_subject = kept;
-        gone.into_values().for_each(|number| self.release(number, turnover));
+        for number in gone.into_values() {
+            self.release(number, turnover);
+        }
     }
 
     /// Whether a ruleset is there only because it is kept.

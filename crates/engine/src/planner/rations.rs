@@ -226,7 +226,9 @@ fn parts(
     match kind {
         Room::Layout => {
             let mut size = Size::default();
-            policies.iter().for_each(|policy| size += policy.size(direction));
+            for policy in policies {
+                size += policy.size(direction);
+            }
             vec![(id.0, size.layout())]
         }
         Room::Causes => {
