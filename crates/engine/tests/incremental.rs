@@ -1,34 +1,21 @@
 //! Events in any order and grouping lead to the plan a fresh planner makes, and deltas add up to it.
 
+mod kit;
+
 use std::collections::HashMap;
 
 use ringfence_engine::generate::{Event, Rng, Settings};
 use ringfence_engine::{Plan, Planner, Scope};
 use ringfence_model::{Object, ObjectKey, World};
 
+use kit::{feed, follow, shuffled};
+
 fn scopes() -> [Scope; 2] {
     [Scope::Cluster, Scope::Node("node0".into())]
 }
 
 fn fresh(scope: &Scope, objects: impl IntoIterator<Item = Object>) -> Plan {
-    let mut planner = Planner::new(scope.clone());
-    objects.into_iter().for_each(|object| planner.apply(object));
-    planner.commit();
-    planner.plan()
-}
-
-fn feed(planner: &mut Planner, event: &Event) {
-    match event {
-        Event::Apply(object) => planner.apply(object.clone()),
-        Event::Delete(key) => planner.delete(key),
-    }
-}
-
-/// All objects of a world in a random order, namespaces after their pods and policies too.
-fn shuffled(rng: &mut Rng, world: &World) -> Vec<Object> {
-    let mut objects: Vec<_> = world.objects().collect();
-    rng.shuffle(&mut objects);
-    objects
+    kit::fresh(Planner::new(scope.clone()), objects)
 }
 
 #[test]
@@ -42,16 +29,7 @@ fn deltas_add_up_to_the_plan_of_a_fresh_planner() {
             planner.reset(world.objects());
             let mut folded = Plan::default();
             for step in 0..60 {
-                for _ in 0..rng.below(4) {
-                    let event = settings.event(rng, &world);
-                    event.happen(&mut world);
-                    feed(&mut planner, &event);
-                }
-                planner.commit().iter().for_each(|delta| folded.apply(delta));
-                if rng.percent(30) {
-                    planner.sweep_now();
-                }
-                assert_eq!(folded, planner.plan(), "deltas, seed {seed}, step {step}");
+                follow(rng, &settings, &mut world, &mut planner, &mut folded);
                 if step % 10 == 9 {
                     assert_eq!(folded, fresh(&scope, shuffled(rng, &world)), "fresh, seed {seed}, step {step}");
                 }

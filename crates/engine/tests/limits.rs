@@ -1,5 +1,7 @@
 //! What does not fit is denied, at the expense of whoever asks for most, and nobody else notices.
 
+mod kit;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
@@ -7,18 +9,10 @@ use ringfence_engine::generate::{Event, Rng, Settings};
 use ringfence_engine::{Block, CauseId, Delta, Limits, Plan, Planner, RulesetId, Scope};
 use ringfence_model::{Direction, Name, Object, PodPhase, Reason, World};
 
-fn feed(planner: &mut Planner, event: &Event) {
-    match event {
-        Event::Apply(object) => planner.apply(object.clone()),
-        Event::Delete(key) => planner.delete(key),
-    }
-}
+use kit::{feed, follow, shuffled};
 
 fn fresh(limits: Limits, objects: impl IntoIterator<Item = Object>) -> Plan {
-    let mut planner = Planner::with_limits(Scope::Cluster, limits);
-    objects.into_iter().for_each(|object| planner.apply(object));
-    planner.commit();
-    planner.plan()
+    kit::fresh(Planner::with_limits(Scope::Cluster, limits), objects)
 }
 
 fn points<'a>(blocks: impl Iterator<Item = &'a Arc<Block>>) -> usize {
@@ -84,23 +78,13 @@ fn plans_with_limits_are_functions_of_the_world_and_the_sum_of_their_deltas() {
         planner.reset(world.objects());
         let mut folded = Plan::default();
         for step in 0..30 {
-            for _ in 0..rng.below(4) {
-                let event = settings.event(rng, &world);
-                event.happen(&mut world);
-                feed(&mut planner, &event);
-            }
-            planner.commit().iter().for_each(|delta| folded.apply(delta));
-            if rng.percent(30) {
-                planner.sweep_now();
-            }
-            assert_eq!(folded, planner.plan(), "deltas, seed {seed}, step {step}");
+            follow(rng, &settings, &mut world, &mut planner, &mut folded);
             assert!(
                 is_within(&folded, limits, hosts(&world)),
                 "seed {seed}, step {step}: {:?} of {limits:?}",
                 used(&folded)
             );
-            let mut objects: Vec<_> = world.objects().collect();
-            rng.shuffle(&mut objects);
+            let objects = shuffled(rng, &world);
             assert_eq!(folded, fresh(limits, objects), "fresh, seed {seed}, step {step}, {limits:?}");
             let denied: usize = planner.refusals().iter().map(|refusal| refusal.pods.len()).sum();
             refused += denied;
@@ -277,7 +261,9 @@ fn who_keeps_has_what_it_had_and_nobody_else_notices() {
             for _ in 0..rng.below(4) {
                 let event = settings.event(rng, &world);
                 event.happen(&mut world);
-                planners.iter_mut().for_each(|planner| feed(planner, &event));
+                for planner in &mut planners {
+                    feed(planner, &event);
+                }
             }
             planners[0].commit();
             planners[1].commit().iter().for_each(|delta| folded.apply(delta));

@@ -1,0 +1,41 @@
+//! A world that changes, and planners that follow it.
+
+use ringfence_engine::generate::{Event, Rng, Settings};
+use ringfence_engine::{Plan, Planner};
+use ringfence_model::{Object, World};
+
+/// Tells a planner what happened.
+pub(crate) fn feed(planner: &mut Planner, event: &Event) {
+    match event {
+        Event::Apply(object) => planner.apply(object.clone()),
+        Event::Delete(key) => planner.delete(key),
+    }
+}
+
+/// What a planner makes of these objects at once.
+pub(crate) fn fresh(mut planner: Planner, objects: impl IntoIterator<Item = Object>) -> Plan {
+    objects.into_iter().for_each(|object| planner.apply(object));
+    planner.commit();
+    planner.plan()
+}
+
+/// All objects of a world in a random order, namespaces after their pods and policies too.
+pub(crate) fn shuffled(rng: &mut Rng, world: &World) -> Vec<Object> {
+    let mut objects: Vec<_> = world.objects().collect();
+    rng.shuffle(&mut objects);
+    objects
+}
+
+/// Lets something happen to a world, has a planner follow, and holds the sum of its deltas against its plan.
+pub(crate) fn follow(rng: &mut Rng, settings: &Settings, world: &mut World, planner: &mut Planner, folded: &mut Plan) {
+    for _ in 0..rng.below(4) {
+        let event = settings.event(rng, world);
+        event.happen(world);
+        feed(planner, &event);
+    }
+    planner.commit().iter().for_each(|delta| folded.apply(delta));
+    if rng.percent(30) {
+        planner.sweep_now();
+    }
+    assert_eq!(*folded, planner.plan(), "the sum of the deltas is the plan");
+}
