@@ -75,9 +75,10 @@ impl Core {
         let crowded = self.planner.crowded_out_count();
         if std::mem::replace(&mut self.crowded, crowded) != crowded {
             self.index.raise();
-            match self.crowd_warning() {
-                Some(warning) => tracing::warn!("{warning}"),
-                None => tracing::info!("there is room for the addresses of all pods again"),
+            if let Some(warning) = self.crowd_warning() {
+                tracing::warn!("{warning}");
+            } else {
+                tracing::info!("there is room for the addresses of all pods again");
             }
         }
     }
