@@ -144,7 +144,7 @@ impl Maps {
     /// decided anew by it; with [`ApplyError::NoCapacity`] often nothing has been touched.
     ///
     /// If what is new does not fit beside what is old, endpoints get theirs one after the other. That is for deltas of a
-    /// planner only: in them peers move to classes that old rules know too.
+    /// planner, and steps of a transition: in them peers move to classes that old rules know too.
     pub(crate) fn apply(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
         match self.apply_at_once(state, delta) {
             Err(ApplyError::NoCapacity { map: "entries" | "breakpoints", .. }) => {}
@@ -156,7 +156,7 @@ impl Maps {
     }
 
     /// As [`Self::apply`], but never in portions. With [`ApplyError::NoCapacity`] nothing has been touched.
-    pub(crate) fn apply_at_once(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
+    fn apply_at_once(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
         self.check_capacity(state, delta)?;
         let fresh = acquire(state, delta)?;
         let written = self.write(state, delta, &fresh);
@@ -190,7 +190,7 @@ impl Maps {
     }
 
     /// Whether a change fits, but for breakpoints.
-    pub(crate) fn check_capacity(&self, state: &State, delta: &Delta) -> Result<(), ApplyError> {
+    fn check_capacity(&self, state: &State, delta: &Delta) -> Result<(), ApplyError> {
         let growth = state.growth(delta);
         let prefixes = state.peers.keys().filter(|net| !is_address(**net)).count();
         let checks = [

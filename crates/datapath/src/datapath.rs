@@ -19,7 +19,7 @@ use crate::object::{MAPS, PROGRAM, Version, load, log_quietly};
 use crate::pins::{Pins, stage};
 use crate::state::{State, is_address};
 use crate::table::{PerCpu, Table};
-use crate::transition::{Transition, transition};
+use crate::transition::transition;
 use crate::{
     ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Guarded,
     Interface, LinkHook, Port, Trial, conntrack, features, links,
@@ -172,7 +172,7 @@ impl Datapath {
         self.state = self.maps.read()?;
         // What a process before us freed a moment ago may still be read.
         grace_period();
-        self.carry_out(transition(&self.state, plan))?;
+        self.carry_out(plan)?;
         if self.pending {
             self.namespace.enter(|| links::replace(&self.pins, &self.program))?;
             self.kept = Kept::open(&self.pins)?;
@@ -183,18 +183,21 @@ impl Datapath {
     }
 
     /// Also where nothing differs the epoch rises: whoever wrote it may have died before telling the flow table.
-    fn carry_out(&mut self, transition: Transition) -> Result<(), ApplyError> {
-        let Transition { direct, stepwise } = transition;
-        self.maps.check_capacity(&self.state, &direct)?;
-        if let Some([there, on]) = stepwise {
-            match self.maps.apply_at_once(&mut self.state, &there) {
-                Err(error @ ApplyError::NoCapacity { .. }) => {
-                    tracing::warn!(%error, "no room for a smooth transition: for a moment new packets may be denied");
-                }
-                done => return done.and_then(|()| self.maps.apply_at_once(&mut self.state, &on)),
+    fn carry_out(&mut self, plan: &Plan) -> Result<(), ApplyError> {
+        let smoothly = transition(&self.state, plan);
+        match self.carry_out_steps(&smoothly.smooth) {
+            Err(error @ ApplyError::NoCapacity { .. }) if smoothly.denying.is_some() => {
+                tracing::warn!(%error, "no room for a smooth transition: for a moment new packets may be denied");
+                // Some portions may be in place already.
+                let rest = transition(&self.state, plan);
+                self.carry_out_steps(&rest.denying.unwrap_or(rest.smooth))
             }
+            done => done,
         }
-        self.maps.apply_at_once(&mut self.state, &direct)
+    }
+
+    fn carry_out_steps(&mut self, steps: &[Delta]) -> Result<(), ApplyError> {
+        steps.iter().try_for_each(|step| self.maps.apply(&mut self.state, step))
     }
 
     /// Carries out a change of the plan that was synced. It is enforced when this returns.

@@ -4,7 +4,8 @@
 //! each other, such as before and after a time without an agent, are not: when an address moves from its old class
 //! to its new one, an endpoint's old rules know nothing of the new class, nor the new rules of the old class. Such
 //! addresses go by way of a class of passage, about which old rules say what they said about the old class, and new
-//! rules what they say about the new one. Endpoints change their rules in between.
+//! rules what they say about the new one. Endpoints change their rules in between. Where there is no room for that they are
+//! denied on the way.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -15,12 +16,13 @@ use ringfence_engine::{Block, ClassId, Delta, EntryKey, PeerClass, Plan, Ruleset
 
 use crate::state::State;
 
-/// From what the kernel holds to a plan.
+/// From what the kernel holds to a plan, in steps. Each can be carried out in portions.
 pub(crate) struct Transition {
-    /// All of it at once.
-    pub(crate) direct: Delta,
-    /// In two steps, if addresses have to go by way of classes of passage. Takes more room on the way.
-    pub(crate) stepwise: Option<[Delta; 2]>,
+    /// By way of classes of passage, if addresses have to go by it.
+    pub(crate) smooth: Vec<Delta>,
+    /// The same where there is no room for what is said about classes of passage: addresses that move are denied on the way.
+    /// None if none has to.
+    pub(crate) denying: Option<Vec<Delta>>,
 }
 
 pub(crate) fn transition(state: &State, plan: &Plan) -> Transition {
@@ -29,13 +31,21 @@ pub(crate) fn transition(state: &State, plan: &Plan) -> Transition {
         state.endpoints.values().flat_map(|r| [r.ingress, r.egress]).filter(|r| *r != RulesetId::NONE).collect();
     if old_rulesets.is_empty() {
         // Nobody looks at classes yet: they can all be made new before anybody does.
-        let stepwise = (!direct.delete_peers.is_empty()).then(|| peers_first(direct.clone()));
-        return Transition { direct, stepwise };
+        let smooth = if direct.delete_peers.is_empty() { vec![direct] } else { peers_first(direct).into() };
+        return Transition { smooth, denying: None };
     }
     let passages = passages(state, plan, &direct);
-    let stepwise = (!passages.peers.is_empty()).then(|| steps(state, plan, direct.clone(), passages, &old_rulesets));
-    Transition { direct, stepwise }
+    if passages.peers.is_empty() {
+        return Transition { smooth: vec![direct], denying: None };
+    }
+    let denied =
+        Passages { classes: HashMap::new(), peers: passages.peers.iter().map(|(net, _)| (*net, DENIED)).collect() };
+    let denying = steps(state, plan, direct.clone(), denied, &old_rulesets);
+    Transition { smooth: steps(state, plan, direct, passages, &old_rulesets).into(), denying: Some(denying.into()) }
 }
+
+/// The class of what is denied on the way: nobody has an entry about it.
+const DENIED: PeerClass = PeerClass::plain(ClassId::CONFLICT, ClassId::CONFLICT);
 
 fn peers_first(direct: Delta) -> [Delta; 2] {
     let peers = Delta { put_peers: direct.put_peers, delete_peers: direct.delete_peers, ..Delta::default() };
@@ -50,29 +60,34 @@ fn steps(
     old_rulesets: &BTreeSet<RulesetId>,
 ) -> [Delta; 2] {
     let new_rulesets: BTreeSet<_> = plan.endpoints.values().flat_map(|e| [e.ingress, e.egress]).collect();
+    // What only rulesets say that go need not stay for the second step, which makes room for others.
+    let (gone, kept) = direct.delete_entries.into_iter().partition(|key| !new_rulesets.contains(&key.ruleset));
     let mut there = Delta {
         put_causes: direct.put_causes,
         put_entries: direct.put_entries,
         put_endpoints: direct.put_endpoints,
         delete_endpoints: direct.delete_endpoints,
+        delete_entries: gone,
         ..Delta::default()
     };
     let mut on = Delta {
         put_peers: direct.put_peers,
         gates: direct.gates,
         delete_peers: direct.delete_peers,
-        delete_entries: direct.delete_entries,
+        delete_entries: kept,
         delete_causes: direct.delete_causes,
         ..Delta::default()
     };
     for ((old, new), class) in passages.classes {
         for ruleset in old_rulesets {
             if !new_rulesets.contains(ruleset) {
-                put(&mut there, &mut on, *ruleset, class, look_up(&state.entries, *ruleset, old));
+                let block = look_up(&state.entries, *ruleset, old);
+                put(&mut there.put_entries, &mut there.delete_entries, EntryKey { ruleset: *ruleset, class }, block);
             }
         }
         for ruleset in &new_rulesets {
-            put(&mut there, &mut on, *ruleset, class, look_up(&plan.entries, *ruleset, new));
+            let block = look_up(&plan.entries, *ruleset, new);
+            put(&mut there.put_entries, &mut on.delete_entries, EntryKey { ruleset: *ruleset, class }, block);
         }
     }
     there.put_peers.extend(passages.peers);
@@ -81,14 +96,16 @@ fn steps(
     let moving: HashSet<_> = there.put_peers.iter().map(|(net, _)| *net).collect();
     there.put_peers.extend(on.put_peers.iter().filter(|(net, _)| !moving.contains(net)));
     there.put_peers.sort_by_key(|(net, _)| Reverse(net.prefix_len()));
+    there.delete_entries.sort_unstable();
     [there, on.sorted()]
 }
 
-fn put(there: &mut Delta, on: &mut Delta, ruleset: RulesetId, class: ClassId, block: Option<&Arc<Block>>) {
-    let Some(block) = block else { return };
-    let key = EntryKey { ruleset, class };
-    there.put_entries.push((key, Arc::clone(block)));
-    on.delete_entries.push(key);
+/// An entry about a class of passage comes, and goes again.
+fn put(puts: &mut Vec<(EntryKey, Arc<Block>)>, deletes: &mut Vec<EntryKey>, key: EntryKey, block: Option<&Arc<Block>>) {
+    if let Some(block) = block {
+        puts.push((key, Arc::clone(block)));
+        deletes.push(key);
+    }
 }
 
 fn look_up(entries: &HashMap<EntryKey, Arc<Block>>, ruleset: RulesetId, class: PeerClass) -> Option<&Arc<Block>> {
@@ -152,6 +169,7 @@ mod tests {
     use ringfence_model::{Protocol, World};
 
     use super::*;
+    use crate::portions::portions;
     use crate::slices::Slices;
     use crate::state::{Rulesets, is_address};
 
@@ -211,41 +229,137 @@ mod tests {
         block.map(|block| block.at(key)).map(|Breakpoint { allow, cause, .. }| (allow, cause))
     }
 
+    /// How a step is carried out.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum How {
+        AtOnce,
+        InPortions,
+    }
+
+    /// Steps as the applier carries them out, after a plan.
+    fn carried_out(plan: &Plan, steps: &[Delta], how: How, rng: &mut Rng) -> Vec<Delta> {
+        let mut plan = plan.clone();
+        let mut deltas = Vec::new();
+        for step in steps {
+            let state = state_of(&plan);
+            let divided = (how == How::InPortions).then(|| portions(&state, step, rng.below(12))).flatten();
+            deltas.extend(divided.unwrap_or_else(|| vec![step.clone()]));
+            plan.apply(step);
+        }
+        deltas
+    }
+
+    /// What is asked about two plans: pods, peers.
+    fn ends(old: &Plan, new: &Plan) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let nets = old.peers.keys().chain(new.peers.keys());
+        let stranger = IpAddr::from([192, 0, 2, 1]);
+        let peers = nets.flat_map(|net| [net.network(), net.broadcast()]).chain([stranger]).collect();
+        (old.endpoints.keys().chain(new.endpoints.keys()).copied().chain([stranger]).collect(), peers)
+    }
+
+    fn keys() -> [u32; 3] {
+        [port_key(Protocol::TCP, 80), port_key(Protocol::UDP, 81), port_key(Protocol::ICMP, 0)]
+    }
+
     #[test]
     fn between_any_two_plans_every_verdict_is_one_of_theirs() {
         let settings = Settings { policies: 6, pods: 10, ..Settings::default() };
-        let keys = [port_key(Protocol::TCP, 80), port_key(Protocol::UDP, 81), port_key(Protocol::ICMP, 0)];
-        let mut stepwise = 0;
+        let (mut stepwise, mut divided, mut denied) = (0, 0, 0);
         for seed in 0..60 {
             let mut rng = Rng::new(seed);
             let (old, new) = (plan_of(&settings.world(&mut rng)), plan_of(&settings.world(&mut rng)));
-            let transition = transition(&state_of(&old), &new);
-            stepwise += usize::from(transition.stepwise.is_some());
-            let deltas = transition.stepwise.map_or_else(|| vec![transition.direct], Vec::from);
-            let nets = old.peers.keys().chain(new.peers.keys());
-            let stranger = IpAddr::from([192, 0, 2, 1]);
-            let peers: Vec<IpAddr> = nets.flat_map(|net| [net.network(), net.broadcast()]).chain([stranger]).collect();
-            let owns: Vec<IpAddr> =
-                old.endpoints.keys().chain(new.endpoints.keys()).copied().chain([stranger]).collect();
-            let mut plan = old.clone();
-            for write in deltas.iter().flat_map(writes) {
-                plan.apply(&write);
-                for _ in 0..30 {
-                    let own = *rng.pick(&owns);
-                    let (peer, key) = (*rng.pick(&peers), *rng.pick(&keys));
-                    let of = [rng.percent(50), rng.percent(50)];
-                    let said = ask(&plan, own, peer, of, key);
-                    let (before, after) = (ask(&old, own, peer, of, key), ask(&new, own, peer, of, key));
-                    assert!(said == before || said == after, "seed {seed}: {own} about {peer}: {said:?}");
+            let Transition { smooth, denying } = transition(&state_of(&old), &new);
+            stepwise += usize::from(denying.is_some());
+            let ways =
+                [(Some(&smooth), How::AtOnce), (Some(&smooth), How::InPortions), (denying.as_ref(), How::InPortions)];
+            for (number, (steps, how)) in ways.into_iter().enumerate() {
+                let Some(steps) = steps else { continue };
+                let deltas = carried_out(&old, steps, how, &mut rng);
+                divided += usize::from(deltas.len() > steps.len());
+                let (owns, peers) = ends(&old, &new);
+                let mut plan = old.clone();
+                for write in deltas.iter().flat_map(writes) {
+                    plan.apply(&write);
+                    for _ in 0..30 {
+                        let own = *rng.pick(&owns);
+                        let (peer, key) = (*rng.pick(&peers), *rng.pick(&keys()));
+                        let of = [rng.percent(50), rng.percent(50)];
+                        let said = ask(&plan, own, peer, of, key);
+                        let (before, after) = (ask(&old, own, peer, of, key), ask(&new, own, peer, of, key));
+                        // Where there is no room for classes of passage there may be no answer, which denies.
+                        let closed = number == 2 && said.is_none();
+                        denied += usize::from(closed && before.is_some() && after.is_some());
+                        assert!(
+                            said == before || said == after || closed,
+                            "seed {seed}, way {number}: {own} about {peer}: {said:?}"
+                        );
+                    }
                 }
+                for gates in deltas.iter().filter_map(|delta| delta.gates.clone()) {
+                    plan.gates = gates;
+                }
+                assert_eq!((&plan.peers, &plan.entries), (&new.peers, &new.entries), "seed {seed}, way {number}");
+                assert_eq!(plan.gates, new.gates, "seed {seed}");
+                assert_eq!(state_of(&plan).endpoints, state_of(&new).endpoints, "seed {seed}");
             }
-            for gates in deltas.iter().filter_map(|delta| delta.gates.clone()) {
-                plan.gates = gates;
-            }
-            assert_eq!((&plan.peers, &plan.entries), (&new.peers, &new.entries), "seed {seed}");
-            assert_eq!(plan.gates, new.gates, "seed {seed}");
-            assert_eq!(state_of(&plan).endpoints, state_of(&new).endpoints, "seed {seed}");
         }
         assert!(stepwise > 30, "only {stepwise} went by classes of passage");
+        assert!(divided > 50 && denied > 100, "{divided} were divided, {denied} times something was denied on the way");
+    }
+
+    /// Each state on the way, and how often the epoch had risen by then: it does before entries go.
+    fn states(old: &Plan, deltas: &[Delta]) -> Vec<(Plan, usize)> {
+        let mut states = vec![(old.clone(), 0)];
+        let mut epoch = 0;
+        for delta in deltas {
+            let mut plan = states.last().map_or_else(|| old.clone(), |(plan, _)| plan.clone());
+            for write in writes(delta) {
+                epoch += usize::from(!write.delete_entries.is_empty() || write == Delta::default());
+                plan.apply(&write);
+                states.push((plan.clone(), epoch));
+            }
+        }
+        states
+    }
+
+    #[test]
+    fn a_packet_held_up_between_its_lookups_hears_what_one_of_the_plans_says_or_is_judged_anew() {
+        let settings = Settings { policies: 6, pods: 10, ..Settings::default() };
+        let (mut heard, mut anew, mut changed) = (0, 0, 0);
+        for seed in 100..140 {
+            let mut rng = Rng::new(seed);
+            let (old, new) = (plan_of(&settings.world(&mut rng)), plan_of(&settings.world(&mut rng)));
+            let how = if seed % 2 == 0 { How::AtOnce } else { How::InPortions };
+            let deltas = carried_out(&old, &transition(&state_of(&old), &new).smooth, how, &mut rng);
+            let states = states(&old, &deltas);
+            let (owns, peers) = ends(&old, &new);
+            for _ in 0..3000 {
+                let mut instants = [(); 3].map(|()| rng.below(states.len()));
+                instants.sort_unstable();
+                let [(first, began), (second, _), (third, ended)] = instants.map(|instant| &states[instant]);
+                let (own, peer, key) = (*rng.pick(&owns), *rng.pick(&peers), *rng.pick(&keys()));
+                let of = [rng.percent(50), rng.percent(50)];
+                // Who is asked as of one instant, the class as of a later one, the decision as of one later still.
+                let seen = Plan {
+                    endpoints: first.endpoints.clone(),
+                    peers: second.peers.clone(),
+                    entries: third.entries.clone(),
+                    ..Plan::default()
+                };
+                let said = ask(&seen, own, peer, of, key);
+                if began != ended || said.is_none() {
+                    anew += 1;
+                    continue;
+                }
+                let (before, after) = (ask(&old, own, peer, of, key), ask(&new, own, peer, of, key));
+                assert!(said == before || said == after, "seed {seed}: {own} about {peer}: {said:?} at {instants:?}");
+                heard += 1;
+                changed += usize::from(before != after);
+            }
+        }
+        assert!(
+            heard > 5000 && anew > 5000 && changed > 200,
+            "{heard} heard, {anew} judged anew, {changed} of a change"
+        );
     }
 }

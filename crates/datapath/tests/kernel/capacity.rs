@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use libbpf_rs::{MapCore as _, MapFlags};
 use ringfence_datapath::{ApplyError, Config};
-use ringfence_engine::Delta;
+use ringfence_engine::{ClassId, Delta, EntryKey, PeerClass};
 use ringfence_model::Protocol;
 
 use crate::kit::court::{Court, NEW};
@@ -109,4 +109,28 @@ fn a_change_that_does_not_fit_beside_what_it_replaces_is_carried_out_in_portions
     let held = court.datapath.capacity().into_iter().find(|capacity| capacity.map == "breakpoints").unwrap();
     assert_eq!(held.used, 12, "what is old is gone");
     court.close();
+}
+
+#[test]
+fn a_plan_that_does_not_fit_beside_the_one_before_is_synced_in_portions() {
+    let (old, new) = (two([20, 21], 80), two([30, 31], 81));
+    for peer in [9, 8] {
+        // Where the peers' class is another, they are denied on the way: for what both say there is no room.
+        let Some(mut court) = Court::with(|config| config.sizes.breakpoints = 23, &old) else { return };
+        let mut plan = new.plan.clone();
+        for class in plan.peers.values_mut() {
+            *class = PeerClass::plain(ClassId(peer), class.fallback);
+        }
+        let entries = plan.entries.into_iter();
+        let moved = |key: EntryKey| EntryKey { class: if key.class.0 == 9 { ClassId(peer) } else { key.class }, ..key };
+        plan.entries = entries.map(|(key, block)| (moved(key), block)).collect();
+        court.datapath.sync(&plan).unwrap();
+        for pod in ["10.0.0.2", "10.0.0.3"] {
+            let accepted = |port| court.ask(&Packet::new("10.0.1.5", pod, Protocol::TCP, port), &NEW).accepted;
+            assert!(accepted(81) && !accepted(80), "{pod}");
+        }
+        let held = court.datapath.capacity().into_iter().find(|capacity| capacity.map == "breakpoints").unwrap();
+        assert_eq!(held.used, 12, "what is old is gone");
+        court.close();
+    }
 }
