@@ -8,7 +8,10 @@ use super::tree::Tree;
 /// First parts of paths that a document can only mean as paths of this repository.
 const TOPS: &[&str] = &["crates/", "xtask/", "docs/", ".ci/", ".cargo/", "deploy/"];
 
-/// Findings: a link, a path or a chore in a Markdown file that does not exist.
+/// A name of more words than this is a test's.
+const TEST_WORDS: usize = 4;
+
+/// Findings: a link, a path, a test or a chore in a Markdown file that does not exist.
 pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
     let chores: Vec<String> = crate::Chore::command().get_subcommands().map(|c| c.get_name().to_owned()).collect();
     let mut findings = Vec::new();
@@ -20,6 +23,12 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
             }
             for gone in paths(line).filter(|path| !tree.holds(path)) {
                 findings.push(Finding::new(path, Some(number), format!("there is no {gone}")));
+            }
+            for test in tests_named(line).filter(|test| !is_function(tree, test)) {
+                findings.push(Finding::new(path, Some(number), format!("there is no test {test}")));
+            }
+            for file in files_named(line).filter(|file| !is_file(tree, file)) {
+                findings.push(Finding::new(path, Some(number), format!("there is no file {file}")));
             }
             for chore in chores_named(line).filter(|chore| !chores.iter().any(|known| known == chore)) {
                 findings.push(Finding::new(path, Some(number), format!("there is no chore {chore}")));
@@ -48,11 +57,40 @@ fn leads(tree: &Tree, folder: &str, link: &str) -> bool {
     parts.is_empty() || tree.holds(&parts.join("/"))
 }
 
+/// What is in back-quotes.
+fn quoted(line: &str) -> impl Iterator<Item = &str> {
+    line.split('`').skip(1).step_by(2)
+}
+
 /// Paths in back-quotes.
 fn paths(line: &str) -> impl Iterator<Item = &str> {
-    let quoted = line.split('`').skip(1).step_by(2);
     let plain = |text: &&str| TOPS.iter().any(|top| text.starts_with(top)) && !text.contains([' ', '*', '{', '<', '…']);
-    quoted.filter(plain)
+    quoted(line).filter(plain)
+}
+
+/// Tests in back-quotes: nothing else has a name of so many words.
+fn tests_named(line: &str) -> impl Iterator<Item = &str> {
+    let names = quoted(line).filter_map(|text| text.rsplit("::").next());
+    names.filter(|name| {
+        !name.starts_with("ringfence_")
+            && name.split('_').count() > TEST_WORDS
+            && name.split('_').all(|word| !word.is_empty() && word.chars().all(|c| c.is_ascii_lowercase()))
+    })
+}
+
+fn is_function(tree: &Tree, name: &str) -> bool {
+    let head = format!("fn {name}(");
+    tree.ending(".rs").any(|(_, text)| text.contains(&head))
+}
+
+/// Files of Rust in back-quotes, by name or by the end of their path.
+fn files_named(line: &str) -> impl Iterator<Item = &str> {
+    quoted(line).filter(|text| text.ends_with(".rs") && text.len() > 3 && !text.contains([' ', '*', '{', '<', '…']))
+}
+
+fn is_file(tree: &Tree, file: &str) -> bool {
+    let end = format!("/{file}");
+    tree.ending(".rs").any(|(path, _)| path == file || path.ends_with(&end))
 }
 
 /// Words after `cargo xtask`.
@@ -69,9 +107,22 @@ mod tests {
 
     #[track_caller]
     fn finds(text: &str, expected: &[&str]) {
-        let tree = Tree::of(&[("docs/a.md", text), ("README.md", ""), ("crates/model/src/lib.rs", "")]);
+        let tree = Tree::of(&[
+            ("docs/a.md", text),
+            ("README.md", ""),
+            ("crates/model/src/lib.rs", "fn it_is_there_and_passes() {}"),
+        ]);
         let found: Vec<String> = check(&tree).into_iter().map(|finding| finding.message).collect();
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn tests_and_files_are_there() {
+        finds(
+            "`what_is_closed_stays_closed` `lib.rs` `src/lib.rs` `ringfence_repairs_total`",
+            &["there is no test what_is_closed_stays_closed"],
+        );
+        finds("(test: `other.rs`) `model::tests::it_is_there_and_passes`", &["there is no file other.rs"]);
     }
 
     #[test]
