@@ -200,18 +200,18 @@ impl Builder {
     }
 }
 
-/// Takes over the entries of a map, or of a list of maps, that are not there yet. False for anything else.
+/// Takes over the entries of a map, or of a list of maps of which the first counts, in place of those there are: `kubectl`
+/// reads entries in their order, and the last one counts. False for anything else.
 fn merge_into(entries: &mut Vec<Entry>, node: Node) -> bool {
     match node.content {
         Content::Map(others) => {
             for other in others {
-                if !entries.iter().any(|entry| entry.key == other.key) {
-                    entries.push(Entry { merged: true, ..other });
-                }
+                entries.retain(|entry| entry.key != other.key);
+                entries.push(Entry { merged: true, ..other });
             }
             true
         }
-        Content::List(items) => items.into_iter().all(|item| merge_into(entries, item)),
+        Content::List(items) => items.into_iter().rev().all(|item| merge_into(entries, item)),
         Content::Scalar(_) => false,
     }
 }
@@ -265,9 +265,9 @@ mod tests {
 
     #[test]
     fn anchors_aliases_and_merges() {
-        let parsed = one("a: &a {x: 1, w: 2}\nb: *a\nc:\n  w: 3\n  <<: *a\nd: {<<: [*a, {z: 4}], x: 5}\n");
+        let parsed = one("a: &a {x: 1, w: 2}\nb: *a\nc:\n  w: 3\n  <<: *a\nd: {<<: [*a, {z: 4, x: 6}], w: 5}\n");
         let value =
-            json!({"a": {"x": 1, "w": 2}, "b": {"x": 1, "w": 2}, "c": {"w": 3, "x": 1}, "d": {"w": 2, "z": 4, "x": 5}});
+            json!({"a": {"x": 1, "w": 2}, "b": {"x": 1, "w": 2}, "c": {"w": 2, "x": 1}, "d": {"w": 5, "z": 4, "x": 1}});
         assert_eq!(parsed.root.value(), value);
         assert_eq!(parsed.problems, []);
         problem("a: {<<: 1}\n", (1, 5, "only maps can be merged"));
