@@ -217,8 +217,6 @@ pub struct Links {
     pub unguarded: Vec<String>,
     /// Names of those that are closed: ports of a bridge of pods of which no pod is known.
     pub closed: Vec<String>,
-    /// How many guards somebody had taken away since the agent started; they were put back.
-    pub repaired: u64,
 }
 
 /// A policy and how far it is enforced on this node.

@@ -8,19 +8,24 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use ringfence_datapath::{
-    ApplyError, Datapath, Drop, Event, Events, Features, Guarded, Interface, LinkHook, Outcome, Port, Sizes, Undone,
+    ApplyError, Datapath, Done, Drop, Event, Events, Features, Guarded, Interface, LinkHook, Outcome, Port, Sizes,
+    Undone,
 };
 use ringfence_engine::{CauseId, Delta, Limits, Plan};
 use ringfence_netns::Tunnel;
 
 use crate::api::{Feature, MapUse};
+use crate::client_ports;
+use crate::core::Handle;
 use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
 use crate::flows::{self, Record, Source, Why};
+use crate::guards::{Work, Workshop};
 use crate::run::{Config, Connections};
 
 /// The datapath, and what does not change about it.
 struct Kernel {
     datapath: Datapath,
+    guards: Workshop,
     adopted: bool,
     features: Vec<Feature>,
     link_hook: Option<LinkHook>,
@@ -29,14 +34,17 @@ struct Kernel {
 
 impl std::ops::Drop for Kernel {
     fn drop(&mut self) {
-        if let Err(error) = self.datapath.leave() {
-            tracing::error!(%error, "links of pods may be open until another agent runs");
+        match self.datapath.leave() {
+            // The thread carries it out before it ends.
+            Ok(Some(errand)) => self.guards.send(Work::Errand(errand)),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "links of pods may be open until another agent runs"),
         }
     }
 }
 
-/// Loads the program, or adopts what an earlier agent left.
-pub(crate) fn open(config: &Config) -> anyhow::Result<(Box<dyn Enforcer>, Box<dyn Source>)> {
+/// Loads the program, or adopts what an earlier agent left; the planning thread is told what becomes of guards.
+pub(crate) fn open(config: &Config, core: &Handle) -> anyhow::Result<(Box<dyn Enforcer>, Box<dyn Source>)> {
     let adopted = holds_anything(&config.pin_dir);
     let settings = settings(config)?;
     let limits = limits(&settings.sizes);
@@ -44,15 +52,13 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<(Box<dyn Enforcer>, Box<dy
     let events = datapath.events().context("cannot read what the kernel reports")?;
     let found = datapath.features();
     let (features, link_hook) = (features(&found), found.link_hook);
-    Ok((Box::new(Kernel { datapath, adopted, features, link_hook, limits }), Box::new(Reports(events))))
+    let guards = Workshop::start(core, datapath.doorkeeper()?).context("cannot start a thread")?;
+    Ok((Box::new(Kernel { datapath, guards, adopted, features, link_hook, limits }), Box::new(Reports(events))))
 }
 
-/// Ends the enforcement that is pinned in a directory, if there is any.
+/// Ends the enforcement that is pinned in a directory, and what of it needs no pins: somebody may have removed these.
 pub(crate) fn remove(pin_dir: &Path) -> anyhow::Result<()> {
-    if holds_anything(pin_dir) {
-        ringfence_datapath::remove(pin_dir)?;
-    }
-    Ok(())
+    Ok(ringfence_datapath::remove(pin_dir)?)
 }
 
 fn holds_anything(dir: &Path) -> bool {
@@ -62,6 +68,7 @@ fn holds_anything(dir: &Path) -> bool {
 fn settings(config: &Config) -> anyhow::Result<ringfence_datapath::Config> {
     let mut settings = ringfence_datapath::Config::new(&config.pin_dir);
     settings.report_allowed = config.report_allowed;
+    settings.ephemeral_ports = client_ports::read();
     settings.connections = match config.connections {
         Connections::Cut => ringfence_datapath::Connections::Cut,
         Connections::Drain => ringfence_datapath::Connections::Drain,
@@ -102,6 +109,7 @@ fn features(found: &Features) -> Vec<Feature> {
     });
     let detail = match found.link_hook {
         Some(LinkHook::Tcx) => "tcx",
+        Some(LinkHook::Either) => "clsact where a pod starts, tcx elsewhere",
         Some(LinkHook::Clsact) => {
             "filters of clsact; hint: Linux 6.6 or later has tcx, which nobody removes by accident"
         }
@@ -176,12 +184,19 @@ impl Enforcer for Kernel {
         self.link_hook
     }
 
-    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<Guarded, EnforceError> {
-        Ok(self.datapath.guard(links)?)
+    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<(), EnforceError> {
+        if let Some(errand) = self.datapath.guard(links)? {
+            self.guards.send(Work::Errand(errand));
+        }
+        Ok(())
     }
 
-    fn look_at_guards(&mut self) -> Result<Guarded, EnforceError> {
-        Ok(self.datapath.check_guards()?)
+    fn look_at_guards(&mut self) {
+        self.guards.send(Work::Look);
+    }
+
+    fn settle(&mut self, done: Done) -> Result<Guarded, EnforceError> {
+        Ok(self.datapath.settle(done)?)
     }
 
     fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError> {
@@ -202,6 +217,7 @@ impl Enforcer for Kernel {
     }
 
     fn mend(&mut self) -> Result<Option<String>, EnforceError> {
+        self.datapath.set_ephemeral_ports(client_ports::read())?;
         let undone = self.datapath.mend().map_err(|error| EnforceError::Kernel(error.to_string()))?;
         Ok((undone != Undone::default()).then(|| found(undone)))
     }
@@ -286,4 +302,43 @@ fn program(drop: Drop) -> Why {
         }
     };
     Why::Program { reason, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use ringfence_netns::VethEnd;
+
+    use super::*;
+    use crate::scratch::{Scratch, can_run};
+
+    #[test]
+    fn guards_go_with_the_agent_though_somebody_removed_the_pins() {
+        if !can_run() {
+            return;
+        }
+        let (host, pod) = (Scratch::new("lost-host"), Scratch::new("lost-pod"));
+        let mut netlink = host.0.netlink().unwrap();
+        let ends = [("pod0", &host), ("eth0", &pod)].map(|(name, at)| VethEnd { name, namespace: &at.0 });
+        netlink.add_veth(ends[0], ends[1], None).unwrap();
+        let index = netlink.link_index("pod0").unwrap();
+        let pins = std::env::temp_dir().join(format!("rf-lost-pins-{}", std::process::id()));
+        let open = || Datapath::open(ringfence_datapath::Config::new(&pins)).unwrap();
+        let mut datapath = host.0.run(open).unwrap();
+        let mut keeper = datapath.doorkeeper().unwrap();
+        datapath.sync(&Plan::default()).unwrap();
+        let port = Port { bridge: None, mac: None, pod: true, idle: true };
+        keeper.take(datapath.guard(&BTreeMap::from([(index, port)])).unwrap().unwrap());
+        assert_eq!(datapath.settle(keeper.work().unwrap()).unwrap().guarded, BTreeSet::from([index]));
+        let mut taken_away = || {
+            keeper.look();
+            !datapath.settle(keeper.work().unwrap()).unwrap().restored.is_empty()
+        };
+        assert!(!taken_away());
+        // First from where a pod that starts has it, then from where it is put back.
+        for _ in 0..2 {
+            host.0.run(|| remove(&pins.with_extension("lost"))).unwrap().unwrap();
+            assert!(taken_away());
+        }
+        host.0.run(|| datapath.detach()).unwrap().unwrap();
+    }
 }

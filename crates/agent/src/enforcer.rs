@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ringfence_datapath::{Guarded, Interface, LinkHook, Port};
+use ringfence_datapath::{Done, Guarded, Interface, LinkHook, Port};
 use ringfence_engine::{CauseId, Delta, Limits, Plan};
 use ringfence_netns::Tunnel;
 
@@ -23,10 +23,13 @@ pub trait Enforcer: Send {
     fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError>;
     /// Where the kernel lets links be guarded; none: nowhere.
     fn link_hook(&self) -> Option<LinkHook>;
-    /// Guards exactly these links of the node, by index, and no others.
-    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<Guarded, EnforceError>;
-    /// Looks whether the guards are where they were put, and puts back those that are not.
-    fn look_at_guards(&mut self) -> Result<Guarded, EnforceError>;
+    /// Has exactly these links of the node guarded, by index, and no others. That is done on another thread, which tells what
+    /// came of it: for [`Enforcer::settle`].
+    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<(), EnforceError>;
+    /// Has that thread look whether the guards are where they were put, and put back those that are not.
+    fn look_at_guards(&mut self);
+    /// Takes in what was done at links; how all of them stand now.
+    fn settle(&mut self, done: Done) -> Result<Guarded, EnforceError>;
     /// The tunnels that end on nodes: pods send nothing there.
     fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError>;
     /// The addresses of nodes, and those of Services.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use ringfence_datapath::{Guarded, Interface, LinkHook, Port};
+use ringfence_datapath::{Done, Guarded, Interface, LinkHook, Port};
 use ringfence_engine::{CauseId, Delta, Limits, Plan};
 use ringfence_model::DomainName;
 use ringfence_netns::Tunnel;
@@ -40,6 +40,9 @@ struct Memory {
     /// Links that cannot be guarded, and guards that were taken away.
     refused: BTreeMap<u32, String>,
     taken: BTreeSet<u32>,
+    links: BTreeSet<u32>,
+    /// Somebody is to be told what was done at links.
+    untold: bool,
     too_old: bool,
     limits: Limits,
     undone: Option<String>,
@@ -103,8 +106,9 @@ impl FakeKernel {
         self.0.lock().taken = links.iter().copied().collect();
     }
 
-    fn guarded(&self, restored: BTreeSet<u32>) -> Guarded {
-        Guarded { failed: self.0.lock().refused.clone(), restored, ..Guarded::default() }
+    /// What the thread that works at links tells, if it has done something.
+    pub(crate) fn done(&self) -> Option<Done> {
+        std::mem::take(&mut self.0.lock().untold).then(Done::default)
     }
 
     /// Has the next look find something undone.
@@ -144,15 +148,25 @@ impl Enforcer for FakeKernel {
         (!self.0.lock().too_old).then_some(LinkHook::Tcx)
     }
 
-    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<Guarded, EnforceError> {
+    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<(), EnforceError> {
         self.called(Call::Guard(links.clone()), |_| {})?;
-        Ok(self.guarded(BTreeSet::new()))
+        let mut memory = self.0.lock();
+        memory.links = links.keys().copied().collect();
+        memory.untold = true;
+        Ok(())
     }
 
-    fn look_at_guards(&mut self) -> Result<Guarded, EnforceError> {
-        self.called(Call::LookAtGuards, |_| {})?;
-        let taken = std::mem::take(&mut self.0.lock().taken);
-        Ok(self.guarded(taken))
+    fn look_at_guards(&mut self) {
+        let mut memory = self.0.lock();
+        memory.calls.push(Call::LookAtGuards);
+        memory.untold = true;
+    }
+
+    fn settle(&mut self, _: Done) -> Result<Guarded, EnforceError> {
+        let mut memory = self.0.lock();
+        let failed = memory.refused.clone();
+        let guarded = memory.links.iter().filter(|index| !failed.contains_key(index)).copied().collect();
+        Ok(Guarded { guarded, failed, restored: std::mem::take(&mut memory.taken) })
     }
 
     fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError> {

@@ -26,7 +26,7 @@ pub(crate) enum Nudge {
     Local(BTreeSet<IpAddr>),
     /// What a plugin has just told, and the number of this news.
     Told(u64, Told),
-    /// Links or routes of the host changed.
+    /// Links, routes or filters of the host changed.
     Network,
 }
 
@@ -43,12 +43,16 @@ pub(crate) struct Found {
     pub(crate) news: u64,
 }
 
-/// Links, and routes of both families: bits of the group mask of `rtnetlink(7)`.
-const GROUPS: u32 = 0x1 | 0x40 | 0x400;
+/// Links, filters at them, and routes of both families: bits of the group mask of `rtnetlink(7)`.
+const GROUPS: u32 = 0x1 | 0x8 | 0x40 | 0x400;
 /// Least time between two looks: each pod that starts makes a dozen changes.
 const LEAST: Duration = Duration::from_millis(100);
+/// How long a port of a bridge of pods may be nobody's that is known before it is closed: as a rule a plugin is just making
+/// it, and will tell. Meanwhile nothing of the pod runs; and plugins would wait for the closing, which takes the lock of all
+/// links.
+const STRANGE: Duration = Duration::from_millis(250);
 /// How often to look while there are links to guard, and while pods are on a bridge: nothing tells when a guard is taken
-/// away, or a setting of the bridge changes.
+/// away from tcx, or a setting of the bridge changes.
 const GUARDS_INTERVAL: Duration = Duration::from_secs(4);
 const BRIDGE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long nothing is looked at while there is nothing to guard.
@@ -69,6 +73,8 @@ pub(crate) struct Scout {
     news: u64,
     /// Hardware addresses at the other ends of links as first seen: whoever is there can change them later.
     hardware: HashMap<u32, HardwareAddress>,
+    /// Since when ports of bridges of pods were seen to be nobody's; none before the first look.
+    strange: Option<HashMap<u32, Instant>>,
     bridge: Option<Bridge>,
     again: Duration,
 }
@@ -82,6 +88,7 @@ impl Scout {
             told: Vec::new(),
             news: 0,
             hardware: HashMap::new(),
+            strange: None,
             bridge: None,
             again: AGAIN.0,
         }
@@ -122,7 +129,7 @@ impl Scout {
     /// Looks once and tells; says when to look again at the latest.
     fn look(&mut self) -> Result<Duration, Gone> {
         let Some(local) = self.local.clone() else { return Ok(IDLE) };
-        let found = match self.find(&local) {
+        let mut found = match self.find(&local) {
             Ok(found) => found,
             Err(error) => {
                 tracing::warn!(%error, "cannot look up the links of local pods");
@@ -133,12 +140,30 @@ impl Scout {
         self.bridge = found.bridge;
         let unknown = local.iter().any(|address| !found.ports.interfaces.contains_key(address));
         let pauses = [
+            self.spare(&mut found.ports, Instant::now()),
             unknown.then(|| self.pause()),
             found.bridge.map(|_| BRIDGE_INTERVAL),
             (!found.ports.links.is_empty()).then_some(GUARDS_INTERVAL),
         ];
         self.core.tell(Message::Found(found))?;
         Ok(pauses.into_iter().flatten().min().unwrap_or(IDLE))
+    }
+
+    /// Leaves ports that are nobody's open for a moment; says how long the oldest of these has left. Those that are there at
+    /// the first look get none: an agent before this one may have closed them.
+    fn spare(&mut self, ports: &mut Ports, now: Instant) -> Option<Duration> {
+        let earlier = self.strange.take();
+        let first_seen = |index: &u32| match &earlier {
+            None => now.checked_sub(STRANGE).unwrap_or(now),
+            Some(strange) => strange.get(index).copied().unwrap_or(now),
+        };
+        let strangers = ports.links.iter().filter(|(_, port)| !port.pod);
+        let strange: HashMap<u32, Instant> = strangers.map(|(index, _)| (*index, first_seen(index))).collect();
+        let left = |since: &Instant| STRANGE.saturating_sub(now.duration_since(*since));
+        ports.links.retain(|index, _| strange.get(index).is_none_or(|since| left(since).is_zero()));
+        let soonest = strange.values().map(left).filter(|left| !left.is_zero()).min();
+        self.strange = Some(strange);
+        soonest
     }
 
     /// How long to wait before looking again for what was not found: longer each time.
@@ -168,7 +193,13 @@ impl Scout {
         let bridged = ports.bridged() || (unknown && links.iter().any(|link| link.controller.is_some()));
         Ok(Found {
             bridge: bridged.then(bridge::read),
-            tunnels: links.iter().flat_map(|link| &link.tunnels).copied().chain(USUAL).collect(),
+            tunnels: links
+                .iter()
+                .flat_map(|link| &link.tunnels)
+                .copied()
+                .chain(USUAL)
+                .chain(Tunnel::receivers()?)
+                .collect(),
             ports,
             news: self.news,
         })
@@ -262,10 +293,16 @@ pub(crate) fn place(told: &Told) -> ringfence_netns::Result<Ports> {
         }
     }
     if inside.is_empty() {
-        return Ok(ports);
+        return Ok(starting(ports));
     }
     seen.inside = &inside;
-    Ok(find(&seen))
+    Ok(starting(find(&seen)))
+}
+
+/// Nothing of a pod runs while its plugin tells of it.
+fn starting(mut ports: Ports) -> Ports {
+    ports.links.values_mut().for_each(|port| port.idle = true);
+    ports
 }
 
 fn announce(before: Option<Bridge>, now: Option<Bridge>) {
@@ -369,13 +406,36 @@ mod tests {
         let found = host.0.run(|| scout.find(&local)).unwrap().unwrap();
         let interface = Interface { index, bridge: None };
         assert_eq!(found.ports.interfaces, local.iter().map(|address| (*address, interface)).collect());
-        assert_eq!(found.ports.links[&index], Port { bridge: None, mac: None, pod: true });
+        assert_eq!(found.ports.links[&index], Port { bridge: None, mac: None, pod: true, idle: false });
         assert_eq!(found.bridge, None);
         let tunnels = [9999, 4789, 8472, 6081].map(Tunnel::udp);
         assert_eq!(found.tunnels, BTreeSet::from(tunnels));
         let addresses = local.into_iter().collect();
         let told = Told { at: SystemTime::now(), addresses, links: Vec::new(), hardware_address: None };
-        assert_eq!(host.0.run(|| place(&told)).unwrap().unwrap(), found.ports);
+        assert_eq!(host.0.run(|| place(&told)).unwrap().unwrap(), starting(found.ports));
+    }
+
+    #[test]
+    fn a_port_of_nobody_is_spared_for_a_moment_unless_it_was_there_before() {
+        let ports = |strangers: &[u32]| {
+            let port = |pod| Port { bridge: Some(3), mac: None, pod, idle: false };
+            let links = strangers.iter().map(|index| (*index, port(false))).chain([(7, port(true))]).collect();
+            Ports { links, ..Ports::default() }
+        };
+        let (mut scout, _) = scout("spared");
+        let begin = Instant::now();
+        let mut spared = |strangers: &[u32], at: Duration| {
+            let mut ports = ports(strangers);
+            let left = scout.spare(&mut ports, begin + at);
+            (ports.links.into_keys().collect::<Vec<_>>(), left)
+        };
+        let quarter = STRANGE / 4;
+        assert_eq!(spared(&[8], Duration::ZERO), (vec![7, 8], None), "an earlier agent may have closed it");
+        assert_eq!(spared(&[8, 9], quarter), (vec![7, 8], Some(STRANGE)));
+        assert_eq!(spared(&[8, 9], quarter * 2), (vec![7, 8], Some(quarter * 3)));
+        assert_eq!(spared(&[8, 9], quarter * 5), (vec![7, 8, 9], None));
+        assert_eq!(spared(&[], STRANGE * 2), (vec![7], None));
+        assert_eq!(spared(&[9], STRANGE * 3), (vec![7], Some(STRANGE)), "another, of the same number");
     }
 
     #[test]
@@ -403,13 +463,16 @@ mod tests {
         let addresses: Vec<IpAddr> = local.iter().copied().collect();
         let told = Told { at: SystemTime::now(), addresses, links, hardware_address: None };
         let placed = host.0.run(|| place(&told)).unwrap().unwrap();
-        let guarded = Port { bridge: Some(bridge), mac: Some(mac), pod: true };
+        let guarded = Port { bridge: Some(bridge), mac: Some(mac), pod: true, idle: false };
         assert_eq!(placed.interfaces[&told.addresses[0]], Interface { index: port, bridge: Some(bridge) });
-        assert_eq!(placed.links.get(&port), Some(&guarded), "its hardware address was looked up");
+        assert_eq!(placed.links[&port], Port { idle: true, ..guarded }, "its hardware address was looked up");
         scout.take(Nudge::Told(5, told));
         let found = find(&mut scout);
         assert_eq!((found.news, found.ports.links.get(&port)), (5, Some(&guarded)));
-        assert_eq!(found.ports.links.get(&other), Some(&Port { bridge: Some(bridge), mac: None, pod: false }));
+        assert_eq!(
+            found.ports.links.get(&other),
+            Some(&Port { bridge: Some(bridge), mac: None, pod: false, idle: false })
+        );
 
         // An agent that comes later reads what the runtime wrote.
         let text = |byte: &u8| format!("{byte:02x}");

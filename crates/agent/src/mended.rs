@@ -29,11 +29,16 @@ impl Mended {
     /// Something was found undone, and is as it should be again. `what` is a word for metrics, such as `pins`; `found` is a
     /// sentence without its end, such as "the pin of a link was removed; it is pinned again".
     pub(crate) fn mended(&self, what: &'static str, found: impl Into<String>) {
+        self.mended_all(what, 1, found);
+    }
+
+    /// The same, of several things at once.
+    pub(crate) fn mended_all(&self, what: &'static str, count: usize, found: impl Into<String>) {
         let found = found.into();
         tracing::warn!(what, "{found}");
         let mut accounts = self.0.lock();
         let account = accounts.entry(what).or_default();
-        account.count += 1;
+        account.count += count as u64;
         account.last = Some((Timestamp::now(), found));
         account.broken = None;
     }

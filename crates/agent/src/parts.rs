@@ -6,6 +6,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -53,8 +54,11 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Starts what plans and what the planning thread works with.
-    pub(crate) fn start(config: &Config, enforcer: Box<dyn Enforcer>) -> anyhow::Result<Self> {
-        let (core, messages) = Handle::channel();
+    pub(crate) fn start(
+        config: &Config,
+        enforcer: Box<dyn Enforcer>,
+        (core, messages): (Handle, Receiver<Message>),
+    ) -> anyhow::Result<Self> {
         let meters = Arc::new(Meters::new());
         let scout = interfaces::start(&core).context("cannot start a thread")?;
         let (tables, keeping) = tables::start(&core, Arc::clone(&meters)).context("cannot start a thread")?;

@@ -149,7 +149,7 @@ impl<'a> Search<'a> {
                 let bridge = self.bridge(link);
                 let looked = || seen.inside.get(index)?.hardware_address;
                 let mac = bridge.and_then(|_| self.hardware.get(address).copied().or_else(looked));
-                let port = ports.links.entry(*index).or_insert(Port { bridge, mac, pod: true });
+                let port = ports.links.entry(*index).or_insert(Port { bridge, mac, pod: true, idle: false });
                 port.mac = port.mac.or(mac);
             }
         }
@@ -157,7 +157,7 @@ impl<'a> Search<'a> {
         for link in seen.links.iter().filter(|link| is_end(link)) {
             let bridge = self.bridge(link).filter(|bridge| bridges.contains(bridge));
             if bridge.is_some() {
-                ports.links.entry(link.index).or_insert(Port { bridge, mac: None, pod: false });
+                ports.links.entry(link.index).or_insert(Port { bridge, mac: None, pod: false, idle: false });
             }
         }
         let name = |index: &u32| Some((*index, self.link(*index)?.name.clone()));

@@ -120,9 +120,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let client = cluster::client(cluster::config(config.kubeconfig.as_deref()).await?)?;
-    let (mut enforcer, source) = datapath::open(&config)?;
+    let (core, messages) = Handle::channel();
+    let (mut enforcer, source) = datapath::open(&config, &core)?;
     let progress = Journal::open(&versions(&config.socket), enforcer.facts().adopted);
-    let mut parts = Parts::start(&config, enforcer)?;
+    let mut parts = Parts::start(&config, enforcer, (core, messages))?;
     parts.answer(source, listener, public)?;
     let roads = plug_in(&config, &parts.core, &client, Arc::clone(&parts.meters))?;
     if let Some(roads) = &roads {

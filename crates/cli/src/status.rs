@@ -152,7 +152,6 @@ fn wide(status: &Status) -> Vec<String> {
         ["links of pods guarded".to_owned(), enforcement.links.guarded.to_string()],
         ["links of pods not guarded".to_owned(), listed(&enforcement.links.unguarded)],
         ["ports of a bridge closed".to_owned(), listed(&enforcement.links.closed)],
-        ["guards put back".to_owned(), enforcement.links.repaired.to_string()],
     ];
     sections.push(table(["ENFORCEMENT", ""], &rows));
     sections.push(names(&status.names));

@@ -333,11 +333,17 @@ impl Maps {
         interfaces: HashMap<IpAddr, Interface>,
     ) -> Result<(), ApplyError> {
         let before = std::mem::replace(&mut state.interfaces, interfaces);
-        self.put_interfaces(state)?;
         let changed =
             state.endpoints.iter().filter(|(address, _)| before.get(address) != state.interfaces.get(address));
         let pairs: Vec<_> = changed.map(|(address, rulesets)| state.endpoint(*address, *rulesets)).collect();
-        self.endpoints.put_all(&pairs)?;
+        // Of an address whose interface is not known, a packet by that of another is spoofed. So no interface is one of an
+        // address before all addresses know theirs.
+        let written = self.endpoints.put_all(&pairs).and_then(|()| self.put_interfaces(state));
+        if written.is_err() {
+            // What is there is not known; the next time everything is written again.
+            state.interfaces = before;
+        }
+        written?;
         if pairs.is_empty() { Ok(()) } else { self.configure(|_| ()) }
     }
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crate::LinkHook;
 use crate::table::spare;
 
-/// The kernel's default (`Documentation/networking/ip-sysctl.rst`).
-const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
+/// The kernel's default (`Documentation/networking/ip-sysctl.rst`), which each new network namespace has.
+pub const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
 /// Where and how to enforce.
 #[derive(Clone, Debug, PartialEq, Eq)]

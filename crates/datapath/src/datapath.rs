@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
@@ -21,8 +22,8 @@ use crate::state::{State, is_address};
 use crate::table::{PerCpu, Table};
 use crate::transition::transition;
 use crate::{
-    ApplyError, Capacity, Config, Connections, Counter, DropCounters, Error, Events, Features, Flow, Guarded,
-    Interface, LinkHook, Port, Trial, conntrack, features, links,
+    ApplyError, Capacity, Config, Connections, Counter, Done, Doorkeeper, DropCounters, Errand, Error, Events,
+    Features, Flow, Guarded, Interface, LinkHook, Port, Trial, conntrack, features, links,
 };
 
 /// What the kernel enforces in one network namespace.
@@ -37,6 +38,7 @@ pub struct Datapath {
     flows: Table<FlowKey, FlowValue>,
     drops: PerCpu<u32, u64>,
     doors: Doors,
+    link_hook: Option<LinkHook>,
     known: Known,
     state: State,
     /// The whole plan has been synced, and every change since was carried out.
@@ -90,7 +92,8 @@ impl Datapath {
             maps: Maps::open(&pins.maps())?,
             flows: Table::open(&pins.maps(), "flows")?,
             drops: PerCpu::open(&pins.maps(), "drops")?,
-            doors: Doors::open(&pins.maps(), config.link_hook.or(found.link_hook))?,
+            doors: Doors::open(&pins.maps())?,
+            link_hook: config.link_hook.or(found.link_hook),
             known: Known::open(&pins.maps())?,
             config,
             namespace,
@@ -151,15 +154,14 @@ impl Datapath {
 
     /// To be called before a process ends that does not end enforcement. Where pins are gone and cannot be put back, what
     /// judges packets ends with the process, but not the programs at links: they let nothing through any more until another
-    /// process guards these links. True if it came to that.
+    /// process guards these links. Gives what is to be done for it, if it came to that.
     ///
     /// # Errors
     /// If the maps cannot be written.
-    pub fn leave(&mut self) -> Result<bool, ApplyError> {
-        let Err(error) = self.mend() else { return Ok(false) };
+    pub fn leave(&mut self) -> Result<Option<Errand>, ApplyError> {
+        let Err(error) = self.mend() else { return Ok(None) };
         tracing::error!(%error, "what judges packets ends with this process: links of pods are closed until the next one");
-        self.guard(&self.doors.closed())?;
-        Ok(true)
+        self.guard(&self.doors.closed())
     }
 
     /// Makes the kernel enforce exactly this plan, whatever it enforces now. Only the difference is written, in an
@@ -234,30 +236,66 @@ impl Datapath {
         self.maps.set_interfaces(&mut self.state, interfaces.collect())
     }
 
-    /// Tells the node's end of every pod's link, by index, and puts the programs there that settle who sends: in place of
-    /// those of an earlier agent, without a gap. What was told before is replaced, and links that are not in it any more
-    /// are let go. Only what differs from the last time is done; [`Self::check_guards`] looks at everything.
+    /// Who carries out what [`Self::guard`] says. There has to be one only, which may be on another thread.
+    pub fn doorkeeper(&self) -> Result<Doorkeeper, Error> {
+        Ok(Doorkeeper::new(self.namespace.again()?, self.link_hook, (self.pins.maps(), self.config.sizes)))
+    }
+
+    /// Tells the node's end of every pod's link, by index. What was told before is replaced, and links that are not in it any
+    /// more are let go. Gives what is to be done there, if anything: programs that settle who sends are put there, in place of
+    /// those of an earlier agent, without a gap. What was told holds when that is done, and [`Self::settle`] knows of it.
     ///
     /// To be called after [`Self::set_interfaces`]: a pod that is known here but not there cannot send.
     ///
     /// # Errors
-    /// If the maps cannot be written or the programs cannot be loaded. A link that cannot be guarded is none: see
-    /// [`Guarded::failed`].
-    pub fn guard(&mut self, ports: &BTreeMap<u32, Port>) -> Result<Guarded, ApplyError> {
-        let (guarded, changed) = self.doors.set(ports, (&self.config, &self.pins.maps(), &self.namespace))?;
+    /// If the maps cannot be written.
+    pub fn guard(&mut self, ports: &BTreeMap<u32, Port>) -> Result<Option<Errand>, ApplyError> {
+        let errand = self.doors.set(ports)?;
+        if errand.is_empty() {
+            let changed = self.doors.take_changed();
+            self.decide_again(changed)?;
+            return Ok(None);
+        }
+        Ok(Some(errand))
+    }
+
+    /// Takes in what was done at links. Says how all of them stand: a link that cannot be guarded is no error.
+    ///
+    /// # Errors
+    /// If nothing could be done at all, such as loading the programs: then [`Self::guard`] has to be called again; or if the
+    /// maps cannot be written.
+    pub fn settle(&mut self, done: Done) -> Result<Guarded, ApplyError> {
+        let guarded = self.doors.settle(done);
+        let changed = self.doors.take_changed();
         self.decide_again(changed)?;
-        Ok(guarded)
+        guarded
+    }
+
+    /// Does all that is to be done at links, for who has no other thread for it.
+    ///
+    /// # Errors
+    /// As [`Self::settle`].
+    pub fn work(&mut self, keeper: &mut Doorkeeper) -> Result<Guarded, ApplyError> {
+        let mut restored = BTreeSet::new();
+        while let Some(done) = keeper.work() {
+            restored.extend(self.settle(done)?.restored);
+        }
+        Ok(self.doors.guarded(restored))
     }
 
     /// Where the programs at pods' links stand; none: this kernel has no place for them.
     pub fn link_hook(&self) -> Option<LinkHook> {
-        self.doors.hook()
+        self.link_hook
     }
 
-    /// Looks whether the programs are still at all links that were told to [`Self::guard`], and puts back what somebody
-    /// has taken away. Two system calls or so a link.
-    pub fn check_guards(&mut self) -> Result<Guarded, ApplyError> {
-        Ok(self.doors.check(&self.namespace)?)
+    /// Tells which ports clients are given from now on; see [`Config::ephemeral_ports`].
+    pub fn set_ephemeral_ports(&mut self, ports: RangeInclusive<u16>) -> Result<(), ApplyError> {
+        if self.config.ephemeral_ports == ports {
+            return Ok(());
+        }
+        self.maps.configure(|config| config.ephemeral = [*ports.start(), *ports.end()])?;
+        self.config.ephemeral_ports = ports;
+        Ok(())
     }
 
     /// Tells where tunnels of nodes end: protocol and destination port, port 0 standing for a protocol without ports

@@ -37,10 +37,10 @@ mod tracked;
 mod transition;
 mod trial;
 
-pub use config::{Config, Connections, Sizes};
+pub use config::{Config, Connections, EPHEMERAL_PORTS, Sizes};
 pub use connections::open_connections;
 pub use datapath::{Datapath, Undone, remove};
-pub use doors::{Guarded, LinkHook, Port};
+pub use doors::{Done, Doorkeeper, Errand, Guarded, LinkHook, Port};
 pub use error::{ApplyError, Error};
 pub use events::{Drop, Event, Events, Outcome};
 pub use features::{Features, Missing};

@@ -28,6 +28,12 @@ impl Namespace {
         Ok(Self { file, inode })
     }
 
+    /// The same one, kept open once more.
+    pub(crate) fn again(&self) -> Result<Self, Error> {
+        let file = self.file.try_clone().map_err(Error::path("keep open", PATH))?;
+        Ok(Self { file, inode: self.inode })
+    }
+
     /// Does something inside, on a thread of its own: the caller's may be elsewhere by now.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
         if Self::current()?.inode == self.inode {

@@ -12,6 +12,7 @@
 
 mod address;
 mod error;
+mod fou;
 mod link;
 mod namespace;
 mod neighbour;

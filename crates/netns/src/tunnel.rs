@@ -68,7 +68,7 @@ fn ports(data: &InfoData) -> Vec<u16> {
             InfoBareUdp::Port(port) => Some(*port),
             _ => None,
         }),
-        // Wrapped up once more, in UDP (FOU, GUE): both ends use the same port as a rule.
+        // Wrapped up once more, in UDP (FOU, GUE): both ends use the same port as a rule. Receivers are told elsewhere.
         InfoData::IpTunnel(told) => collect(told, |one| match one {
             InfoIpTunnel::EncapDPort(port) => Some(*port),
             _ => None,

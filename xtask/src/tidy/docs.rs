@@ -85,7 +85,8 @@ fn is_function(tree: &Tree, name: &str) -> bool {
 
 /// Files of Rust in back-quotes, by name or by the end of their path.
 fn files_named(line: &str) -> impl Iterator<Item = &str> {
-    quoted(line).filter(|text| text.ends_with(".rs") && text.len() > 3 && !text.contains([' ', '*', '{', '<', '…']))
+    let named = |text: &str| text.strip_suffix(".rs").is_some_and(|name| !name.is_empty());
+    quoted(line).filter(move |text| named(text) && !text.contains([' ', '*', '{', '<', '…']))
 }
 
 fn is_file(tree: &Tree, file: &str) -> bool {

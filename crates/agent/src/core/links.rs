@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ringfence_datapath::{Guarded, Interface};
+use ringfence_datapath::{Done, Guarded, Interface};
 
 use super::state::Core;
 use crate::api;
@@ -11,6 +11,9 @@ use crate::cni_cache::Told;
 use crate::enforcer::EnforceError;
 use crate::interfaces::{Found, Nudge};
 use crate::ports::Ports;
+
+/// What guards are called where repairs are told.
+const GUARDS: &str = "guards";
 
 /// What there is to say before that was found.
 const UNSEEN: &str = "the links of this node's pods have not been looked at yet";
@@ -30,12 +33,12 @@ pub(super) struct Links {
     bridge: Option<api::Bridge>,
     /// The kernel may hold something else.
     stirred: bool,
+    /// Links that are guarded.
+    guarded: BTreeSet<u32>,
     /// Links that are not guarded though they should be, and why.
     unguarded: BTreeMap<u32, String>,
     /// Why the kernel does not hold what it should.
     error: Option<String>,
-    /// Guards that somebody had taken away, and that were put back.
-    repaired: u64,
 }
 
 impl Core {
@@ -82,16 +85,40 @@ impl Core {
         }
     }
 
-    /// The same, and puts back what somebody took away.
+    /// The same, and has put back what somebody took away.
     fn look_at_guards(&mut self) {
         self.guard();
         if self.ready && !self.links.stirred {
-            self.carry(|core| {
-                let guarded = core.setup.enforcer.look_at_guards()?;
-                core.links.take(guarded);
-                Ok(())
-            });
+            self.setup.enforcer.look_at_guards();
         }
+    }
+
+    /// Takes in what was done at links. Somebody may have waited for it.
+    pub(super) fn settled(&mut self, done: Done) {
+        self.carry(|core| {
+            let settled = core.setup.enforcer.settle(done);
+            // What could not be done at all is tried again with the next look.
+            core.links.stirred |= settled.is_err();
+            core.take_guarded(settled?);
+            Ok(())
+        });
+        if !self.dirty {
+            self.release();
+        }
+    }
+
+    fn take_guarded(&mut self, guarded: Guarded) {
+        let Self { links, setup, .. } = self;
+        if !guarded.restored.is_empty() {
+            let names: Vec<_> = guarded.restored.iter().map(|index| links.name(*index)).collect();
+            let found = format!("guards of links of pods were taken away ({}); they are back", names.join(", "));
+            setup.meters.mended.mended_all(GUARDS, names.len(), found);
+        }
+        for (index, why) in guarded.failed.iter().filter(|(index, _)| !links.unguarded.contains_key(index)) {
+            tracing::error!(link = links.name(*index), why, "a link of a pod cannot be guarded");
+        }
+        links.guarded = guarded.guarded;
+        links.unguarded = guarded.failed;
     }
 
     fn carry(&mut self, work: impl FnOnce(&mut Self) -> Result<(), EnforceError>) {
@@ -108,8 +135,7 @@ impl Core {
         if let Some(found) = &links.found {
             setup.enforcer.set_tunnels(&found.tunnels)?;
         }
-        let guarded = setup.enforcer.guard(&links.ports.links)?;
-        links.take(guarded);
+        setup.enforcer.guard(&links.ports.links)?;
         links.stirred = false;
         Ok(())
     }
@@ -126,8 +152,7 @@ impl Core {
         addresses.iter().find_map(|address| {
             let interface = links.ports.interfaces.get(&address.to_canonical())?;
             let complaint = links.bridge.filter(|_| interface.bridge.is_some()).and_then(crate::bridge::complaint);
-            let why = links.unguarded.get(&interface.index);
-            complaint.or_else(|| Some(format!("the pod's link cannot be guarded: {}", why?)))
+            complaint.or_else(|| links.bare(interface.index))
         })
     }
 
@@ -187,18 +212,16 @@ impl Core {
     /// Whether packets of an address are held to its link.
     pub(super) fn is_guarded(&self, address: &IpAddr) -> bool {
         let Some(Interface { index, .. }) = self.interface(address) else { return false };
-        let links = &self.links;
-        links.error.is_none() && links.ports.links.contains_key(index) && !links.unguarded.contains_key(index)
+        self.links.error.is_none() && self.links.guarded.contains(index)
     }
 
     /// For the status.
     pub(super) fn links_status(&self) -> api::Links {
         let links = &self.links;
         api::Links {
-            guarded: links.ports.links.keys().filter(|index| !links.unguarded.contains_key(index)).count(),
+            guarded: links.guarded.len(),
             unguarded: links.unguarded.iter().map(|(index, why)| format!("{}: {why}", links.name(*index))).collect(),
             closed: links.strangers().map(str::to_owned).collect(),
-            repaired: links.repaired,
         }
     }
 }
@@ -209,16 +232,13 @@ impl Links {
         self.stirred = true;
     }
 
-    fn take(&mut self, guarded: Guarded) {
-        if !guarded.restored.is_empty() {
-            let names: Vec<_> = guarded.restored.iter().map(|index| self.name(*index)).collect();
-            tracing::warn!(?names, "somebody had taken guards away from links of pods; they are back");
-            self.repaired += guarded.restored.len() as u64;
+    /// Why the pod behind a link may not start yet; links that are not to be guarded do not keep it.
+    fn bare(&self, index: u32) -> Option<String> {
+        if let Some(why) = self.unguarded.get(&index) {
+            return Some(format!("the pod's link cannot be guarded: {why}"));
         }
-        for (index, why) in guarded.failed.iter().filter(|(index, _)| !self.unguarded.contains_key(index)) {
-            tracing::error!(link = self.name(*index), why, "a link of a pod cannot be guarded");
-        }
-        self.unguarded = guarded.failed;
+        let waits = self.ports.links.contains_key(&index) && !self.guarded.contains(&index);
+        waits.then(|| "the pod's link is not guarded yet".into())
     }
 
     fn strangers(&self) -> impl Iterator<Item = &str> {

@@ -26,6 +26,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ringfence_datapath::Done;
 use ringfence_k8s::watch::Event;
 use ringfence_model::Domain;
 use tokio::sync::oneshot;
@@ -58,6 +59,8 @@ pub(crate) enum Message {
     /// What a network plugin tells of a pod that it has just connected, what was found of its link, and the settings of
     /// bridges if it is on one. To be told before anybody waits for that pod.
     Placed(Told, Ports, Option<api::Bridge>),
+    /// What was done at links of pods.
+    Guarded(Done),
     /// How the network plugin stands in the node's configuration.
     Chain(api::Chain),
     /// How the routes between nodes stand.
@@ -237,6 +240,7 @@ impl Core {
             Message::Event { event, received } => self.event(event, received),
             Message::Found(found) => self.found(found),
             Message::Placed(told, ports, bridge) => self.placed(told, ports, bridge),
+            Message::Guarded(done) => self.settled(done),
             Message::Chain(chain) => self.chain = Some(chain),
             Message::Network(network) => self.network = Some(network),
             Message::Domains { domains, change } => self.domains(domains, change),

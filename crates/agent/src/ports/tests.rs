@@ -92,11 +92,11 @@ fn hardware(last_byte: u8) -> HardwareAddress {
 }
 
 fn known(bridge: Option<u32>, last_byte: Option<u8>) -> Port {
-    Port { bridge, mac: last_byte.map(hardware), pod: true }
+    Port { bridge, mac: last_byte.map(hardware), pod: true, idle: false }
 }
 
 fn stranger(bridge: u32) -> Port {
-    Port { bridge: Some(bridge), mac: None, pod: false }
+    Port { bridge: Some(bridge), mac: None, pod: false, idle: false }
 }
 
 fn owner(ports: &Ports, text: &str) -> Option<u32> {

@@ -143,8 +143,13 @@ impl Stage {
             let mut datapath = Datapath::open(Config::new(pins))?;
             datapath.sync(plan)?;
             datapath.set_interfaces(interfaces)?;
-            let port = Port { bridge: None, mac: None, pod: true };
-            let guarded = datapath.guard(&interfaces.map(|(_, link)| (link.index, port)).into())?;
+            let port = Port { bridge: None, mac: None, pod: true, idle: true };
+            let mut keeper = datapath.doorkeeper()?;
+            let errand = datapath.guard(&interfaces.map(|(_, link)| (link.index, port)).into())?;
+            if let Some(errand) = errand {
+                keeper.take(errand);
+            }
+            let guarded = datapath.work(&mut keeper)?;
             if !guarded.failed.is_empty() {
                 bail!("the pods' links are not guarded: {:?}", guarded.failed);
             }

@@ -1,4 +1,9 @@
-//! Where the programs of a door stand: in tcx where there is one, else as filters of a clsact queueing discipline.
+//! Where the programs of a door stand: as filters of a clsact queueing discipline, or in tcx.
+//!
+//! A filter stands within a fraction of a millisecond. To attach to tcx takes a grace period of RCU (16 ms or so), for which
+//! the kernel holds the lock of all links: other pods' plugins wait for it too. But to make a queueing discipline the kernel
+//! takes the link out of use for a moment, and drops what is on its way to the pod. Also nobody removes a program of tcx by
+//! accident, it comes before all filters, and it takes no queueing discipline that somebody else may want.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,6 +22,9 @@ pub enum LinkHook {
     Tcx,
     /// A filter of a `clsact` queueing discipline, or of an `ingress` one that is somebody else's.
     Clsact,
+    /// A filter at links that are not in use yet, or have the queueing discipline; else tcx, and where others' programs of tcx
+    /// or others' filters would come before ours, or there is no place for it.
+    Either,
 }
 
 /// The two sides of a link, as its pod sees them.
@@ -65,26 +73,23 @@ impl Refusal {
 /// What this kernel has. None also where that cannot be told, without root.
 pub(crate) fn probe() -> Option<LinkHook> {
     if tcx::is_supported() {
-        Some(LinkHook::Tcx)
+        Some(LinkHook::Either)
     } else {
         ProgramType::SchedCls.is_supported().unwrap_or(false).then_some(LinkHook::Clsact)
     }
 }
 
 /// Makes sure that the programs a port needs, and no others of ours, are at a link; true if one was missing.
-pub(super) fn ensure(
-    hook: Option<LinkHook>,
-    programs: Option<&Object>,
-    index: u32,
-    port: &Port,
-) -> Result<bool, Refusal> {
-    let (Some(hook), Some(programs)) = (hook, programs) else { return Err(Refusal::Nowhere) };
+pub(super) fn ensure(hook: Option<LinkHook>, programs: &Object, index: u32, port: &Port) -> Result<bool, Refusal> {
+    let hook = hook.ok_or(Refusal::Nowhere)?;
     let mut anew = false;
     for side in Side::BOTH {
         if !port.sides().contains(&side) {
-            match hook {
-                LinkHook::Tcx => tcx::remove(index, side)?,
-                LinkHook::Clsact => clsact::remove(index, side)?,
+            if hook != LinkHook::Clsact {
+                tcx::remove(index, side)?;
+            }
+            if hook != LinkHook::Tcx {
+                clsact::remove(index, side)?;
             }
             continue;
         }
@@ -94,16 +99,30 @@ pub(super) fn ensure(
         anew |= match hook {
             LinkHook::Tcx => tcx::ensure(index, side, descriptor)?,
             LinkHook::Clsact => clsact::ensure(index, side, descriptor)?,
+            LinkHook::Either => ensure_either(index, side, descriptor, port)?,
         };
     }
     Ok(anew)
+}
+
+/// One that is in tcx stays there.
+fn ensure_either(index: u32, side: Side, program: BorrowedFd<'_>, port: &Port) -> Result<bool, Refusal> {
+    if tcx::is_empty(index, side)? && (port.idle || clsact::is_there(index)?) {
+        match clsact::ensure(index, side, program) {
+            Err(refusal) if !refusal.is_gone() => {}
+            done => return done,
+        }
+    }
+    let anew = tcx::ensure(index, side, program)?;
+    let moved = anew && clsact::remove(index, side)?;
+    Ok(anew && !moved)
 }
 
 /// Takes our programs from a link, wherever they stand. No error if the link is gone.
 pub(super) fn remove(index: u32) -> Result<(), Error> {
     for side in Side::BOTH {
         let removed = if tcx::is_supported() { tcx::remove(index, side) } else { Ok(()) };
-        match removed.and_then(|()| clsact::remove(index, side)) {
+        match removed.and_then(|()| clsact::remove(index, side).map(drop)) {
             Err(refusal) if !refusal.is_gone() => {
                 return Err(Error::Door { index, why: refusal.to_string() });
             }

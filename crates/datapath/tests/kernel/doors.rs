@@ -1,13 +1,16 @@
 //! The doors: programs at the node's end of pods' links, put there, put back, replaced and taken away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use ringfence_datapath::{Config, Datapath, LinkHook, Port};
 
 use crate::kit::net::{Joint, Net, WORLD, WORLD_V6, address, address_v6};
 use crate::kit::plan::Hand;
+use crate::kit::space::Space;
 use crate::kit::talk::{Datagrams, Echo, reaches};
 use crate::kit::wire::{Ip, Wire, frame};
+use crate::kit::{eventually, foreign};
 
 /// Pods without policy.
 fn open(pods: usize) -> Hand {
@@ -30,7 +33,7 @@ fn everywhere(joint: Joint, work: impl Fn(&Net, Datapath)) {
     if !crate::kit::can_run() {
         return;
     }
-    for hook in [LinkHook::Tcx, LinkHook::Clsact] {
+    for hook in [LinkHook::Tcx, LinkHook::Clsact, LinkHook::Either] {
         let net = Net::new(joint, 2);
         let mut datapath = net.open_with(Config { link_hook: Some(hook), ..net.pins.config() });
         datapath.sync(&open(2).plan).unwrap();
@@ -54,9 +57,9 @@ fn doors_are_put_taken_away_and_put_back() {
             assert!(reaches(&net.node, &address(3), 80));
             // Somebody takes them away.
             let links: BTreeSet<u32> = net.ports().into_keys().collect();
-            assert!(datapath.check_guards().unwrap().restored.is_empty());
+            assert!(net.check_guards(&mut datapath).restored.is_empty());
             net.take_doors_away();
-            let found = datapath.check_guards().unwrap();
+            let found = net.check_guards(&mut datapath);
             assert_eq!((found.restored, found.guarded, found.failed.len()), (links.clone(), links, 0));
             assert!(!spoofs(net));
             // Another agent takes over, without the pins; then goes for good.
@@ -81,7 +84,7 @@ fn an_agent_without_admin_replaces_what_an_earlier_one_left() {
             net.guard(&mut datapath);
             let ports = net.ports();
             let nobody = ports.iter().map(|(index, port)| (*index, Port { pod: false, ..*port }));
-            datapath.guard(&nobody.collect()).unwrap();
+            net.guard_ports(&mut datapath, &nobody.collect());
             let hook = datapath.link_hook();
             assert!(!reaches(&net.node, &address(3), 80), "{joint:?}, {hook:?}: closed");
             drop(datapath);
@@ -92,7 +95,7 @@ fn an_agent_without_admin_replaces_what_an_earlier_one_left() {
             next.sync(&open(2).plan).unwrap();
             net.tell_interfaces(&mut next);
             net.node.enter_without_admin(|| {
-                let guarded = next.guard(&ports).unwrap();
+                let guarded = net.guard_ports(&mut next, &ports);
                 assert_eq!((guarded.guarded.len(), guarded.failed.len()), (2, 0), "{guarded:?}");
             });
             assert!(reaches(&net.node, &address(3), 80), "{joint:?}, {hook:?}: the programs of before are gone");
@@ -121,10 +124,10 @@ fn doors_stand_beside_a_limit_of_bandwidth() {
         everywhere(joint, |net, mut datapath| {
             let _server = Echo::new(&net.world, WORLD, 80);
             // Before tcx nothing comes before a filter of the first priority, nor has that discipline another side.
-            limit(net, if datapath.link_hook() == Some(LinkHook::Tcx) { 1 } else { 5 });
+            limit(net, if datapath.link_hook() == Some(LinkHook::Clsact) { 5 } else { 1 });
             net.tell_interfaces(&mut datapath);
-            let found = datapath.guard(&net.ports()).unwrap();
-            let whole = datapath.link_hook() == Some(LinkHook::Tcx) || joint == Joint::Routes;
+            let found = net.guard_ports(&mut datapath, &net.ports());
+            let whole = datapath.link_hook() != Some(LinkHook::Clsact) || joint == Joint::Routes;
             assert_eq!(found.failed.is_empty(), whole, "{found:?}");
             assert!(!spoofs(net) && reaches(&net.pods[0], WORLD, 80), "{joint:?}");
             let shown = || net.node.run("tc qdisc show dev pod2; tc filter show dev pod2 ingress");
@@ -144,16 +147,116 @@ fn a_link_that_cannot_be_guarded_is_told() {
         let limited = net.node.index("pod2");
         let mut ports = net.ports();
         // One that is gone is no failure.
-        ports.insert(4_000_000, Port { bridge: None, mac: None, pod: true });
-        let found = datapath.guard(&ports).unwrap();
+        ports.insert(4_000_000, Port { bridge: None, mac: None, pod: true, idle: false });
+        let found = net.guard_ports(&mut datapath, &ports);
         let refused = datapath.link_hook() == Some(LinkHook::Clsact);
         assert_eq!(found.failed.keys().copied().collect::<Vec<_>>(), if refused { vec![limited] } else { vec![] });
         assert_eq!(found.guarded.len(), if refused { 1 } else { 2 });
         // On a bridge a hardware address is needed.
         let bridge = Some(net.node.index("up0"));
-        ports.insert(net.node.index("pod3"), Port { bridge, mac: None, pod: true });
-        let why = datapath.guard(&ports).unwrap().failed.remove(&net.node.index("pod3")).unwrap();
+        ports.insert(net.node.index("pod3"), Port { bridge, mac: None, pod: true, idle: false });
+        let why = net.guard_ports(&mut datapath, &ports).failed.remove(&net.node.index("pod3")).unwrap();
         assert!(why.contains("hardware address"), "{why}");
         net.detach(datapath);
     });
+}
+
+#[test]
+fn a_filter_gives_way_to_tcx_where_somebody_elses_program_is() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let net = Net::new(Joint::Routes, 2);
+    let mut datapath = net.open();
+    datapath.sync(&open(2).plan).unwrap();
+    if datapath.link_hook() != Some(LinkHook::Either) {
+        return crate::kit::skip("this kernel has no tcx");
+    }
+    net.tell_interfaces(&mut datapath);
+    let starting: BTreeMap<u32, Port> =
+        net.ports().into_iter().map(|(index, port)| (index, Port { idle: true, ..port })).collect();
+    assert_eq!(net.guard_ports(&mut datapath, &starting).guarded.len(), 2);
+    let filters = || net.node.run("tc filter show dev pod2 ingress").contains("ringfence_from");
+    assert!(filters() && !spoofs(&net));
+    let index = net.node.index("pod2");
+    net.node.enter(|| foreign::let_all_pass(index));
+    assert!(spoofs(&net), "it comes before filters");
+    let found = net.check_guards(&mut datapath);
+    assert_eq!((found.failed.len(), found.guarded.len(), found.restored.len()), (0, 2, 0), "nobody took anything away");
+    assert!(!spoofs(&net) && !filters());
+    assert_eq!(net.check_guards(&mut datapath).guarded.len(), 2);
+    net.detach(datapath);
+    assert!(!net.node.run("tc qdisc show").contains("clsact"));
+}
+
+#[test]
+fn a_port_of_nobody_is_closed_without_taking_a_place_that_a_plugin_may_want() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    let net = Net::new(Joint::Bridge, 2);
+    let mut datapath = net.open();
+    datapath.sync(&open(2).plan).unwrap();
+    let mut ports = net.ports();
+    let (known, index) = (net.ports(), net.node.index("pod2"));
+    ports.insert(index, Port { pod: false, ..known[&index] });
+    assert!(net.guard_ports(&mut datapath, &ports).failed.is_empty());
+    net.tell_interfaces(&mut datapath);
+    let _server = Echo::new(&net.world, WORLD, 80);
+    assert!(!reaches(&net.pods[0], WORLD, 80), "it is closed");
+    limit(&net, 1);
+    assert!(net.guard_ports(&mut datapath, &known).failed.is_empty(), "it is a pod's now");
+    // Its kernel has to ask for the router again.
+    eventually("the pod reaches the world", || reaches(&net.pods[0], WORLD, 80));
+    assert!(!spoofs(&net));
+    net.detach(datapath);
+}
+
+/// More links than a node has pods as a rule: 110, and 250 at most.
+const MANY: usize = 250;
+
+#[test]
+fn many_links_are_guarded_soon_and_one_more_at_once() {
+    if !crate::kit::can_run() {
+        return;
+    }
+    if ringfence_datapath::features::probe().link_hook != Some(LinkHook::Either) {
+        return crate::kit::skip("this kernel has no tcx to compare with");
+    }
+    let (net, others) = (Net::new(Joint::Bridge, 1), Space::new("others"));
+    for number in 0..MANY {
+        net.node.run(&format!(
+            "ip link add many{number} type veth peer name eth{number} netns {}; ip link set many{number} master br0 up",
+            others.name
+        ));
+    }
+    let bridge = net.ports().into_values().next().unwrap().bridge;
+    let port =
+        |number| (net.node.index(&format!("many{number}")), Port { bridge, mac: Some([2; 6]), pod: true, idle: true });
+    // How long it takes to guard some links at once, and then each of others.
+    let guard = |hook, first: std::ops::Range<usize>, then: std::ops::Range<usize>| {
+        let mut datapath = net.open_with(Config { link_hook: Some(hook), ..net.pins.config() });
+        datapath.sync(&open(1).plan).unwrap();
+        let mut ports: BTreeMap<u32, Port> = first.map(port).collect();
+        let mut took = Vec::new();
+        for more in [None].into_iter().chain(then.map(Some)) {
+            ports.extend(more.map(port));
+            let begun = Instant::now();
+            assert_eq!(net.guard_ports(&mut datapath, &ports).guarded.len(), ports.len());
+            took.push(begun.elapsed());
+        }
+        net.detach(datapath);
+        let at_once = took.remove(0);
+        took.sort();
+        println!(
+            "{hook:?}: at once {at_once:?}; one more {:?}, {:?} at most",
+            took[took.len() / 2],
+            took[took.len() - 1]
+        );
+        (at_once, took[took.len() / 2])
+    };
+    let (at_once, one) = guard(LinkHook::Either, 0..MANY * 9 / 10, MANY * 9 / 10..MANY);
+    // One after another, as each waits for a grace period of RCU.
+    let (_, slow) = guard(LinkHook::Tcx, 0..1, 1..8);
+    assert!(one * 2 < slow && at_once < slow * 40, "one more: {one:?}, in tcx {slow:?}; the first {at_once:?}");
 }

@@ -274,10 +274,10 @@ fn a_port_of_a_pod_we_know_nothing_of_is_closed() {
     let mut ports = stage.net.ports();
     let unknown = stage.net.node.index(&format!("pod{ATTACKER}"));
     let bridge = ports[&unknown].bridge;
-    ports.insert(unknown, Port { bridge, mac: None, pod: false });
+    ports.insert(unknown, Port { bridge, mac: None, pod: false, idle: false });
     datapath.sync(&plan().endpoint("10.1.0.66", 0, 0).plan).unwrap();
     datapath.set_interfaces([]).unwrap();
-    assert!(datapath.guard(&ports).unwrap().failed.is_empty());
+    assert!(stage.net.guard_ports(&mut datapath, &ports).failed.is_empty());
     for (by, to) in [(ATTACKER, OPEN), (OPEN, ATTACKER)] {
         let packet = letter(WORLD, &address(to));
         stage.wires[&by].send(&frame(stage.mac(to), stage.mac(by), 0x0800, &packet));

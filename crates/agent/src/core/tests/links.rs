@@ -7,7 +7,7 @@ use ringfence_datapath::{Interface, Port};
 use ringfence_netns::Tunnel;
 use tokio::sync::oneshot;
 
-use super::support::{Call, Fixture, pod};
+use super::support::{Call, Fixture, deny_all, pod};
 use super::{apply, event, wait_for};
 use crate::api;
 use crate::cni_cache::Told;
@@ -18,7 +18,7 @@ use crate::ports::Ports;
 use ringfence_k8s::watch::Event;
 
 fn port(pod: bool) -> Port {
-    Port { bridge: Some(3), mac: Some([2, 0, 0, 0, 0, 7]), pod }
+    Port { bridge: Some(3), mac: Some([2, 0, 0, 0, 0, 7]), pod, idle: false }
 }
 
 /// Addresses and the links they are behind, all of them ports of one bridge.
@@ -105,6 +105,30 @@ fn a_pod_starts_only_behind_a_guarded_link_whatever_was_found_meanwhile() {
 }
 
 #[test]
+fn a_pod_starts_only_when_its_link_is_guarded_and_nothing_else_waits_for_that() {
+    let mut fixture = Fixture::in_sync();
+    let _nudges = fixture.with_scout();
+    fixture.step([found(&[("10.244.0.2", 7)], 0)]);
+    fixture.step([apply(pod("a", "starting", ""))]);
+    fixture.idle = true;
+    let (reply, mut answer) = oneshot::channel();
+    fixture.step([
+        Message::Placed(told("10.244.0.9"), ports(&[("10.244.0.9", 9)]), None),
+        Message::Ask(Question::Wait(wait_for("starting", &["10.244.0.9"]), reply)),
+    ]);
+    fixture.step([apply(deny_all("a", 1))]);
+    assert_eq!(fixture.kernel(), fixture.core.planner.plan());
+    assert!(answer.try_recv().is_err());
+    let check = fixture.ask(|reply| Question::Check(wait_for("starting", &["10.244.0.9"]), reply));
+    assert_eq!(check.unwrap_err(), "the pod's link is not guarded yet");
+    let status = fixture.status();
+    assert!(status.ready && status.endpoints.iter().filter(|endpoint| endpoint.guarded).count() == 1);
+    fixture.idle = false;
+    fixture.step([apply(deny_all("b", 1))]);
+    assert_eq!(answer.try_recv().unwrap().len(), 1);
+}
+
+#[test]
 fn a_pod_whose_link_cannot_be_guarded_waits_and_the_node_is_not_ready() {
     let mut fixture = Fixture::in_sync();
     let _nudges = fixture.with_scout();
@@ -154,7 +178,13 @@ fn guards_that_somebody_takes_away_are_counted() {
     fixture.take_away(&[7]);
     fixture.step([found(&[("10.244.0.2", 7)], 0)]);
     let status = fixture.status();
-    assert_eq!((status.enforcement.links.repaired, status.enforcement.links.guarded), (1, 1));
+    assert_eq!(status.enforcement.links.guarded, 1);
+    let [repair] = &status.repairs[..] else { panic!("{:?}", status.repairs) };
+    assert_eq!((&*repair.what, repair.count), ("guards", 1));
+    assert!(repair.found.contains("(veth7)"), "{}", repair.found);
+    let gauges = fixture.ask(Question::Gauges);
+    let page = crate::metrics::text(&fixture.meters, gauges).unwrap();
+    assert!(page.contains("ringfence_repairs_total{what=\"guards\"} 1"), "{page}");
 }
 
 #[test]

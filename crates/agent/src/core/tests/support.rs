@@ -29,6 +29,8 @@ pub(super) struct Fixture {
     kernel: FakeKernel,
     pub(super) handle: Handle,
     messages: Receiver<Message>,
+    /// Nobody works at links for now.
+    pub(super) idle: bool,
 }
 
 impl Fixture {
@@ -48,7 +50,7 @@ impl Fixture {
         choose(&mut setup);
         let core = Core::new(setup);
         let (handle, messages) = Handle::channel();
-        Self { core, meters, kernel, handle, messages }
+        Self { core, meters, kernel, handle, messages, idle: false }
     }
 
     /// Two nodes, two namespaces and the pod `a/web` here are known and in the kernel.
@@ -85,7 +87,7 @@ impl Fixture {
         ]
     }
 
-    /// Has the thread take in messages that are all ready at once.
+    /// Has the thread take in messages that are all ready at once; then what was done at links, if somebody works there.
     pub(super) fn step(&mut self, messages: impl IntoIterator<Item = Message>) {
         for message in messages {
             self.handle.tell(message).unwrap();
@@ -93,6 +95,9 @@ impl Fixture {
         let first = self.messages.try_recv().unwrap();
         self.core.step(first, &self.messages);
         assert!(self.messages.try_recv().is_err(), "one step takes in everything that is ready");
+        if let Some(done) = (!self.idle).then(|| self.kernel.done()).flatten() {
+            self.core.step(Message::Guarded(done), &self.messages);
+        }
     }
 
     /// Lets it work until it ends.

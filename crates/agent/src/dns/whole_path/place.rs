@@ -117,7 +117,7 @@ impl Place {
         let config = config(pins.clone());
         let meters = Arc::new(Meters::new());
         let started = node.0.run(|| {
-            let (enforcer, _reports) = crate::datapath::open(&config).unwrap();
+            let (enforcer, _reports) = crate::datapath::open(&config, &core).unwrap();
             let (tables, keeping) = crate::tables::start(&core, Arc::clone(&meters)).unwrap();
             let (names, learning) = dns::start(&core, &journal, Arc::clone(&meters), tables.clone()).unwrap();
             names.tell(Tell::Servers([BELIEVED.parse().unwrap()].into()));

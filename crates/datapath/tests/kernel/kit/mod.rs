@@ -1,6 +1,7 @@
 //! What the tests share: namespaces, hand-made plans, packets.
 
 pub(crate) mod court;
+pub(crate) mod foreign;
 pub(crate) mod net;
 pub(crate) mod packet;
 pub(crate) mod plan;
@@ -18,9 +19,14 @@ pub(crate) fn can_run() -> bool {
         return true;
     }
     let reasons: Vec<_> = features.missing.iter().map(ToString::to_string).collect();
-    assert!(std::env::var_os("CI").is_none(), "in CI this has to run: {}", reasons.join("; "));
-    eprintln!("skipped: {}", reasons.join("; "));
+    skip(&reasons.join("; "));
     false
+}
+
+/// Says why a test cannot run. In CI it has to.
+pub(crate) fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "in CI this has to run: {why}");
+    eprintln!("skipped: {why}");
 }
 
 /// Waits until something is so, at most ten seconds.

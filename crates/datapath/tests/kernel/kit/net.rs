@@ -1,8 +1,9 @@
 //! A node with pods, and the world outside, as network namespaces.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
-use ringfence_datapath::{Config, Datapath, Guarded, Interface, Port};
+use ringfence_datapath::{Config, Datapath, Doorkeeper, Errand, Guarded, Interface, Port};
 
 use super::space::{PinDir, Space};
 use super::wire::{Mac, Wire};
@@ -21,6 +22,8 @@ pub(crate) struct Net {
     pub(crate) world: Space,
     pub(crate) pins: PinDir,
     joint: Joint,
+    /// Of the datapath that was opened last.
+    keeper: Mutex<Option<Doorkeeper>>,
 }
 
 pub(crate) const WORLD: &str = "192.168.50.2";
@@ -43,7 +46,11 @@ impl Net {
             node.run("for f in iptables ip6tables; do echo 1 > /proc/sys/net/bridge/bridge-nf-call-$f; done");
         }
         let pods = (2..).take(pods).map(|number| pod(&node, joint, number)).collect();
-        Self { node, pods, world, pins: PinDir::new(), joint }
+        Self { node, pods, world, pins: PinDir::new(), joint, keeper: Mutex::default() }
+    }
+
+    pub(crate) fn is_bridged(&self) -> bool {
+        self.joint == Joint::Bridge
     }
 
     pub(crate) fn open(&self) -> Datapath {
@@ -51,7 +58,9 @@ impl Net {
     }
 
     pub(crate) fn open_with(&self, config: Config) -> Datapath {
-        self.node.enter(|| Datapath::open(config)).unwrap()
+        let datapath = self.node.enter(|| Datapath::open(config)).unwrap();
+        *self.keeper.lock().unwrap() = Some(datapath.doorkeeper().unwrap());
+        datapath
     }
 
     /// Tells the interfaces of all pods.
@@ -71,7 +80,7 @@ impl Net {
         let bridge = (self.joint == Joint::Bridge).then(|| self.node.index("br0"));
         let port = |(number, pod): (usize, &Space)| {
             let mac = Some(Wire::new(pod, "eth0").mac);
-            (self.node.index(&format!("pod{number}")), Port { bridge, mac, pod: true })
+            (self.node.index(&format!("pod{number}")), Port { bridge, mac, pod: true, idle: false })
         };
         (2..).zip(&self.pods).map(port).collect()
     }
@@ -80,9 +89,31 @@ impl Net {
     pub(crate) fn guard(&self, datapath: &mut Datapath) -> Guarded {
         self.tell_interfaces(datapath);
         let ports = self.ports();
-        let guarded = datapath.guard(&ports).unwrap();
+        let guarded = self.guard_ports(datapath, &ports);
         assert!(guarded.failed.is_empty() && guarded.guarded.len() == ports.len(), "{guarded:?}");
         guarded
+    }
+
+    /// Has the doors be these.
+    pub(crate) fn guard_ports(&self, datapath: &mut Datapath, ports: &BTreeMap<u32, Port>) -> Guarded {
+        let errand = datapath.guard(ports).unwrap();
+        self.carry_out(datapath, errand)
+    }
+
+    /// Does what is to be done at links.
+    pub(crate) fn carry_out(&self, datapath: &mut Datapath, errand: Option<Errand>) -> Guarded {
+        let mut keeper = self.keeper.lock().unwrap();
+        let keeper = keeper.as_mut().unwrap();
+        if let Some(errand) = errand {
+            keeper.take(errand);
+        }
+        datapath.work(keeper).unwrap()
+    }
+
+    /// Looks whether the doors are where they belong, and puts them back.
+    pub(crate) fn check_guards(&self, datapath: &mut Datapath) -> Guarded {
+        self.keeper.lock().unwrap().as_mut().unwrap().look();
+        self.carry_out(datapath, None)
     }
 
     /// The hardware address to which a pod sends what is for others.

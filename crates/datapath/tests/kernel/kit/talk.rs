@@ -240,7 +240,8 @@ impl Flood {
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         // A busy machine may keep the receiver waiting; what it has to say is about the network, not about that.
         setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).unwrap();
-        let source = from.enter(|| UdpSocket::bind("0.0.0.0:0").unwrap());
+        let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let source = from.enter(|| UdpSocket::bind(any).unwrap());
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let sender = thread::spawn(move || {

@@ -18,6 +18,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// Nothing is pinned there.
 const NOTHING: &str = "/sys/fs/bpf/nothing-is-pinned-here";
+/// What repairs of them are called.
+const GUARDS: &str = "guards";
 /// How often they are detached on each node.
 const ROUNDS: usize = 3;
 /// By when they have to be back: nothing tells of it, so agents look every few seconds.
@@ -58,6 +60,6 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
 async fn guards(stage: &Stage, number: usize) -> anyhow::Result<(u64, u64)> {
     let status =
         stage.told(number).await?.status.with_context(|| format!("the agent of node {number} does not answer"))?;
-    let links = &status.enforcement.links;
-    Ok((links.guarded as u64, links.repaired))
+    let repaired = status.repairs.iter().find(|repair| repair.what == GUARDS).map_or(0, |repair| repair.count);
+    Ok((status.enforcement.links.guarded as u64, repaired))
 }
