@@ -161,6 +161,8 @@ impl Datapath {
     pub fn leave(&mut self) -> Result<Option<Errand>, ApplyError> {
         let Err(error) = self.mend() else { return Ok(None) };
         tracing::error!(%error, "what judges packets ends with this process: links of pods are closed until the next one");
+        // Where packets are routed to pods, who has his own address passes without a look at the door.
+        self.set_interfaces([])?;
         self.guard(&self.doors.closed())
     }
 

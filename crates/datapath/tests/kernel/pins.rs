@@ -242,7 +242,8 @@ fn an_agent_that_cannot_pin_closes_the_links_before_it_ends() {
             net.carry_out(&mut datapath, errand);
         });
         // The container is gone with its mounts, and with them every link to netfilter.
-        assert!(is_refused(&net.world, &address(2), 22), "{joint:?}");
+        let _outside = Echo::new(&net.world, WORLD, 22);
+        assert!(is_refused(&net.world, &address(2), 22) && is_refused(&net.pods[0], WORLD, 22), "{joint:?}");
         let datapath = open();
         let (sent, received) = denied.into_inner().unwrap().unwrap().end();
         assert!(sent > 100 && received == 0, "{joint:?}: {received} of {sent} denied packets passed");
