@@ -1,4 +1,5 @@
-//! Frames that a pod may not send on a bridge, made by hand: none has an effect, and what is allowed goes on meanwhile.
+//! Frames that a pod may not send, made by hand: none has an effect, and what is allowed goes on meanwhile. Where pods are on a
+//! bridge most of them would reach their neighbours; where packets are routed to them, some.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -8,14 +9,13 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use ringfence_e2e::pod;
 use ringfence_e2e::wire::{ARP, Wire, advertisement, claim, datagram, ethernet, kind_of, router_advertisement};
-use ringfence_install::status;
 use ringfence_install::verify::report::Outcome;
 use ringfence_netns::{HardwareAddress, Namespace};
 use serde_json::json;
 
 use super::attempt::outcome;
 use super::policy::{ingress, pods, role};
-use super::stage::{Actor, PORT, SPACE, Stage};
+use super::stage::{Actor, PORT, Place, SPACE, Stage};
 
 /// The link of a pod.
 const LINK: &str = "eth0";
@@ -35,9 +35,13 @@ struct Party {
     wire: Wire,
     /// Of the family that is tried.
     address: IpAddr,
+    /// Hardware address of what is at the other end: of the bridge, or of the node's end of the link.
+    gateway: HardwareAddress,
+    /// Whether it shares a bridge with others.
+    bridged: bool,
 }
 
-/// Who takes part: on one node and, but for the collector, on one bridge.
+/// Who takes part: on one node, but for the collector.
 struct Parties {
     /// Whom nobody but friends may call.
     victim: Party,
@@ -45,8 +49,6 @@ struct Parties {
     attacker: Party,
     /// On the other node.
     collector: Party,
-    /// Of the bridge.
-    gateway: HardwareAddress,
     node: (Namespace, IpAddr),
 }
 
@@ -59,14 +61,8 @@ struct Row<'a> {
     marker: Vec<u8>,
 }
 
-/// From a pod with a packet socket, on the bridge of the node it is on.
+/// From a pod with a packet socket.
 pub(super) async fn frames(stage: &Stage) -> anyhow::Result<Outcome> {
-    let agents = status::ask(&stage.cluster.client).await?;
-    let near = agents.nodes.iter().find(|agent| agent.name == stage.near.node);
-    let bridge = near.and_then(|agent| agent.status.as_ref()?.enforcement.bridge);
-    if bridge.is_none() {
-        return Ok(Outcome::Skipped("pods of this cluster are not on a bridge".into()));
-    }
     let mut families = Vec::new();
     for of_family in [IpAddr::is_ipv4, IpAddr::is_ipv6] {
         match Parties::gather(stage, of_family).await {
@@ -89,31 +85,37 @@ async fn namespace(stage: &Stage, actor: &Actor) -> anyhow::Result<Namespace> {
     pod::network(&api.get(&actor.name).await?)
 }
 
-async fn party(stage: &Stage, actor: &Actor, of_family: fn(&IpAddr) -> bool) -> anyhow::Result<Option<Party>> {
+async fn party(
+    stage: &Stage,
+    place: &Place,
+    actor: &Actor,
+    of_family: fn(&IpAddr) -> bool,
+) -> anyhow::Result<Option<Party>> {
     let Some(address) = actor.addresses.iter().copied().find(of_family) else { return Ok(None) };
-    Ok(Some(Party { wire: Wire::at(&namespace(stage, actor).await?, LINK)?, address }))
+    let pod = namespace(stage, actor).await?;
+    let (gateway, bridged) = far_end(&namespace(stage, &place.host).await?, &pod)?;
+    Ok(Some(Party { wire: Wire::at(&pod, LINK)?, address, gateway, bridged }))
 }
 
 impl Parties {
     /// None where pods or nodes have no address of the family.
     async fn gather(stage: &Stage, of_family: fn(&IpAddr) -> bool) -> anyhow::Result<Option<Self>> {
-        let near = &stage.near;
+        let (near, far) = (&stage.near, &stage.far);
         let (victim, friend) =
-            (party(stage, &near.server, of_family).await?, party(stage, &near.friend, of_family).await?);
+            (party(stage, near, &near.server, of_family).await?, party(stage, near, &near.friend, of_family).await?);
         let (attacker, collector) =
-            (party(stage, &near.stranger, of_family).await?, party(stage, &stage.far.friend, of_family).await?);
+            (party(stage, near, &near.stranger, of_family).await?, party(stage, far, &far.friend, of_family).await?);
         let (Some(victim), Some(friend), Some(attacker), Some(collector), Some(address)) =
             (victim, friend, attacker, collector, near.addresses.iter().copied().find(of_family))
         else {
             return Ok(None);
         };
-        let node = namespace(stage, &near.host).await?;
-        let gateway = bridge(&node, &namespace(stage, &near.stranger).await?)?;
-        Ok(Some(Self { victim, friend, attacker, collector, gateway, node: (node, address) }))
+        Ok(Some(Self { victim, friend, attacker, collector, node: (namespace(stage, &near.host).await?, address) }))
     }
 
     fn rows(&self) -> Vec<Row<'_>> {
-        let Self { victim, friend, attacker, collector, gateway, .. } = self;
+        let Self { victim, friend, attacker, collector, .. } = self;
+        let gateway = &attacker.gateway;
         let (own, other) = (attacker.wire.hardware_address, victim.wire.hardware_address);
         let family = if victim.address.is_ipv4() { "IPv4" } else { "IPv6" };
         let row = |name: &'static str, witness, to, from, tags, packet: &dyn Fn(&[u8]) -> Vec<u8>| {
@@ -132,6 +134,8 @@ impl Parties {
             row("a tag, and a friend's address", victim, other, own, 1, &to_victim(friend.address)),
             row("a tag, to the node, and a friend's address", victim, *gateway, own, 1, &to_victim(friend.address)),
             row("a friend's address", victim, other, own, 0, &to_victim(friend.address)),
+            row("a friend's address, to the node", victim, *gateway, own, 0, &to_victim(friend.address)),
+            row("the other node's pod's address, to the node", victim, *gateway, own, 0, &to_victim(collector.address)),
             row("one's own address, to another's hardware address", victim, other, own, 0, &own_address),
             row(
                 "an address one may call, to another's hardware address",
@@ -209,7 +213,8 @@ impl Parties {
     fn send_allowed(&self, to: &Party, payload: &[u8]) -> anyhow::Result<()> {
         let from = if to.address == self.friend.address { &self.victim } else { &self.friend };
         let packet = datagram(from.address, (to.address, PORT), 64, payload);
-        let next = if to.address == self.collector.address { self.gateway } else { to.wire.hardware_address };
+        let near = from.bridged && to.address != self.collector.address;
+        let next = if near { to.wire.hardware_address } else { from.gateway };
         from.wire.send(&ethernet(next, from.wire.hardware_address, 0, kind_of(&packet), &packet))
     }
 
@@ -220,7 +225,7 @@ impl Parties {
         tunnel.set_read_timeout(Some(PATIENCE))?;
         let packet = datagram(self.attacker.address, (address, VXLAN), 64, b"forged");
         let attacker = &self.attacker.wire;
-        attacker.send(&ethernet(self.gateway, attacker.hardware_address, 0, kind_of(&packet), &packet))?;
+        attacker.send(&ethernet(self.attacker.gateway, attacker.hardware_address, 0, kind_of(&packet), &packet))?;
         let own = node.run(|| UdpSocket::bind((address, 0)))??;
         own.send_to(b"the node's own", (address, VXLAN))?;
         let (end, mut buffer) = (Instant::now() + PATIENCE, [0; 64]);
@@ -237,13 +242,15 @@ impl Parties {
     }
 }
 
-/// The hardware address of the bridge that a pod's link is a port of.
-fn bridge(node: &Namespace, pod: &Namespace) -> anyhow::Result<HardwareAddress> {
+/// The hardware address to which a pod sends what is for others, and whether that is a bridge's.
+fn far_end(node: &Namespace, pod: &Namespace) -> anyhow::Result<(HardwareAddress, bool)> {
     let link = pod.netlink()?.find_link(LINK)?.with_context(|| format!("a pod has no link {LINK}"))?;
     let peer = link.peer.context("the pod's link has no other end")?;
     let mut netlink = node.netlink()?;
     let port = netlink.find_index(peer)?.context("the other end of the pod's link is not on its node")?;
-    let bridge = port.controller.context("the pod's link is no port of a bridge")?;
-    let bridge = netlink.find_index(bridge)?.context("the bridge has gone")?;
-    bridge.hardware_address.try_into().ok().context("the bridge has no hardware address")
+    let bridge =
+        port.controller.map(|bridge| netlink.find_index(bridge)?.context("the bridge has gone")).transpose()?;
+    let bridged = bridge.is_some();
+    let end = bridge.unwrap_or(port).hardware_address.try_into().ok().context("no hardware address")?;
+    Ok((end, bridged))
 }
