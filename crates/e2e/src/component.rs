@@ -51,6 +51,11 @@ impl Component {
         end(process, signal).with_context(|| format!("cannot end {}", self.name))
     }
 
+    /// Whether it runs.
+    pub fn runs(&self) -> bool {
+        self.machine.process(&self.name).is_ok_and(runs)
+    }
+
     /// Starts it again, on its node if it is of one.
     pub fn start(&self) -> anyhow::Result<()> {
         let directory = self.machine.directory();

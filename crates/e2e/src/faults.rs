@@ -119,7 +119,7 @@ async fn try_all(cluster: Cluster, machine: Option<Machine>, options: &Options) 
         eprintln!("  {}, {} s", row.line(), row.took.as_secs());
         let failed = row.failure.is_some();
         report.rows.push(row);
-        if failed && stage.settle().await.is_err() {
+        if failed && stage.recover().await.is_err() {
             eprintln!("  what it left is no ground for the rest");
             break;
         }

@@ -30,6 +30,9 @@ const SETTINGS: [&str; 4] = [
 /// How long the runtime may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// One that runs for so long goes on running.
+const STAYS: Duration = Duration::from_secs(1);
+
 /// A node that is down.
 pub struct Down {
     machine: Machine,
@@ -71,7 +74,7 @@ impl Down {
         let Self { machine, number, name, components, network } = self;
         network.make(&name)?;
         for component in &components {
-            component.start()?;
+            start(component)?;
             let socket = machine.node(number).join("containerd.sock");
             let end = Instant::now() + PATIENCE;
             while component.name().starts_with("containerd")
@@ -84,6 +87,25 @@ impl Down {
             }
         }
         Ok(())
+    }
+}
+
+/// Starts a component, again and again until it stays, as the program that starts them on machines does: a kubelet ends when
+/// the runtime answers, but is not done with what it finds on the disk.
+fn start(component: &Component) -> anyhow::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        component.start()?;
+        if !component.name().starts_with("kubelet") {
+            return Ok(());
+        }
+        std::thread::sleep(STAYS);
+        if component.runs() {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            bail!("{} ends again and again", component.name());
+        }
     }
 }
 

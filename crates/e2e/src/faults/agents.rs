@@ -19,6 +19,9 @@ use super::stage::Stage;
 /// How the kubelet waits between restarts of a container that ended by itself: not at all the first time.
 const FREE_RESTARTS: i32 = 1;
 
+/// Exit code of a process that was killed: 128 and the number of the signal.
+const KILLED: i32 = 137;
+
 impl Stage {
     /// The agent's pod on a node, if it is there and not ending.
     async fn agent(&self, number: usize) -> anyhow::Result<Option<Pod>> {
@@ -71,7 +74,8 @@ impl Stage {
             let states = statuses.flat_map(|status| [&status.state, &status.last_state]).flatten();
             let mut ends = states.filter_map(|state| state.terminated.as_ref());
             let failed = ends.any(|end| {
-                end.exit_code == 1 && end.finished_at.as_ref().is_some_and(|time| time.0.as_second() >= since)
+                ![0, KILLED].contains(&end.exit_code)
+                    && end.finished_at.as_ref().is_some_and(|time| time.0.as_second() >= since)
             });
             Ok(failed.then_some(()))
         })
@@ -94,6 +98,14 @@ impl Stage {
             self.agent_ready(number).await?;
         }
         Ok(())
+    }
+
+    /// Waits until all is as a fault has to find it, after one that went wrong.
+    pub(crate) async fn recover(&self) -> anyhow::Result<()> {
+        if self.machine.is_some() {
+            self.agents_ready().await?;
+        }
+        self.settle().await
     }
 
     /// Waits until the API answers.
