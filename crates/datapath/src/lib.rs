@@ -11,6 +11,7 @@ mod connections;
 pub mod conntrack;
 mod datapath;
 mod doors;
+mod entries;
 mod error;
 mod events;
 #[cfg(test)]
