@@ -30,6 +30,8 @@ struct Kernel {
     features: Vec<Feature>,
     link_hook: Option<LinkHook>,
     limits: Limits,
+    /// Addresses of nodes and Services it can hold.
+    known: usize,
 }
 
 impl std::ops::Drop for Kernel {
@@ -48,12 +50,13 @@ pub(crate) fn open(config: &Config, core: &Handle) -> anyhow::Result<(Box<dyn En
     let adopted = holds_anything(&config.pin_dir);
     let settings = settings(config)?;
     let limits = limits(&settings.sizes);
+    let known = settings.sizes.known_addresses as usize;
     let datapath = Datapath::open(settings).context("cannot enforce policy on this node")?;
     let events = datapath.events().context("cannot read what the kernel reports")?;
     let found = datapath.features();
     let (features, link_hook) = (features(&found), found.link_hook);
     let guards = Workshop::start(core, datapath.doorkeeper()?).context("cannot start a thread")?;
-    Ok((Box::new(Kernel { datapath, guards, adopted, features, link_hook, limits }), Box::new(Reports(events))))
+    Ok((Box::new(Kernel { datapath, guards, adopted, features, link_hook, limits, known }), Box::new(Reports(events))))
 }
 
 /// Ends the enforcement that is pinned in a directory, and what of it needs no pins: somebody may have removed these.
@@ -158,6 +161,7 @@ fn limits(sizes: &Sizes) -> Limits {
         entries: size(sizes.entries),
         breakpoints: size(sizes.breakpoints),
         causes: size(sizes.causes),
+        gates: size(sizes.gates),
         layout: LAYOUT,
     };
     all.eighths(7)
@@ -166,6 +170,10 @@ fn limits(sizes: &Sizes) -> Limits {
 impl Enforcer for Kernel {
     fn limits(&self) -> Limits {
         self.limits
+    }
+
+    fn room_for_known_addresses(&self) -> usize {
+        self.known
     }
 
     fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError> {

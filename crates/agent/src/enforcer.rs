@@ -14,6 +14,8 @@ use crate::api::{Feature, MapUse};
 pub trait Enforcer: Send {
     /// How much a plan may hold so that it fits, and what is new fits beside what is old while it is carried out.
     fn limits(&self) -> Limits;
+    /// How many addresses of nodes and Services it can be told.
+    fn room_for_known_addresses(&self) -> usize;
     /// Makes the kernel hold exactly this plan, touching only what differs.
     fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError>;
     /// Carries out one change. After an error the kernel still holds the whole state before it, or (for errors other

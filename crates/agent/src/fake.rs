@@ -45,12 +45,19 @@ struct Memory {
     untold: bool,
     too_old: bool,
     limits: Limits,
+    room_for_known: usize,
     undone: Option<String>,
 }
 
 /// The kernel, in memory.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct FakeKernel(Arc<Mutex<Memory>>);
+
+impl Default for FakeKernel {
+    fn default() -> Self {
+        Self::with_limits(Limits::NONE)
+    }
+}
 
 impl FakeKernel {
     /// What a planning thread is made with that has nothing but this kernel.
@@ -83,7 +90,12 @@ impl FakeKernel {
 
     /// One with so much room.
     pub(crate) fn with_limits(limits: Limits) -> Self {
-        Self(Arc::new(Mutex::new(Memory { limits, ..Memory::default() })))
+        Self(Arc::new(Mutex::new(Memory { limits, room_for_known: usize::MAX, ..Memory::default() })))
+    }
+
+    /// Has room for so many addresses of nodes and Services.
+    pub(crate) fn shrink(&self, room_for_known: usize) {
+        self.0.lock().room_for_known = room_for_known;
     }
 
     /// Has the next call fail.
@@ -130,6 +142,10 @@ impl FakeKernel {
 impl Enforcer for FakeKernel {
     fn limits(&self) -> Limits {
         self.0.lock().limits
+    }
+
+    fn room_for_known_addresses(&self) -> usize {
+        self.0.lock().room_for_known
     }
 
     fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError> {

@@ -1,5 +1,6 @@
 //! Makes connection tracking forget connections.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::Error;
@@ -37,24 +38,40 @@ pub fn forget_connections(which: impl Fn(&Tracked) -> bool) -> Result<usize, Err
     forget(&connection, &deletions)
 }
 
-/// Forgets the connections that an address has opened or answers, of every protocol, in the network namespace of the
-/// calling thread; says how many. The kernel looks through all connections, and tells only of these.
+/// So many addresses at most are asked about one by one.
+const ASKED_ONE_BY_ONE: usize = 8;
+
+/// Forgets the connections that addresses have opened or answer, of every protocol, in the network namespace of the
+/// calling thread; says how many. The kernel looks through all connections for each of a few addresses, and tells only
+/// of theirs; of many addresses, and of IPv6, all connections are read once, however many addresses there are.
 ///
 /// # Errors
 /// If the kernel cannot be asked or does not forget. A connection that has ended meanwhile is no error.
-pub fn forget_connections_of(address: IpAddr) -> Result<usize, Error> {
-    let address = address.to_canonical();
+pub fn forget_connections_of(addresses: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+    let addresses: BTreeSet<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
     let connection = open()?;
-    let mut deletions = Vec::new();
-    for direction in [ORIGINAL, REPLY] {
-        let found = list_of(&connection, (direction, address), |attributes| {
-            if source(attributes, direction) == Some(address) {
-                deletions.extend(deletion(attributes));
-            }
-        });
-        found.map_err(failed("list the connections of an address"))?;
-    }
-    forget(&connection, &deletions)
+    let mut deletions = BTreeSet::new();
+    let mut note = |attributes: &[u8]| {
+        let has = |direction| source(attributes, direction).is_some_and(|source| addresses.contains(&source));
+        if has(ORIGINAL) || has(REPLY) {
+            deletions.extend(deletion(attributes));
+        }
+    };
+    let found = if addresses.len() > ASKED_ONE_BY_ONE {
+        list(&connection, &mut note)
+    } else {
+        questions(&addresses).try_for_each(|question| list_of(&connection, question, &mut note))
+    };
+    found.map_err(failed("list the connections of addresses"))?;
+    forget(&connection, &deletions.into_iter().collect::<Vec<_>>())
+}
+
+/// What the kernel has to be asked to tell of all connections of these. About IPv6 it tells of all in any case.
+fn questions(addresses: &BTreeSet<IpAddr>) -> impl Iterator<Item = (u16, IpAddr)> + '_ {
+    let four = addresses.iter().filter(|address| address.is_ipv4());
+    let six = addresses.iter().find(|address| address.is_ipv6());
+    let both = four.flat_map(|address| [ORIGINAL, REPLY].map(|direction| (direction, *address)));
+    both.chain(six.map(|address| (ORIGINAL, *address)))
 }
 
 fn failed(what: &'static str) -> impl Fn(std::io::Error) -> Error {

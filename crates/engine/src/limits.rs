@@ -22,6 +22,8 @@ pub struct Limits {
     pub breakpoints: usize,
     /// Causes.
     pub causes: usize,
+    /// Ranges that are closed.
+    pub gates: usize,
     /// Bytes of the planner's memory that rules take up as they are laid out for evaluation, those of a policy once for
     /// each ruleset it is in.
     pub layout: usize,
@@ -36,6 +38,7 @@ impl Limits {
         entries: usize::MAX,
         breakpoints: usize::MAX,
         causes: usize::MAX,
+        gates: usize::MAX,
         layout: usize::MAX,
     };
 
@@ -50,6 +53,7 @@ impl Limits {
             entries: part(self.entries),
             breakpoints: part(self.breakpoints),
             causes: part(self.causes),
+            gates: part(self.gates),
             layout: self.layout,
         }
     }

@@ -110,6 +110,10 @@ pub struct Planner {
     nodes: BTreeMap<Name, Vec<IpNet>>,
     /// Addresses that are closed while no pod has them.
     guards: BTreeSet<IpAddr>,
+    /// These are too many: ranges around them are closed.
+    widened: bool,
+    /// What rations were found for last.
+    rationed: Option<rations::Rooms>,
     hosts: Hosts,
     pods: Pods,
     policies: Policies,
@@ -214,6 +218,8 @@ impl Planner {
             labelled: HashMap::default(),
             nodes: BTreeMap::new(),
             guards: BTreeSet::new(),
+            widened: false,
+            rationed: None,
             hosts: Hosts::default(),
             pods: Pods::new(knows_own),
             policies: Policies::default(),
@@ -241,6 +247,7 @@ impl Planner {
         if limits != self.limits {
             self.limits = limits;
             self.ledger.touch();
+            self.dirty.gates = true;
         }
     }
 

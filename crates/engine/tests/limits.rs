@@ -3,6 +3,7 @@
 mod kit;
 
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringfence_engine::generate::{Event, Rng, Settings};
@@ -30,6 +31,7 @@ fn used(plan: &Plan) -> Limits {
         breakpoints: points(plan.entries.values()),
         // That no policy has an opinion is not counted in the kernel.
         causes: plan.causes.keys().filter(|cause| **cause != CauseId::DEFAULT).count(),
+        gates: plan.gates.len(),
         layout: usize::MAX,
     }
 }
@@ -45,6 +47,7 @@ fn some_limits(rng: &mut Rng, plan: &Plan) -> Limits {
         entries: less(used.entries),
         breakpoints: less(used.breakpoints),
         causes: less(used.causes),
+        gates: usize::MAX,
         layout: less(2000),
     }
 }
@@ -301,4 +304,26 @@ fn who_keeps_has_what_it_had_and_nobody_else_notices() {
         assert!(keeping <= all(&planners[1]) && all(&planners[0]) == all(&planners[1]), "seed {seed}");
     }
     assert!(kept > 300 && denied > 1000 && same > 1000, "{kept} kept, {denied} denied, {same} the same");
+}
+
+#[test]
+fn addresses_that_have_to_be_closed_are_however_little_room_there_is() {
+    let mut planner = Planner::with_limits(Scope::Node("n".into()), Limits { gates: 10, ..Limits::NONE });
+    let address = |number: u8| -> IpAddr { [10, 7, number % 3, number].into() };
+    for count in [5, 10, 11, 60, 200] {
+        planner.guard((0..count).map(address).collect());
+        planner.commit();
+        let gates = planner.plan().gates;
+        assert!(gates.len() <= 10, "{count}: {gates:?}");
+        assert!((0..count).map(address).all(|address| gates.iter().any(|gate| gate.contains(&address))), "{count}");
+        assert!(
+            !gates.iter().any(|gate| gate.contains(&IpAddr::from([10, 8, 0, 1]))),
+            "no more than needed: {gates:?}"
+        );
+        assert_eq!(planner.guards_are_widened(), count > 10);
+        assert!(count > 10 || gates.iter().all(|gate| gate.prefix_len() == 32));
+    }
+    planner.guard([address(1)].into());
+    planner.commit();
+    assert!(planner.plan().gates.len() == 1 && !planner.guards_are_widened());
 }

@@ -26,15 +26,18 @@ impl Core {
     /// When to try again without being told anything.
     pub(super) fn retry_at(&self) -> Option<Instant> {
         let failed = self.failure.as_ref().and_then(|failure| failure.retry);
-        failed.into_iter().chain(self.squeezed).min()
+        failed.into_iter().chain(self.squeezed).chain(self.turns.next()).min()
     }
 
     /// Brings the kernel up to date with what is known, once what is known is whole.
     pub(super) fn commit(&mut self) {
-        let retry = self.retry_at().is_some_and(|at| at <= Instant::now());
+        let started = Instant::now();
+        let retry = self.retry_at().is_some_and(|at| at <= started);
+        self.serve_turns();
         if self.in_sync && (self.dirty || retry) {
             self.carry_out();
         }
+        self.end_turns(started.elapsed());
         self.tell_known();
         self.tell_listener();
         self.tell_clerk();

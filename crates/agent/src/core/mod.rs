@@ -18,7 +18,9 @@ mod sandboxes;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod waiting;
+mod warnings;
 
 use std::io;
 use std::net::IpAddr;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use ringfence_cni::conflist;
 use ringfence_engine::{Plan, RulesetId};
 use ringfence_k8s::convert::Kind;
 use ringfence_model::Reason;
@@ -118,94 +117,7 @@ impl Core {
         }
     }
 
-    fn warnings(&self) -> Vec<String> {
-        let mut warnings = self.setup.meters.mended.troubles();
-        if let Some(failure) = &self.failure {
-            warnings.push(format!("the newest policy is not in the kernel: {}", failure.error));
-        }
-        warnings.extend(room::warnings(&self.refusals));
-        warnings.extend(self.crowd_warning());
-        let unseated = self.planner.unseated().count();
-        if unseated > 0 {
-            warnings.push(format!(
-                "no room in the map `endpoints` for {unseated} addresses of pods of this node: what has none is closed"
-            ));
-        }
-        warnings.extend(self.links_complaint());
-        warnings.extend(self.strangers());
-        if let Some(bypass) = self.chain.as_ref().and_then(|chain| chain.bypass.as_ref()) {
-            warnings.push(bypass.clone());
-        }
-        if let Some(error) = self.chain.as_ref().and_then(|chain| chain.error.as_ref()) {
-            warnings.push(format!(
-                "the network plugin is not chained: {error}; starting pods are not waited for, so they may lose their \
-                 first packets, and addresses are closed only until the API says whose they are"
-            ));
-        }
-        warnings.extend(self.chain.as_ref().and_then(ungated));
-        warnings.extend(crate::ipvs::complaint());
-        if let Some(network) = &self.network {
-            let error = network.error.iter().map(|error| format!("pods of this node have no network: {error}"));
-            warnings.extend(error.chain(network.problems.iter().cloned()));
-        }
-        if !self.in_sync {
-            let error = self.watches.values().find_map(|watch| watch.error.as_ref());
-            let why = error.map_or_else(
-                || "not in sync with the API yet".into(),
-                |error| format!("the API does not answer: {error}"),
-            );
-            warnings.push(format!("{why}; what an earlier agent left in the kernel stays in force"));
-        }
-        if let Some(error) = &self.learning.error {
-            warnings.push(format!("what rules allow by name cannot be learnt, and is denied: {error}"));
-        }
-        if self.domains.withheld() > 0 {
-            warnings.push(format!(
-                "no rule opens {} addresses inside of the cluster that names outside stand for: {}, …",
-                self.domains.withheld(),
-                self.domains.examples(3).join(", ")
-            ));
-        }
-        for watch in self.others.values() {
-            if let Some(error) = &watch.error {
-                warnings.push(format!("the API does not answer for {}: {error}", watch.kind));
-            }
-        }
-        warnings.extend(self.dispute_warnings());
-        if self.index.ranges().is_some_and(<[_]>::is_empty) || self.sandboxes.ranges_ignored {
-            warnings.push(
-                "the addresses of this node's pods are in no range of it (podCIDRs): only those of known sandboxes are \
-                 closed until their policy is there, and a false claim to the address of another node's pod cannot be told \
-                 from a true one"
-                    .into(),
-            );
-        }
-        for (namespace, count) in self.ending.standing() {
-            warnings.push(format!(
-                "namespace {namespace} is being deleted: {count} of its policies, which are gone, stand until its pods are"
-            ));
-        }
-        for namespace in self.ending.unguarded() {
-            warnings.push(format!(
-                "the addresses of the pods in namespace {namespace} are closed: it was being deleted, and had no policy left, \
-                 before the agent started"
-            ));
-        }
-        for pod in self.index.homeless() {
-            warnings.push(format!(
-                "the addresses of pod {} are closed: its Namespace object is not known, and so not which policies select it",
-                pod.key
-            ));
-        }
-        for (kind, watch) in &self.watches {
-            if let Some(error) = &watch.error {
-                warnings.push(format!("the API does not answer for {kind:?}: {error}"));
-            }
-        }
-        warnings
-    }
-
-    fn watch_status(&self) -> Vec<api::Watch> {
+    pub(super) fn watch_status(&self) -> Vec<api::Watch> {
         let watch = |(kind, state): (&Kind, &super::state::WatchState)| api::Watch {
             kind: format!("{kind:?}"),
             synced: state.synced,
@@ -263,6 +175,7 @@ impl Core {
             failing: self.failure.is_some(),
             pods_without_room: room::pods(&self.refusals),
             peers_without_room: self.crowded,
+            unknown_addresses: self.unknown_addresses(),
             endpoints: self.held.endpoints.len(),
             unknown_interfaces: self.held.endpoints.len() - self.interfaces_known(),
             peers: self.held.peers.len(),
@@ -387,36 +300,4 @@ fn plan_json(plan: &Plan) -> Value {
         "apiVersion": api::VERSION, "kind": "Plan",
         "endpoints": endpoints, "peers": peers, "entries": entries, "causes": causes, "gates": gates,
     })
-}
-
-/// What differs on a node where nothing is asked before the plugin that gives pods their network.
-fn ungated(chain: &api::Chain) -> Option<String> {
-    let first =
-        chain.plugins.first().filter(|_| chain.file.is_some() && chain.error.is_none() && chain.bypass.is_none())?;
-    (!conflist::takes_gate(first)).then(|| {
-        format!(
-            "no gate comes before the network plugin {first}, of which it is not known that it can follow another: pods \
-             that start while the agent is away have a network until the last plugin refuses them"
-        )
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_node_without_a_gate_says_so_only_where_the_plugin_is_chained() {
-        let chain = |plugin: &str| api::Chain {
-            file: Some("10-x.conflist".into()),
-            plugins: vec![plugin.into(), "portmap".into()],
-            ..api::Chain::default()
-        };
-        assert!(ungated(&chain("unheard-of")).unwrap().contains("plugin unheard-of"));
-        assert_eq!(ungated(&chain("bridge")), None);
-        let error = Some("why".into());
-        assert_eq!(ungated(&api::Chain { error, ..chain("unheard-of") }), None);
-        assert_eq!(ungated(&api::Chain { bypass: Some("why".into()), ..chain("unheard-of") }), None);
-        assert_eq!(ungated(&api::Chain::default()), None);
-    }
 }

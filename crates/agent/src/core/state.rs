@@ -20,6 +20,7 @@ use super::known::Known;
 use super::links::Links;
 use super::names::Names;
 use super::sandboxes::Sandboxes;
+use super::turns::Turns;
 use super::waiting::Waiter;
 use crate::api;
 use crate::dns::{Learning, Listener};
@@ -94,6 +95,8 @@ pub(crate) struct Core {
     pub(super) chain: Option<api::Chain>,
     pub(super) network: Option<api::Network>,
     pub(super) waiters: Vec<Waiter>,
+    /// Large policies that wait for a turn of their namespace.
+    pub(super) turns: Turns,
     /// Which pod has which address, as far as network plugins told.
     pub(super) sandboxes: Sandboxes,
     /// What stands of namespaces that are being deleted.
@@ -153,6 +156,7 @@ impl Core {
             chain: None,
             network: None,
             waiters: Vec::new(),
+            turns: Turns::default(),
             sandboxes,
             ending: Ending::default(),
             disputes: Vec::new(),
@@ -199,11 +203,6 @@ impl Core {
 
     fn watch(&mut self, kind: Kind) -> &mut WatchState {
         self.watches.entry(kind).or_default()
-    }
-
-    fn apply(&mut self, object: Object, diagnostics: &[Diagnostic]) {
-        self.index.note(&object.key(), diagnostics);
-        self.put(object);
     }
 
     /// Plans an object, as new or in place of the one before.
@@ -259,6 +258,7 @@ impl Core {
         if let ObjectKey::Policy(id) = key
             && id.namespace.is_some()
         {
+            self.forget_turn(id);
             self.ending.is_gone(id);
             self.dirty = true;
             return;
@@ -286,6 +286,9 @@ impl Core {
 
     fn reset(&mut self, kind: Kind, objects: Vec<Object>, diagnostics: Vec<Diagnostic>) {
         let listed: HashSet<ObjectKey> = objects.iter().map(Object::key).collect();
+        if kind == Kind::NetworkPolicy {
+            self.turns.clear();
+        }
         for key in self.index.keys(kind) {
             if !listed.contains(&key) {
                 self.delete(&key);

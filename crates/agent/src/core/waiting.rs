@@ -62,6 +62,9 @@ impl Core {
         if self.index.is_homeless(pod) {
             return Err(format!("the Namespace object of pod {key} is not known yet"));
         }
+        if self.turns.is_waited_for(&key.namespace) {
+            return Err(format!("policies of namespace {} are still to be planned", key.namespace));
+        }
         let addresses = if request.addresses.is_empty() { &pod.addresses } else { &request.addresses };
         if addresses.is_empty() {
             return Err(format!("pod {key} has no address yet"));

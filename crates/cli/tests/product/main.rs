@@ -14,6 +14,7 @@ mod life;
 mod limited;
 mod links;
 mod nodes;
+mod plugin;
 mod primary;
 mod room;
 mod sidecars;

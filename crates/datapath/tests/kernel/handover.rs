@@ -45,8 +45,8 @@ fn nothing_is_open_any_more_under_an_address_that_was_forgotten() {
         log.are_dead_at_once();
         assert!(sink.receives(), "what was open before drains");
         let forget = |address: &str| {
-            let address = address.parse().unwrap();
-            net.node.enter(|| forget_connections_of(address)).unwrap()
+            let addresses = [address.parse().unwrap()].into();
+            net.node.enter(|| forget_connections_of(&addresses)).unwrap()
         };
         assert_eq!(forget(&other), 0, "nobody else's");
         log.are_dead_at_once();

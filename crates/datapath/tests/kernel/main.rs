@@ -9,6 +9,7 @@ mod differential;
 mod doors;
 mod errors;
 mod forged;
+mod forgotten;
 mod guessed;
 mod handover;
 mod kit;

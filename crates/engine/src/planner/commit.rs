@@ -1,6 +1,7 @@
 //! Commit: from what is marked to deltas.
 
 use foldhash::HashSet;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use ringfence_model::{Name, PodKey};
 use super::Planner;
 use super::atoms::AtomKey;
 use super::classes::NO_ROOM;
+use super::crowd::covers;
 use super::kept::DIRECTIONS;
 use super::ledger::{Held, Print};
 use super::subjects::Doubt;
@@ -77,8 +79,15 @@ impl Planner {
             return;
         }
         let ranges = || self.nodes.values().flatten();
-        let guards = self.guards.iter().filter(|address| !ranges().any(|range| range.contains(*address)));
-        let mut gates: Vec<IpNet> = ranges().map(IpNet::trunc).chain(guards.copied().map(IpNet::from)).collect();
+        let outside = |address: &IpAddr| !ranges().any(|range| range.contains(address));
+        let guards: BTreeSet<IpAddr> = self.guards.iter().copied().filter(outside).collect();
+        let mut gates: Vec<IpNet> = ranges().map(IpNet::trunc).chain(guards.iter().copied().map(IpNet::from)).collect();
+        self.widened = gates.len() > self.limits.gates;
+        if self.widened {
+            // None may be open: ranges around them are closed.
+            let room = self.limits.gates.saturating_sub(ranges().count());
+            gates = ranges().map(IpNet::trunc).chain(covers(&guards, |_| None, room)).collect();
+        }
         gates.sort_unstable();
         gates.dedup();
         if gates != self.published.gates {

@@ -34,21 +34,31 @@ pub(super) struct Crowd {
     lengths: BTreeSet<u8>,
 }
 
+/// Ranges that hold these addresses, of which there are so many at most: that of an address, or one around it.
+pub(super) fn covers(
+    addresses: &BTreeSet<IpAddr>,
+    range: impl Fn(IpAddr) -> Option<IpNet>,
+    most: usize,
+) -> HashSet<IpNet> {
+    let mut covers = HashSet::default();
+    for longest in LENGTHS {
+        let cover = |address: &IpAddr| {
+            let range = range(*address).unwrap_or_else(|| IpNet::from(*address));
+            let longest = longest[usize::from(address.is_ipv6())];
+            IpNet::new(*address, range.prefix_len().min(longest)).unwrap_or(range).trunc()
+        };
+        covers = addresses.iter().map(cover).collect();
+        if covers.len() <= most {
+            break;
+        }
+    }
+    covers
+}
+
 impl Crowd {
     /// Those addresses in ranges, of which there are so many at most.
     fn new(out: BTreeSet<IpAddr>, range: impl Fn(IpAddr) -> Option<IpNet>, most: usize) -> Self {
-        let mut covers = HashSet::default();
-        for longest in LENGTHS {
-            let cover = |address: &IpAddr| {
-                let range = range(*address).unwrap_or_else(|| IpNet::from(*address));
-                let longest = longest[usize::from(address.is_ipv6())];
-                IpNet::new(*address, range.prefix_len().min(longest)).unwrap_or(range).trunc()
-            };
-            covers = out.iter().map(cover).collect();
-            if covers.len() <= most {
-                break;
-            }
-        }
+        let covers = covers(&out, range, most);
         let lengths = covers.iter().map(IpNet::prefix_len).collect();
         Self { out, covers, lengths }
     }

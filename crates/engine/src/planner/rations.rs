@@ -31,6 +31,9 @@ const KINDS: [Room; 4] = [Room::Layout, Room::Causes, Room::Prefixes, Room::Peer
 /// A ruleset of fewer ranges of ports than this is laid out however little room there is for its decisions.
 const FEW_RANGES: usize = 1024;
 
+/// How much room there is of each kind.
+pub(super) type Rooms = [usize; KINDS.len()];
+
 type Wants = Vec<Want<RulesetId, Payer>>;
 
 impl Planner {
@@ -38,8 +41,16 @@ impl Planner {
     /// theirs because of what others want.
     pub(super) fn ration(&mut self, subjects: &mut Vec<Subject>) {
         if self.unlaid.is_empty() && (self.limits == Limits::NONE || self.is_enough(subjects)) {
+            self.rationed = None;
             return;
         }
+        // Who is to have what, and how much there is for it, is all that counts.
+        let rooms = KINDS.map(|kind| self.room(kind));
+        let same = |subject: &Subject| subject.targets == subject.before.map(Target::Known);
+        if self.rationed == Some(rooms) && subjects.iter().all(same) {
+            return;
+        }
+        self.rationed = Some(rooms);
         let unlaid = self.unlaid(subjects);
         if unlaid != self.unlaid {
             self.unlaid = unlaid;
@@ -104,9 +115,11 @@ impl Planner {
             && (single + more.nets <= self.limits.peers / 4 || single + more.nets <= self.room(Room::Peers))
     }
 
-    /// Whether rules have so many ranges of ports that a single decision might not fit: to make one would take too long.
+    /// Whether rules have so many ranges of ports, or blocks, that a single decision or the blocks of one ruleset might not fit:
+    /// to look into them would take too long.
     fn is_endless(&self, size: Size) -> bool {
         size.ranges > self.limits.breakpoints.max(FEW_RANGES)
+            || size.nets > self.limits.prefixes.saturating_add(self.limits.peers).max(FEW_RANGES)
     }
 
     /// Those there is no room for.
@@ -117,7 +130,8 @@ impl Planner {
             let Some(recipe) = self.recipe(*identity, *direction) else { return false };
             let endless = self.is_endless(size(&recipe));
             if endless {
-                unlaid.insert(*id, Room::Breakpoints);
+                let many_ranges = size(&recipe).ranges > self.limits.breakpoints.max(FEW_RANGES);
+                unlaid.insert(*id, if many_ranges { Room::Breakpoints } else { Room::Prefixes });
             }
             !endless
         });

@@ -66,6 +66,11 @@ impl Planner {
         self.guards = addresses;
     }
 
+    /// Whether these are so many that ranges around them are closed instead.
+    pub fn guards_are_widened(&self) -> bool {
+        self.widened
+    }
+
     /// Keys of everything that is kept of the world.
     fn keys(&self) -> impl Iterator<Item = ObjectKey> {
         let name = |sym: Sym| Name::clone(self.strings.name(sym));

@@ -8,6 +8,7 @@ use ringfence_model::ObjectKey;
 use super::support::{Call, Fixture, namespace, node};
 use super::{apply, event};
 use crate::core::Message;
+use crate::enforcer::EnforceError;
 use crate::services::{Addresses, News};
 use ringfence_k8s::watch::Event;
 
@@ -66,4 +67,40 @@ fn the_ranges_of_all_nodes_pods_are_told() {
     assert_eq!(told(&fixture), [["10.244.0.0/24", "10.244.1.0/24"]]);
     fixture.step([event(Event::Delete(ObjectKey::Node("other".into())))]);
     assert_eq!(told(&fixture), [["10.244.0.0/24"]]);
+}
+
+#[test]
+fn a_namespace_with_more_addresses_of_services_than_fit_goes_without_and_nobody_else_notices() {
+    let mut fixture = Fixture::in_sync();
+    fixture.shrink(33);
+    let many: Vec<IpAddr> = (0..200).map(|number| IpAddr::from([192, 0, 2, number])).collect();
+    let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+    let greedy = Addresses { cluster: vec!["10.96.0.7".parse().unwrap()], outside: many };
+    let all = BTreeMap::from([(key("shop", "web"), service("10.96.0.1", "192.0.3.7")), (key("blue", "big"), greedy)]);
+    fixture.step([Message::Services(News::All(all))]);
+    let [(nodes, services)] = &known(&fixture)[..] else { panic!("told once") };
+    assert!(nodes.len() == 3 && services.len() == 30, "{} nodes, {} Services", nodes.len(), services.len());
+    assert!(services.is_superset(&set(&["10.96.0.1", "192.0.3.7", "10.96.0.7"])), "{services:?}");
+    let status = fixture.status();
+    assert!(status.ready);
+    let warning = status.warnings.iter().find(|warning| warning.contains("known_addresses")).unwrap();
+    assert!(warning.contains("for 173 addresses of Services of namespaces blue (173):"), "{warning}");
+    let gauges = fixture.ask(crate::core::Question::Gauges);
+    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
+    assert!(text.contains("\nringfence_known_addresses_without_room 173\n"), "{text}");
+    // Others' news take effect.
+    fixture.step([Message::Services(News::One(key("shop", "db"), service("10.96.0.2", "")))]);
+    assert!(known(&fixture)[0].1.contains(&"10.96.0.2".parse().unwrap()));
+    fixture.step([Message::Services(News::One(key("blue", "big"), Addresses::default()))]);
+    assert!(!fixture.status().warnings.iter().any(|warning| warning.contains("known_addresses")));
+}
+
+#[test]
+fn what_is_known_and_cannot_be_told_makes_the_node_not_ready_until_it_is() {
+    let mut fixture = Fixture::in_sync();
+    fixture.fail(EnforceError::Capacity("no room".into()));
+    fixture.step([Message::Services(News::All(BTreeMap::default()))]);
+    assert!(fixture.ask(crate::core::Question::Ready).unwrap_err().contains("no room"));
+    fixture.step([apply(namespace("c"))]);
+    assert_eq!(fixture.ask(crate::core::Question::Ready), Ok("ok".into()));
 }

@@ -1,5 +1,8 @@
 //! What does not fit, and who notices.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use ringfence_engine::{Limits, RulesetId};
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
@@ -7,7 +10,8 @@ use ringfence_model::{Object, ObjectKey};
 use serde_json::json;
 
 use super::support::{Call, Fixture, deny_all, pod};
-use super::{apply, event};
+use super::{apply, event, wait_for};
+use crate::api::WaitRequest;
 use crate::core::{Message, Question};
 use crate::enforcer::EnforceError;
 use crate::problem::NO_CAPACITY;
@@ -145,5 +149,58 @@ fn pods_that_are_more_than_there_is_room_for_are_told_of_with_their_namespace() 
     assert!(text.contains("\nringfence_peers_without_room 41\n"), "{text}");
     assert_eq!(fixture.ask(Question::Ready), Ok("ok; no room for 41 addresses of pods as peers".into()));
     assert!(fixture.kernel().peers.len() <= 40);
+    assert_eq!(fixture.kernel(), fixture.core.planner.plan());
+}
+
+/// A policy of 30,000 ports in namespace `b`, at a generation.
+fn large(name: &str, generation: i64) -> Message {
+    let ports: Vec<_> = (0..30_000).map(|n| json!({"port": 2 * n + 1})).collect();
+    let metadata = json!({"name": name, "namespace": "b", "uid": format!("uid-{name}"), "generation": generation});
+    let spec = json!({"podSelector": {}, "ingress": [{"ports": ports}]});
+    let (object, diagnostics) = Kind::NetworkPolicy.convert(&json!({"metadata": metadata, "spec": spec}));
+    event(Event::Apply { object, diagnostics })
+}
+
+#[test]
+fn whoever_writes_large_policies_waits_for_turns_and_nobody_else_does() {
+    let mut fixture = Fixture::in_sync();
+    fixture.step([apply(pod("b", "greedy", "10.244.0.8")), large("big", 1)]);
+    let generation = |fixture: &mut Fixture, name: &str| {
+        let policies = fixture.status().policies;
+        policies.iter().find(|policy| policy.name == name).and_then(|policy| policy.enforced_generation)
+    };
+    assert_eq!(generation(&mut fixture, "big"), Some(1));
+    // As many as can be written: of each the newest waits.
+    let many: Vec<_> = (2..8).map(|number| [large("big", number), large("other", number)]).collect();
+    fixture.step([large("big", 1)]);
+    for both in many {
+        fixture.step(both);
+    }
+    let status = fixture.status();
+    assert!(status.ready);
+    assert!(
+        status.warnings.iter().any(|text| text.starts_with("2 large policies of namespace b")),
+        "{:?}",
+        status.warnings
+    );
+    assert_eq!(generation(&mut fixture, "big"), Some(1), "what was in force is");
+    // A new pod of the namespace waits with them, others do not.
+    let waits = |fixture: &mut Fixture, namespace: &str, name: &str, address: &str| {
+        fixture.step([apply(pod(namespace, name, address))]);
+        let request = WaitRequest { namespace: namespace.into(), ..wait_for(name, &[address]) };
+        fixture.ask(|reply| Question::Check(request, reply)).is_err()
+    };
+    assert!(waits(&mut fixture, "b", "late", "10.244.0.9"));
+    assert!(!waits(&mut fixture, "a", "new", "10.244.0.3"));
+    fixture.step([apply(deny_all("a", 1))]);
+    assert_eq!(generation(&mut fixture, "deny-all"), Some(1));
+    // Nothing is forgotten.
+    let end = Instant::now() + Duration::from_mins(1);
+    while generation(&mut fixture, "big") != Some(7) || generation(&mut fixture, "other") != Some(7) {
+        let next = fixture.core.retry_at().expect("somebody waits");
+        assert!(next < end, "in vain");
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+        fixture.core.commit();
+    }
     assert_eq!(fixture.kernel(), fixture.core.planner.plan());
 }

@@ -150,6 +150,11 @@ impl Fixture {
         self.kernel.take_away(links);
     }
 
+    /// The kernel has room for so many addresses of nodes and Services.
+    pub(super) fn shrink(&self, room: usize) {
+        self.kernel.shrink(room);
+    }
+
     /// The next call fails.
     pub(super) fn fail(&self, error: EnforceError) {
         self.kernel.fail(error);
