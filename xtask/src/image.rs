@@ -134,7 +134,8 @@ fn build(sh: &Shell) -> anyhow::Result<PathBuf> {
     let here = sh.current_dir();
     // Paths of this machine would make every machine's program another one.
     let flags = format!(
-        "-C target-feature=+crt-static -C strip=symbols --remap-path-prefix={}=/ringfence --remap-path-prefix={home}=/cargo",
+        "-C target-feature=+crt-static -C strip=symbols --remap-path-prefix={}=/ringfence \
+         --remap-path-prefix={home}=/cargo",
         here.display()
     );
     let libraries = format!("/usr/lib/{}-linux-gnu:/usr/lib64:/usr/lib", std::env::consts::ARCH);

@@ -1,8 +1,8 @@
 //! The clerk: writes what is the matter with policies into the API, for all nodes.
 //!
 //! Every agent knows the same of every policy, so one of them writes: the one that holds a Lease. It writes conditions
-//! into the status of cluster-wide policies, and Events about policies that have problems. Nothing here is in the way of
-//! enforcement: it is a task of its own that asks the planning thread, and what it cannot write waits.
+//! into the status of cluster-wide policies, and Events about policies that have problems. Nothing here is in the way
+//! of enforcement: it is a task of its own that asks the planning thread, and what it cannot write waits.
 
 mod condition;
 mod event;
@@ -24,8 +24,8 @@ pub(crate) use writer::Writer;
 /// Who the API says fields and Events are from, and the name of the Lease.
 const NAME: &str = "ringfence";
 
-/// For each node of the cluster looks at a Lease that another holds are so much rarer: all agents look, and in sum that are
-/// eight looks a second at most, however many they are.
+/// For each node of the cluster looks at a Lease that another holds are so much rarer: all agents look, and in sum that
+/// are eight looks a second at most, however many they are.
 const SHARE: Duration = Duration::from_millis(125);
 /// Longest wait before the Lease is asked for again after an error, in clusters where looks are not rarer anyway.
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);

@@ -22,7 +22,8 @@ const LONGEST: usize = 1 << 30;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens there, or it is not ours to use.
-    #[error("no agent answers on {}: {error}; hint: is it running, and are you root? --socket names another", path.display())]
+    #[error("no agent answers on {}: {error}; hint: is it running, and are you root? --socket names \
+        another", path.display())]
     Unreachable {
         /// The socket.
         path: PathBuf,

@@ -8,8 +8,8 @@ use ringfence_datapath::EPHEMERAL_PORTS;
 /// The node's setting, as the network namespace of the calling thread has it. It holds for both families.
 const SETTING: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 
-/// From the lowest to the highest that either is given. A pod's network begins with the kernel's default, whatever the node's
-/// setting is.
+/// From the lowest to the highest that either is given. A pod's network begins with the kernel's default, whatever the
+/// node's setting is.
 pub(crate) fn read() -> RangeInclusive<u16> {
     let of_node = fs::read_to_string(SETTING).ok().and_then(|text| parse(&text));
     let Some(of_node) = of_node else {

@@ -1,6 +1,6 @@
-//! The API server: where it is, and connections to it that notice when it is gone: one for all watches, where the server
-//! speaks HTTP/2. Its certificate is checked against the authority as the file has it when a connection is made (`kube`
-//! reads the one of a pod's service account again).
+//! The API server: where it is, and connections to it that notice when it is gone: one for all watches, where the
+//! server speaks HTTP/2. Its certificate is checked against the authority as the file has it when a connection is made
+//! (`kube` reads the one of a pod's service account again).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,17 +19,17 @@ use tower::ServiceBuilder;
 const QUIET: Duration = Duration::from_mins(11);
 /// How long the server may take to take a connection.
 const CONNECT: Duration = Duration::from_secs(10);
-/// A watch is quiet for as long as nothing happens, and so is one whose server has lost its power or whose network is cut:
-/// nobody says so. The kernel asks the other end after this time of silence (`tcp(7)`, `TCP_KEEPIDLE`)…
+/// A watch is quiet for as long as nothing happens, and so is one whose server has lost its power or whose network is
+/// cut: nobody says so. The kernel asks the other end after this time of silence (`tcp(7)`, `TCP_KEEPIDLE`)…
 const IDLE: Duration = Duration::from_secs(10);
 /// … and again each time this has passed …
 const ASK: Duration = Duration::from_secs(5);
-/// … and after so many questions without an answer the connection is over: in 25 seconds, which also bound how long what
-/// was sent may stay unacknowledged (`TCP_USER_TIMEOUT`, which would else overrule the questions).
+/// … and after so many questions without an answer the connection is over: in 25 seconds, which also bound how long
+/// what was sent may stay unacknowledged (`TCP_USER_TIMEOUT`, which would else overrule the questions).
 const UNANSWERED: u32 = 3;
 
-/// Where the cluster is: by this kubeconfig, or else `KUBECONFIG`, `~/.kube/config`, or the service account of the pod we
-/// are in.
+/// Where the cluster is: by this kubeconfig, or else `KUBECONFIG`, `~/.kube/config`, or the service account of the pod
+/// we are in.
 pub async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
     match kubeconfig {
         Some(path) => {

@@ -169,7 +169,8 @@ mod tests {
         let result = |interface: &str| {
             format!(
                 r#"{{"kind": "cniCacheV1", "containerId": "c1", "ifName": "{interface}", "networkName": "pods",
-                "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "a"], ["K8S_POD_NAME", "web"], ["K8S_POD_UID", "u"]],
+                "cniArgs": [["IgnoreUnknown", "1"], ["K8S_POD_NAMESPACE", "a"], ["K8S_POD_NAME", "web"], ["K8S_POD_UID",
+                "u"]],
                 "result": {{"interfaces": [{{"name": "eth0", "sandbox": "/var/run/netns/x"}}],
                 "ips": [{{"address": "10.244.0.7/24", "interface": 0}}]}}}}"#
             )
@@ -206,7 +207,8 @@ mod tests {
         ),
         (
             "calico that names one, 1.0.0",
-            r#"{"cniVersion": "1.0.0", "interfaces": [{"name": "host"}, {"name": "eth0", "sandbox": "/var/run/netns/x"}],
+            r#"{"cniVersion": "1.0.0", "interfaces": [{"name": "host"},
+            {"name": "eth0", "sandbox": "/var/run/netns/x"}],
             "ips": [{"interface": 1, "address": "10.0.0.7/32"}]}"#,
         ),
         (
@@ -239,7 +241,8 @@ mod tests {
             r#"{"ip4": {"ip": "10.0.0.7/24"}}"#,
             r#"{"ips": [{"address": "10.0.0.7"}, {"address": "somewhere"}]}"#,
             r#"{"interfaces": [{"name": "cni0"}], "ips": [{"interface": 0, "address": "10.0.0.1/24"}]}"#,
-            r#"{"interfaces": [{"name": "net1", "sandbox": "/x"}], "ips": [{"interface": 0, "address": "10.9.0.7/24"}]}"#,
+            r#"{"interfaces": [{"name": "net1", "sandbox": "/x"}],
+            "ips": [{"interface": 0, "address": "10.9.0.7/24"}]}"#,
         ] {
             assert_eq!(addresses(&cached(result)), None, "{result}");
         }

@@ -148,7 +148,8 @@ impl From<ApplyError> for EnforceError {
     }
 }
 
-/// Bytes of memory that rules may take up as they are laid out for evaluation: a bound on what the agent needs for them.
+/// Bytes of memory that rules may take up as they are laid out for evaluation: a bound on what the agent needs for
+/// them.
 const LAYOUT: usize = 64 << 20;
 
 /// What of the maps a plan may take up: an eighth is left, for what is new is there beside what is old for a while.

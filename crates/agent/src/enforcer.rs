@@ -25,8 +25,8 @@ pub trait Enforcer: Send {
     fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError>;
     /// Where the kernel lets links be guarded; none: nowhere.
     fn link_hook(&self) -> Option<LinkHook>;
-    /// Has exactly these links of the node guarded, by index, and no others. That is done on another thread, which tells what
-    /// came of it: for [`Enforcer::settle`].
+    /// Has exactly these links of the node guarded, by index, and no others. That is done on another thread, which
+    /// tells what came of it: for [`Enforcer::settle`].
     fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<(), EnforceError>;
     /// Has that thread look whether the guards are where they were put, and put back those that are not.
     fn look_at_guards(&mut self);
@@ -42,8 +42,8 @@ pub trait Enforcer: Send {
     ) -> Result<(), EnforceError>;
     /// The ranges of all nodes' pods.
     fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError>;
-    /// Looks whether what enforces is still where it belongs, and sees to it that it is. What was found undone and is mended,
-    /// as a sentence; what cannot be mended is the error.
+    /// Looks whether what enforces is still where it belongs, and sees to it that it is. What was found undone and is
+    /// mended, as a sentence; what cannot be mended is the error.
     fn mend(&mut self) -> Result<Option<String>, EnforceError>;
     /// Facts for status and metrics, read now.
     fn facts(&mut self) -> Facts;

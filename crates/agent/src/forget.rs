@@ -1,6 +1,7 @@
 //! Makes connection tracking forget what an address had open before it was given to another pod.
 //!
-//! A thread of its own: the kernel looks through all connections for it. Many addresses at once take hardly longer than one.
+//! A thread of its own: the kernel looks through all connections for it. Many addresses at once take hardly longer than
+//! one.
 
 use std::io;
 use std::net::IpAddr;
@@ -24,7 +25,8 @@ pub(crate) fn start(core: &Handle) -> io::Result<Sender<Given>> {
             let result = forget_connections_of(&all.iter().map(|(address, _)| *address).collect());
             if let Err(error) = &result {
                 let (address, addresses) = (all[0].0, all.len());
-                tracing::error!(%address, addresses, %error, "connections of pods that had addresses are not forgotten");
+                tracing::error!(%address, addresses, %error, "connections of pods that had addresses are not \
+                    forgotten");
             }
             for given in all {
                 if told.tell(Message::Forgotten(given, result.is_ok())).is_err() {

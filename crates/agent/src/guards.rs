@@ -1,7 +1,7 @@
 //! Work at the links of pods, on a thread of its own.
 //!
-//! Each of its system calls waits for the lock that the kernel has for all links, and some take long. So the planning thread
-//! only says what is to be done, and `ADD` waits for what it has to.
+//! Each of its system calls waits for the lock that the kernel has for all links, and some take long. So the planning
+//! thread only says what is to be done, and `ADD` waits for what it has to.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -54,8 +54,8 @@ impl Drop for Workshop {
 
 fn run(core: &Handle, mut keeper: Doorkeeper, work: &Receiver<Work>) -> Result<(), Gone> {
     loop {
-        // All that is asked for is known before the next piece, as some of it is more urgent. What an agent that ends asks
-        // for is done.
+        // All that is asked for is known before the next piece, as some of it is more urgent. What an agent that ends
+        // asks for is done.
         for more in work.try_iter() {
             take(&mut keeper, more);
         }

@@ -114,8 +114,8 @@ impl Index {
         }
     }
 
-    /// These policies, and no others, do not fit into the kernel of this node, and why. They are not enforced as written.
-    /// Gives back those that fit again.
+    /// These policies, and no others, do not fit into the kernel of this node, and why. They are not enforced as
+    /// written. Gives back those that fit again.
     pub(crate) fn refuse(&mut self, policies: BTreeMap<PolicyId, String>) -> Vec<PolicyId> {
         let mut admitted = Vec::new();
         for id in self.troubles.refuse(policies) {

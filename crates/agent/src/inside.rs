@@ -8,8 +8,8 @@ use ringfence_model::{Name, Node};
 
 use crate::index::Index;
 
-/// Addresses at which clouds tell machines secrets, besides those that are link-local: of Alibaba Cloud, Azure, AWS, and
-/// Google Cloud (their documentation).
+/// Addresses at which clouds tell machines secrets, besides those that are link-local: of Alibaba Cloud, Azure, AWS,
+/// and Google Cloud (their documentation).
 const METADATA: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),

@@ -1,8 +1,8 @@
 //! Looks which links of the node are pods', and which tunnels end there.
 //!
-//! A thread of its own looks again whenever local addresses, links or routes change, and every few seconds. What it finds
-//! is decided by [`crate::ports::find`]; here is only the looking. A pod that a network plugin tells of while it connects it
-//! is looked for at once, and it alone ([`place`]).
+//! A thread of its own looks again whenever local addresses, links or routes change, and every few seconds. What it
+//! finds is decided by [`crate::ports::find`]; here is only the looking. A pod that a network plugin tells of while it
+//! connects it is looked for at once, and it alone ([`place`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -47,12 +47,12 @@ pub(crate) struct Found {
 const GROUPS: u32 = 0x1 | 0x8 | 0x40 | 0x400;
 /// Least time between two looks: each pod that starts makes a dozen changes.
 const LEAST: Duration = Duration::from_millis(100);
-/// How long a port of a bridge of pods may be nobody's that is known before it is closed: as a rule a plugin is just making
-/// it, and will tell. Meanwhile nothing of the pod runs; and plugins would wait for the closing, which takes the lock of all
-/// links.
+/// How long a port of a bridge of pods may be nobody's that is known before it is closed: as a rule a plugin is just
+/// making it, and will tell. Meanwhile nothing of the pod runs; and plugins would wait for the closing, which takes the
+/// lock of all links.
 const STRANGE: Duration = Duration::from_millis(250);
-/// How often to look while there are links to guard, and while pods are on a bridge: nothing tells when a guard is taken
-/// away from tcx, or a setting of the bridge changes.
+/// How often to look while there are links to guard, and while pods are on a bridge: nothing tells when a guard is
+/// taken away from tcx, or a setting of the bridge changes.
 const GUARDS_INTERVAL: Duration = Duration::from_secs(4);
 const BRIDGE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long nothing is looked at while there is nothing to guard.
@@ -149,8 +149,8 @@ impl Scout {
         Ok(pauses.into_iter().flatten().min().unwrap_or(IDLE))
     }
 
-    /// Leaves ports that are nobody's open for a moment; says how long the oldest of these has left. Those that are there at
-    /// the first look get none: an agent before this one may have closed them.
+    /// Leaves ports that are nobody's open for a moment; says how long the oldest of these has left. Those that are
+    /// there at the first look get none: an agent before this one may have closed them.
     fn spare(&mut self, ports: &mut Ports, now: Instant) -> Option<Duration> {
         let earlier = self.strange.take();
         let first_seen = |index: &u32| match &earlier {
@@ -246,8 +246,8 @@ impl Scout {
     }
 }
 
-/// Tunnels that other nodes may end though this one does not: the usual ports of VXLAN (RFC 7348, and Linux') and of Geneve
-/// (RFC 8926). Pods have no business there.
+/// Tunnels that other nodes may end though this one does not: the usual ports of VXLAN (RFC 7348, and Linux') and of
+/// Geneve (RFC 8926). Pods have no business there.
 const USUAL: [Tunnel; 3] = [Tunnel::udp(4789), Tunnel::udp(8472), Tunnel::udp(6081)];
 
 fn routes(netlink: &mut Netlink, addresses: &BTreeSet<IpAddr>) -> ringfence_netns::Result<HashMap<IpAddr, u32>> {
@@ -478,7 +478,8 @@ mod tests {
         let text = |byte: &u8| format!("{byte:02x}");
         let written = format!(
             r#"{{"ifName": "eth1", "result": {{"interfaces": [{{"name": "cni0"}}, {{"name": "port"}},
-            {{"name": "eth1", "sandbox": "/x", "mac": "{}"}}], "ips": [{{"address": "10.244.1.8/24", "interface": 2}}]}}}}"#,
+            {{"name": "eth1", "sandbox": "/x", "mac": "{}"}}], "ips": [{{"address": "10.244.1.8/24",
+            "interface": 2}}]}}}}"#,
             mac.iter().map(text).collect::<Vec<_>>().join(":")
         );
         std::fs::create_dir_all(&results).unwrap();

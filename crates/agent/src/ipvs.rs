@@ -1,5 +1,5 @@
-//! IPVS translates addresses of Services after the hook, and answers back before it: both are judged by the address of the
-//! Service (its hooks are at LOCAL_IN 99 and FORWARD 100, ours before source NAT, see `ringfence_datapath`).
+//! IPVS translates addresses of Services after the hook, and answers back before it: both are judged by the address of
+//! the Service (its hooks are at LOCAL_IN 99 and FORWARD 100, ours before source NAT, see `ringfence_datapath`).
 
 /// The services of IPVS in the node's network namespace. Not there where the kernel has no IPVS, or has not loaded it.
 const SERVICES: &str = "/proc/net/ip_vs";
@@ -9,8 +9,8 @@ const KINDS: &[&str] = &["TCP", "UDP", "SCTP", "FWM"];
 /// What is wrong on a node whose Services go through IPVS.
 pub(crate) fn complaint() -> Option<String> {
     has_services(&std::fs::read_to_string(SERVICES).unwrap_or_default()).then(|| {
-        "Services of this node go through IPVS, which translates after policy has judged: pods whose egress is isolated do not \
-         reach Services that their policies allow; hint: set kube-proxy's mode to nftables or iptables"
+        "Services of this node go through IPVS, which translates after policy has judged: pods whose egress is \
+         isolated do not reach Services that their policies allow; hint: set kube-proxy's mode to nftables or iptables"
             .into()
     })
 }

@@ -1,7 +1,7 @@
 //! What others on the node undid, and what became of it: found and mended, or found and still broken.
 //!
-//! Whoever of the agent looks after something (pins, tables, the network configuration) says so here. Status, metrics and
-//! readiness tell it: what is broken makes the node not ready until it is whole again.
+//! Whoever of the agent looks after something (pins, tables, the network configuration) says so here. Status, metrics
+//! and readiness tell it: what is broken makes the node not ready until it is whole again.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +26,8 @@ struct Account {
 }
 
 impl Mended {
-    /// Something was found undone, and is as it should be again. `what` is a word for metrics, such as `pins`; `found` is a
-    /// sentence without its end, such as "the pin of a link was removed; it is pinned again".
+    /// Something was found undone, and is as it should be again. `what` is a word for metrics, such as `pins`; `found`
+    /// is a sentence without its end, such as "the pin of a link was removed; it is pinned again".
     pub(crate) fn mended(&self, what: &'static str, found: impl Into<String>) {
         self.mended_all(what, 1, found);
     }
@@ -54,7 +54,8 @@ impl Mended {
         }
     }
 
-    /// Something was looked at and is as it should be. Nothing is counted: whoever mended it says so by [`Self::mended`].
+    /// Something was looked at and is as it should be. Nothing is counted: whoever mended it says so by
+    /// [`Self::mended`].
     pub(crate) fn whole(&self, what: &'static str) {
         if let Some(account) = self.0.lock().get_mut(what)
             && account.broken.take().is_some()

@@ -102,7 +102,8 @@ impl Parts {
         })
     }
 
-    /// Answers on a socket, and where probes and metrics are asked for; tells what the kernel reports to whoever listens.
+    /// Answers on a socket, and where probes and metrics are asked for; tells what the kernel reports to whoever
+    /// listens.
     pub(crate) fn answer(
         &self,
         source: Box<dyn Source>,

@@ -1,9 +1,10 @@
-//! Which links of this node are pods', who is behind each, and which are nobody's that we know: a function of what is seen.
+//! Which links of this node are pods', who is behind each, and which are nobody's that we know: a function of what is
+//! seen.
 //!
-//! A pod joined by a route of its own (/32, /128) is behind the link of that route. A pod on a bridge is behind the link
-//! that its network plugin told; where that is not told, or was renamed since, behind the one link of which the kernel
-//! says that its other end has the pod's address. Links that have their other end in another namespace and are ports of a
-//! bridge of pods, but of no pod that is known, are strangers: nothing may pass there.
+//! A pod joined by a route of its own (/32, /128) is behind the link of that route. A pod on a bridge is behind the
+//! link that its network plugin told; where that is not told, or was renamed since, behind the one link of which the
+//! kernel says that its other end has the pod's address. Links that have their other end in another namespace and are
+//! ports of a bridge of pods, but of no pod that is known, are strangers: nothing may pass there.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;

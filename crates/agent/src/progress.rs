@@ -1,8 +1,9 @@
-//! How far the watches have come, kept beside the socket across restarts: so that an agent that comes back does not take an
-//! older world from an API server that lags behind than the one the kernel holds.
+//! How far the watches have come, kept beside the socket across restarts: so that an agent that comes back does not
+//! take an older world from an API server that lags behind than the one the kernel holds.
 //!
-//! What is written here is at least as new as what the kernel holds: it is written before it is told to anybody. The file is
-//! one record of a fixed size for each kind, written in place, so that each write is one call and whole or absent.
+//! What is written here is at least as new as what the kernel holds: it is written before it is told to anybody. The
+//! file is one record of a fixed size for each kind, written in place, so that each write is one call and whole or
+//! absent.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};

@@ -189,8 +189,8 @@ async fn follow(
     tokio::try_join!(events::pump(client, &progress, core, roads), servers, services).map(drop)
 }
 
-/// Has the planning thread look after what enforces, now and then, until it is gone. For as long as it serves pods the network
-/// plugin is told so.
+/// Has the planning thread look after what enforces, now and then, until it is gone. For as long as it serves pods the
+/// network plugin is told so.
 async fn look(core: Handle, socket: PathBuf) {
     let mut times = tokio::time::interval(LOOK);
     times.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -304,7 +304,10 @@ fn listen(path: &Path) -> anyhow::Result<UnixListener> {
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address}, for probes and metrics\nhint: --metrics (in the chart metrics.port) takes another")
+        format!(
+            "cannot listen on {address}, for probes and metrics\nhint: --metrics (in the chart metrics.port) takes \
+            another"
+        )
     })
 }
 

@@ -60,7 +60,8 @@ pub(crate) async fn follow(client: Client, progress: Journal, core: Handle) -> R
     tokio::try_join!(keep(services, &mut known, &core, tell), tell_ranges(client, &core)).map(drop)
 }
 
-/// Tells the ranges, where the cluster does (since Kubernetes 1.33, to those with the right to ask). They rarely change.
+/// Tells the ranges, where the cluster does (since Kubernetes 1.33, to those with the right to ask). They rarely
+/// change.
 async fn tell_ranges(client: Client, core: &Handle) -> Result<(), Gone> {
     let mut backoff = Backoff::default();
     let listed = loop {
@@ -276,7 +277,8 @@ mod tests {
         assert_eq!(none, Addresses::default());
         assert_eq!(read(json!({"spec": null})), Addresses::default());
         let all = read(json!({
-            "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": ["192.0.2.7", "x"]},
+            "spec": {"clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1", "fd00::1"], "externalIPs": ["192.0.2.7",
+            "x"]},
             "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}, {"hostname": "lb.example"}]}}}));
         let all: Vec<String> = all.all().map(|address| address.to_string()).collect();
         assert_eq!(all, ["10.96.0.1", "fd00::1", "192.0.2.7", "192.0.2.8"]);

@@ -1,9 +1,9 @@
 //! Keeps our tables of nftables, whatever other programs do to them.
 //!
-//! `nft flush ruleset` takes everybody's tables, and is how Debian loads its firewall: connection tracking ends with ours,
-//! so that answers to pods are dropped, and answers of DNS servers pass unread. The kernel tells whoever listens
-//! ([`TableEvents`]); the thread looks when it hears of our tables, and every few seconds. All that waits for `nft` is done
-//! here, so that nobody else has to.
+//! `nft flush ruleset` takes everybody's tables, and is how Debian loads its firewall: connection tracking ends with
+//! ours, so that answers to pods are dropped, and answers of DNS servers pass unread. The kernel tells whoever listens
+//! ([`TableEvents`]); the thread looks when it hears of our tables, and every few seconds. All that waits for `nft` is
+//! done here, so that nobody else has to.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -254,7 +254,8 @@ impl Keeper {
             if before.is_some() {
                 self.left = Some(Instant::now() + INTERVAL);
                 if let Err(error) = answers::pause() {
-                    tracing::warn!(%error, "answers of DNS servers may still pass through a queue that lets all of them pass");
+                    tracing::warn!(%error, "answers of DNS servers may still pass through a queue that lets all of \
+                        them pass");
                 }
             }
             self.meters.mended.whole(ANSWERS);

@@ -1,8 +1,8 @@
 //! Policies of one tier with equal priorities that may disagree about a connection.
 //!
-//! The order is decided all the same (by name), but the API promises none, so their author is told. Two are told only if
-//! nothing shows that they cannot meet: their subjects, and a rule of each in one direction with another action, other
-//! ends and ports.
+//! The order is decided all the same (by name), but the API promises none, so their author is told. Two are told only
+//! if nothing shows that they cannot meet: their subjects, and a rule of each in one direction with another action,
+//! other ends and ports.
 
 mod meet;
 
@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use ringfence_model::{Action, Direction, Policy, PolicyId, Rule, Tier};
 
-/// Pairs of rules that are looked at for one policy. Comparing is done where policy is planned, and must not be felt there.
+/// Pairs of rules that are looked at for one policy. Comparing is done where policy is planned, and must not be felt
+/// there.
 const PATIENCE: usize = 20_000;
 
 /// Where two policies may disagree: the direction, and the rule of each.
@@ -171,7 +172,8 @@ mod tests {
     }
 
     fn rule(action: &str, network: &str, port: u16) -> Value {
-        json!({"action": action, "to": [{"networks": [network]}], "protocols": [{"tcp": {"destinationPort": {"number": port}}}]})
+        json!({"action": action, "to": [{"networks": [network]}],
+            "protocols": [{"tcp": {"destinationPort": {"number": port}}}]})
     }
 
     /// Whether two policies are told to disagree, whichever comes first.

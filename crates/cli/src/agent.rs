@@ -43,8 +43,8 @@ enum Command {
         /// Where links and maps are pinned
         #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
         pin_dir: PathBuf,
-        /// Socket of the agent, which is not to come back. If given, it, what is kept beside it, and its directory are removed
-        /// [default: what is kept beside the usual one is used, and left]
+        /// Socket of the agent, which is not to come back. If given, it, what is kept beside it, and its directory are
+        /// removed [default: what is kept beside the usual one is used, and left]
         #[arg(long, value_name = "FILE")]
         socket: Option<PathBuf>,
         #[command(flatten)]

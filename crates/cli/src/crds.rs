@@ -124,8 +124,8 @@ mod tests {
         let from = Identity { bundle: String::new(), channel: String::new() };
         assert_eq!(
             told(&definition, &Outcome::Changed { from }),
-            "customresourcedefinition.apiextensions.k8s.io/clusternetworkpolicies.policy.networking.k8s.io changed (from a \
-             definition without a version to v0.2.0 standard)"
+            "customresourcedefinition.apiextensions.k8s.io/clusternetworkpolicies.policy.networking.k8s.io changed \
+             (from a definition without a version to v0.2.0 standard)"
         );
     }
 }

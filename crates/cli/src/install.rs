@@ -20,8 +20,8 @@ const INSTALLING: &str = "what was written stays, and agents go on starting: `ri
 const UPGRADING: &str =
     "what was written stays, and agents go on being replaced: `ringfence status --wait` waits for them";
 /// The same about an end.
-const UNINSTALLING: &str = "agents stay away, and nodes that have begun go on cleaning: `ringfence uninstall` again takes \
-                            away the rest, `ringfence install` brings the agents back";
+const UNINSTALLING: &str = "agents stay away, and nodes that have begun go on cleaning: `ringfence uninstall` again \
+                            takes away the rest, `ringfence install` brings the agents back";
 
 /// `ringfence install`
 #[derive(Debug, clap::Args)]
@@ -47,8 +47,8 @@ pub(crate) struct Install {
     /// Where nodes keep network plugins [default: /opt/cni/bin, and where k3s has it]
     #[arg(long, value_name = "DIR")]
     cni_bin_dir: Option<String>,
-    /// Mount /sys/fs/bpf on nodes that have not, by a privileged container before the agent [default: where nodes may be
-    /// containers themselves]
+    /// Mount /sys/fs/bpf on nodes that have not, by a privileged container before the agent [default: where nodes may
+    /// be containers themselves]
     #[arg(long)]
     mount_bpf: bool,
     /// Print what would be written, and change nothing

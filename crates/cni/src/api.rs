@@ -27,7 +27,8 @@ pub struct WaitRequest {
     /// Name of the network it was connected to: what a [`CollectRequest`] speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<String>,
-    /// Names of the interfaces that were made for it on the node, where the result tells them: its link is one of these.
+    /// Names of the interfaces that were made for it on the node, where the result tells them: its link is one of
+    /// these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<String>,
     /// Hardware address of its own interface, as the result writes it, where it does.

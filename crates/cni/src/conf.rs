@@ -73,8 +73,8 @@ impl NetConf {
         })
     }
 
-    /// Which sandboxes of this network there still are, as `GC` is told; none if it was not told, or not so that all can be
-    /// read: whoever is not among them is taken to be gone.
+    /// Which sandboxes of this network there still are, as `GC` is told; none if it was not told, or not so that all
+    /// can be read: whoever is not among them is taken to be gone.
     pub fn sandboxes(&self) -> Option<Vec<String>> {
         let id = |attachment: &Value| Some(attachment.get("containerID")?.as_str()?.to_owned());
         self.valid_attachments.as_ref()?.as_array()?.iter().map(id).collect()

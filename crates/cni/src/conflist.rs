@@ -19,15 +19,15 @@ const DELEGATED: &str = "1.0.0";
 /// Name of the network of a [`primary`] list.
 pub const NETWORK: &str = "ringfence";
 
-/// Plugins that give pods their network and are known to do so after a plugin that has made nothing: their sources show that
-/// at `ADD` they do not use a `prevResult`, nor hand it on to a plugin that would. Before these comes a [`gate`]: without it,
-/// on a node that has just started, they would give a pod a network that nothing guards yet, only for it to be taken away
-/// again.
+/// Plugins that give pods their network and are known to do so after a plugin that has made nothing: their sources show
+/// that at `ADD` they do not use a `prevResult`, nor hand it on to a plugin that would. Before these comes a [`gate`]:
+/// without it, on a node that has just started, they would give a pod a network that nothing guards yet, only for it to
+/// be taken away again.
 const GATED: &[&str] =
     &["aws-cni", "azure-vnet", "bridge", "calico", "cni-kindnet", "flannel", "multus", "multus-shim", "ptp", "terway"];
 
-/// A list with this plugin at its end, and where possible a [`gate`] at its beginning, as JSON text; none if they are there
-/// already, as they should be.
+/// A list with this plugin at its end, and where possible a [`gate`] at its beginning, as JSON text; none if they are
+/// there already, as they should be.
 ///
 /// Others may have put themselves behind it since, and stay there: a pod starts when the last of them is done, and two
 /// that both want to be last would rewrite the file for ever. `member`: the plugin's own entry, as of [`entry`]. Errors
@@ -128,8 +128,8 @@ pub struct Primary {
 /// The standard plugins that a [`primary`] list names, and `loopback`, which runtimes call by themselves.
 pub const DELEGATES: &[&str] = &["ptp", "host-local", "portmap", "loopback"];
 
-/// A list of standard plugins, behind a [`gate`] and followed by this one: each pod on a link of its own (`ptp`), with an address of each of
-/// the node's ranges (`host-local`), reached at the ports it asks for (`portmap`).
+/// A list of standard plugins, behind a [`gate`] and followed by this one: each pod on a link of its own (`ptp`), with
+/// an address of each of the node's ranges (`host-local`), reached at the ports it asks for (`portmap`).
 pub fn primary(primary: &Primary, member: &Value) -> String {
     let ranges: Vec<_> = primary.ranges.iter().map(|range| json!([{ "subnet": range.trunc().to_string() }])).collect();
     let everywhere = |range: &IpNet| if range.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
@@ -157,8 +157,8 @@ pub fn entry(socket: &str) -> Value {
     json!({ "type": PLUGIN, "socket": socket })
 }
 
-/// The plugin's entry at the beginning of a list, made of that at its end: it makes nothing, but fails while the agent is
-/// away, before the plugins behind it have made anything.
+/// The plugin's entry at the beginning of a list, made of that at its end: it makes nothing, but fails while the agent
+/// is away, before the plugins behind it have made anything.
 pub fn gate(member: &Value) -> Value {
     let mut gate = member.clone();
     gate["gate"] = json!(true);
@@ -217,7 +217,8 @@ mod tests {
     use super::*;
 
     const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "disableCheck": true,
-        "plugins": [{"type": "bridge", "ipam": {"type": "host-local"}}, {"type": "portmap", "capabilities": {"portMappings": true}}]}"#;
+        "plugins": [{"type": "bridge", "ipam": {"type": "host-local"}}, {"type": "portmap",
+        "capabilities": {"portMappings": true}}]}"#;
 
     #[test]
     fn put_in_once_and_taken_out_again_nothing_else_changes() {

@@ -77,8 +77,8 @@ impl Error {
         })
     }
 
-    /// The same for `STATUS`, whose codes are its own: 50, the plugin cannot serve `ADD` now. Never 51, which is that pods that
-    /// run may have lost their network as well: what is in the kernel stays in force without an agent.
+    /// The same for `STATUS`, whose codes are its own: 50, the plugin cannot serve `ADD` now. Never 51, which is that
+    /// pods that run may have lost their network as well: what is in the kernel stays in force without an agent.
     pub fn status_object(&self, cni_version: &str) -> Value {
         let mut object = self.object(cni_version);
         if matches!(self, Self::Unreachable { .. } | Self::NotYet(_) | Self::Garbled(_)) {

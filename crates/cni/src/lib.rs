@@ -3,7 +3,8 @@
 //!
 //! The container runtime starts it anew for every pod, so it is small and synchronous: it reads what it is told
 //! ([`Request`], [`NetConf`]), asks the node's agent ([`agent`]) and hands on the result of the plugin before it.
-//! When the agent cannot say yes, `ADD` fails with a CNI error and the kubelet tries again: a pod never starts unguarded.
+//! When the agent cannot say yes, `ADD` fails with a CNI error and the kubelet tries again: a pod never starts
+//! unguarded.
 #![forbid(unsafe_code)]
 
 pub mod agent;

@@ -1,7 +1,8 @@
-//! Multus, a plugin that calls others: which of them gives pods their addresses, and how this plugin gets behind that one.
+//! Multus, a plugin that calls others: which of them gives pods their addresses, and how this plugin gets behind that
+//! one.
 //!
-//! Its configuration is of one plugin and sorts before all others. A list made of it would never be taken by a runtime, and
-//! Multus itself might take it for the network of the cluster, and so call itself.
+//! Its configuration is of one plugin and sorts before all others. A list made of it would never be taken by a runtime,
+//! and Multus itself might take it for the network of the cluster, and so call itself.
 
 use std::path::Path;
 

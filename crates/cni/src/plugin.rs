@@ -73,8 +73,8 @@ fn carry_out(
     }
 }
 
-/// A container that is no pod, as other tools start them by the same configuration: there is no policy about it, and nobody to
-/// ask. Where its address is one of the node's pods' it is closed in the kernel all the same.
+/// A container that is no pod, as other tools start them by the same configuration: there is no policy about it, and
+/// nobody to ask. Where its address is one of the node's pods' it is closed in the kernel all the same.
 fn let_alone(request: &Request, conf: &NetConf) -> Result<Option<Value>, Error> {
     match request.command {
         Command::Add => Ok(Some(result::in_version(conf.previous()?, &conf.cni_version))),
@@ -82,8 +82,8 @@ fn let_alone(request: &Request, conf: &NetConf) -> Result<Option<Value>, Error> 
     }
 }
 
-/// As the entry at the beginning of a list: nothing is made, and nothing is to be taken away, but no pod gets a network while
-/// the agent is not there to guard it.
+/// As the entry at the beginning of a list: nothing is made, and nothing is to be taken away, but no pod gets a network
+/// while the agent is not there to guard it.
 fn pass(request: &Request, conf: &NetConf) -> Result<Option<Value>, Error> {
     match request.command {
         Command::Add => {

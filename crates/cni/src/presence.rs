@@ -1,7 +1,8 @@
-//! Whether the agent was able to serve pods a moment ago: a file beside its socket that it touches for as long as it is.
+//! Whether the agent was able to serve pods a moment ago: a file beside its socket that it touches for as long as it
+//! is.
 //!
-//! A runtime that is told that the network is not there has the node's pods taken out of Services, also those whose traffic
-//! goes on. An agent that is being replaced is no reason for that; one that is away for long is.
+//! A runtime that is told that the network is not there has the node's pods taken out of Services, also those whose
+//! traffic goes on. An agent that is being replaced is no reason for that; one that is away for long is.
 
 use std::fs::{self, File};
 use std::io;

@@ -26,9 +26,9 @@ pub(crate) fn in_version(result: &Map<String, Value>, version: &str) -> Value {
     Value::Object(result)
 }
 
-/// The addresses that a pod was given on an interface of its own (any, where `interface` is empty). Results may also tell
-/// those of the host's. An address that names no interface is the pod's: not all plugins tell interfaces, and none has a
-/// reason to tell an address that it gave to nobody.
+/// The addresses that a pod was given on an interface of its own (any, where `interface` is empty). Results may also
+/// tell those of the host's. An address that names no interface is the pod's: not all plugins tell interfaces, and none
+/// has a reason to tell an address that it gave to nobody.
 ///
 /// # Errors
 ///
@@ -52,8 +52,8 @@ pub fn addresses(result: &Map<String, Value>, interface: &str) -> Result<Vec<IpA
     }
 }
 
-/// The names of all interfaces that a result tells outside of sandboxes: the node's end of the pod's link is one of them,
-/// if the plugin tells it at all.
+/// The names of all interfaces that a result tells outside of sandboxes: the node's end of the pod's link is one of
+/// them, if the plugin tells it at all.
 pub fn links(result: &Map<String, Value>) -> Vec<String> {
     let outside = list(result, "interfaces").iter().filter(|interface| !in_sandbox(interface));
     outside.map(|interface| text(interface, "name")).filter(|name| !name.is_empty()).map(str::to_owned).collect()
@@ -114,7 +114,8 @@ mod tests {
     #[test]
     fn only_addresses_on_the_pods_own_interface_are_its_own() {
         let result = object(json!({
-            "interfaces": [{ "name": "veth1" }, { "name": "eth0", "sandbox": "/n" }, { "name": "net1", "sandbox": "/n" }],
+            "interfaces": [{ "name": "veth1" }, { "name": "eth0", "sandbox": "/n" }, { "name": "net1",
+            "sandbox": "/n" }],
             "ips": [{ "address": "10.0.0.1/24", "interface": 0 }, { "address": "10.0.0.7/24", "interface": 1 },
                     { "address": "192.168.0.7/24", "interface": 2 }, { "address": "fd00::7/64" }] }));
         let text = |found: Vec<IpAddr>| found.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -127,7 +128,8 @@ mod tests {
     #[test]
     fn the_pods_link_and_hardware_address_are_told_where_the_result_does() {
         let result = object(json!({ "interfaces": [
-            { "name": "cni0", "mac": "02:00:00:00:00:01" }, { "name": "veth1", "mac": "02:00:00:00:00:02" }, { "mac": "x" },
+            { "name": "cni0", "mac": "02:00:00:00:00:01" }, { "name": "veth1", "mac": "02:00:00:00:00:02" },
+            { "mac": "x" },
             { "name": "eth0", "mac": "02:00:00:00:00:03", "sandbox": "/n" },
             { "name": "dummy1", "mac": "0", "sandbox": "0" }] }));
         assert_eq!(links(&result), ["cni0", "veth1"]);

@@ -44,7 +44,8 @@ fn conf(socket: &std::path::Path) -> Value {
     json!({
         "cniVersion": "1.0.0", "name": "pods", "type": "ringfence-cni", "socket": socket,
         "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "veth1" },
-            { "name": "eth0", "mac": "02:00:00:00:00:07", "sandbox": "/run/netns/x" }], "dns": { "nameservers": ["10.96.0.10"] },
+            { "name": "eth0", "mac": "02:00:00:00:00:07", "sandbox": "/run/netns/x" }],
+            "dns": { "nameservers": ["10.96.0.10"] },
             "ips": [{ "address": "10.244.1.7/24", "gateway": "10.244.1.1" }, { "address": "fd00::7/64" }] },
     })
 }
@@ -71,7 +72,9 @@ fn code(outcome: &Outcome) -> u64 {
 
 const READY: &str =
     "HTTP/1.1 200 OK\r\n\r\n{\"apiVersion\":\"ringfence/v1\",\"kind\":\"EndpointReady\",\"addresses\":[]}";
-const LATE: &str = "HTTP/1.1 504 Gateway Timeout\r\n\r\n{\"apiVersion\":\"ringfence/v1\",\"kind\":\"Failure\",\"message\":\"no pod a/web with uid u is bound to this node\"}";
+const LATE: &str = "HTTP/1.1 504 Gateway \
+    Timeout\r\n\r\n{\"apiVersion\":\"ringfence/v1\",\"kind\":\"Failure\",\"message\":\"no pod a/web with uid u is \
+    bound to this node\"}";
 
 #[test]
 fn add_hands_on_the_result_once_the_agent_says_yes() {
@@ -327,11 +330,13 @@ proptest! {
     #[test]
     fn bytes_that_make_no_sense_give_an_error_and_never_more(
         command in "ADD|CHECK|DEL|GC|STATUS|VERSION|[A-Z]{0,6}",
-        input in prop_oneof![any::<Vec<u8>>(), mutated(), mutated(), "(\\[|\\{\"a\":){0,400}".prop_map(String::into_bytes)],
+        input in prop_oneof![any::<Vec<u8>>(), mutated(), mutated(),
+            "(\\[|\\{\"a\":){0,400}".prop_map(String::into_bytes)],
         args in prop_oneof![Just(ARGS.to_owned()), ".{0,40}"],
     ) {
         let outcome = call(&command, &args, &input);
-        // Without an agent no pod is connected, whatever is said. A container of which nobody says that it is one may be.
+        // Without an agent no pod is connected, whatever is said. A container of which nobody says that it is one may
+        // be.
         let is_of_a_pod = args.contains("K8S_POD_") || !["ADD", "CHECK"].contains(&command.as_str());
         if is_of_a_pod && !["VERSION", "DEL", "GC"].contains(&command.as_str()) {
             prop_assert_eq!(outcome.code, 1);

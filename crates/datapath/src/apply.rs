@@ -79,8 +79,8 @@ impl Maps {
         self.configure(|_| ())
     }
 
-    /// Reads everything. What makes no sense is taken for something that no plan has, so that it is counted, and goes or is
-    /// written anew.
+    /// Reads everything. What makes no sense is taken for something that no plan has, so that it is counted, and goes
+    /// or is written anew.
     pub(crate) fn read(&self) -> Result<State, ApplyError> {
         let size = u32::try_from(self.breakpoints.capacity()).unwrap_or(u32::MAX);
         let mut state = State { slices: Slices::new(size), ..State::default() };
@@ -140,11 +140,11 @@ impl Maps {
         Ok(())
     }
 
-    /// Carries out a change. After an error every pod is on one whole policy, the old or the new, and open connections are
-    /// decided anew by it; with [`ApplyError::NoCapacity`] often nothing has been touched.
+    /// Carries out a change. After an error every pod is on one whole policy, the old or the new, and open connections
+    /// are decided anew by it; with [`ApplyError::NoCapacity`] often nothing has been touched.
     ///
-    /// If what is new does not fit beside what is old, endpoints get theirs one after the other. That is for deltas of a
-    /// planner, and steps of a transition: in them peers move to classes that old rules know too.
+    /// If what is new does not fit beside what is old, endpoints get theirs one after the other. That is for deltas of
+    /// a planner, and steps of a transition: in them peers move to classes that old rules know too.
     pub(crate) fn apply(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
         match self.apply_at_once(state, delta) {
             Err(ApplyError::NoCapacity { map: "entries" | "breakpoints", .. }) => {}
@@ -336,8 +336,8 @@ impl Maps {
         let changed =
             state.endpoints.iter().filter(|(address, _)| before.get(address) != state.interfaces.get(address));
         let pairs: Vec<_> = changed.map(|(address, rulesets)| state.endpoint(*address, *rulesets)).collect();
-        // Of an address whose interface is not known, a packet by that of another is spoofed. So no interface is one of an
-        // address before all addresses know theirs.
+        // Of an address whose interface is not known, a packet by that of another is spoofed. So no interface is one of
+        // an address before all addresses know theirs.
         let written = self.endpoints.put_all(&pairs).and_then(|()| self.put_interfaces(state));
         if written.is_err() {
             // What is there is not known; the next time everything is written again.

@@ -136,8 +136,8 @@ impl Datapath {
         self.mend().map(drop)
     }
 
-    /// Looks whether what enforces is still attached and pinned, and sees to it that it is. Links and maps are held open, so
-    /// nothing passes for want of a pin while this process lives; without pins it would when the process ends.
+    /// Looks whether what enforces is still attached and pinned, and sees to it that it is. Links and maps are held
+    /// open, so nothing passes for want of a pin while this process lives; without pins it would when the process ends.
     ///
     /// # Errors
     /// What cannot be put right from here: the next call tries again.
@@ -152,15 +152,16 @@ impl Datapath {
         Ok(undone)
     }
 
-    /// To be called before a process ends that does not end enforcement. Where pins are gone and cannot be put back, what
-    /// judges packets ends with the process, but not the programs at links: they let nothing through any more until another
-    /// process guards these links. Gives what is to be done for it, if it came to that.
+    /// To be called before a process ends that does not end enforcement. Where pins are gone and cannot be put back,
+    /// what judges packets ends with the process, but not the programs at links: they let nothing through any more
+    /// until another process guards these links. Gives what is to be done for it, if it came to that.
     ///
     /// # Errors
     /// If the maps cannot be written.
     pub fn leave(&mut self) -> Result<Option<Errand>, ApplyError> {
         let Err(error) = self.mend() else { return Ok(None) };
-        tracing::error!(%error, "what judges packets ends with this process: links of pods are closed until the next one");
+        tracing::error!(%error, "what judges packets ends with this process: links of pods are closed until the next \
+            one");
         // Where packets are routed to pods, who has his own address passes without a look at the door.
         self.set_interfaces([])?;
         self.guard(&self.doors.closed())
@@ -243,9 +244,10 @@ impl Datapath {
         Ok(Doorkeeper::new(self.namespace.again()?, self.link_hook, (self.pins.maps(), self.config.sizes)))
     }
 
-    /// Tells the node's end of every pod's link, by index. What was told before is replaced, and links that are not in it any
-    /// more are let go. Gives what is to be done there, if anything: programs that settle who sends are put there, in place of
-    /// those of an earlier agent, without a gap. What was told holds when that is done, and [`Self::settle`] knows of it.
+    /// Tells the node's end of every pod's link, by index. What was told before is replaced, and links that are not in
+    /// it any more are let go. Gives what is to be done there, if anything: programs that settle who sends are put
+    /// there, in place of those of an earlier agent, without a gap. What was told holds when that is done, and
+    /// [`Self::settle`] knows of it.
     ///
     /// To be called after [`Self::set_interfaces`]: a pod that is known here but not there cannot send.
     ///
@@ -264,8 +266,8 @@ impl Datapath {
     /// Takes in what was done at links. Says how all of them stand: a link that cannot be guarded is no error.
     ///
     /// # Errors
-    /// If nothing could be done at all, such as loading the programs: then [`Self::guard`] has to be called again; or if the
-    /// maps cannot be written.
+    /// If nothing could be done at all, such as loading the programs: then [`Self::guard`] has to be called again; or
+    /// if the maps cannot be written.
     pub fn settle(&mut self, done: Done) -> Result<Guarded, ApplyError> {
         let guarded = self.doors.settle(done);
         let changed = self.doors.take_changed();
@@ -323,8 +325,9 @@ impl Datapath {
         self.maps.set_flag(flags::KNOWN_TOLD, true)
     }
 
-    /// Tells the ranges of all nodes' pods (`spec.podCIDRs`). Who has an address in them, and is not known as a node, is a pod
-    /// and no router: errors it sends about others' connections count as ICMP of a pod. Replaces what was told before.
+    /// Tells the ranges of all nodes' pods (`spec.podCIDRs`). Who has an address in them, and is not known as a node,
+    /// is a pod and no router: errors it sends about others' connections count as ICMP of a pod. Replaces what was told
+    /// before.
     ///
     /// # Errors
     /// [`ApplyError::NoCapacity`] if they are too many; then those of before stay.

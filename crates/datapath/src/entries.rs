@@ -27,8 +27,9 @@ pub(crate) const DESTINATION_PORT: u16 = 3;
 const TCP: u16 = 1;
 const TCP_STATE: u16 = 1;
 const OVER: u8 = 6;
-/// `CTA_FILTER` with `CTA_FILTER_ORIG_FLAGS` and `CTA_FILTER_REPLY_FLAGS`, and the flag of `CTA_IP_SRC`: the kernel then
-/// lists only connections that have the source of that direction that is in the message. Kernels before 5.8 list all.
+/// `CTA_FILTER` with `CTA_FILTER_ORIG_FLAGS` and `CTA_FILTER_REPLY_FLAGS`, and the flag of `CTA_IP_SRC`: the kernel
+/// then lists only connections that have the source of that direction that is in the message. Kernels before 5.8 list
+/// all.
 const FILTER: u16 = 25;
 const ORIGINAL_FLAGS: u16 = 1;
 const REPLY_FLAGS: u16 = 2;
@@ -40,8 +41,8 @@ pub(crate) fn list(connection: &Connection, mut each: impl FnMut(&[u8])) -> io::
     connection.request(&message(header, &Attributes::default()), |_, attributes| each(attributes))
 }
 
-/// Lists those that have this address as the source of one direction. The kernel walks its whole table for it, but need not
-/// write down what is in it, which is most of the work. It may list others too.
+/// Lists those that have this address as the source of one direction. The kernel walks its whole table for it, but need
+/// not write down what is in it, which is most of the work. It may list others too.
 pub(crate) fn list_of(
     connection: &Connection,
     (direction, address): (u16, IpAddr),
@@ -51,8 +52,8 @@ pub(crate) fn list_of(
     connection.request(&message(header, &filter(direction, address)), |_, attributes| each(attributes))
 }
 
-/// What a connection has to have to be told of. Of IPv6 all are told: there Linux 6.18 tells of those that do not have the
-/// address.
+/// What a connection has to have to be told of. Of IPv6 all are told: there Linux 6.18 tells of those that do not have
+/// the address.
 fn filter(direction: u16, address: IpAddr) -> Attributes {
     let IpAddr::V4(address) = address else { return Attributes::default() };
     let addresses = Attributes::default().put(SOURCES[0], &address.octets());

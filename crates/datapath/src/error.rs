@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use crate::features::Missing;
 
-/// Opening, adopting or removing the datapath failed. Each says its causes itself, and so has no source: who prints a chain of
-/// causes would tell them twice.
+/// Opening, adopting or removing the datapath failed. Each says its causes itself, and so has no source: who prints a
+/// chain of causes would tell them twice.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This kernel cannot run the program.
@@ -40,8 +40,8 @@ pub enum Error {
     },
     /// There is no place for pins, and none can be made from here.
     #[error(
-        "cannot mount a bpffs at {path}: {error}. hint: the node has to have it: `ringfence install --mount-bpf`, or on the \
-         node `mount -t bpf bpf {path}`"
+        "cannot mount a bpffs at {path}: {error}. hint: the node has to have it: `ringfence install --mount-bpf`, or \
+         on the node `mount -t bpf bpf {path}`"
     )]
     Mount {
         /// The place.
@@ -51,8 +51,8 @@ pub enum Error {
     },
     /// What is pinned is in a file system that only this process's container has mounted.
     #[error(
-        "the file system of {0} was unmounted on the node: what is pinned enforces, but only until this container ends. hint: \
-         mount it on the node (`mount -t bpf bpf /sys/fs/bpf`) and start the agent anew"
+        "the file system of {0} was unmounted on the node: what is pinned enforces, but only until this container \
+         ends. hint: mount it on the node (`mount -t bpf bpf /sys/fs/bpf`) and start the agent anew"
     )]
     Unmounted(PathBuf),
     /// The kernel refused something of BPF.

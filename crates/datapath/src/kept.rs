@@ -1,7 +1,7 @@
 //! Links and maps held open, so that they stay in force whatever becomes of their pins, and what is done about that.
 //!
-//! The kernel forgets a link with its last reference, and a packet then passes unjudged. A pin is one reference, and anybody
-//! may remove it: a script that cleans up, an unmounted file system. The process is the other.
+//! The kernel forgets a link with its last reference, and a packet then passes unjudged. A pin is one reference, and
+//! anybody may remove it: a script that cleans up, an unmounted file system. The process is the other.
 
 use std::fs;
 use std::os::fd::{AsFd as _, BorrowedFd};

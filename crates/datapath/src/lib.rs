@@ -1,7 +1,8 @@
 //! The kernel program, its loader and the applier.
 //!
 //! One program at netfilter's POSTROUTING and LOCAL_IN hooks judges every packet of the node's pods; two at the node's
-//! end of each pod's link settle who sends. Their maps hold the plan of this node. They are pinned, so that enforcement outlives the process, and adopted by the next one.
+//! end of each pod's link settle who sends. Their maps hold the plan of this node. They are pinned, so that enforcement
+//! outlives the process, and adopted by the next one.
 
 mod abi;
 pub mod answers;

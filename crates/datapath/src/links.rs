@@ -105,8 +105,8 @@ impl Hook {
         })
     }
 
-    /// Attaches the program where a link says it is, if it is not. A link that somebody detached goes on saying so; but no
-    /// two may share a priority, and a link that is alive holds its own.
+    /// Attaches the program where a link says it is, if it is not. A link that somebody detached goes on saying so; but
+    /// no two may share a priority, and a link that is alive holds its own.
     pub(crate) fn attach_anew(self, object: &Object, link: &Link) -> Result<Option<Link>, Error> {
         let Some(priority) = priority(link) else { return Ok(None) };
         match self.attach(object, priority) {

@@ -1,8 +1,9 @@
 //! Whether the file system of the pins is still mounted on the node, as seen from inside a container.
 //!
-//! A container has a mount of its own of the same file system, which stays when somebody unmounts it on the node; its pins
-//! then go with the container. If its mount receives what happens to that of the node (`HostToContainer`), the kernel names
-//! the group it receives from (`master:` in `mountinfo`, see `proc_pid_mountinfo(5)`), for as long as that has a member.
+//! A container has a mount of its own of the same file system, which stays when somebody unmounts it on the node; its
+//! pins then go with the container. If its mount receives what happens to that of the node (`HostToContainer`), the
+//! kernel names the group it receives from (`master:` in `mountinfo`, see `proc_pid_mountinfo(5)`), for as long as that
+//! has a member.
 
 use std::fs;
 use std::path::Path;

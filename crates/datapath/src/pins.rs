@@ -75,8 +75,9 @@ impl Pins {
         Ok(self.names()?.iter().filter(|name| name.starts_with("links-")).map(|name| self.root.join(name)).collect())
     }
 
-    /// Makes do with pins of our layout of which somebody removed some. Links whose maps are gone, or that are not all there,
-    /// go on enforcing under another name until others take their place. Some maps without the rest are of no use.
+    /// Makes do with pins of our layout of which somebody removed some. Links whose maps are gone, or that are not all
+    /// there, go on enforcing under another name until others take their place. Some maps without the rest are of no
+    /// use.
     pub(crate) fn set_remains_aside(&self) -> Result<(), Error> {
         let whole = MAPS.iter().all(|name| self.maps().join(name).exists());
         if !whole && self.maps().exists() {

@@ -1,7 +1,7 @@
 //! A change in portions, for where what is new does not fit beside all that is old.
 //!
-//! Endpoints change their rules a few at a time, and what was old for them goes before the next. Each portion is a change by
-//! itself, on which every pod is on one whole policy at every instant, as on the whole.
+//! Endpoints change their rules a few at a time, and what was old for them goes before the next. Each portion is a
+//! change by itself, on which every pod is on one whole policy at every instant, as on the whole.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -14,8 +14,8 @@ use crate::state::{Rulesets, State};
 /// New entries of one ruleset.
 type Entries = Vec<(EntryKey, Arc<Block>)>;
 
-/// The same change in portions, each with at most so many new breakpoints where a single ruleset has no more. None if there
-/// is nothing to divide.
+/// The same change in portions, each with at most so many new breakpoints where a single ruleset has no more. None if
+/// there is nothing to divide.
 pub(crate) fn portions(state: &State, delta: &Delta, points: usize) -> Option<Vec<Delta>> {
     let held: HashSet<RulesetId> = state.entries.keys().map(|key| key.ruleset).collect();
     let (of_held, of_new): (Entries, Entries) =

@@ -81,8 +81,8 @@ impl AsFd for TableEvents {
     }
 }
 
-/// How many rules a chain of a table of family `inet` has, in the network namespace of the calling thread; none if it is
-/// not there.
+/// How many rules a chain of a table of family `inet` has, in the network namespace of the calling thread; none if it
+/// is not there.
 ///
 /// # Errors
 /// If the kernel cannot be asked.

@@ -4,8 +4,8 @@
 //! each other, such as before and after a time without an agent, are not: when an address moves from its old class
 //! to its new one, an endpoint's old rules know nothing of the new class, nor the new rules of the old class. Such
 //! addresses go by way of a class of passage, about which old rules say what they said about the old class, and new
-//! rules what they say about the new one. Endpoints change their rules in between. Where there is no room for that they are
-//! denied on the way.
+//! rules what they say about the new one. Endpoints change their rules in between. Where there is no room for that they
+//! are denied on the way.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -20,8 +20,8 @@ use crate::state::State;
 pub(crate) struct Transition {
     /// By way of classes of passage, if addresses have to go by it.
     pub(crate) smooth: Vec<Delta>,
-    /// The same where there is no room for what is said about classes of passage: addresses that move are denied on the way.
-    /// None if none has to.
+    /// The same where there is no room for what is said about classes of passage: addresses that move are denied on the
+    /// way. None if none has to.
     pub(crate) denying: Option<Vec<Delta>>,
 }
 

@@ -44,7 +44,8 @@ impl Machine {
         command
     }
 
-    /// Runs a closure on a thread of a node: what it starts begins there, as what the node's container runtime starts does.
+    /// Runs a closure on a thread of a node: what it starts begins there, as what the node's container runtime starts
+    /// does.
     pub fn inside<T: Send>(&self, number: usize, closure: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
         let runtime = self.process(&format!("containerd-{number}"))?;
         let namespace = |name: &str| PathBuf::from(format!("/proc/{runtime}/ns/{name}"));

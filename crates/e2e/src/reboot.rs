@@ -1,9 +1,9 @@
 //! A node of a cluster on this machine loses everything but its disk, and comes back.
 //!
 //! A node is a network namespace and a mount namespace. What a reboot takes: every process, the network namespace with
-//! its links, rules, connection tracking and BPF links, the BPF file system with its pins, what is mounted, `/run`. What
-//! stays: images and containers' file systems, the kubelet's and the network plugins' files. What the machine's own
-//! start brings back: the node's interface with its address, and its routes to other nodes.
+//! its links, rules, connection tracking and BPF links, the BPF file system with its pins, what is mounted, `/run`.
+//! What stays: images and containers' file systems, the kubelet's and the network plugins' files. What the machine's
+//! own start brings back: the node's interface with its address, and its routes to other nodes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -90,8 +90,8 @@ impl Down {
     }
 }
 
-/// Starts a component, again and again until it stays, as the program that starts them on machines does: a kubelet ends when
-/// the runtime answers, but is not done with what it finds on the disk.
+/// Starts a component, again and again until it stays, as the program that starts them on machines does: a kubelet ends
+/// when the runtime answers, but is not done with what it finds on the disk.
 fn start(component: &Component) -> anyhow::Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {
@@ -213,7 +213,8 @@ fn forget(machine: &Machine, number: usize) -> anyhow::Result<()> {
         // It may have gone with the one before.
         let _ = run(machine.on(number, "umount").args(["--lazy", &place]));
     }
-    let clear = "rm -rf /sys/fs/bpf/* 2>/dev/null || true; rm -rf /run/netns/* /run/ringfence/*; umount /sys/fs/bpf; mount -t bpf bpf /sys/fs/bpf";
+    let clear = "rm -rf /sys/fs/bpf/* 2>/dev/null || true; rm -rf /run/netns/* /run/ringfence/*; umount /sys/fs/bpf; \
+        mount -t bpf bpf /sys/fs/bpf";
     run(machine.on(number, "sh").args(["-ec", clear]))?;
     let state = node.join("containerd/state");
     fs::remove_dir_all(&state).with_context(|| format!("cannot remove {}", state.display()))

@@ -68,8 +68,8 @@ impl Block {
         Self::new(merged.into())
     }
 
-    /// What all of these decisions allow: where some deny, the first of them decides, else the first of all. There has to
-    /// be one.
+    /// What all of these decisions allow: where some deny, the first of them decides, else the first of all. There has
+    /// to be one.
     pub(crate) fn meet(blocks: &[Self]) -> Self {
         let mut keys: Vec<u32> =
             blocks.iter().flat_map(|block| block.breakpoints().iter().map(|point| point.key)).collect();

@@ -132,7 +132,8 @@ pub struct Plan {
     pub entries: HashMap<EntryKey, Arc<Block>>,
     /// What the causes in blocks stand for.
     pub causes: HashMap<CauseId, Cause>,
-    /// Ranges of this node's pods, and addresses of them outside of these: without an endpoint they are not let through.
+    /// Ranges of this node's pods, and addresses of them outside of these: without an endpoint they are not let
+    /// through.
     pub gates: Vec<IpNet>,
 }
 
@@ -169,7 +170,8 @@ impl Delta {
     }
 
     /// The same change in the one order within each field that makes changes comparable. It means nothing but for
-    /// decisions that go: the fallbacks of a ruleset before its others, so that who misses one misses the fallback, too.
+    /// decisions that go: the fallbacks of a ruleset before its others, so that who misses one misses the fallback,
+    /// too.
     #[must_use]
     pub fn sorted(mut self) -> Self {
         self.put_causes.sort_unstable_by_key(|(id, _)| *id);

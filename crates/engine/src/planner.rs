@@ -1,7 +1,8 @@
 //! The planner: from a world that changes object by object to plans, and from plan to plan by deltas.
 //!
 //! What a peer is to the policies of this node is a set of **atoms**: the pod selections, the `ipBlock`s, the node
-//! selections, the domain names and the (name, protocol, port) triples that the rulesets in use on this node ask for. Peers with equal sets are one
+//! selections, the domain names and the (name, protocol, port) triples that the rulesets in use on this node ask for.
+//! Peers with equal sets are one
 //! **class**. What a local pod is subject to in one direction is a **ruleset**: the policies that select it, in order
 //! of evaluation. For a ruleset and a class the decision depends on protocol and port only and is flattened into a
 //! [`Block`]. All three have ids that are hashes of their content, so that the plan is a function of the world: the

@@ -1,4 +1,5 @@
-//! A node that writes into the API what it likes of its own pods' addresses: other nodes' addresses stay whose they are.
+//! A node that writes into the API what it likes of its own pods' addresses: other nodes' addresses stay whose they
+//! are.
 
 use std::net::IpAddr;
 

@@ -145,8 +145,8 @@ fn who_asks_for_no_more_than_a_fair_share_notices_nothing() {
         let rng = &mut Rng::new(seed);
         let settings = Settings { tiers: false, namespaces: 4, ..Settings::default() };
         let mut world = settings.world(rng);
-        // Each pod has an address of its own, which counts wherever it is: of those without, a plan does not tell what they
-        // want.
+        // Each pod has an address of its own, which counts wherever it is: of those without, a plan does not tell what
+        // they want.
         for node in world.nodes.values_mut() {
             node.pod_cidrs.clear();
         }

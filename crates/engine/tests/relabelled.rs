@@ -15,8 +15,10 @@ fn object(kind: Kind, value: &Value) -> Object {
 fn pod(name: &str, number: u8, role: &str) -> Object {
     let pod = json!({
         "metadata": {"namespace": "a", "name": name, "uid": name, "labels": {"app": "web", "role": role}},
-        "spec": {"nodeName": "node0", "containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 80}]}]},
-        "status": {"phase": "Running", "podIP": format!("10.0.0.{number}"), "podIPs": [{"ip": format!("10.0.0.{number}")}]},
+        "spec": {"nodeName": "node0", "containers": [{"name": "main", "ports": [{"name": "http",
+        "containerPort": 80}]}]},
+        "status": {"phase": "Running", "podIP": format!("10.0.0.{number}"),
+        "podIPs": [{"ip": format!("10.0.0.{number}")}]},
     });
     object(Kind::Pod, &pod)
 }

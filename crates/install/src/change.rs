@@ -21,8 +21,8 @@ use crate::{AGENT_LABEL, Progress, objects, rollout};
 const NOWHERE: &str = "ringfence/uninstalling";
 
 /// What is left where nothing says how agents were run.
-const UNKNOWN: &str = "nodes on which an agent ran, if any did: there was no DaemonSet that says how; hint: `ringfence install`, \
-                       and `ringfence uninstall` once more";
+const UNKNOWN: &str = "nodes on which an agent ran, if any did: there was no DaemonSet that says how; hint: `ringfence \
+                       install`, and `ringfence uninstall` once more";
 
 /// An installation that is there.
 #[derive(Clone, Debug)]
@@ -143,8 +143,8 @@ fn is_extra(word: &str) -> bool {
     !["agent", "--primary"].contains(&word) && !known.iter().any(|flag| word.starts_with(flag))
 }
 
-/// Takes Ringfence away: agents, what they left on the nodes, and the objects. Says which nodes were not cleaned. May be
-/// left at any moment and begun again: their DaemonSet, which says how to clean, goes last.
+/// Takes Ringfence away: agents, what they left on the nodes, and the objects. Says which nodes were not cleaned. May
+/// be left at any moment and begun again: their DaemonSet, which says how to clean, goes last.
 pub async fn remove(client: &Client, limit: Duration, progress: &dyn Progress) -> anyhow::Result<Vec<String>> {
     let there = match installed(client).await? {
         Some(installed) => {
@@ -187,8 +187,8 @@ fn remains(namespace: String) -> anyhow::Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// An installation whose agents are gone, or never were there, as this version makes it by default: nothing says any more how
-/// they were run. None if there is none.
+/// An installation whose agents are gone, or never were there, as this version makes it by default: nothing says any
+/// more how they were run. None if there is none.
 async fn assumed(client: &Client, progress: &dyn Progress) -> anyhow::Result<Option<Installed>> {
     let bindings: Api<ClusterRoleBinding> = Api::all(client.clone());
     let binding = objects::found(bindings.get(manifest::NAME).await).context("cannot read a ClusterRoleBinding")?;

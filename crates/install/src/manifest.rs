@@ -311,7 +311,8 @@ fn place_plugin(set: &mut Value, values: &Values) -> Option<()> {
 /// The container that mounts `/sys/fs/bpf` on the node: a mount reaches it from a privileged one only.
 fn mount_bpf(values: &Values) -> Value {
     json!({
-        "name": "mount-bpf", "image": values.image, "imagePullPolicy": values.pull_policy, "args": ["agent", "mount-bpf"],
+        "name": "mount-bpf", "image": values.image, "imagePullPolicy": values.pull_policy, "args": ["agent",
+        "mount-bpf"],
         "securityContext": {"privileged": true, "readOnlyRootFilesystem": true},
         "volumeMounts": [{"name": "bpf", "mountPath": "/sys/fs/bpf", "mountPropagation": "Bidirectional"}],
     })

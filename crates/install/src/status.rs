@@ -78,7 +78,8 @@ pub async fn ask(client: &Client) -> anyhow::Result<Cluster> {
     ask_within(client, WHOLE).await
 }
 
-/// Asks every agent, and puts together what was said in that time. A node whose agent said nothing has that as its problem.
+/// Asks every agent, and puts together what was said in that time. A node whose agent said nothing has that as its
+/// problem.
 ///
 /// # Errors
 /// The API server does not tell who the agents are.
@@ -125,8 +126,8 @@ fn put_together(answers: Vec<(String, Result<Box<api::Status>, String>)>) -> Clu
     Cluster { api_version: api::VERSION, kind: "ClusterStatus", nodes, policies }
 }
 
-/// Every policy that any agent knows. An object of the same name but another uid is another policy, and the older one is
-/// not enforced any more: it counts as behind.
+/// Every policy that any agent knows. An object of the same name but another uid is another policy, and the older one
+/// is not enforced any more: it counts as behind.
 fn policies(answers: &[(String, Result<Box<api::Status>, String>)]) -> Vec<Policy> {
     let mut newest: BTreeMap<(Option<&str>, &str, &str), &api::Policy> = BTreeMap::new();
     for policy in answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).flat_map(|status| &status.policies) {

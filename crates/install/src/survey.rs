@@ -136,16 +136,16 @@ pub fn judge(seen: &Seen) -> Survey {
     Survey { findings, mode, seccomp, mount_bpf: containers.is_some(), cni: own.unwrap_or_default() }
 }
 
-/// What is to be known of the container runtime: CRI-O's default profile is that of containers/common, which permits `bpf()`
-/// with `CAP_SYS_ADMIN` only (<https://github.com/containers/common/issues/1988>).
+/// What is to be known of the container runtime: CRI-O's default profile is that of containers/common, which permits
+/// `bpf()` with `CAP_SYS_ADMIN` only (<https://github.com/containers/common/issues/1988>).
 fn runtime(nodes: &[Node]) -> Option<Finding> {
     let of = |node: &Node| {
         let info = node.status.as_ref()?.node_info.as_ref()?;
         info.container_runtime_version.starts_with("cri-o://").then(|| node.name_any())
     };
     let names: Vec<String> = nodes.iter().filter_map(of).collect();
-    let why = "its default seccomp profile forbids bpf() to the agents, which do not have CAP_SYS_ADMIN: they run without a \
-               profile; hint: --seccomp localhost/FILE names one on the nodes that permits bpf()";
+    let why = "its default seccomp profile forbids bpf() to the agents, which do not have CAP_SYS_ADMIN: they run \
+               without a profile; hint: --seccomp localhost/FILE names one on the nodes that permits bpf()";
     (!names.is_empty()).then(|| Finding {
         subject: "runtime",
         found: format!("CRI-O on {}", some(names.into_iter())),
@@ -153,7 +153,8 @@ fn runtime(nodes: &[Node]) -> Option<Finding> {
     })
 }
 
-/// Where k3s keeps what others keep in the usual places (its documentation, "Multus and IPAM plugins": so since 1.30.6).
+/// Where k3s keeps what others keep in the usual places (its documentation, "Multus and IPAM plugins": so since
+/// 1.30.6).
 fn own_directories(nodes: &[Node]) -> Option<CniDirs> {
     let of_k3s = |node: &Node| {
         let version =

@@ -1,6 +1,7 @@
 //! Waiting until policies are enforced, on one node or on all.
 //!
-//! Nothing is written per node: each agent is asked, by a command that runs beside it and comes back when it can say yes.
+//! Nothing is written per node: each agent is asked, by a command that runs beside it and comes back when it can say
+//! yes.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,11 +29,12 @@ const AT_A_TIME: usize = 100;
 const LEAST: Duration = Duration::from_secs(2);
 /// How much longer than the command itself its connection may take.
 const SLACK: Duration = Duration::from_secs(5);
-/// So long before the time is up a node shall say what it lacks, lest it be too late: at most, and as a part of that time.
+/// So long before the time is up a node shall say what it lacks, lest it be too late: at most, and as a part of that
+/// time.
 const EARLY: (Duration, u32) = (Duration::from_secs(1), 5);
 
-/// A policy and what to wait for. Written as `KIND/NAMESPACE/NAME@UID:GENERATION`, without generation for one that is to
-/// be gone.
+/// A policy and what to wait for. Written as `KIND/NAMESPACE/NAME@UID:GENERATION`, without generation for one that is
+/// to be gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     kind: String,

@@ -75,8 +75,8 @@ pub fn check(object: &Value) -> Option<Vec<Mismatch>> {
     Some(compare(object))
 }
 
-/// Compares an object with the schema of its definition. Fields of the wrong type are for validation to find: API servers
-/// decode these kinds whatever their fields hold.
+/// Compares an object with the schema of its definition. Fields of the wrong type are for validation to find: API
+/// servers decode these kinds whatever their fields hold.
 fn defined(object: &Value, schema: &Value) -> Vec<Mismatch> {
     let mut unknown = Vec::new();
     crd::unknown_fields(object, schema, &Path::ROOT, &mut unknown);
@@ -179,7 +179,8 @@ mod tests {
     use super::*;
 
     fn check_pod(spec: &Value) -> Vec<String> {
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "creationTimestamp": null}, "spec": spec});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "creationTimestamp": null},
+            "spec": spec});
         check(&pod).unwrap().iter().map(Mismatch::to_string).collect()
     }
 

@@ -179,7 +179,8 @@ async fn pods_and_workloads() {
         json!([{"name": "c", "image": "i", "imagePullPolicy": "Maybe"}]),
         json!([{"name": "c", "image": "i", "ports": [{}]}]),
         json!([{"name": "c", "image": "i", "ports": [{"containerPort": 70000, "protocol": "tcp", "name": "HTTP"}]}]),
-        json!([{"name": "c", "image": "i", "ports": [{"containerPort": 80, "name": "a"}, {"containerPort": 81, "name": "a"}]}]),
+        json!([{"name": "c", "image": "i", "ports": [{"containerPort": 80, "name": "a"}, {"containerPort": 81,
+            "name": "a"}]}]),
         json!([{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": 70000}]}]),
         json!([{"name": "c", "image": "i", "env": [{"name": "", "value": "x"}, {"name": "A=B"}, {"name": "A B"}]}]),
         json!([{"name": "c", "image": "i", "readinessProbe": {}}]),
@@ -199,7 +200,8 @@ async fn pods_and_workloads() {
         json!({"nodeSelector": {"a b": "c d"}}),
         json!({"initContainers": [{"name": "c", "image": "i"}]}),
         json!({"initContainers": [{"name": "i", "image": "i", "restartPolicy": "Always"}]}),
-        json!({"hostNetwork": true, "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80, "hostPort": 81}]}]}),
+        json!({"hostNetwork": true, "containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 80,
+            "hostPort": 81}]}]}),
     ];
     let specs =
         containers.iter().map(|containers| json!({"containers": containers})).chain(changes.iter().map(|change| {
@@ -208,7 +210,10 @@ async fn pods_and_workloads() {
             spec
         }));
     let specs: Vec<_> = specs.collect();
-    let template = |spec: &Value| json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec}});
+    let template = |spec: &Value| {
+        json!({"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": spec}})
+    };
     let pods = specs.iter().map(|spec| object("v1", "Pod", spec.clone()));
     let workloads =
         specs.iter().flat_map(|spec| ["Deployment", "ReplicaSet"].map(|kind| object("apps/v1", kind, template(spec))));
@@ -216,11 +221,15 @@ async fn pods_and_workloads() {
     let others = [
         json!({}),
         json!({"selector": {}, "template": {"spec": good}}),
-        json!({"selector": {"matchLabels": {"a": "c"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": good}}),
+        json!({"selector": {"matchLabels": {"a": "c"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": good}}),
         json!({"selector": {"matchLabels": {"a": "b"}}}),
-        json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b", "c d": ""}}, "spec": good}}),
-        json!({"replicas": -1, "minReadySeconds": -1, "selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": good}}),
-        json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]}, "template": {"metadata": {"labels": {"a": "b"}}, "spec": good}}),
+        json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b", "c d": ""}},
+            "spec": good}}),
+        json!({"replicas": -1, "minReadySeconds": -1, "selector": {"matchLabels": {"a": "b"}},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": good}}),
+        json!({"selector": {"matchExpressions": [{"key": "a", "operator": "Like"}]},
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": good}}),
     ];
     let others = others
         .into_iter()
@@ -439,7 +448,8 @@ async fn compare_tiered(client: &Client) {
         objects.extend(["Baseline", "Later", ""].map(|tier| subject("tier", tier.into())));
         objects.push(tiered(kind, "other", &json!({"subject": {"namespaces": {}}})));
         objects.push(tiered(kind, "Bad_Name", &json!({"subject": {"namespaces": {}}})));
-        objects.push(json!({"apiVersion": kind.resource().api_version(), "kind": kind.resource().kind, "metadata": {"name": name}}));
+        objects.push(json!({"apiVersion": kind.resource().api_version(), "kind": kind.resource().kind,
+            "metadata": {"name": name}}));
     }
     let valid = objects.iter().filter(|object| ours(object).is_empty()).count();
     println!("{valid} of {} policies are valid", objects.len());
@@ -461,7 +471,8 @@ async fn a_policy_on_the_watch() {
     }
     let name = format!("ringfence-test-{}", std::process::id());
     let way = "/apis/networking.k8s.io/v1/namespaces/default/networkpolicies";
-    let body = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name}, "spec": {"podSelector": {}}});
+    let body = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": name},
+        "spec": {"podSelector": {}}});
     let start = Instant::now();
     let request = Request::post(way).header("content-type", "application/json").body(body.to_string().into_bytes());
     let (answer, event) =

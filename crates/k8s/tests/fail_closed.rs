@@ -82,8 +82,10 @@ fn peers_and_ports() {
     let spec = json!({
         "podSelector": {"matchLabels": {"app": "web"}},
         "ingress": [{
-            "from": [{"podSelector": {}}, {"namespaceSelector": {}}, {"ipBlock": {"cidr": "010.1.2.3/8", "except": ["10.9.0.0/16"]}}],
-            "ports": [{"port": 80}, {"port": "http", "protocol": "UDP"}, {"port": 1, "endPort": 9}, {"protocol": "SCTP"}],
+            "from": [{"podSelector": {}}, {"namespaceSelector": {}}, {"ipBlock": {"cidr": "010.1.2.3/8",
+            "except": ["10.9.0.0/16"]}}],
+            "ports": [{"port": 80}, {"port": "http", "protocol": "UDP"}, {"port": 1, "endPort": 9},
+            {"protocol": "SCTP"}],
         }],
     });
     let (policy, diagnostics) =
@@ -331,7 +333,8 @@ proptest! {
                 convert::baseline_admin_network_policy,
             ] {
                 let (policy, diagnostics) = convert(object);
-                prop_assert!(!diagnostics.is_empty() || !has_unknown_rule(&policy), "denied without a word: {}", object);
+                prop_assert!(!diagnostics.is_empty() || !has_unknown_rule(&policy), "denied without a word: \
+                    {}", object);
             }
             for (api_version, kind) in [
                 ("v1", "Namespace"), ("v1", "Pod"), ("v1", "Service"), ("v1", "ConfigMap"), ("apps/v1", "Deployment"),
@@ -356,7 +359,8 @@ proptest! {
     /// What validation passes, conversion understands: nothing that the API server takes is denied for being unknown.
     #[test]
     fn what_is_valid_is_understood(spec in common::policy_spec()) {
-        let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"}, "spec": spec});
+        let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"},
+            "spec": spec});
         let valid = validate::network_policy(&policy).is_empty() && strict::check(&policy) == Some(Vec::new());
         if valid {
             let (_, diagnostics) = convert::network_policy(&policy);

@@ -71,13 +71,16 @@ spec:
 m.yaml:6:3: error: NetworkPolicy shop/web: spec.ingres: unknown field \"spec.ingres\"
 6 |   ingres: []
   |   ^
-m.yaml:13:17: error: NetworkPolicy shop/web: spec.ingress[0].ports[0].protocol: Unsupported value: \"tcp\": supported values: \"SCTP\", \"TCP\", \"UDP\"
+m.yaml:13:17: error: NetworkPolicy shop/web: spec.ingress[0].ports[0].protocol: Unsupported value: \"tcp\": supported \
+    values: \"SCTP\", \"TCP\", \"UDP\"
 13 |       protocol: tcp
    |                 ^
-m.yaml:12:13: error: NetworkPolicy shop/web: spec.ingress[0].ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive
+m.yaml:12:13: error: NetworkPolicy shop/web: spec.ingress[0].ports[0].port: Invalid value: 70000: must be between 1 \
+    and 65535, inclusive
 12 |     - port: 70000
    |             ^
-m.yaml:10:15: error: NetworkPolicy shop/web: spec.ingress[0].from[0].ipBlock.cidr: Invalid value: \"10.0.0.0/40\": must be a CIDR block, such as 10.9.8.0/24 or 2001:db8::/64
+m.yaml:10:15: error: NetworkPolicy shop/web: spec.ingress[0].from[0].ipBlock.cidr: Invalid value: \"10.0.0.0/40\": \
+    must be a CIDR block, such as 10.9.8.0/24 or 2001:db8::/64
 10 |         cidr: 10.0.0.0/40
    |               ^
 ";
@@ -88,7 +91,8 @@ m.yaml:10:15: error: NetworkPolicy shop/web: spec.ingress[0].from[0].ipBlock.cid
 fn one_bad_document_never_hides_the_others() {
     let manifests = Manifests::from_text(
         "m.yaml",
-        "kind: Pod\n---\n- 1\n---\na: [\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: 7}\n---\n\
+        "kind: Pod\n---\n- 1\n---\na: [\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: \
+         7}\n---\n\
          apiVersion: v1\nkind: Namespace\nmetadata: {name: last}\n",
     );
     let found: Vec<_> = manifests.diagnostics.iter().map(|d| d.location.as_ref().unwrap().line).collect();
@@ -163,8 +167,10 @@ spec:
     assert_eq!(
         said,
         [
-            "m.yaml:9:28: error: ClusterNetworkPolicy c: spec.egress[0].to[0].services: unknown field \"spec.egress[0].to[0].services\"",
-            "m.yaml:6:13: error: ClusterNetworkPolicy c: spec.priority: Invalid value: 1001: must be less than or equal to 1000",
+            "m.yaml:9:28: error: ClusterNetworkPolicy c: spec.egress[0].to[0].services: unknown field \
+             \"spec.egress[0].to[0].services\"",
+            "m.yaml:6:13: error: ClusterNetworkPolicy c: spec.priority: Invalid value: 1001: must be less than or \
+             equal to 1000",
         ]
     );
     assert_eq!((manifests.world().policies.len(), manifests.left_aside.len()), (1, 0));

@@ -267,7 +267,10 @@ fn an_action_or_a_rule_that_is_not_understood() {
 
 #[test]
 fn names_are_not_for_addresses() {
-    let rule = |action: &str, peer: Value| json!({"action": action, "to": [peer_of_all(), peer], "protocols": [{"destinationNamedPort": "web"}]});
+    let rule = |action: &str, peer: Value| {
+        json!({"action": action, "to": [peer_of_all(), peer],
+        "protocols": [{"destinationNamedPort": "web"}]})
+    };
     for (peer, text) in [
         (json!({"networks": ["10.0.0.0/8"]}), "10.0.0.0/8"),
         (json!({"nodes": {}}), "nodes <everything>"),
@@ -320,7 +323,8 @@ fn the_older_kinds() {
             {"portNumber": {"port": 53, "protocol": "UDP"}},
             {"portRange": {"start": 5, "end": 5, "protocol": "SCTP"}},
         ]},
-        {"action": "Deny", "to": [{"pods": {"namespaceSelector": {}, "podSelector": {}}}], "ports": [{"namedPort": "web"}]},
+        {"action": "Deny", "to": [{"pods": {"namespaceSelector": {}, "podSelector": {}}}],
+        "ports": [{"namedPort": "web"}]},
     ]);
     let expect = "n: accept 10.0.0.0/8,nodes <everything> TCP/80-80,UDP/53-53,SCTP/5-5; deny */* any/web";
     let spec = json!({"priority": 7, "subject": {"namespaces": {}}, "egress": rules});

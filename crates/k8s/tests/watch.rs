@@ -82,7 +82,8 @@ impl Server {
 }
 
 fn status(code: u16, message: &str) -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": "Test", "code": code})
+    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": "Test",
+        "code": code})
 }
 
 fn watched() -> (Lines, Answer) {

@@ -5,8 +5,8 @@ use std::io;
 /// Result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failed operation on a namespace, link, address or route. It says its cause itself, and so has no source: who prints a
-/// chain of causes would tell it twice.
+/// A failed operation on a namespace, link, address or route. It says its cause itself, and so has no source: who
+/// prints a chain of causes would tell it twice.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {object}: {cause}{}", hint(cause, operation))]
 pub struct Error {

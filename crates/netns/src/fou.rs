@@ -1,4 +1,5 @@
-//! Receivers of what is wrapped up in UDP once more (FOU, GUE): no link tells of them, a family of generic netlink does.
+//! Receivers of what is wrapped up in UDP once more (FOU, GUE): no link tells of them, a family of generic netlink
+//! does.
 //!
 //! Families are listed and not asked for by name: the kernel would load a module for one that nobody uses.
 
@@ -9,13 +10,13 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 
 use crate::{Error, Result, Tunnel};
 
-/// What the kernel calls the family, and what is asked of it (`include/uapi/linux/fou.h`): `FOU_CMD_GET`, and of each receiver
-/// `FOU_ATTR_PORT`, in network order.
+/// What the kernel calls the family, and what is asked of it (`include/uapi/linux/fou.h`): `FOU_CMD_GET`, and of each
+/// receiver `FOU_ATTR_PORT`, in network order.
 const FAMILY: &str = "fou";
 const GET: u8 = 3;
 const PORT: u16 = 1;
-/// The family that tells of families (`include/uapi/linux/genetlink.h`): `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, and of each
-/// `CTRL_ATTR_FAMILY_ID`, `CTRL_ATTR_FAMILY_NAME`.
+/// The family that tells of families (`include/uapi/linux/genetlink.h`): `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, and of
+/// each `CTRL_ATTR_FAMILY_ID`, `CTRL_ATTR_FAMILY_NAME`.
 const CONTROL: u16 = 0x10;
 const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
@@ -27,8 +28,8 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 
 impl Tunnel {
-    /// The tunnels that receivers of FOU and GUE in the namespace of the calling thread end. None where the kernel has no such
-    /// receivers.
+    /// The tunnels that receivers of FOU and GUE in the namespace of the calling thread end. None where the kernel has
+    /// no such receivers.
     ///
     /// # Errors
     /// If the kernel does not answer, or not as it should.

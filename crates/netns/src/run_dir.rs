@@ -1,8 +1,9 @@
 //! The directory where namespaces have their names, which all programs of the machine share.
 //!
-//! The first `ip netns add` on a machine mounts the directory over itself, with what is mounted below. Namespaces that had
-//! their names before are then mounted twice, and the lower mounts are covered: no path leads there, and the file they are on
-//! cannot be removed. So [`share`] does the same before the first namespace, and [`uncovered`] reaches what is covered.
+//! The first `ip netns add` on a machine mounts the directory over itself, with what is mounted below. Namespaces that
+//! had their names before are then mounted twice, and the lower mounts are covered: no path leads there, and the file
+//! they are on cannot be removed. So [`share`] does the same before the first namespace, and [`uncovered`] reaches what
+//! is covered.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,7 +20,8 @@ pub const RUN_DIR: &str = "/run/netns";
 
 const NOTHING: Option<&str> = None;
 
-/// Makes the directory a shared mount of its own, as iproute2 does, and under the same lock. Nobody then mounts it again.
+/// Makes the directory a shared mount of its own, as iproute2 does, and under the same lock. Nobody then mounts it
+/// again.
 pub(crate) fn share() -> io::Result<()> {
     fs::create_dir_all(RUN_DIR)?;
     let _lock = Flock::lock(File::open(RUN_DIR)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
@@ -46,8 +48,8 @@ pub(crate) fn uncovered<T: Send>(closure: impl FnOnce() -> io::Result<T> + Send)
     .flatten()
 }
 
-/// Removes the file of a name that something covered is mounted on. The kernel refuses that where the mount can be seen, and
-/// takes it away everywhere else together with the file.
+/// Removes the file of a name that something covered is mounted on. The kernel refuses that where the mount can be
+/// seen, and takes it away everywhere else together with the file.
 pub(crate) fn remove_covered(path: &Path) -> io::Result<()> {
     uncovered(|| {
         unmount_all(path)?;

@@ -47,8 +47,8 @@ pub enum Error {
 
 /// Brings the network namespace of the calling thread to a plan. Returns what was changed, as phrases.
 ///
-/// `netlink` belongs to that namespace; `standing` is what is known of the table of nftables, and is told what it was set to.
-/// After an error it is to be forgotten.
+/// `netlink` belongs to that namespace; `standing` is what is known of the table of nftables, and is told what it was
+/// set to. After an error it is to be forgotten.
 pub fn apply(
     plan: &Plan,
     standing: &mut Option<Standing>,
@@ -107,8 +107,9 @@ pub fn clean_up(netlink: &mut Netlink) -> Result<(), Error> {
     firewall::remove().map_err(Error::Firewall)
 }
 
-/// Has the kernel pass on packets that are for others. In a container `/proc/sys` is read-only as a rule: then `ptp`, which
-/// runs on the node itself, does it with the node's first pod, and before there is none to whom to pass anything on.
+/// Has the kernel pass on packets that are for others. In a container `/proc/sys` is read-only as a rule: then `ptp`,
+/// which runs on the node itself, does it with the node's first pod, and before there is none to whom to pass anything
+/// on.
 fn forward(plan: &Plan, interfaces: &[Interface], changes: &mut Vec<String>) -> Result<(), Error> {
     let has = |ipv4: bool| plan.ranges.iter().any(|range| range.addr().is_ipv4() == ipv4);
     if has(true) {

@@ -1,6 +1,6 @@
-//! A table of nftables of our own: what pods send out of the cluster goes under the node's address, and packets of our VXLAN
-//! are taken from nodes alone. The kernel unpacks them whoever sent them (RFC 7348, section 7): a pod, or anybody who reaches
-//! a node, could send packets under any pod's address.
+//! A table of nftables of our own: what pods send out of the cluster goes under the node's address, and packets of our
+//! VXLAN are taken from nodes alone. The kernel unpacks them whoever sent them (RFC 7348, section 7): a pod, or anybody
+//! who reaches a node, could send packets under any pod's address.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -56,10 +56,12 @@ impl Firewall {
                 continue;
             }
             add_set(&mut script, &format!("senders{number}"), kind, &senders);
-            // The network identifier is behind the header of UDP and 32 bits of flags. Other VXLANs are not ours to judge.
+            // The network identifier is behind the header of UDP and 32 bits of flags. Other VXLANs are not ours to
+            // judge.
             let _ = writeln!(
                 script,
-                "add rule {TABLE} input {family} saddr != @senders{number} udp dport {VXLAN_PORT} @th,96,24 {VXLAN_ID} drop"
+                "add rule {TABLE} input {family} saddr != @senders{number} udp dport {VXLAN_PORT} @th,96,24 {VXLAN_ID} \
+                 drop"
             );
         }
         script

@@ -1,8 +1,8 @@
 //! Chains of others in which nothing is forwarded that they do not know: `iptables -P FORWARD DROP`, as Docker sets it.
 //!
-//! In the chain `FORWARD` of iptables rules are put at the end that accept packets of this node's pods: after whatever its owner
-//! refuses, and instead of the policy. Of any other such chain nobody knows what its owner means: it has to name the pods' ranges
-//! itself. Whether a packet of a pod may pass is judged later in any case.
+//! In the chain `FORWARD` of iptables rules are put at the end that accept packets of this node's pods: after whatever
+//! its owner refuses, and instead of the policy. Of any other such chain nobody knows what its owner means: it has to
+//! name the pods' ranges itself. Whether a packet of a pod may pass is judged later in any case.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -31,8 +31,8 @@ pub(crate) fn open(pods: &BTreeSet<IpNet>) -> io::Result<Vec<String>> {
             }
         } else if let Some(range) = pods.iter().find(|range| !rules.contains(&range.to_string())) {
             return Err(io::Error::other(format!(
-                "the chain {chain} of table {table} drops what is forwarded, and says nothing of {range}; hint: accept packets \
-                 from and to the ranges of pods there"
+                "the chain {chain} of table {table} drops what is forwarded, and says nothing of {range}; hint: accept \
+                 packets from and to the ranges of pods there"
             )));
         }
     }
@@ -93,10 +93,13 @@ mod tests {
 
     #[test]
     fn only_what_drops_by_its_policy_is_closed() {
-        let listing = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n\
+        let listing = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy \
+            drop;\n\t}\n\
                        \tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n\
-                       table inet mine {\n\tchain open {\n\t\ttype filter hook forward priority filter; policy accept;\n\t}\n\
-                       \tchain shut {\n\t\ttype filter hook forward priority filter + 10; policy drop;\n\t}\n\tchain plain {\n\t}\n}\n";
+                       table inet mine {\n\tchain open {\n\t\ttype filter hook forward priority filter; policy \
+                       accept;\n\t}\n\
+                       \tchain shut {\n\t\ttype filter hook forward priority filter + 10; policy drop;\n\t}\n\tchain \
+                       plain {\n\t}\n}\n";
         let pair = |table: &str, chain: &str| (table.to_owned(), chain.to_owned());
         assert_eq!(closed(listing), [pair("ip filter", "FORWARD"), pair("inet mine", "shut")]);
         assert_eq!(closed(""), []);

@@ -6,8 +6,8 @@
 //! links of this node ───┘
 //! ```
 //!
-//! Pods of a node on a common link are reached over that node's address; those of others through VXLAN, which the kernel
-//! does. What pods send out of the cluster goes under the node's address.
+//! Pods of a node on a common link are reached over that node's address; those of others through VXLAN, which the
+//! kernel does. What pods send out of the cluster goes under the node's address.
 #![forbid(unsafe_code)]
 
 mod apply;

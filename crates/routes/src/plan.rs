@@ -240,8 +240,8 @@ fn is_public(address: IpAddr) -> bool {
     }
 }
 
-/// The gateway to a range through VXLAN. On IPv4 the first address of the range, which no pod has; on IPv6 the link-local
-/// address of the other end, which the kernel takes for reachable whatever other routes say.
+/// The gateway to a range through VXLAN. On IPv4 the first address of the range, which no pod has; on IPv6 the
+/// link-local address of the other end, which the kernel takes for reachable whatever other routes say.
 fn gateway(range: IpNet, hardware_address: HardwareAddress) -> IpAddr {
     match range.addr() {
         IpAddr::V4(first) => first.into(),

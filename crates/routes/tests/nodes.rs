@@ -449,7 +449,8 @@ fn pods_are_reached_also_where_iptables_drops_what_is_forwarded() {
     for member in &cluster.members {
         run(
             &member.node.0,
-            "for t in iptables ip6tables; do $t -P FORWARD DROP && $t -A FORWARD -s 192.0.2.1 -j ACCEPT; done 2>&1 || true",
+            "for t in iptables ip6tables; do $t -P FORWARD DROP && $t -A FORWARD -s 192.0.2.1 -j ACCEPT; done 2>&1 || \
+             true",
         );
     }
     if !run(&cluster.members[0].node.0, "nft list chains").contains("policy drop") {
@@ -474,7 +475,8 @@ fn pods_are_reached_also_where_iptables_drops_what_is_forwarded() {
     // A chain of which nobody knows what it means is told.
     run(
         node,
-        "nft add table inet mine; nft 'add chain inet mine forward { type filter hook forward priority 0; policy drop; }'",
+        "nft add table inet mine; nft 'add chain inet mine forward { type filter hook forward priority 0; policy drop; \
+         }'",
     );
     let mut netlink = node.netlink().unwrap();
     let links = interfaces(&mut netlink).unwrap();

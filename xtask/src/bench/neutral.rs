@@ -18,8 +18,8 @@ use crate::marks;
 const PROGRAMS: &str = "../shared/bench/cluster";
 const MARKS: (&str, &str) = ("<!-- results: cargo xtask bench --neutral -->", "<!-- end of results -->");
 
-/// A row of the table: what is measured, and what is known of Calico with iptables and with nftables. Those are of other runs
-/// of the same programs on a cluster of the same kind.
+/// A row of the table: what is measured, and what is known of Calico with iptables and with nftables. Those are of
+/// other runs of the same programs on a cluster of the same kind.
 struct Row {
     what: String,
     calico: [&'static str; 2],

@@ -29,7 +29,8 @@ impl Transcript {
         Self { left_out, ..Self::default() }
     }
 
-    /// Takes in a line; what of it the person who waits should see: which test begins, how each ends, which step failed.
+    /// Takes in a line; what of it the person who waits should see: which test begins, how each ends, which step
+    /// failed.
     pub(super) fn read<'a>(&mut self, line: &'a str) -> Option<&'a str> {
         let trimmed = line.trim_start();
         if let Some(path) = trimmed.strip_prefix("=== RUN   ") {

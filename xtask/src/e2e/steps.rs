@@ -115,7 +115,8 @@ impl Steps {
         said.filter(|text| !text.is_empty())
     }
 
-    /// The same, but nothing unless this step and all before it went well; then what it wrote is shown, as it tells why.
+    /// The same, but nothing unless this step and all before it went well; then what it wrote is shown, as it tells
+    /// why.
     pub(crate) fn read_well(&mut self, name: &str, command: &mut Command) -> Option<String> {
         let said = self.read(name, command);
         if !self.failed {
@@ -144,8 +145,8 @@ pub(super) fn undisturbed(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs a program to its end; told to end when interrupted. By us alone, and once each time: a second time many programs
-/// do not clean up.
+/// Runs a program to its end; told to end when interrupted. By us alone, and once each time: a second time many
+/// programs do not clean up.
 fn output(command: &mut Command, interruptions: &AtomicUsize) -> anyhow::Result<(String, bool)> {
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
     let mut child = command.spawn().context("cannot start a program")?;

@@ -126,7 +126,8 @@ mod tests {
     #[test]
     fn a_whole_run_is_written_as_it_was_printed() {
         let expect = "| fault | probes | commit |\n|---|--:|---|\n| nothing | 1 | `aaa` |\n| kills | 2 | `aaa` |\n\
-                      | reboot | 3 | `aaa` |\n\n* **nothing**: 1 times.\n* **kills**: 2 times.\n* **reboot**: 3 times.\n\n\
+                      | reboot | 3 | `aaa` |\n\n* **nothing**: 1 times.\n* **kills**: 2 times.\n* **reboot**: 3 \
+                      times.\n\n\
                       Commits:\n\n* `aaa`: Made first. Kubernetes v1, 2 nodes.";
         assert_eq!(whole(), expect);
     }

@@ -94,8 +94,10 @@ impl Tally {
 mod tests {
     use super::*;
 
-    const OUTPUT: &str = "\nrunning 3 tests\ntest a ... ok\ntest b ... ok\ntest c ... FAILED\ntest d ... ignored\n\nsuccesses:\n\n\
-        ---- a stdout ----\nhello\n\n---- b stdout ----\nskipped: not root\nskipped: twice\n\n\nsuccesses:\n    a\n    b\n\n\
+    const OUTPUT: &str = "\nrunning 3 tests\ntest a ... ok\ntest b ... ok\ntest c ... FAILED\ntest d ... \
+        ignored\n\nsuccesses:\n\n\
+        ---- a stdout ----\nhello\n\n---- b stdout ----\nskipped: not root\nskipped: twice\n\n\nsuccesses:\n    a\n    \
+        b\n\n\
         failures:\n\n---- c stdout ----\nskipping is no excuse\n\nfailures:\n    c\n\n\
         test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n";
 

@@ -25,8 +25,9 @@ pub(super) fn reason(file: &str, text: &str) -> Option<String> {
     let conf: Value = serde_json::from_str(text).ok()?;
     let (plugin, how) = find(&conf)?;
     Some(format!(
-        "the network plugin {plugin} ({file}) {how}: packets of pods do not pass the host's network stack, so policy is \
-         NOT ENFORCED on this node; hint: use a plugin that routes or bridges, such as ptp, bridge or flannel, or none"
+        "the network plugin {plugin} ({file}) {how}: packets of pods do not pass the host's network stack, so policy \
+         is NOT ENFORCED on this node; hint: use a plugin that routes or bridges, such as ptp, bridge or flannel, or \
+         none"
     ))
 }
 

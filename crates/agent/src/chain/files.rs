@@ -13,7 +13,8 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 /// Ending of the name of a file that is still being written. No runtime reads such files.
 const UNFINISHED: &str = ".ringfence-new";
 
-/// How long after a file was replaced somebody may write into the old one: who opens a file in order to write does so at once.
+/// How long after a file was replaced somebody may write into the old one: who opens a file in order to write does so
+/// at once.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// A directory of network configurations.
@@ -60,8 +61,8 @@ impl Files {
 
 fn dangling(to: &Path) -> String {
     format!(
-        "it is a link to {}, which is not there, or not to be seen from the agent's container; hint: put the file itself \
-         into the directory",
+        "it is a link to {}, which is not there, or not to be seen from the agent's container; hint: put the file \
+         itself into the directory",
         to.display()
     )
 }
@@ -76,7 +77,8 @@ pub(crate) fn rewrite(path: &Path, text: &str) -> io::Result<()> {
     replace(path, mode(path), |file| file.write_all(text.as_bytes()))
 }
 
-/// A file that was replaced, held open: who had opened it just before may yet write into it, and not know that it is gone.
+/// A file that was replaced, held open: who had opened it just before may yet write into it, and not know that it is
+/// gone.
 #[derive(Debug)]
 pub(crate) struct Replaced {
     path: PathBuf,
@@ -92,8 +94,8 @@ impl Replaced {
         self.at.elapsed() < GRACE
     }
 
-    /// Puts back what somebody wrote into it since, if that is whole, in place of what was made of the text before. What took
-    /// its place then; none if there was nothing to be done.
+    /// Puts back what somebody wrote into it since, if that is whole, in place of what was made of the text before.
+    /// What took its place then; none if there was nothing to be done.
     pub(crate) fn recover(&self) -> io::Result<Option<Self>> {
         let mut text = Vec::new();
         let mut old = &self.old;
@@ -108,11 +110,11 @@ impl Replaced {
     }
 }
 
-/// Replaces somebody else's file in one step, unless its text is not `before` any more: then nothing is changed, none is
-/// returned, and one has to look again. A link stays, and what it leads to is replaced.
+/// Replaces somebody else's file in one step, unless its text is not `before` any more: then nothing is changed, none
+/// is returned, and one has to look again. A link stays, and what it leads to is replaced.
 ///
-/// Old and new change places, and what came out is compared with what was read, then and later ([`Replaced::recover`]). So
-/// nobody's newer text is lost, not even if it was written at the very last instant.
+/// Old and new change places, and what came out is compared with what was read, then and later ([`Replaced::recover`]).
+/// So nobody's newer text is lost, not even if it was written at the very last instant.
 pub(crate) fn update(path: &Path, before: &str, after: &str) -> io::Result<Option<Replaced>> {
     let path = &match fs::canonicalize(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

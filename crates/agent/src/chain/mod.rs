@@ -2,8 +2,9 @@
 //!
 //! Whoever gives pods their network writes its configuration when it likes, and writes it again when it is upgraded. A
 //! thread of its own watches the directory and puts the plugin back at the end of the first configuration, the one a
-//! container runtime uses, and takes it out of all others. Until that is done a starting pod is not waited for; its address is closed all the same.
-//! Where this program is the network plugin itself ([`crate::primary`]), the configuration is its own.
+//! container runtime uses, and takes it out of all others. Until that is done a starting pod is not waited for; its
+//! address is closed all the same. Where this program is the network plugin itself ([`crate::primary`]), the
+//! configuration is its own.
 
 mod bypass;
 mod files;
@@ -100,8 +101,8 @@ struct Kept {
     replaced: Vec<Replaced>,
 }
 
-/// Installs the plugin, and puts it into the configuration once the policy of the cluster is in the kernel. Keeps it there for
-/// as long as the process lives.
+/// Installs the plugin, and puts it into the configuration once the policy of the cluster is in the kernel. Keeps it
+/// there for as long as the process lives.
 pub(crate) fn start(
     chain: Chain,
     program: Program,
@@ -125,8 +126,8 @@ pub(crate) fn start(
 }
 
 impl Keeper {
-    /// Looks as soon as the agent can answer for pods, whenever something changes in the directories, and every now and then,
-    /// until nobody is left to tell. An error is what only a new process can mend.
+    /// Looks as soon as the agent can answer for pods, whenever something changes in the directories, and every now and
+    /// then, until nobody is left to tell. An error is what only a new process can mend.
     fn run(&self) -> io::Result<()> {
         if self.core.ask_blocking(Question::InSync).is_err() {
             return Ok(());
@@ -153,8 +154,8 @@ impl Keeper {
         [&self.chain.conf_dir, &self.chain.bin_dir].into_iter().try_for_each(fs::create_dir_all)
     }
 
-    /// Watches both directories, which are made if they are not there. None where the node has no watch left to give: then
-    /// there are the looks every now and then.
+    /// Watches both directories, which are made if they are not there. None where the node has no watch left to give:
+    /// then there are the looks every now and then.
     fn watch(&self) -> Option<Inotify> {
         let watched = self.make_directories().and_then(|()| self.try_watch());
         watched
@@ -241,7 +242,8 @@ fn failed(error: &io::Error) -> api::Chain {
     api::Chain { error: Some(error.to_string()), ..api::Chain::default() }
 }
 
-/// Waits until something changes, or until it is time to look again. False if a directory is not watched, or not any more.
+/// Waits until something changes, or until it is time to look again. False if a directory is not watched, or not any
+/// more.
 fn wait(notices: Option<&Inotify>) -> bool {
     let Some(notices) = notices else {
         thread::sleep(LOOK);

@@ -107,8 +107,8 @@ fn place<'a>(first: (&'a str, &'a str), usable: &[(&'a str, &'a str)]) -> Place<
     }
     let called = network.as_deref().unwrap_or("none");
     let why = format!(
-        "{name} is Multus', and the network it calls (clusterNetwork: {called}) is no list in this directory; hint: see to it \
-         that clusterNetwork names one, and start Multus anew on this node"
+        "{name} is Multus', and the network it calls (clusterNetwork: {called}) is no list in this directory; hint: \
+         see to it that clusterNetwork names one, and start Multus anew on this node"
     );
     Place { file: None, error: Some(why), ..fine }
 }

@@ -14,7 +14,8 @@ use crate::api;
 /// Names the plugins that were put beside others, so that they can be taken away again.
 const OURS: &str = ".ringfence-plugins";
 
-/// Puts the configuration where runtimes take it, if it is not there, and says how things stand, and whether it was not.
+/// Puts the configuration where runtimes take it, if it is not there, and says how things stand, and whether it was
+/// not.
 pub(super) fn lead(conf_dir: &Path, wanted: Option<&str>) -> io::Result<(api::Chain, bool)> {
     let Some(wanted) = wanted else {
         let error = "the ranges of this node's pods are not known yet".into();

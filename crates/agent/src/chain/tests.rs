@@ -354,7 +354,8 @@ fn two_writers_at_once_lose_nothing_of_each_other() {
             // In place, or by renaming, two versions shortly after each other.
             for pause in [round % 7, 0] {
                 version += 1;
-                let text = json!({ "cniVersion": "1.0.0", "name": "pods", "version": version, "plugins": [{ "type": "ptp" }] });
+                let text = json!({ "cniVersion": "1.0.0", "name": "pods", "version": version,
+                    "plugins": [{ "type": "ptp" }] });
                 if round % 2 == 0 {
                     fs::write(&file, text.to_string()).unwrap();
                 } else {

@@ -17,8 +17,8 @@ const LONGEST: usize = 16_384;
 /// The conditions of a policy, without the times of their transitions.
 ///
 /// `Accepted` is false if part of the policy is not enforced as written because it is not understood; it says which and
-/// what is enforced instead. `HasWarnings` is true if something may not be meant as it is written, or if there is no room for
-/// the policy on the node of whoever writes this: of other nodes their status and Events tell.
+/// what is enforced instead. `HasWarnings` is true if something may not be meant as it is written, or if there is no
+/// room for the policy on the node of whoever writes this: of other nodes their status and Events tell.
 pub(super) fn conditions(account: &Account) -> Vec<Value> {
     let of = |severity: Severity| -> Vec<&Problem> {
         account.problems.iter().filter(|problem| problem.severity == severity && problem.is_everywhere()).collect()

@@ -23,7 +23,8 @@ const CLUSTER_EVENTS: &str = "default";
 
 /// The Events about a policy: one for each reason.
 ///
-/// What concerns a node alone is told by that node's agent, everything else by the one that is elected: `own` says which.
+/// What concerns a node alone is told by that node's agent, everything else by the one that is elected: `own` says
+/// which.
 pub(super) fn events(account: &Account, node: &str, own: bool) -> Vec<Event> {
     let mut reasons: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for problem in account.problems.iter().filter(|problem| problem.is_everywhere() != own) {

@@ -1,8 +1,8 @@
 //! Election by a Lease (`coordination.k8s.io/v1`): one agent of the cluster at a time holds it.
 //!
-//! Nobody's clock is compared with another's. Whoever wants the Lease waits until it has seen the same version of it for
-//! as long as the Lease lasts, by its own clock; whoever holds it stops before that time is over, counted from before
-//! it asked. Every write names the version it is based on, so of two that try one fails.
+//! Nobody's clock is compared with another's. Whoever wants the Lease waits until it has seen the same version of it
+//! for as long as the Lease lasts, by its own clock; whoever holds it stops before that time is over, counted from
+//! before it asked. Every write names the version it is based on, so of two that try one fails.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
@@ -157,7 +157,8 @@ impl Election {
                     if !failed {
                         tracing::debug!(%error, "the Lease cannot be renewed");
                     }
-                    // It may have been renewed all the same; then the next attempt finds another version, and ends this.
+                    // It may have been renewed all the same; then the next attempt finds another version, and ends
+                    // this.
                     (self.held, failed) = (held, true);
                 }
                 Err(_elapsed) => return,

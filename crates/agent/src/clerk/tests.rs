@@ -109,7 +109,8 @@ impl Server {
                     let (reason, message) = (code.canonical_reason(), "no");
                     (
                         code,
-                        json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason, "message": message}),
+                        json!({"kind": "Status", "status": "Failure", "code": code.as_u16(), "reason": reason,
+                            "message": message}),
                     )
                 }
             };

@@ -48,7 +48,8 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Nothing is written before [`Self::write`]; `changes` says when there is something new to ask the planning thread.
+    /// Nothing is written before [`Self::write`]; `changes` says when there is something new to ask the planning
+    /// thread.
     pub(crate) fn new(
         client: Client,
         core: Handle,

@@ -72,8 +72,8 @@ impl Core {
         }
     }
 
-    /// What was planned to fit did not: what is new did not fit beside what is old, or not in one piece. Plans with less and
-    /// less room until it does, at the expense of whoever asks for most, and then with all of it again.
+    /// What was planned to fit did not: what is new did not fit beside what is old, or not in one piece. Plans with
+    /// less and less room until it does, at the expense of whoever asks for most, and then with all of it again.
     fn squeeze(&mut self, why: String) -> Result<(), EnforceError> {
         let limits = self.setup.enforcer.limits();
         if limits == Limits::NONE {

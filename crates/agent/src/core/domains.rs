@@ -217,7 +217,8 @@ impl Core {
             if news > 0 && self.setup.meters.names_withheld.inc_by(news as u64) == 0 {
                 tracing::warn!(
                     %name, addresses = self.domains.examples(3).join(", "),
-                    "a name stands for addresses inside of the cluster: no rule about it opens these; further ones are only counted"
+                    "a name stands for addresses inside of the cluster: no rule about it opens these; further ones are \
+                     only counted"
                 );
             }
         }

@@ -1,8 +1,9 @@
 //! What stands of namespaces that are being deleted.
 //!
-//! Before Kubernetes 1.33, and wherever somebody deletes by hand, the policies of a namespace may be gone before its pods
-//! are. So NetworkPolicies that go while their namespace is being deleted stand until its pods on this node are gone.
-//! An agent that starts in between cannot know them: it closes the pods of such a namespace that has no policy left.
+//! Before Kubernetes 1.33, and wherever somebody deletes by hand, the policies of a namespace may be gone before its
+//! pods are. So NetworkPolicies that go while their namespace is being deleted stand until its pods on this node are
+//! gone. An agent that starts in between cannot know them: it closes the pods of such a namespace that has no policy
+//! left.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,10 +1,10 @@
 //! An address that is given to another pod inherits no connection.
 //!
 //! Connection tracking knows addresses, not pods. Where something is let through because it was open before (while
-//! connections drain, and where addresses of domain names linger), a packet of what an earlier pod had open would pass. So
-//! connection tracking is made to forget, by a thread of its own ([`crate::forget`]): when a sandbox is gone and its
-//! addresses are closed, so that nothing can come after that; else before `ADD` is answered, when the policy of the new pod
-//! is in the kernel already.
+//! connections drain, and where addresses of domain names linger), a packet of what an earlier pod had open would pass.
+//! So connection tracking is made to forget, by a thread of its own ([`crate::forget`]): when a sandbox is gone and its
+//! addresses are closed, so that nothing can come after that; else before `ADD` is answered, when the policy of the new
+//! pod is in the kernel already.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,7 +20,8 @@ use crate::forget::Given;
 pub(super) struct Inheritance {
     /// Addresses that are about to be closed.
     left: Vec<IpAddr>,
-    /// Addresses of which connections are forgotten (true) or about to be, and whose they are; of nobody's, an empty id.
+    /// Addresses of which connections are forgotten (true) or about to be, and whose they are; of nobody's, an empty
+    /// id.
     forgotten: HashMap<Given, bool>,
 }
 

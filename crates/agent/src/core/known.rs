@@ -1,5 +1,5 @@
-//! The addresses of nodes and Services, which the kernel has to know: pods send nothing to where tunnels of nodes end, and
-//! what a Service's address becomes is what counts.
+//! The addresses of nodes and Services, which the kernel has to know: pods send nothing to where tunnels of nodes end,
+//! and what a Service's address becomes is what counts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -66,8 +66,8 @@ impl Known {
 const KNOWN: &str = "known-addresses";
 
 impl Core {
-    /// Has the kernel know these addresses, once all of them have been listed: what an agent before this one told is not to
-    /// be taken away. Nothing is written unless something differs.
+    /// Has the kernel know these addresses, once all of them have been listed: what an agent before this one told is
+    /// not to be taken away. Nothing is written unless something differs.
     pub(super) fn tell_known(&mut self) {
         let Self { known, setup, in_sync, .. } = self;
         let (true, true, Some(services)) = (*in_sync, known.dirty, &known.services) else { return };
@@ -104,8 +104,8 @@ impl Core {
     }
 }
 
-/// The addresses that there is room for, and of which namespaces' Services how many are left out: whoever has no more than an
-/// equal part has them all.
+/// The addresses that there is room for, and of which namespaces' Services how many are left out: whoever has no more
+/// than an equal part has them all.
 fn fitting(services: &BTreeMap<Key, Vec<IpAddr>>, room: usize) -> (BTreeSet<IpAddr>, BTreeMap<String, usize>) {
     let all: BTreeSet<IpAddr> = services.values().flatten().copied().collect();
     if all.len() <= room {
@@ -134,8 +134,8 @@ fn complaint(left_out: &BTreeMap<String, usize>) -> String {
     worst.sort_unstable_by(|a, b| b.cmp(a));
     let named: Vec<_> = worst.iter().take(NAMED).map(|(count, namespace)| format!("{namespace} ({count})")).collect();
     format!(
-        "no room in the map `known_addresses` for {} addresses of Services of namespaces {}{}: who calls one has to be allowed to \
-         reach it as well as the pod behind it. hint: a larger map (--map-size known_addresses=…)",
+        "no room in the map `known_addresses` for {} addresses of Services of namespaces {}{}: who calls one has to be \
+         allowed to reach it as well as the pod behind it. hint: a larger map (--map-size known_addresses=…)",
         left_out.values().sum::<usize>(),
         named.join(", "),
         if worst.len() > NAMED { ", …" } else { "" }
@@ -145,8 +145,8 @@ fn complaint(left_out: &BTreeMap<String, usize>) -> String {
 /// Namespaces that are named.
 const NAMED: usize = 3;
 
-/// The addresses of a node: those in its status, and the first two of each range of its pods. The second is what plugins
-/// give to the node's end as a gateway, the first what flannel gives to its tunnel.
+/// The addresses of a node: those in its status, and the first two of each range of its pods. The second is what
+/// plugins give to the node's end as a gateway, the first what flannel gives to its tunnel.
 fn addresses(node: &Node) -> BTreeSet<IpAddr> {
     let first = node.pod_cidrs.iter().flat_map(|range| [range.network(), second(range)]);
     node.addresses.iter().copied().chain(first).collect()

@@ -77,8 +77,8 @@ impl Core {
         self.guard();
     }
 
-    /// Has the kernel hold what is known of links; not before it holds the whole view once, and somebody has looked at all
-    /// links: what an agent before this one guards is not to be taken away.
+    /// Has the kernel hold what is known of links; not before it holds the whole view once, and somebody has looked at
+    /// all links: what an agent before this one guards is not to be taken away.
     pub(super) fn guard(&mut self) {
         if self.ready && self.links.found.is_some() && self.links.stirred {
             self.carry(Self::guard_links);

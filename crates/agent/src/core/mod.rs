@@ -205,8 +205,8 @@ impl Drop for Part {
 const BATCH: usize = 4096;
 
 impl Core {
-    /// Works until told to stop, until nobody is left to tell it anything, or until a part of the agent has ended, whose name
-    /// it gives.
+    /// Works until told to stop, until nobody is left to tell it anything, or until a part of the agent has ended,
+    /// whose name it gives.
     pub(crate) fn run(mut self, messages: &Receiver<Message>) -> Option<&'static str> {
         loop {
             let first = match self.retry_at() {

@@ -54,8 +54,8 @@ impl Core {
         self.setup.meters.mended.troubles().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// What is said of a node that is ready. Where policies do not fit it stays so: a tenant must not be able to hold up the
-    /// agents' rollout, or what else asks whether nodes are ready.
+    /// What is said of a node that is ready. Where policies do not fit it stays so: a tenant must not be able to hold
+    /// up the agents' rollout, or what else asks whether nodes are ready.
     fn remark(&self) -> String {
         let pods = room::pods(&self.refusals);
         let without = |count: usize, whose| (count > 0).then(|| format!("; no room for {whose} of {count} pods"));

@@ -20,8 +20,8 @@ pub(super) fn reasons(refusals: &[Refusal], node: &str) -> BTreeMap<PolicyId, St
         for policy in &refusal.policies {
             reasons.entry(policy.clone()).or_insert_with(|| {
                 format!(
-                    "node {node}: no room in {}. {} until their policies fit. hint: fewer port ranges, blocks or rules for \
-                     these pods, or a larger map",
+                    "node {node}: no room in {}. {} until their policies fit. hint: fewer port ranges, blocks or rules \
+                     for these pods, or a larger map",
                     refusal.room,
                     fate(refusal, " there"),
                 )
@@ -96,8 +96,8 @@ impl Core {
         namespaces.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
         let namespaces: Vec<_> = namespaces.into_iter().map(|(count, name)| format!("{name} ({count})")).collect();
         Some(format!(
-            "no room in the map `peers` for {} addresses of pods of namespaces {}: whoever has policies here denies them. \
-             hint: a larger map (--map-size peers=…)",
+            "no room in the map `peers` for {} addresses of pods of namespaces {}: whoever has policies here denies \
+             them. hint: a larger map (--map-size peers=…)",
             self.crowded,
             some(&namespaces)
         ))

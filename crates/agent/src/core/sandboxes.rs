@@ -1,14 +1,14 @@
 //! Which pod of this node has which address.
 //!
-//! The API learns a pod's addresses late, and late that they are its own no more, and what it says of pods of other nodes
-//! is theirs to say. So what the network plugin of this node says (`ADD`, `DEL`, `GC`) decides:
+//! The API learns a pod's addresses late, and late that they are its own no more, and what it says of pods of other
+//! nodes is theirs to say. So what the network plugin of this node says (`ADD`, `DEL`, `GC`) decides:
 //!
 //! * a pod has the addresses of its newest sandbox, whatever the API says; what it says of a pod of which no sandbox is
 //!   known counts;
 //! * a sandbox that is gone has none;
 //! * an address belongs to the pod it was given to last, whoever else the API says has it;
-//! * an address of a sandbox is closed while no pod is known to have it: its pod's object may be gone or say that the pod
-//!   has ended, and still something may run.
+//! * an address of a sandbox is closed while no pod is known to have it: its pod's object may be gone or say that the
+//!   pod has ended, and still something may run.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -116,7 +116,8 @@ impl Sandboxes {
         let said = pod.addresses.len();
         pod.addresses.retain(|address| owners.get(address).is_none_or(|owner| *owner == life));
         if pod.addresses.len() < said {
-            // Somebody was given what it had, so that its own sandbox must be gone: it has addresses again with the next.
+            // Somebody was given what it had, so that its own sandbox must be gone: it has addresses again with the
+            // next.
             newest.entry(life).or_insert_with(Sandbox::gone);
             pod.addresses.clear();
         }
@@ -256,8 +257,8 @@ impl Core {
         }
     }
 
-    /// The ranges of nodes say who can have an address, unless the network plugin takes its addresses elsewhere: this node
-    /// has pods outside of its range of a family, and none inside.
+    /// The ranges of nodes say who can have an address, unless the network plugin takes its addresses elsewhere: this
+    /// node has pods outside of its range of a family, and none inside.
     pub(super) fn heed_ranges(&mut self) {
         let ranges = self.index.ranges().unwrap_or_default();
         let mut outside = false;
@@ -280,8 +281,8 @@ impl Core {
         }
     }
 
-    /// Addresses of this node that have to be closed while no pod has them: those of its sandboxes, and of pods of which
-    /// it is not known what policies select them. Not the node's own.
+    /// Addresses of this node that have to be closed while no pod has them: those of its sandboxes, and of pods of
+    /// which it is not known what policies select them. Not the node's own.
     pub(super) fn guards(&self) -> BTreeSet<IpAddr> {
         let unguarded = self.ending.unguarded().flat_map(|namespace| self.index.local_pods_of(namespace));
         let unguarded = unguarded.flat_map(|pod| pod.addresses);

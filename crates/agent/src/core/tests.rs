@@ -218,7 +218,8 @@ fn the_plan_and_the_metrics_can_be_read() {
         "ringfence_watch_synced{kind=\"NetworkPolicy\"} 1",
         "ringfence_map_capacity{map=\"endpoints\"} 100",
         "ringfence_dropped_packets_total{reason=\"policy\"} 5",
-        "ringfence_rule_dropped_packets_total{policy=\"NetworkPolicy a/deny-all\",direction=\"ingress\",rule=\"default-deny\"} 2",
+        "ringfence_rule_dropped_packets_total{policy=\"NetworkPolicy \
+         a/deny-all\",direction=\"ingress\",rule=\"default-deny\"} 2",
         "# EOF",
     ] {
         assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");

@@ -1,9 +1,9 @@
 //! Turns: the time of the planning thread is shared between namespaces.
 //!
-//! A policy of thousands of rules, ports or peers takes long to plan, and while it is planned everybody waits. So whoever
-//! writes such policies has a tenth of the time: the next one of the namespace waits nine times as long as the last took.
-//! What is in force until then is what was before, and new pods of the namespace wait with it. Policies of ordinary size,
-//! and cluster-wide ones, never wait.
+//! A policy of thousands of rules, ports or peers takes long to plan, and while it is planned everybody waits. So
+//! whoever writes such policies has a tenth of the time: the next one of the namespace waits nine times as long as the
+//! last took. What is in force until then is what was before, and new pods of the namespace wait with it. Policies of
+//! ordinary size, and cluster-wide ones, never wait.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
@@ -142,8 +142,8 @@ impl Core {
         }
         let warning = |(namespace, count)| {
             format!(
-                "{count} large policies of namespace {namespace} wait to be planned, and its new pods with them: others' \
-                 changes come first"
+                "{count} large policies of namespace {namespace} wait to be planned, and its new pods with them: \
+                 others' changes come first"
             )
         };
         counts.into_iter().map(warning).collect()

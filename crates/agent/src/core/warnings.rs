@@ -140,8 +140,8 @@ fn ungated(chain: &api::Chain) -> Option<String> {
         chain.plugins.first().filter(|_| chain.file.is_some() && chain.error.is_none() && chain.bypass.is_none())?;
     (!conflist::takes_gate(first)).then(|| {
         format!(
-            "no gate comes before the network plugin {first}, of which it is not known that it can follow another: pods \
-             that start while the agent is away have a network until the last plugin refuses them"
+            "no gate comes before the network plugin {first}, of which it is not known that it can follow another: \
+             pods that start while the agent is away have a network until the last plugin refuses them"
         )
     })
 }

@@ -38,7 +38,8 @@ impl Journal {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "cannot read which names were learnt; they are learnt again");
+                tracing::warn!(%error, path = %path.display(), "cannot read which names were learnt; they are learnt \
+                    again");
                 String::new()
             }
         };
@@ -49,7 +50,8 @@ impl Journal {
     pub(crate) fn write<'a>(&mut self, lines: &[Line<'a>], all: impl Iterator<Item = Line<'a>> + Clone) {
         if let Err(error) = self.try_write(lines, all) {
             self.file = None;
-            tracing::warn!(%error, path = %self.path.display(), "cannot write down which names were learnt; after a restart they are learnt again");
+            tracing::warn!(%error, path = %self.path.display(), "cannot write down which names were learnt; after a \
+                restart they are learnt again");
         }
     }
 

@@ -7,8 +7,9 @@
 //!
 //! Only answers of the cluster's own DNS servers are read, and only while some rule names a domain. An answer that
 //! brings nothing new goes on at once; one that does goes on when its addresses are in the kernel, so the pod's first
-//! connection is not lost. Whatever goes wrong, answers go on: then the addresses stay denied. All that takes long is done
-//! by others: the rule that holds answers is put by the thread that keeps tables, and connections are looked at aside.
+//! connection is not lost. Whatever goes wrong, answers go on: then the addresses stay denied. All that takes long is
+//! done by others: the rule that holds answers is put by the thread that keeps tables, and connections are looked at
+//! aside.
 
 mod answer;
 mod clock;

@@ -78,7 +78,8 @@ mod tests {
         read(addresses)(&json!({
             "metadata": {"namespace": "kube-system", "name": name}, "addressType": "IPv4",
             "endpoints": [{"addresses": [address], "conditions": {"ready": ready}}],
-            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53, "protocol": "TCP"},
+            "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "dns-tcp", "port": 53,
+            "protocol": "TCP"},
                       {"name": "metrics", "port": 9153, "protocol": "TCP"}],
         }))
     }

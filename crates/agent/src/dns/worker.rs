@@ -389,8 +389,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Has somebody look to which lingering addresses connections are open: answers must not wait for that. Only to those
-    /// that linger in the kernel, too: there, new connections do not come after the question.
+    /// Has somebody look to which lingering addresses connections are open: answers must not wait for that. Only to
+    /// those that linger in the kernel, too: there, new connections do not come after the question.
     fn look(&mut self) {
         let (since, lingering) = (self.committed, self.reader.learner.lingering(self.committed));
         let Some(demand) = self.demand.as_ref().filter(|_| !lingering.is_empty() && !self.looking) else { return };

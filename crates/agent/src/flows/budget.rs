@@ -1,8 +1,8 @@
 //! How many reports are told: a budget for each source, and one for the node that the sources share fairly.
 //!
 //! Nobody hides behind somebody else's flood: links take turns, and on a link its sources do. What a source may not say
-//! is counted, and told as one line every few seconds. Memory is bounded whatever arrives: sources beyond a number share
-//! one budget, and a source has more than one report waiting only while few are waiting in all.
+//! is counted, and told as one line every few seconds. Memory is bounded whatever arrives: sources beyond a number
+//! share one budget, and a source has more than one report waiting only while few are waiting in all.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;

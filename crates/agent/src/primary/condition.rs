@@ -17,8 +17,8 @@ const FORBIDDEN: u16 = 403;
 /// Shortest and longest pause before trying again.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// Starts the part of the agent that says that the network of a node is there, where somebody waits for it: each time when it
-/// is notified.
+/// Starts the part of the agent that says that the network of a node is there, where somebody waits for it: each time
+/// when it is notified.
 pub(crate) fn clear(core: &Handle, client: kube::Client, node: String) -> Arc<Notify> {
     let told = Arc::new(Notify::new());
     core.spawn_task("condition", keep_clear(client, node, Arc::clone(&told)));
@@ -134,7 +134,8 @@ mod tests {
             for time in 1..=times {
                 told.notify_one();
                 let end = Instant::now() + Duration::from_mins(1);
-                // Until it waits for the next notice: what it does, it does without waiting for anything else but a pause.
+                // Until it waits for the next notice: what it does, it does without waiting for anything else but a
+                // pause.
                 while done().0 < time || done().1 && time == times {
                     assert!(Instant::now() < end, "nothing happens");
                     tokio::time::sleep(Duration::from_millis(5)).await;

@@ -23,9 +23,11 @@ use crate::interfaces;
 
 /// Links, and addresses and routes of both families: bits of the group mask of `rtnetlink(7)`.
 const GROUPS: u32 = 0x1 | 0x10 | 0x100 | 0x40 | 0x400;
-/// Least time between two looks while nothing failed: each pod that starts changes links, and nodes may change all at once.
+/// Least time between two looks while nothing failed: each pod that starts changes links, and nodes may change all at
+/// once.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long nothing is looked at while nobody says that anything changed, as of the policy of somebody's chain nobody does.
+/// How long nothing is looked at while nobody says that anything changed, as of the policy of somebody's chain nobody
+/// does.
 const REGULARLY: Duration = Duration::from_secs(5);
 /// Shortest and longest pause before trying again what failed.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));

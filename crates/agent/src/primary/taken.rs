@@ -1,8 +1,9 @@
-//! Which addresses of this node are taken, as `host-local` keeps it: a directory for each network, in it a file for each
-//! address, which names the sandbox and its interface in two lines.
+//! Which addresses of this node are taken, as `host-local` keeps it: a directory for each network, in it a file for
+//! each address, which names the sandbox and its interface in two lines.
 //!
-//! `ringfence uninstall` takes the directory away, and pods may run on. Whoever is the network plugin next must not give
-//! their addresses a second time. `host-local` frees what is written here like its own: by the name of the sandbox.
+//! `ringfence uninstall` takes the directory away, and pods may run on. Whoever is the network plugin next must not
+//! give their addresses a second time. `host-local` frees what is written here like its own: by the name of the
+//! sandbox.
 
 use std::collections::BTreeMap;
 use std::fs;

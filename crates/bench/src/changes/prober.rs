@@ -15,8 +15,8 @@ use ringfence_netns::Namespace;
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Port probed. Nobody listens there: the far end's kernel answers at once with a reset and remembers nothing. An
-/// accepted connection would stay open at the far end if a change of policy cut it before the near end closed it, and the
-/// next probe from the same source port would be answered with a challenge (RFC 5961, 4.2) instead.
+/// accepted connection would stay open at the far end if a change of policy cut it before the near end closed it, and
+/// the next probe from the same source port would be answered with a challenge (RFC 5961, 4.2) instead.
 pub(crate) const PORT: u16 = 9;
 
 /// What a prober tells. For each probe first that it is sent, in order; later what became of it.

@@ -1,5 +1,5 @@
-//! What the network plugin adds to the time a pod's network takes: the chain of plugins is called as a runtime does, by a
-//! process that is on the node, with ours in it and without, by turns.
+//! What the network plugin adds to the time a pod's network takes: the chain of plugins is called as a runtime does, by
+//! a process that is on the node, with ours in it and without, by turns.
 //!
 //! The pods are objects that no kubelet sees: the node's is stopped meanwhile. They ask for a node of another name, so
 //! that it turns down those it hears of afterwards.

@@ -201,7 +201,8 @@ async fn write_pod(client: Client, number: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Every fifth has a block among its peers, every third is about egress, and every tenth about all pods of its namespace.
+/// Every fifth has a block among its peers, every third is about egress, and every tenth about all pods of its
+/// namespace.
 async fn write_policy(client: Client, number: usize) -> anyhow::Result<()> {
     let api: Api<NetworkPolicy> = Api::namespaced(client, &namespace(number));
     let mut peers = vec![json!({"podSelector": {"matchLabels": {"app": app(number + NAMESPACES)}}})];
@@ -244,7 +245,8 @@ async fn change(client: &Client, options: &Options, span: Duration) -> anyhow::R
             let name = format!("p{number}");
             let parameters = PatchParams::default();
             if round % 2 == 0 {
-                let part = json!({"metadata": {"labels": {"app": app(number + NAMESPACES), "round": format!("r{}", round % 4)}}});
+                let part = json!({"metadata": {"labels": {"app": app(number + NAMESPACES), "round": format!("r{}",
+                    round % 4)}}});
                 api.patch(&name, &parameters, &Patch::Merge(part)).await?;
             } else {
                 let part = json!({"status": {"message": format!("changed {round}")}});

@@ -82,7 +82,8 @@ apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"ringfence-bench\",
 apiserver_flowcontrol_dispatched_requests_total{flow_schema=\"other\",priority_level=\"x\"} 99
 apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"cluster\",verb=\"WATCH\"} 3
 apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"resource\",verb=\"WATCH\"} 1
-apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"resource\",verb=\"CONNECT\"} 7
+apiserver_longrunning_requests{component=\"apiserver\",group=\"\",resource=\"pods\",scope=\"resource\",\
+  verb=\"CONNECT\"} 7
 ";
 
     #[test]

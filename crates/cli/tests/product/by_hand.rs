@@ -63,7 +63,11 @@ fn looking() {
     assert!(lab.must("api-versions").contains("networking.k8s.io/v1\n"));
     assert!(lab.must("explain networkpolicy.spec.podSelector").contains("podSelector"));
     shop(&lab);
-    lab.must_with("apply -f -", "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny, namespace: shop}, spec: {podSelector: {}}}");
+    lab.must_with(
+        "apply -f -",
+        "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: deny, \
+        namespace: shop}, spec: {podSelector: {}}}",
+    );
     lab.must("-n shop create configmap settings --from-literal=a=b");
 
     tables(&lab);
@@ -197,7 +201,8 @@ fn changing() {
     assert_eq!(images(), "busybox nginx", "merged by name");
     patched(
         "json",
-        r#"[{"op":"test","path":"/spec/template/spec/containers/0/name","value":"side"},{"op":"remove","path":"/spec/template/spec/containers/0"}]"#,
+        r#"[{"op":"test","path":"/spec/template/spec/containers/0/name","value":"side"},
+            {"op":"remove","path":"/spec/template/spec/containers/0"}]"#,
     );
     assert_eq!(images(), "nginx");
     patched("merge", r#"{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":1}}}}"#);
@@ -229,7 +234,8 @@ fn changing() {
     // Apply, again, changed, of several objects, with a dry run, and what differs.
     let objects = |value: &str| {
         format!(
-            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: one}}\ndata: {{k: {value}}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: two}}\n"
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: one}}\ndata: {{k: {value}}}\n---\napiVersion: \
+             v1\nkind: ConfigMap\nmetadata: {{name: two}}\n"
         )
     };
     assert_eq!(

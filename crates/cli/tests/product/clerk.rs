@@ -19,8 +19,8 @@ fn reasons(lab: &Lab, policy: &str) -> Vec<String> {
 /// A policy that names the address of a Service, which never matches.
 fn to_service(lab: &Lab, name: &str, address: &str) {
     let object = format!(
-        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}}}, spec: {{podSelector: {{}}, \
-         policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: {address}/32}}}}]}}]}}}}"
+        "{{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {{name: {name}}}, spec: {{podSelector: \
+         {{}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: {address}/32}}}}]}}]}}}}"
     );
     lab.must_with("apply -f -", &object);
 }
@@ -28,9 +28,9 @@ fn to_service(lab: &Lab, name: &str, address: &str) {
 /// A cluster-wide policy about all pods.
 fn tiered(name: &str, action: &str) -> String {
     format!(
-        "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {name}}}, spec: \
-         {{tier: Admin, priority: 7, subject: {{namespaces: {{}}}}, ingress: [{{action: {action}, from: [{{namespaces: \
-         {{matchLabels: {{no: such}}}}}}]}}]}}}}"
+        "{{apiVersion: policy.networking.k8s.io/v1alpha2, kind: ClusterNetworkPolicy, metadata: {{name: {name}}}, \
+         spec: {{tier: Admin, priority: 7, subject: {{namespaces: {{}}}}, ingress: [{{action: {action}, from: \
+         [{{namespaces: {{matchLabels: {{no: such}}}}}}]}}]}}}}"
     )
 }
 

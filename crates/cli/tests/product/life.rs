@@ -93,7 +93,8 @@ fn pods_are_ready_and_in_services_only_while_their_probe_says_so() {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web", "labels": {"app": "web"}},
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [{
             "name": "c", "image": "nginx",
-            "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1, "failureThreshold": 1}}]},
+            "readinessProbe": {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1,
+            "failureThreshold": 1}}]},
     }));
     lab.must("expose pod web --port=80");
     let endpoints = || {
@@ -151,7 +152,9 @@ fn logs_are_shown_in_part_with_times_and_as_they_come() {
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "talk"},
         "spec": {"terminationGracePeriodSeconds": 0, "restartPolicy": "Never", "containers": [{
             "name": "c", "image": "busybox",
-            "command": ["sh", "-c", "echo one; echo two; while [ ! -e /tmp/more ]; do sleep 0.1; done; echo three; echo four; while [ ! -e /tmp/end ]; do sleep 0.1; done; printf five"]}]},
+            "command": ["sh", "-c",
+            "echo one; echo two; while [ ! -e /tmp/more ]; do sleep 0.1; done; echo three; echo four; while [ ! -e \
+             /tmp/end ]; do sleep 0.1; done; printf five"]}]},
     }));
     lab.ready(&["talk"]);
     eventually("both lines are there", || lab.must("logs talk").lines().count() == 2);

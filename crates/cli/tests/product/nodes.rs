@@ -94,7 +94,8 @@ fn pods_on_the_hosts_network_are_their_node() {
     let egress = |to: &Value| {
         json!({
             "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "client"},
-            "spec": {"podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Egress"], "egress": [{"to": to}]},
+            "spec": {"podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Egress"],
+            "egress": [{"to": to}]},
         })
     };
     lab.apply(&egress(&json!([{"podSelector": {}}])));

@@ -36,8 +36,8 @@ fn answer(listener: UnixListener, times: usize, answer: &'static str) -> std::th
     })
 }
 
-/// A runtime takes a node's pods out of Services while the network is said not to be there. So a restart is no reason to say
-/// so, and what is said is 50: no new pod can be connected. 51 would be that pods that run may have lost theirs.
+/// A runtime takes a node's pods out of Services while the network is said not to be there. So a restart is no reason
+/// to say so, and what is said is 50: no new pod can be connected. 51 would be that pods that run may have lost theirs.
 #[test]
 fn status_is_well_while_the_agent_restarts_and_50_when_it_stays_away_or_cannot_serve() {
     const YES: &str = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n";

@@ -23,7 +23,8 @@ fn named_ports_of_sidecars_count_in_policy_and_services() {
                     "startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1},
                     "readinessProbe": {"httpGet": {"port": "side", "path": "/healthz"}, "periodSeconds": 1}},
                 // Runs once the sidecar has started, and only then.
-                {"name": "after", "image": "busybox", "command": ["curl", "-sS", "-m", "5", "http://127.0.0.1:8080/healthz"]},
+                {"name": "after", "image": "busybox", "command": ["curl", "-sS", "-m", "5",
+                "http://127.0.0.1:8080/healthz"]},
             ],
             "containers": [{"name": "main", "image": "nginx", "ports": [{"name": "main", "containerPort": 80}]}],
         },
@@ -64,7 +65,8 @@ fn sidecars_outlast_the_work_and_keep_no_pod_from_its_end() {
         "spec": {
             "restartPolicy": "Never", "terminationGracePeriodSeconds": 5,
             "initContainers": [{"name": "side", "image": AGNHOST, "restartPolicy": "Always",
-                "args": ["netexec", "--http-port=8080"], "startupProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}],
+                "args": ["netexec", "--http-port=8080"], "startupProbe": {"tcpSocket": {"port": 8080},
+                "periodSeconds": 1}}],
             "containers": [{"name": "work", "image": "busybox",
                 "command": ["curl", "-sS", "-m", "5", "http://127.0.0.1:8080/hostname"]}],
         },

@@ -6,7 +6,8 @@ use super::kit::{Lab, Need, can_run, eventually};
 
 /// Asks again and again on one socket, as a client does that keeps its port, and prints each answer on a line.
 const ASK_FOREVER: &str = "exec 3<>/dev/udp/$1/$2; \
-    while true; do echo hostname 2>/dev/null >&3; timeout 0.3 dd bs=2048 count=1 <&3 2>/dev/null; echo; sleep 0.1; done";
+    while true; do echo hostname 2>/dev/null >&3; timeout 0.3 dd bs=2048 count=1 <&3 2>/dev/null; echo; sleep 0.1; \
+    done";
 
 #[test]
 fn a_conversation_moves_on_when_its_endpoint_goes() {

@@ -44,7 +44,10 @@ static __noinline int rf_identify_stranger(const struct rf_way *way, bool found,
 
 	if (guarded < 0)
 		return -RF_INCOMPLETE;
-	/* By a bridge of pods, and nothing tells by which port: if not one that is guarded, it may have been anyone's. */
+	/*
+	 * By a bridge of pods, and nothing tells by which port: if not one that is guarded, it may have been
+	 * anyone's.
+	 */
 	if (door.flags & RF_DOOR_BRIDGE)
 		return found && end->policy.bridge == way->in && rf_find_door(end->policy.interface, &own) > 0 &&
 				       own.flags & RF_DOOR_SHUT ?

@@ -137,9 +137,9 @@ static __always_inline bool rf_is_looked_up(const struct rf_packet *packet, cons
 }
 
 /*
- * Whether it pays to remember the connection of a packet that was judged. One that is short is over before it does: to judge
- * a packet costs less than to make an element, and each direction makes one. So chance decides, and what lasts is soon
- * remembered. What conntrack does not know has no first packet but for this table.
+ * Whether it pays to remember the connection of a packet that was judged. One that is short is over before it does: to
+ * judge a packet costs less than to make an element, and each direction makes one. So chance decides, and what lasts is
+ * soon remembered. What conntrack does not know has no first packet but for this table.
  */
 #define RF_CHANCE 16
 

@@ -41,8 +41,8 @@ static __always_inline void rf_count_cause(__u64 cause, bool accepted)
 
 /*
  * Whether there is room in the ring for another report about what somebody sent. Who sends decides how many packets are
- * unlike, and would fill the ring, so that nobody heard of others. Where a source may be false, the interface is charged.
- * Two processors that begin a second at once let a few more through.
+ * unlike, and would fill the ring, so that nobody heard of others. Where a source may be false, the interface is
+ * charged. Two processors that begin a second at once let a few more through.
  */
 static __noinline bool rf_may_report(const struct rf_packet *packet, const struct rf_way *way, __u8 reason, __u64 now)
 {

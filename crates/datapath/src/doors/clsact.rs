@@ -1,8 +1,8 @@
 //! Programs as filters of traffic control.
 //!
-//! Others may own the queueing discipline at a link: the plugin `bandwidth` puts one of kind `ingress` there. It stays as
-//! it is, and ours becomes one of its filters, unless theirs would be before it. Such a one has no place for what would
-//! reach the pod. A `clsact` goes with the last filter of ours if no other filter is in it.
+//! Others may own the queueing discipline at a link: the plugin `bandwidth` puts one of kind `ingress` there. It stays
+//! as it is, and ours becomes one of its filters, unless theirs would be before it. Such a one has no place for what
+//! would reach the pod. A `clsact` goes with the last filter of ours if no other filter is in it.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -33,10 +33,10 @@ const MESSAGE_REST: usize = 16;
 
 const CLSACT: &str = "clsact";
 
-const NO_PLACE: &str = "somebody else's queueing discipline at this link has no place for what would reach the pod. hint: \
-                        Linux 6.6 or later (tcx) needs none";
-const NOT_FIRST: &str = "somebody else's filter at this link is before any other. hint: Linux 6.6 or later (tcx) does not \
-                         need its place";
+const NO_PLACE: &str = "somebody else's queueing discipline at this link has no place for what would reach the pod. \
+                        hint: Linux 6.6 or later (tcx) needs none";
+const NOT_FIRST: &str = "somebody else's filter at this link is before any other. hint: Linux 6.6 or later (tcx) does \
+                         not need its place";
 
 impl Side {
     fn attach_point(self) -> TcAttachPoint {

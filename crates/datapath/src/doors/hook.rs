@@ -1,9 +1,10 @@
 //! Where the programs of a door stand: as filters of a clsact queueing discipline, or in tcx.
 //!
-//! A filter stands within a fraction of a millisecond. To attach to tcx takes a grace period of RCU (16 ms or so), for which
-//! the kernel holds the lock of all links: other pods' plugins wait for it too. But to make a queueing discipline the kernel
-//! takes the link out of use for a moment, and drops what is on its way to the pod. Also nobody removes a program of tcx by
-//! accident, it comes before all filters, and it takes no queueing discipline that somebody else may want.
+//! A filter stands within a fraction of a millisecond. To attach to tcx takes a grace period of RCU (16 ms or so), for
+//! which the kernel holds the lock of all links: other pods' plugins wait for it too. But to make a queueing discipline
+//! the kernel takes the link out of use for a moment, and drops what is on its way to the pod. Also nobody removes a
+//! program of tcx by accident, it comes before all filters, and it takes no queueing discipline that somebody else may
+//! want.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -22,8 +23,8 @@ pub enum LinkHook {
     Tcx,
     /// A filter of a `clsact` queueing discipline, or of an `ingress` one that is somebody else's.
     Clsact,
-    /// A filter at links that are not in use yet, or have the queueing discipline; else tcx, and where others' programs of tcx
-    /// or others' filters would come before ours, or there is no place for it.
+    /// A filter at links that are not in use yet, or have the queueing discipline; else tcx, and where others' programs
+    /// of tcx or others' filters would come before ours, or there is no place for it.
     Either,
 }
 

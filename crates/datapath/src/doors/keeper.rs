@@ -1,8 +1,8 @@
 //! Who puts the programs of doors where they belong, and takes them away.
 //!
-//! Each of these system calls waits for the lock that the kernel has for all links of a namespace, and one of tcx holds it
-//! for a grace period of RCU. Nobody who has something else to do should wait for that: what is to be done ([`Errand`]) and
-//! what came of it ([`Done`]) can go from one thread to another. What somebody waits for comes first.
+//! Each of these system calls waits for the lock that the kernel has for all links of a namespace, and one of tcx holds
+//! it for a grace period of RCU. Nobody who has something else to do should wait for that: what is to be done
+//! ([`Errand`]) and what came of it ([`Done`]) can go from one thread to another. What somebody waits for comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -96,8 +96,8 @@ impl Doorkeeper {
         self.urgent.sweep |= errand.sweep;
     }
 
-    /// Means to look whether the programs are still at all links, and to put back what somebody has taken away. A few system
-    /// calls a link.
+    /// Means to look whether the programs are still at all links, and to put back what somebody has taken away. A few
+    /// system calls a link.
     pub fn look(&mut self) {
         self.later.extend(self.ports.keys());
     }

@@ -28,8 +28,8 @@ pub struct Port {
     pub mac: Option<[u8; 6]>,
     /// Whether the pod is known. One of a pod that is not sends and receives nothing.
     pub pod: bool,
-    /// Whether nothing of the pod runs yet and somebody waits for the guard. Then it may be put where that is fastest, though
-    /// a packet on its way to the pod at that moment is lost.
+    /// Whether nothing of the pod runs yet and somebody waits for the guard. Then it may be put where that is fastest,
+    /// though a packet on its way to the pod at that moment is lost.
     pub idle: bool,
 }
 
@@ -61,7 +61,8 @@ fn are_alike(one: Option<&Port>, other: Option<&Port>) -> bool {
 pub struct Guarded {
     /// Indices of the links that are guarded.
     pub guarded: BTreeSet<u32>,
-    /// Those that are not, or not wholly, and why. A link that has gone, or at which nobody has been yet, is in neither.
+    /// Those that are not, or not wholly, and why. A link that has gone, or at which nobody has been yet, is in
+    /// neither.
     pub failed: BTreeMap<u32, String>,
     /// Those whose program somebody had taken away, and that have it again.
     pub restored: BTreeSet<u32>,

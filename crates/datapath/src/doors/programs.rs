@@ -1,7 +1,7 @@
 //! Which of the kernel's programs are ours, whichever version of them: by their names.
 //!
-//! To open a program by its id takes `CAP_SYS_ADMIN`, which an agent does not have. An iterator of ours over all programs tells
-//! their names without.
+//! To open a program by its id takes `CAP_SYS_ADMIN`, which an agent does not have. An iterator of ours over all
+//! programs tells their names without.
 
 use std::io::{self, Read as _};
 use std::sync::{Mutex, PoisonError};

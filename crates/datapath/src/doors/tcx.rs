@@ -37,8 +37,8 @@ pub(super) fn is_empty(index: u32, side: Side) -> Result<bool, Refusal> {
     Ok(list(index, side).map_err(Refusal::kernel("list the programs in tcx"))?.ids.is_empty())
 }
 
-/// Makes sure that a program is at a link, and no earlier one of ours; true if it was not. The earlier one goes when the
-/// new one is there, so that nothing passes in between.
+/// Makes sure that a program is at a link, and no earlier one of ours; true if it was not. The earlier one goes when
+/// the new one is there, so that nothing passes in between.
 pub(super) fn ensure(index: u32, side: Side, program: BorrowedFd<'_>) -> Result<bool, Refusal> {
     let own = Program::id_from_fd(program)
         .map_err(|e| Refusal::kernel("look at a program")(io::Error::other(e.to_string())))?;

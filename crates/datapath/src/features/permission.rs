@@ -26,14 +26,14 @@ fn cause(status: &str) -> String {
     let capabilities = field("CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);
     let capable = capabilities & (1 << CAP_BPF) != 0;
     if capable && field("Seccomp:") == Some(FILTERED) {
-        return "the system call bpf() is forbidden by the seccomp profile of this container, though it has CAP_BPF: CRI-O's \
-                default profile does that. hint: another profile for the agent (`ringfence install --seccomp Unconfined`, in \
-                the chart seccompProfile.type)"
+        return "the system call bpf() is forbidden by the seccomp profile of this container, though it has CAP_BPF: \
+                CRI-O's default profile does that. hint: another profile for the agent (`ringfence install --seccomp \
+                Unconfined`, in the chart seccompProfile.type)"
             .into();
     }
     if capable {
-        return "the system call bpf() is not permitted, though this process has CAP_BPF. hint: a security module may forbid \
-                it; see the kernel's log"
+        return "the system call bpf() is not permitted, though this process has CAP_BPF. hint: a security module may \
+                forbid it; see the kernel's log"
             .into();
     }
     "the system call bpf() takes CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, which this process does not have".into()

@@ -74,8 +74,8 @@ fn doors_are_put_taken_away_and_put_back() {
     }
 }
 
-/// An agent has no `CAP_SYS_ADMIN`. One that comes is to put its programs in the place of those of the one before, whose maps
-/// nobody fills any more.
+/// An agent has no `CAP_SYS_ADMIN`. One that comes is to put its programs in the place of those of the one before,
+/// whose maps nobody fills any more.
 #[test]
 fn an_agent_without_admin_replaces_what_an_earlier_one_left() {
     for joint in [Joint::Routes, Joint::Bridge] {

@@ -1,4 +1,5 @@
-//! TCP connections that connection tracking comes upon in the middle: it takes for the opener who happens to speak first.
+//! TCP connections that connection tracking comes upon in the middle: it takes for the opener who happens to speak
+//! first.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;

@@ -1,5 +1,5 @@
-//! What is handed over: an address to another pod, whose predecessor's connections are forgotten, and pods to an agent of
-//! another version, which nothing of them notices.
+//! What is handed over: an address to another pod, whose predecessor's connections are forgotten, and pods to an agent
+//! of another version, which nothing of them notices.
 
 use std::net::UdpSocket;
 use std::sync::Arc;

@@ -29,7 +29,8 @@ impl Bundle {
         let config = format!(
             r#"{{"ociVersion": "1.0.2", "process": {{"user": {{"uid": 0, "gid": 0}}, "cwd": "/",
                 "args": ["{}", "--exact", "seccomp::child", "--ignored", "--nocapture"], "noNewPrivileges": true,
-                "capabilities": {{"bounding": {CAPABILITIES}, "effective": {CAPABILITIES}, "permitted": {CAPABILITIES}}}}},
+                "capabilities": {{"bounding": {CAPABILITIES}, "effective": {CAPABILITIES},
+                "permitted": {CAPABILITIES}}}}},
                 "root": {{"path": "root", "readonly": false}}, "mounts": [{mounts}],
                 "linux": {{"namespaces": [{{"type": "mount"}}, {{"type": "pid"}}], "seccomp": {profile}}}}}"#,
             program.display()

@@ -198,7 +198,8 @@ impl Pair {
         self.ledger.unanswered(sent, Instant::now(), &text);
     }
 
-    /// How long the present state has been as wanted: since when the last contrary probe was sent; none if it is not so yet.
+    /// How long the present state has been as wanted: since when the last contrary probe was sent; none if it is not so
+    /// yet.
     pub(crate) fn settled(&self, open: bool, changed: Instant) -> Option<Duration> {
         let seen = self.lock().1;
         let (agrees, contrary) = if open { (seen.answered, seen.unanswered) } else { (seen.unanswered, seen.answered) };

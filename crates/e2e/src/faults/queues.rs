@@ -1,5 +1,5 @@
-//! When this machine's processors had no room for a packet: nodes that are namespaces of one machine share their queues,
-//! and what is lost there is lost whoever's it is.
+//! When this machine's processors had no room for a packet: nodes that are namespaces of one machine share their
+//! queues, and what is lost there is lost whoever's it is.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

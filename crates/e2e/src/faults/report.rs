@@ -39,7 +39,8 @@ impl Row {
         let Counts { sent, leaked, dropped, broken, held_up, full } = self.counts;
         let text = self.failure.as_deref().map_or_else(|| self.what.clone(), |why| format!("FAILED: {why}"));
         format!(
-            "{sent} probes, {leaked} leaked, {dropped} dropped, {broken} broken, {full} in full queues, {held_up} held up; {text}"
+            "{sent} probes, {leaked} leaked, {dropped} dropped, {broken} broken, {full} in full queues, {held_up} held \
+             up; {text}"
         )
     }
 }
@@ -75,7 +76,8 @@ impl fmt::Display for Report {
         writeln!(out, "Kubernetes {kubernetes}, {runtime}, Linux {kernel}, {nodes} nodes.\n")?;
         writeln!(
             out,
-            "| fault | probes | leaked | wrongly dropped | broken | in full queues | held up | overflown | prober late by at most, ms | took, s |"
+            "| fault | probes | leaked | wrongly dropped | broken | in full queues | held up | overflown | prober late \
+             by at most, ms | took, s |"
         )?;
         writeln!(out, "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|")?;
         for Row { name, counts, failure, took, late, overflown, .. } in rows {

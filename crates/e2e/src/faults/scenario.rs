@@ -1,8 +1,8 @@
 //! The faults, by name.
 //!
 //! To add one, write a file in `scenario/` with a `pub(super) const SCENARIO: Scenario` and the function that makes the
-//! fault happen, and name the file below twice: as `mod`, and in [`ALL`]. Command line, help, table and document follow.
-//! What such a function may rely on, and what it owes, is told at [`Scenario::run`].
+//! fault happen, and name the file below twice: as `mod`, and in [`ALL`]. Command line, help, table and document
+//! follow. What such a function may rely on, and what it owes, is told at [`Scenario::run`].
 
 mod bridge_settings;
 mod clock;
@@ -78,8 +78,8 @@ pub(crate) struct Scenario {
     /// Makes it happen and waits until it is over.
     ///
     /// All pairs of the stage are probed and judged when it begins. Whoever changes what is expected of a pair says so
-    /// before ([`Stage::change`], [`Stage::leave`]), and [`Stage::reach`] judges again once it is as it shall be. What it
-    /// made on nodes it takes away, also when it fails; afterwards all pairs have to come right by themselves.
+    /// before ([`Stage::change`], [`Stage::leave`]), and [`Stage::reach`] judges again once it is as it shall be. What
+    /// it made on nodes it takes away, also when it fails; afterwards all pairs have to come right by themselves.
     pub(crate) run: for<'a> fn(&'a mut Stage, &'a Options) -> Trial<'a>,
 }
 

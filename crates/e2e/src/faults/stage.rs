@@ -323,7 +323,8 @@ fn policies() -> [Value; 4] {
         policy(
             "callers",
             &json!({
-                "podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["server", "open"]}]},
+                "podSelector": {"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["server",
+                "open"]}]},
                 "policyTypes": ["Ingress"],
             }),
         ),

@@ -1,5 +1,5 @@
-//! Frames that a pod may not send, made by hand: none has an effect, and what is allowed goes on meanwhile. Where pods are on a
-//! bridge most of them would reach their neighbours; where packets are routed to them, some.
+//! Frames that a pod may not send, made by hand: none has an effect, and what is allowed goes on meanwhile. Where pods
+//! are on a bridge most of them would reach their neighbours; where packets are routed to them, some.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};

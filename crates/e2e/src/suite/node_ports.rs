@@ -61,7 +61,8 @@ enum Who {
     Machine,
 }
 
-/// Makes attempts while a policy is in force, those from this machine if it reaches the nodes: then its addresses are told.
+/// Makes attempts while a policy is in force, those from this machine if it reaches the nodes: then its addresses are
+/// told.
 async fn under(
     stage: &Stage,
     machine: Option<&[IpAddr]>,

@@ -9,8 +9,8 @@ use super::attempt::{Attempt, Protocol, outcome};
 use super::policy::{blocks, egress as egress_policy, ingress, pods, role};
 use super::stage::{Actor, HOST_PORT, PORT, Place, Stage};
 
-/// From a pod to its own node. By TCP only: what answers by UDP without saying from which address, as agnhost does, answers
-/// a pod of its node from the address of the link between them.
+/// From a pod to its own node. By TCP only: what answers by UDP without saying from which address, as agnhost does,
+/// answers a pod of its node from the address of the link between them.
 fn to_own(caller: &Actor, place: &Place, allowed: bool) -> Vec<Attempt> {
     let targets = place.host.addresses.iter().map(|address| SocketAddr::new(*address, HOST_PORT));
     targets.map(|target| Attempt::of(caller, target, Protocol::Tcp, allowed)).collect()

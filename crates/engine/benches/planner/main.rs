@@ -2,9 +2,9 @@
 //! pod event and of one policy event (`apply` and `commit`), memory.
 //!
 //! `cargo bench -p ringfence-engine --bench planner [-- --json]`. For a profiler or an instruction counter one part can
-//! be run alone: `-- cold|pods|local|policies [SHAPE]` with the number of a shape, `-- one-pod`. Memory is the growth of the
-//! resident set of a process of its own in which a planner is fed objects that are made one by one and not kept: Linux
-//! only, elsewhere it is 0.
+//! be run alone: `-- cold|pods|local|policies [SHAPE]` with the number of a shape, `-- one-pod`. Memory is the growth
+//! of the resident set of a process of its own in which a planner is fed objects that are made one by one and not kept:
+//! Linux only, elsewhere it is 0.
 
 mod figure;
 mod one_pod;

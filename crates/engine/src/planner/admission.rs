@@ -1,8 +1,8 @@
 //! Admission: which rulesets the plan holds, where their decisions do not all fit.
 //!
-//! Rulesets that are not admitted are kept up to date as all others are, but of their decisions only the sizes are kept.
-//! So who has to go without is a function of the world alone, whatever was admitted before; and classes are what they would
-//! be if there was room. Their endpoints have [`RulesetId::NO_ROOM`] instead.
+//! Rulesets that are not admitted are kept up to date as all others are, but of their decisions only the sizes are
+//! kept. So who has to go without is a function of the world alone, whatever was admitted before; and classes are what
+//! they would be if there was room. Their endpoints have [`RulesetId::NO_ROOM`] instead.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -186,8 +186,8 @@ impl Planner {
         delta.put_entries.retain(|(key, _)| !refused(key.ruleset));
     }
 
-    /// Finds who has to go without, now that all is known. What is new is left out of the deltas; what was in the plan goes
-    /// before: first its endpoints are denied, then its decisions go.
+    /// Finds who has to go without, now that all is known. What is new is left out of the deltas; what was in the plan
+    /// goes before: first its endpoints are denied, then its decisions go.
     pub(super) fn make_room(&mut self, first: &mut Delta, second: &mut Delta) -> Delta {
         let mut before = Delta::default();
         if !self.ledger.take_changed() {
@@ -280,8 +280,8 @@ impl Planner {
         }
     }
 
-    /// Has the plan hold the decisions of [`RulesetId::NO_ROOM`], and their cause, from before the first endpoint or peer
-    /// needs them until after the last.
+    /// Has the plan hold the decisions of [`RulesetId::NO_ROOM`], and their cause, from before the first endpoint or
+    /// peer needs them until after the last.
     pub(super) fn deny_without_room(&mut self, deltas: &mut [Delta; 5]) {
         let without = |id: RulesetId| id == RulesetId::NO_ROOM;
         let denies = |endpoint: &crate::Endpoint| without(endpoint.ingress) || without(endpoint.egress);
@@ -308,7 +308,8 @@ impl Planner {
         }
     }
 
-    /// Finds the local addresses that are no endpoints, if there are too many. Adds those of which that changed to `moved`.
+    /// Finds the local addresses that are no endpoints, if there are too many. Adds those of which that changed to
+    /// `moved`.
     pub(super) fn seat(&mut self, moved: &mut HashSet<IpAddr>) {
         if self.unseated.is_empty() && self.published.endpoints.len() + moved.len() <= self.limits.endpoints {
             return;

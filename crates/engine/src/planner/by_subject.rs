@@ -1,7 +1,7 @@
 //! Policies whose subjects are about the same namespaces, found by the labels their subjects ask for.
 //!
-//! Two pods of one namespace are selected by the same policies, those aside whose subjects ask for a label in which the two
-//! differ. So what selects one is found by what selects the other, without a look at all policies.
+//! Two pods of one namespace are selected by the same policies, those aside whose subjects ask for a label in which the
+//! two differ. So what selects one is found by what selects the other, without a look at all policies.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,9 @@
 //! The crowd: addresses of pods that the map `peers` has no room for.
 //!
-//! Each of them is charged to the namespace of its pod. Who has none is denied by everybody who has rules: the range around
-//! it is closed (the range of its node, where there is one), so that no rule that denies misses it; whoever else is a pod in
-//! such a range has an entry of its own. Pods without policies ask about nobody, and go on hearing everybody.
+//! Each of them is charged to the namespace of its pod. Who has none is denied by everybody who has rules: the range
+//! around it is closed (the range of its node, where there is one), so that no rule that denies misses it; whoever else
+//! is a pod in such a range has an entry of its own. Pods without policies ask about nobody, and go on hearing
+//! everybody.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,8 +18,8 @@ use super::classes::EMPTY;
 use super::pods::Pod;
 use super::share::left_out;
 
-/// How long the ranges around addresses outside of their nodes' ranges are, IPv4 and IPv6; and all of them, where more than
-/// fit would be needed.
+/// How long the ranges around addresses outside of their nodes' ranges are, IPv4 and IPv6; and all of them, where more
+/// than fit would be needed.
 const LENGTHS: [[u8; 2]; 5] = [[31, 127], [24, 64], [16, 48], [8, 32], [0, 0]];
 
 /// As many are always there: everything, IPv4 and IPv6.

@@ -1,8 +1,9 @@
 //! Kept: what pods had whose new policies do not fit, for as long as these do not. Not by default.
 //!
-//! Subjects hold on to the rulesets they had until it is known that there is room for the new ones. What is kept longer is
-//! what would go: it takes from nobody, for it has only what all others leave, and goes where that is not enough. This is the
-//! one thing that depends on what was before, and not on the world alone: what fits is the same in either case.
+//! Subjects hold on to the rulesets they had until it is known that there is room for the new ones. What is kept longer
+//! is what would go: it takes from nobody, for it has only what all others leave, and goes where that is not enough.
+//! This is the one thing that depends on what was before, and not on the world alone: what fits is the same in either
+//! case.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -39,8 +40,8 @@ impl Kept {
 }
 
 impl Planner {
-    /// Sets whether pods keep the policies they had while there is no room for their new ones, and new pods of theirs are
-    /// denied; else all of them are denied.
+    /// Sets whether pods keep the policies they had while there is no room for their new ones, and new pods of theirs
+    /// are denied; else all of them are denied.
     pub fn keep(&mut self, keep: bool) {
         self.kept.on = keep;
     }

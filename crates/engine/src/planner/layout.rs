@@ -87,7 +87,8 @@ impl Change {
 }
 
 impl Layout {
-    /// The rules of these policies. `model`: a layout of other policies with the same ports, and what has changed since.
+    /// The rules of these policies. `model`: a layout of other policies with the same ports, and what has changed
+    /// since.
     pub(super) fn new(policies: &[Arc<Policy>], maker: &mut Maker<'_>, model: Option<(&Self, &Change)>) -> Self {
         let empty = Self::default();
         let (model, kept) = model.map_or((&empty, &[][..]), |(model, change)| (model, &change.kept));

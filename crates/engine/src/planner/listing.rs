@@ -1,7 +1,7 @@
 //! Listings: which policies select the local pods, where that is not known.
 //!
-//! Mostly it is known of another pod of the namespace, such as the one that a relabelled pod was: only policies that ask for
-//! a label in which the two differ are looked at then.
+//! Mostly it is known of another pod of the namespace, such as the one that a relabelled pod was: only policies that
+//! ask for a label in which the two differ are looked at then.
 
 use std::sync::Arc;
 
@@ -60,8 +60,8 @@ impl Planner {
         listed.min().map(|(_, other)| other)
     }
 
-    /// The policies that select a subject, found by those that select another of its namespace; and whether they are the
-    /// same. None: they differ in labels that so many policies ask for that it does not pay.
+    /// The policies that select a subject, found by those that select another of its namespace; and whether they are
+    /// the same. None: they differ in labels that so many policies ask for that it does not pay.
     fn list_like(&self, identity: u32, like: u32) -> Option<(Vec<u32>, bool)> {
         let (known, like) = (&self.pods.identities[identity], &self.pods.identities[like]);
         let mut policies = like.rules.as_ref()?.policies.clone();

@@ -115,8 +115,8 @@ impl Planner {
             && (single + more.nets <= self.limits.peers / 4 || single + more.nets <= self.room(Room::Peers))
     }
 
-    /// Whether rules have so many ranges of ports, or blocks, that a single decision or the blocks of one ruleset might not fit:
-    /// to look into them would take too long.
+    /// Whether rules have so many ranges of ports, or blocks, that a single decision or the blocks of one ruleset might
+    /// not fit: to look into them would take too long.
     fn is_endless(&self, size: Size) -> bool {
         size.ranges > self.limits.breakpoints.max(FEW_RANGES)
             || size.nets > self.limits.prefixes.saturating_add(self.limits.peers).max(FEW_RANGES)

@@ -24,7 +24,8 @@ pub(super) struct Recipe<'a> {
 }
 
 impl<'a> Recipe<'a> {
-    /// Of all policies that select a subject, by number, and all ports it declares. None if no policy governs the direction.
+    /// Of all policies that select a subject, by number, and all ports it declares. None if no policy governs the
+    /// direction.
     pub(super) fn new(
         direction: Direction,
         policies: &'a [u32],

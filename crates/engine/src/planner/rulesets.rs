@@ -24,7 +24,8 @@ pub(super) type Asked = (Vec<u32>, Vec<Wanted>, bool);
 pub(super) type Payer = Option<Sym>;
 
 /// Who pays for a ruleset of these policies. Whoever adds a policy of a namespace to cluster-wide ones pays for the
-/// whole, for it is another ruleset only on that account: else a namespace could use up the share of the cluster-wide policies.
+/// whole, for it is another ruleset only on that account: else a namespace could use up the share of the cluster-wide
+/// policies.
 pub(super) fn payer<'a>(policies: impl IntoIterator<Item = &'a Arc<Policy>>) -> Payer {
     policies.into_iter().find(|policy| policy.tier == Tier::NetworkPolicy).and_then(|policy| {
         match policy.subject.namespaces {
@@ -68,8 +69,8 @@ pub(super) struct Ruleset {
 }
 
 impl Ruleset {
-    /// Makes a ruleset of the policies of a recipe that govern its direction, without entries. `atoms` interns the atoms
-    /// of its rules; they are not yet counted as used.
+    /// Makes a ruleset of the policies of a recipe that govern its direction, without entries. `atoms` interns the
+    /// atoms of its rules; they are not yet counted as used.
     /// `model`: one of the same subject, and how its policies differ.
     pub(super) fn new(
         id: RulesetId,

@@ -20,8 +20,8 @@ pub(super) struct Want<Key, Payer> {
     pub(super) parts: Vec<(u64, usize)>,
 }
 
-/// Those that are not admitted, where there is room for so much: none if all fits, what several payers want counted once.
-/// Else everybody pays for all that is theirs. Depends on what is wanted alone, not on its order.
+/// Those that are not admitted, where there is room for so much: none if all fits, what several payers want counted
+/// once. Else everybody pays for all that is theirs. Depends on what is wanted alone, not on its order.
 pub(super) fn refused<Key, Payer>(room: usize, wants: &[Want<Key, Payer>]) -> BTreeSet<Key>
 where
     Key: Ord + Copy,

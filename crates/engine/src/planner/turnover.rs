@@ -1,9 +1,9 @@
 //! Turnover: rulesets that come, that go, and that take the place of one that goes.
 //!
-//! A policy that changes makes other rulesets of those it is in. Of what a ruleset decides, most is what its predecessor
-//! decided: only classes that some rule of a changed policy is about can be decided otherwise. So a ruleset is laid out
-//! after its predecessor and takes over its entries, and where nobody else has the predecessor, its number, too: then
-//! the atoms both ask for do not notice.
+//! A policy that changes makes other rulesets of those it is in. Of what a ruleset decides, most is what its
+//! predecessor decided: only classes that some rule of a changed policy is about can be decided otherwise. So a ruleset
+//! is laid out after its predecessor and takes over its entries, and where nobody else has the predecessor, its number,
+//! too: then the atoms both ask for do not notice.
 
 use std::sync::Arc;
 
@@ -42,8 +42,8 @@ impl Turnover {
 }
 
 impl Planner {
-    /// Makes a ruleset that was not there when this commit began, counted as used once more. `before`: what the subject,
-    /// or one like it, has until now.
+    /// Makes a ruleset that was not there when this commit began, counted as used once more. `before`: what the
+    /// subject, or one like it, has until now.
     pub(super) fn make(
         &mut self,
         identity: u32,

@@ -59,8 +59,8 @@ impl Planner {
         }
     }
 
-    /// Addresses that are closed while no pod has them, besides the ranges of the nodes in scope: they are known to be of
-    /// pods there. Takes effect with the next [`Planner::commit`].
+    /// Addresses that are closed while no pod has them, besides the ranges of the nodes in scope: they are known to be
+    /// of pods there. Takes effect with the next [`Planner::commit`].
     pub fn guard(&mut self, addresses: BTreeSet<IpAddr>) {
         self.dirty.gates |= addresses != self.guards;
         self.guards = addresses;

@@ -263,7 +263,8 @@ fn pod(template: &Value, namespace: &str, node: &str) -> Option<Value> {
     }
     Some(json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": name(node), "namespace": namespace, "labels": {"app.kubernetes.io/name": "ringfence-cleanup"}},
+        "metadata": {"name": name(node), "namespace": namespace,
+        "labels": {"app.kubernetes.io/name": "ringfence-cleanup"}},
         "spec": spec,
     }))
 }

@@ -46,9 +46,9 @@ fn known(mode: &str) -> Verdict {
 
 fn ipvs(hint: &str) -> Verdict {
     Verdict::Refused(format!(
-        "IPVS translates the addresses of Services after the hook, and back before it: what a pod sends to a Service, and what \
-         comes back, is judged by the Service's own address, so pods whose egress is isolated do not reach Services that their \
-         policies allow; hint: {hint}"
+        "IPVS translates the addresses of Services after the hook, and back before it: what a pod sends to a Service, \
+         and what comes back, is judged by the Service's own address, so pods whose egress is isolated do not reach \
+         Services that their policies allow; hint: {hint}"
     ))
 }
 

@@ -78,8 +78,8 @@ impl Report {
         // Writing to a string does not fail.
         let _ = writeln!(
             xml,
-            "<testsuite name=\"ringfence verify\" tests=\"{}\" failures=\"{failed}\" errors=\"0\" skipped=\"{skipped}\" \
-             time=\"{:.3}\">",
+            "<testsuite name=\"ringfence verify\" tests=\"{}\" failures=\"{failed}\" errors=\"0\" \
+             skipped=\"{skipped}\" time=\"{:.3}\">",
             self.cases.len(),
             took.as_secs_f64()
         );

@@ -223,7 +223,8 @@ mod tests {
                 "nodeName": "n",
                 "containers": [
                     {"ports": [{"name": "http", "containerPort": 80}, {"containerPort": 81}]},
-                    {"ports": [{"name": "http", "containerPort": 8080}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}]},
+                    {"ports": [{"name": "http", "containerPort": 8080}, {"name": "dns", "containerPort": 53,
+                    "protocol": "UDP"}]},
                 ],
                 "initContainers": [
                     {"ports": [{"name": "init", "containerPort": 1}]},
@@ -246,7 +247,8 @@ mod tests {
         assert_eq!((bare.key.to_string().as_str(), bare.phase, diagnostics.len()), ("default/p", PodPhase::Pending, 0));
         let (strange, diagnostics) = pod(&json!({
             "metadata": {"name": "p"},
-            "spec": {"hostNetwork": true, "containers": [{"ports": [{"name": "x", "containerPort": 1, "protocol": "tcp"}]}]},
+            "spec": {"hostNetwork": true, "containers": [{"ports": [{"name": "x", "containerPort": 1,
+            "protocol": "tcp"}]}]},
             "status": {"phase": "Odd", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.2"}, {"ip": "host"}]},
         }));
         assert_eq!(strange.addresses, ["10.0.0.2".parse::<IpAddr>().unwrap()]);

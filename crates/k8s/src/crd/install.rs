@@ -90,8 +90,8 @@ impl Identity {
         let loses = installed.channel == Channel::Experimental.name() && self.channel != installed.channel;
         if loses {
             return Some(
-                "the cluster has the experimental channel; with the standard one, peers by nodes and domainNames vanish \
-                 from its policies: rules that accept would match nothing, others would deny everything"
+                "the cluster has the experimental channel; with the standard one, peers by nodes and domainNames \
+                 vanish from its policies: rules that accept would match nothing, others would deny everything"
                     .to_owned(),
             );
         }
@@ -147,8 +147,8 @@ impl PartialOrd for Version<'_> {
 /// Applies a definition (of [`definition`](super::definition)) and waits until its objects are served.
 ///
 /// # Errors
-/// The cluster has one that this would take something from (unless `force`), the API server refuses, or the definition is
-/// not established in time.
+/// The cluster has one that this would take something from (unless `force`), the API server refuses, or the definition
+/// is not established in time.
 pub async fn install(client: &Client, definition: &Value, force: bool) -> Result<Outcome, InstallError> {
     let name = text(at(definition, &["metadata", "name"])).to_owned();
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());

@@ -108,7 +108,8 @@ mod tests {
         let schema = |channel| schema(Kind::ClusterNetworkPolicy, channel).unwrap();
         let policy = json!({
             "apiVersion": "x", "kind": "y", "metadata": {"name": "p", "labels": {"a": "b"}}, "other": 1,
-            "spec": {"tier": "Admin", "egress": [{"to": [{"nodes": {"matchLabels": {"a": "b"}}}], "protocols": null, "log": true}]},
+            "spec": {"tier": "Admin", "egress": [{"to": [{"nodes": {"matchLabels": {"a": "b"}}}], "protocols": null,
+            "log": true}]},
         });
         let mut pruned = policy.clone();
         prune(&mut pruned, schema(Channel::Experimental));
@@ -126,7 +127,8 @@ mod tests {
     #[test]
     fn protocols_of_the_older_kinds_are_filled_in() {
         let schema = schema(Kind::AdminNetworkPolicy, Channel::Standard).unwrap();
-        let mut policy = json!({"spec": {"ingress": [{"ports": [{"portNumber": {"port": 80}}, {"portRange": {"protocol": "UDP"}}]}]}});
+        let mut policy = json!({"spec": {"ingress": [{"ports": [{"portNumber": {"port": 80}},
+            {"portRange": {"protocol": "UDP"}}]}]}});
         defaults(&mut policy, schema);
         let ports = json!([{"portNumber": {"port": 80, "protocol": "TCP"}}, {"portRange": {"protocol": "UDP"}}]);
         assert_eq!(policy["spec"]["ingress"][0]["ports"], ports);

@@ -200,8 +200,8 @@ impl Builder {
     }
 }
 
-/// Takes over the entries of a map, or of a list of maps of which the first counts, in place of those there are: `kubectl`
-/// reads entries in their order, and the last one counts. False for anything else.
+/// Takes over the entries of a map, or of a list of maps of which the first counts, in place of those there are:
+/// `kubectl` reads entries in their order, and the last one counts. False for anything else.
 fn merge_into(entries: &mut Vec<Entry>, node: Node) -> bool {
     match node.content {
         Content::Map(others) => {

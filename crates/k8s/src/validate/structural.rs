@@ -238,9 +238,8 @@ mod tests {
         );
         check(
             &rule("", json!({"networks": ["10.0.0.0"]})),
-            &[
-                "spec.egress[0].to[0].networks[0]: Invalid value: \"10.0.0.0\": must be a range of addresses in CIDR notation",
-            ],
+            &["spec.egress[0].to[0].networks[0]: Invalid value: \"10.0.0.0\": must be a range of addresses in CIDR \
+                 notation"],
         );
         check(
             &json!({"egress": vec![json!({"action": "Deny", "to": [{"nodes": {}}]}); 26]}),
@@ -252,7 +251,8 @@ mod tests {
     fn rules_wait_for_a_sound_object() {
         let ports = json!([{"tcp": {"destinationPort": {"range": {"start": 2, "end": 1}}}}]);
         let rule = json!({"action": "Deny", "to": [{"namespaces": {}}], "protocols": ports});
-        let range = "spec.egress[0].protocols[0].tcp.destinationPort.range: Invalid value: \"object\": start must be less than end";
+        let range = "spec.egress[0].protocols[0].tcp.destinationPort.range: Invalid value: \"object\": start must be \
+            less than end";
         check(&json!({"egress": [rule]}), &[range]);
         check(
             &json!({"egress": [rule], "tier": "Root"}),

@@ -1,7 +1,7 @@
 //! Waits for a kind that the API server does not have: until its CustomResourceDefinition is established.
 //!
-//! The definition is watched, so that the kind is noticed at once and asking costs nothing meanwhile. Where it cannot be
-//! watched (no right to, or a server without definitions) the kind itself is asked for now and then.
+//! The definition is watched, so that the kind is noticed at once and asking costs nothing meanwhile. Where it cannot
+//! be watched (no right to, or a server without definitions) the kind itself is asked for now and then.
 
 use std::time::Duration;
 
@@ -54,8 +54,8 @@ impl Arrival {
     pub(super) async fn wait(&mut self) {
         // The definition may be established a little before its objects are served, or stay so without serving them.
         tokio::time::sleep(self.backoff.step(None)).await;
-        // As of version 0 a definition that is there already is told first. Together with bookmarks, servers whose storage
-        // cannot tell its progress refuse that.
+        // As of version 0 a definition that is there already is told first. Together with bookmarks, servers whose
+        // storage cannot tell its progress refuse that.
         let watched = self.definitions.watch("0", rand::random_range(WATCH.0..=WATCH.1), false).await;
         let pause = match watched {
             Ok(lines) => {

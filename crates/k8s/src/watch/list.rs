@@ -1,5 +1,5 @@
-//! A list as it comes in: its objects are taken one by one, so that a list as long as the cluster is large is never held
-//! as text or as JSON.
+//! A list as it comes in: its objects are taken one by one, so that a list as long as the cluster is large is never
+//! held as text or as JSON.
 
 use std::fmt;
 use std::io::{self, BufReader, Read};

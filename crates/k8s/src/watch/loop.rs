@@ -21,7 +21,8 @@ use super::line::Line;
 use super::refusal::Refusal;
 use super::{Floor, News, Progress, Subject};
 
-/// After how many seconds the server shall end a watch: by chance, so that those that began together do not end together.
+/// After how many seconds the server shall end a watch: by chance, so that those that began together do not end
+/// together.
 const WATCH: (u32, u32) = (300, 600);
 /// The same for a watch after an interruption: its end tells soon whether the server still knows the version.
 const FIRST_WATCH: (u32, u32) = (60, 120);
@@ -156,13 +157,14 @@ impl<T: Send + 'static> Loop<T> {
         }
     }
 
-    /// A list was refused: does the server's storage know less than it did? A server may lag behind for a while; one that
-    /// says so again and again, or knows nothing of the version at all, is asked for what is the newest now. That is what
-    /// its storage holds, and so it is right also if that was set back.
+    /// A list was refused: does the server's storage know less than it did? A server may lag behind for a while; one
+    /// that says so again and again, or knows nothing of the version at all, is asked for what is the newest now. That
+    /// is what its storage holds, and so it is right also if that was set back.
     fn doubt(&mut self, refusal: &Refusal) {
         self.ahead = if refusal.is_ahead() { self.ahead + 1 } else { 0 };
         if self.floor != Floor::Newest && (refusal.is_lost() || self.ahead >= PATIENCE) {
-            tracing::warn!(kind = self.name, %refusal, "the API server's storage was set back: listing what it holds now");
+            tracing::warn!(kind = self.name, %refusal, "the API server's storage was set back: listing what it holds \
+                now");
             self.floor = Floor::Newest;
         }
     }
@@ -225,8 +227,9 @@ impl<T: Send + 'static> Loop<T> {
         State::Listed { version }
     }
 
-    /// A watch was silent from its beginning to its end. A server says now and then how far it has come, but not while it
-    /// is behind the version it was asked for: so may one be whose storage was set back, and then it never says anything.
+    /// A watch was silent from its beginning to its end. A server says now and then how far it has come, but not while
+    /// it is behind the version it was asked for: so may one be whose storage was set back, and then it never says
+    /// anything.
     async fn ask_again(&mut self, version: String) -> State {
         match self.asker.knows(&version).await {
             Ok(()) => {

@@ -57,7 +57,8 @@ fn peer() -> BoxedStrategy<Value> {
     prop_oneof![
         3 => selector().prop_map(|selector| json!({"podSelector": selector})),
         3 => selector().prop_map(|selector| json!({"namespaceSelector": selector})),
-        2 => (selector(), selector()).prop_map(|(pods, namespaces)| json!({"podSelector": pods, "namespaceSelector": namespaces})),
+        2 => (selector(), selector()).prop_map(|(pods, namespaces)| json!({"podSelector": pods,
+            "namespaceSelector": namespaces})),
         4 => block().prop_map(|block| json!({"ipBlock": block})),
         1 => (selector(), block()).prop_map(|(pods, block)| json!({"podSelector": pods, "ipBlock": block})),
         1 => choice(&["{}", "null"]),

@@ -122,7 +122,8 @@ pub(crate) fn resources(group: &str, version: &str) -> Result<Response, ApiError
     }
     let mut resources: Vec<Value> = kinds_of(group, version).flat_map(plain_resource).collect();
     resources.extend(reviews_of(group).map(|(plural, kind)| {
-        json!({ "name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind, "verbs": ["create"] })
+        json!({ "name": plural, "singularName": kind.to_lowercase(), "namespaced": false, "kind": kind,
+            "verbs": ["create"] })
     }));
     let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
     let list = json!({
@@ -170,7 +171,8 @@ fn discovery_list<'a>(groups: impl Iterator<Item = &'a str>) -> Response {
             json!({ "metadata": metadata, "versions": versions })
         })
         .collect();
-    let list = json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items });
+    let list = json!({ "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
+        "items": items });
     ([(CONTENT_TYPE, AGGREGATED)], list.to_string()).into_response()
 }
 

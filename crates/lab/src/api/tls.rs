@@ -128,9 +128,9 @@ impl Pki {
         let data = |pem: &str| STANDARD.encode(pem);
         format!(
             "apiVersion: v1\nkind: Config\nclusters:\n- name: ringfence-lab\n  cluster:\n    server: {server}\n    \
-             certificate-authority-data: {}\nusers:\n- name: ringfence-admin\n  user:\n    client-certificate-data: {}\n    \
-             client-key-data: {}\ncontexts:\n- name: ringfence-lab\n  context:\n    cluster: ringfence-lab\n    \
-             user: ringfence-admin\ncurrent-context: ringfence-lab\n",
+             certificate-authority-data: {}\nusers:\n- name: ringfence-admin\n  user:\n    client-certificate-data: \
+             {}\n    client-key-data: {}\ncontexts:\n- name: ringfence-lab\n  context:\n    cluster: \
+             ringfence-lab\n    user: ringfence-admin\ncurrent-context: ringfence-lab\n",
             data(&self.authority),
             data(&self.client),
             data(&self.client_key),

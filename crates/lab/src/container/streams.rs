@@ -20,8 +20,8 @@ pub(super) struct Ends {
     pub(super) stdout: OwnedFd,
     /// For its error output.
     pub(super) stderr: OwnedFd,
-    /// For its input, if that is a pipe. It is open before anybody can attach: what a client says and ends at once waits
-    /// there.
+    /// For its input, if that is a pipe. It is open before anybody can attach: what a client says and ends at once
+    /// waits there.
     pub(super) stdin: Option<OwnedFd>,
     /// What copies the output.
     pub(super) pumps: Prepared,

@@ -21,7 +21,8 @@ pub(super) fn run(registry: &Registry, endpoint: Option<SocketAddr>) {
         "metadata": { "name": "kubernetes", "labels": { "component": "apiserver", "provider": "kubernetes" } },
         "spec": {
             "clusterIP": address.to_string(),
-            "ports": [{ "name": "https", "port": 443, "targetPort": endpoint.map_or(6443, |endpoint| endpoint.port()) }],
+            "ports": [{ "name": "https", "port": 443, "targetPort": endpoint.map_or(6443,
+            |endpoint| endpoint.port()) }],
         },
     });
     ensure(registry, "services", "default", service);

@@ -169,9 +169,11 @@ fn endpoint(service: &Value, pod: &Value, address: &str) -> Value {
     let metadata = &pod["metadata"];
     let mut endpoint = json!({
         "addresses": [address],
-        "conditions": { "ready": serving && (!terminating || unready_too), "serving": serving, "terminating": terminating },
+        "conditions": { "ready": serving && (!terminating || unready_too), "serving": serving,
+        "terminating": terminating },
         "nodeName": pod["spec"]["nodeName"],
-        "targetRef": { "kind": "Pod", "namespace": metadata["namespace"], "name": metadata["name"], "uid": metadata["uid"] },
+        "targetRef": { "kind": "Pod", "namespace": metadata["namespace"], "name": metadata["name"],
+        "uid": metadata["uid"] },
     });
     let hostname = pod.text("/spec/hostname");
     if !hostname.is_empty() && pod["spec"]["subdomain"] == service["metadata"]["name"] {

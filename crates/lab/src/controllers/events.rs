@@ -47,7 +47,8 @@ impl Cluster {
             "metadata": { "name": name },
             "involvedObject": {
                 "apiVersion": object["apiVersion"], "kind": object["kind"], "name": metadata["name"],
-                "namespace": metadata["namespace"], "uid": metadata["uid"], "resourceVersion": metadata["resourceVersion"],
+                "namespace": metadata["namespace"], "uid": metadata["uid"],
+                "resourceVersion": metadata["resourceVersion"],
             },
             "type": kind, "reason": reason, "message": message, "count": 1,
             "firstTimestamp": now, "lastTimestamp": now,

@@ -260,7 +260,8 @@ mod tests {
             "columnDefinitions": [
                 {"name": "Name", "priority": 0}, {"name": "Restarts", "priority": 0}, {"name": "IP", "priority": 1},
             ],
-            "rows": [{"cells": ["a-long-name", 0, "10.0.0.1"], "object": {"metadata": {"labels": {"a": "b", "c": "d"}}}}],
+            "rows": [{"cells": ["a-long-name", 0, "10.0.0.1"], "object": {"metadata": {"labels": {"a": "b",
+            "c": "d"}}}}],
         });
         assert_eq!(render(&table, false, false), "NAME          RESTARTS\na-long-name   0\n");
         let wide = "NAME          RESTARTS   IP         LABELS\na-long-name   0          10.0.0.1   a=b,c=d\n";

@@ -184,7 +184,8 @@ mod tests {
     #[test]
     fn wide_rows_show_where_a_pod_is() {
         let wide = Expect::PodsRunning { wide: true, least: 1 };
-        let pods = "NAME   READY   STATUS    IP         NODE     NOMINATED NODE\nx      1/1     Running   10.0.0.1   node-1   <none>\n";
+        let pods = "NAME   READY   STATUS    IP         NODE     NOMINATED NODE\nx      1/1     Running   10.0.0.1   \
+            node-1   <none>\n";
         check(wide, 0, pods, "", true);
         check(wide, 0, &pods.replace("10.0.0.1", "<none>  "), "", false);
     }

@@ -50,7 +50,8 @@ async fn answer(connection: TcpStream) -> io::Result<()> {
     };
     let shown = if method == "HEAD" { "" } else { body };
     let answer = format!(
-        "HTTP/1.1 {status}\r\nServer: nginx\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{shown}",
+        "HTTP/1.1 {status}\r\nServer: nginx\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: \
+         close\r\n\r\n{shown}",
         body.len()
     );
     write.write_all(answer.as_bytes()).await?;

@@ -40,7 +40,8 @@ pub fn up(place: &Place, options: &Options, out: &mut dyn Write, progress: &mut 
     {
         if state.options != *options {
             bail!(
-                "a lab with other options is up already in {}\nhint: `ringfence lab down` first, or set {DIRECTORY_VARIABLE}",
+                "a lab with other options is up already in {}\nhint: `ringfence lab down` first, or set \
+                 {DIRECTORY_VARIABLE}",
                 place.root().display()
             );
         }

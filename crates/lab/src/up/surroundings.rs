@@ -19,7 +19,8 @@ const ADMINISTRATORS: [&str; 2] = ["/usr/sbin", "/sbin"];
 pub(super) fn check_root() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!(
-            "a lab needs root: it makes network namespaces and loads programs into the kernel\nhint: sudo ringfence lab up"
+            "a lab needs root: it makes network namespaces and loads programs into the kernel\nhint: sudo ringfence \
+             lab up"
         );
     }
     Ok(())
@@ -60,7 +61,8 @@ impl Found {
         if options.agents && version(&self.kernel).is_some_and(|found| found < KERNEL) {
             problems.push(format!(
                 "the kernel is too old: {}; network policy needs {}.{} or newer (BPF in netfilter)\n\
-                 hint: install a newer kernel (Debian: from backports; Ubuntu: linux-generic-hwe), or run a virtual machine",
+                 hint: install a newer kernel (Debian: from backports; Ubuntu: linux-generic-hwe), or run a virtual \
+                 machine",
                 self.kernel, KERNEL.0, KERNEL.1
             ));
         }

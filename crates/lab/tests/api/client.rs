@@ -26,7 +26,8 @@ fn deployment(name: &str, image: &str) -> Deployment {
             "selector": { "matchLabels": { "app": name } },
             "template": {
                 "metadata": { "labels": { "app": name } },
-                "spec": { "containers": [{ "name": "main", "image": image, "ports": [{ "containerPort": 80 }] }] } } } }))
+                "spec": { "containers": [{ "name": "main", "image": image,
+                "ports": [{ "containerPort": 80 }] }] } } } }))
 }
 
 pub(crate) fn refusal<T: std::fmt::Debug>(result: kube::Result<T>) -> Status {
@@ -152,7 +153,8 @@ async fn defaults_are_those_of_kubernetes() {
     assert_eq!(pod["containers"][0]["imagePullPolicy"], "Always");
     assert_eq!(pod["containers"][0]["ports"][0]["protocol"], "TCP");
     let policies: Api<NetworkPolicy> = Api::namespaced(client, "default");
-    let policy = json!({ "metadata": { "name": "p" }, "spec": { "podSelector": {}, "egress": [{ "ports": [{ "port": 53 }] }] } });
+    let policy = json!({ "metadata": { "name": "p" }, "spec": { "podSelector": {},
+        "egress": [{ "ports": [{ "port": 53 }] }] } });
     let made = policies.create(&PostParams::default(), &object(policy)).await.unwrap().spec.unwrap();
     assert_eq!(made.policy_types.unwrap(), ["Ingress", "Egress"]);
     assert_eq!(made.egress.unwrap()[0].ports.as_ref().unwrap()[0].protocol.as_deref(), Some("TCP"));
@@ -199,7 +201,8 @@ async fn four_kinds_of_patches_change_an_object() {
     assert_eq!(changed.data.unwrap()["two"], "II");
     let pods: Api<Pod> = Api::namespaced(client, "default");
     let pod = object(
-        json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "a", "image": "x" }, { "name": "b", "image": "y" }] } }),
+        json!({ "metadata": { "name": "p" }, "spec": { "containers": [{ "name": "a", "image": "x" }, { "name": "b",
+            "image": "y" }] } }),
     );
     pods.create(&PostParams::default(), &pod).await.unwrap();
     let patch = Patch::Strategic(json!({ "spec": { "containers": [{ "name": "b", "image": "z" }] } }));

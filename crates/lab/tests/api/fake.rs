@@ -99,8 +99,10 @@ pub(crate) async fn add_node(client: &Client, name: &str) {
             "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready" }],
             "addresses": [{ "type": "InternalIP", "address": "10.89.0.11" }],
             "nodeInfo": {
-                "kubeletVersion": "v1.33.0", "osImage": "Debian", "kernelVersion": "6.12", "containerRuntimeVersion": "fake://1",
-                "architecture": "amd64", "bootID": "", "kubeProxyVersion": "", "machineID": "", "operatingSystem": "linux", "systemUUID": "" },
+                "kubeletVersion": "v1.33.0", "osImage": "Debian", "kernelVersion": "6.12",
+                "containerRuntimeVersion": "fake://1",
+                "architecture": "amd64", "bootID": "", "kubeProxyVersion": "", "machineID": "",
+                "operatingSystem": "linux", "systemUUID": "" },
         } }))
     .expect("a node");
     Api::all(client.clone()).create(&PostParams::default(), &node).await.expect("the node is made");
@@ -132,7 +134,8 @@ fn status(pod: &Pod, number: usize) -> Value {
     let statuses: Vec<_> = containers
         .map(|container| {
             json!({
-                "name": container.name, "image": container.image, "imageID": "", "ready": true, "started": true, "restartCount": 0,
+                "name": container.name, "image": container.image, "imageID": "", "ready": true, "started": true,
+                "restartCount": 0,
                 "state": { "running": { "startedAt": "2026-01-01T00:00:00Z" } } })
         })
         .collect();

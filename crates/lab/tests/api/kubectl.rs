@@ -131,7 +131,8 @@ async fn policies_are_applied_changed_and_refused() {
     let kubectl = Kubectl::start().await;
     let policy = |spec: &str| {
         format!(
-            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\nspec:\n  podSelector: {{matchLabels: {{app: web}}}}\n{spec}"
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata:\n  name: p\nspec:\n  podSelector: \
+             {{matchLabels: {{app: web}}}}\n{spec}"
         )
     };
     let file = kubectl.file("p.yaml", &policy("  policyTypes: [Ingress, Egress]\n"));

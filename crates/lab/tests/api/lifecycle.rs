@@ -36,7 +36,8 @@ async fn deploy(client: &Client, replicas: i32) {
             "selector": { "matchLabels": { "app": "web" } },
             "template": {
                 "metadata": { "labels": { "app": "web" } },
-                "spec": { "containers": [{ "name": "main", "image": "nginx:1", "ports": [{ "name": "http", "containerPort": 80 }] }] } } } }));
+                "spec": { "containers": [{ "name": "main", "image": "nginx:1", "ports": [{ "name": "http",
+                "containerPort": 80 }] }] } } } }));
     api(client).create(&PostParams::default(), &deployment).await.unwrap();
 }
 
@@ -140,7 +141,8 @@ async fn endpoints_follow_pods_in_both_families() {
     deploy(&client, 2).await;
     let service: Service = object(json!({
         "metadata": { "name": "web" },
-        "spec": { "selector": { "app": "web" }, "ipFamilyPolicy": "RequireDualStack", "ports": [{ "port": 8080, "targetPort": "http" }] } }));
+        "spec": { "selector": { "app": "web" }, "ipFamilyPolicy": "RequireDualStack", "ports": [{ "port": 8080,
+        "targetPort": "http" }] } }));
     api(&client).create(&PostParams::default(), &service).await.unwrap();
     let slices: Api<EndpointSlice> = api(&client);
     let endpoints = |family: &'static str| {
@@ -177,7 +179,8 @@ async fn pods_wait_for_a_node_that_suits_them() {
     let client = server.client();
     let pods: Api<Pod> = api(&client);
     let pod: Pod = object(json!({
-        "metadata": { "name": "p" }, "spec": { "nodeSelector": { "kubernetes.io/hostname": "b" }, "containers": [{ "name": "c", "image": "i" }] } }));
+        "metadata": { "name": "p" }, "spec": { "nodeSelector": { "kubernetes.io/hostname": "b" },
+        "containers": [{ "name": "c", "image": "i" }] } }));
     pods.create(&PostParams::default(), &pod).await.unwrap();
     fake::add_node(&client, "a").await;
     let condition = || async {
@@ -203,7 +206,8 @@ async fn pods_are_deleted_in_their_time_and_finalizers_are_waited_for() {
     let client = server.client();
     let pods: Api<Pod> = api(&client);
     let pod: Pod = object(json!({
-        "metadata": { "name": "p" }, "spec": { "nodeName": "n", "terminationGracePeriodSeconds": 7, "containers": [{ "name": "c", "image": "i" }] } }));
+        "metadata": { "name": "p" }, "spec": { "nodeName": "n", "terminationGracePeriodSeconds": 7,
+        "containers": [{ "name": "c", "image": "i" }] } }));
     pods.create(&PostParams::default(), &pod).await.unwrap();
     pods.delete("p", &DeleteParams::default()).await.unwrap();
     let ending = pods.get("p").await.unwrap().metadata;
@@ -256,7 +260,8 @@ async fn the_pods_of_a_namespace_go_before_everything_else_in_it() {
         (Api::namespaced(client.clone(), "team"), Api::namespaced(client.clone(), "team"));
     configs.create(&PostParams::default(), &config_map("kept", &json!({}))).await.unwrap();
     let pod: Pod = object(json!({
-        "metadata": { "name": "p" }, "spec": { "nodeName": "n", "terminationGracePeriodSeconds": 60, "containers": [{ "name": "c", "image": "i" }] } }));
+        "metadata": { "name": "p" }, "spec": { "nodeName": "n", "terminationGracePeriodSeconds": 60,
+        "containers": [{ "name": "c", "image": "i" }] } }));
     pods.create(&PostParams::default(), &pod).await.unwrap();
     namespaces.delete("team", &DeleteParams::default()).await.unwrap();
     until("the pod is being deleted", || async { pods.get("p").await.unwrap().metadata.deletion_timestamp.is_some() })
@@ -287,7 +292,8 @@ async fn events_are_the_same_in_both_groups() {
     let (server, _) = fake::start(None, false).await;
     let client = server.client();
     let modern: k8s_openapi::api::events::v1::Event = object(json!({
-        "metadata": { "name": "e" }, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Try", "reason": "Tried", "type": "Normal",
+        "metadata": { "name": "e" }, "eventTime": "2026-01-01T00:00:00.000000Z", "action": "Try", "reason": "Tried",
+        "type": "Normal",
         "note": "it was tried", "reportingController": "tests", "reportingInstance": "here",
         "regarding": { "kind": "Pod", "name": "p", "namespace": NAMESPACE } }));
     api(&client).create(&PostParams::default(), &modern).await.unwrap();

@@ -173,8 +173,10 @@ async fn conditions_are_written_apart_and_validated() {
     assert_eq!(made.get("status"), None);
     let status = format!("{policies}/p/status");
     let condition = |kind: &str, value: &str| {
-        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "status": {"conditions": [{
-            "type": kind, "status": value, "reason": "Fine", "message": "", "lastTransitionTime": "2026-01-31T12:00:00Z"}]}})
+        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+            "status": {"conditions": [{
+            "type": kind, "status": value, "reason": "Fine", "message": "",
+            "lastTransitionTime": "2026-01-31T12:00:00Z"}]}})
     };
     let apply = |manager: &str| format!("{status}?fieldManager={manager}&force=true");
     for (manager, kind) in [("one", "example.com/One"), ("two", "Two")] {

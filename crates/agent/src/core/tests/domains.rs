@@ -17,8 +17,8 @@ fn addresses(texts: &[&str]) -> Addresses {
     Addresses { cluster: texts.iter().map(|text| text.parse().unwrap()).collect(), outside: Vec::new() }
 }
 
-/// Inside: a pod of another node, that node, an address of this node's range nobody has, a Service's, one of the range of
-/// Services, and those of machines and links.
+/// Inside: a pod of another node, that node, an address of this node's range nobody has, a Service's, one of the range
+/// of Services, and those of machines and links.
 const INSIDE: [&str; 9] = [
     "10.244.9.2",
     "10.90.0.12",

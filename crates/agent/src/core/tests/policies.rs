@@ -50,7 +50,8 @@ fn what_is_the_matter_with_policies_is_told_when_it_changes() {
 #[test]
 fn a_block_of_service_addresses_is_told_and_flows_get_the_services_name() {
     let mut fixture = Fixture::in_sync();
-    let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": [{"ipBlock": {"cidr": "10.96.0.7/32"}}]}]});
+    let spec = json!({"podSelector": {}, "policyTypes": ["Egress"],
+        "egress": [{"to": [{"ipBlock": {"cidr": "10.96.0.7/32"}}]}]});
     fixture.step([policy(Kind::NetworkPolicy, "p", &spec)]);
     assert_eq!(fixture.status().diagnostics, []);
     let address = "10.96.0.7".parse().unwrap();

@@ -87,7 +87,8 @@ impl Fixture {
         ]
     }
 
-    /// Has the thread take in messages that are all ready at once; then what was done at links, if somebody works there.
+    /// Has the thread take in messages that are all ready at once; then what was done at links, if somebody works
+    /// there.
     pub(super) fn step(&mut self, messages: impl IntoIterator<Item = Message>) {
         for message in messages {
             self.handle.tell(message).unwrap();

@@ -97,7 +97,8 @@ impl Place {
         // Everything but the node itself is an address of the world.
         world.sh("ip addr add 192.168.50.2/24 dev eth0; ip addr add 192.168.50.3/24 dev eth0");
         world.sh("ip route add local 192.168.50.64/26 dev lo; ip route add local 192.168.50.128/25 dev lo");
-        world.sh("for n in $(seq 64 255); do ip neigh add proxy 192.168.50.$n dev eth0; done; echo 1 > /proc/sys/net/ipv4/conf/eth0/proxy_arp");
+        world.sh("for n in $(seq 64 255); do ip neigh add proxy 192.168.50.$n dev eth0; done; echo 1 > \
+            /proc/sys/net/ipv4/conf/eth0/proxy_arp");
         world.sh("ip route add default via 192.168.50.1");
         for server in [BELIEVED, ROGUE] {
             serve_names(&world, server.parse().unwrap());
@@ -355,7 +356,8 @@ fn policy() -> Value {
             "tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
             "egress": [
                 {"action": "Accept", "to": [{"networks": ["192.168.50.2/31"]}],
-                 "protocols": [{"udp": {"destinationPort": {"number": 53}}}, {"tcp": {"destinationPort": {"number": 53}}}]},
+                 "protocols": [{"udp": {"destinationPort": {"number": 53}}},
+                 {"tcp": {"destinationPort": {"number": 53}}}]},
                 {"action": "Accept", "to": [{"domainNames": ["*.example.com", "Many.Example.ORG."]}]},
                 {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]},
             ],

@@ -195,8 +195,8 @@ impl Datagrams {
         self.0.send(&vec![7; bytes]).is_ok() && self.0.recv(&mut [0; 64]).is_ok()
     }
 
-    /// Whether one is answered. Datagrams get lost where a processor's queue is full, which tests at the same time may bring
-    /// about: one that is not answered in a while is sent again.
+    /// Whether one is answered. Datagrams get lost where a processor's queue is full, which tests at the same time may
+    /// bring about: one that is not answered in a while is sent again.
     pub(crate) fn live(&self, bytes: usize) -> bool {
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {

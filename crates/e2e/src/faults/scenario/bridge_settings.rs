@@ -1,4 +1,5 @@
-//! Somebody has the kernel show bridged packets to nobody, and later to netfilter again: nodes say that they are not ready.
+//! Somebody has the kernel show bridged packets to nobody, and later to netfilter again: nodes say that they are not
+//! ready.
 
 use std::time::Duration;
 

@@ -35,7 +35,8 @@ async fn run(stage: &mut Stage, step: Duration) -> anyhow::Result<String> {
     stage.agents_ready().await?;
     let (step, slowest) = (step.as_secs(), slowest.as_millis());
     Ok(format!(
-        "{step} s ahead, back, {step} s behind, back; a change of policy after each step was in force after {slowest} ms at most"
+        "{step} s ahead, back, {step} s behind, back; a change of policy after each step was in force after {slowest} \
+         ms at most"
     ))
 }
 

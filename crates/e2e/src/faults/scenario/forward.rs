@@ -10,7 +10,8 @@ use super::{Scenario, where_primary};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "forward-drop",
-    about: "iptables of each node is told to forward nothing (`-P FORWARD DROP`), and all its rules are taken away meanwhile",
+    about: "iptables of each node is told to forward nothing (`-P FORWARD DROP`), and all its rules are taken away \
+        meanwhile",
     obstacle: where_primary,
     run: |stage, _| Box::pin(run(stage)),
 };

@@ -52,7 +52,8 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let slowest_told = slowest.as_millis();
     ensure!(slowest <= MENDED, "guards were missing for {slowest_told} ms");
     Ok(format!(
-        "{ROUNDS} times on each node at up to {most} links; back, and said in the status, after {slowest_told} ms at most"
+        "{ROUNDS} times on each node at up to {most} links; back, and said in the status, after {slowest_told} ms at \
+         most"
     ))
 }
 

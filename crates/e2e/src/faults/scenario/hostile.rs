@@ -10,7 +10,8 @@ use super::{Scenario, everywhere};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "hostile-namespace",
-    about: "A namespace writes policies that do not fit into the kernel's maps, while others' policies change and pods start",
+    about: "A namespace writes policies that do not fit into the kernel's maps, while others' policies change and pods \
+        start",
     obstacle: everywhere,
     run: |stage, _| Box::pin(run(stage)),
 };
@@ -62,8 +63,8 @@ async fn hostile(stage: &mut Stage) -> anyhow::Result<String> {
     }
     let start = started.elapsed() / u32::try_from(stage.nodes.len()).unwrap_or(1);
     Ok(format!(
-        "{POLICIES} policies of {} ports each on a pod of each node; others' changes were in force after {} ms at most while \
-         they came and {} ms at most once they did not fit, and a new pod in `{SPACE}` was ready after {:.1} s",
+        "{POLICIES} policies of {} ports each on a pod of each node; others' changes were in force after {} ms at most \
+         while they came and {} ms at most once they did not fit, and a new pod in `{SPACE}` was ready after {:.1} s",
         2 * PORTS,
         slowest.as_millis(),
         full.as_millis(),

@@ -45,7 +45,8 @@ async fn run(stage: &mut Stage, kills: usize) -> anyhow::Result<String> {
     stage.agents_ready().await?;
     stage.reach(Instant::now(), PATIENCE, |_| true).await?;
     Ok(format!(
-        "{kills} kills, {changes} of them within {MIDDLE} ms after a change of policy; {waited} times the agent was awaited before the next"
+        "{kills} kills, {changes} of them within {MIDDLE} ms after a change of policy; {waited} times the agent was \
+         awaited before the next"
     ))
 }
 

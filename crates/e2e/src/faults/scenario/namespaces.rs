@@ -49,8 +49,8 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
         stage.reach(Instant::now(), PATIENCE, |_| true).await?;
     }
     Ok(format!(
-        "on every node; a pod from before went (closed after {} ms at most), another came and went, the agent was killed and \
-         policy changed",
+        "on every node; a pod from before went (closed after {} ms at most), another came and went, the agent was \
+         killed and policy changed",
         slowest.as_millis()
     ))
 }

@@ -33,7 +33,8 @@ async fn run(stage: &mut Stage, outage: Duration) -> anyhow::Result<String> {
     let took = stage.reach(changed, PATIENCE, |_| true).await?;
     stage.agents_ready().await?;
     Ok(format!(
-        "both killed, {} s without; policy changed as soon as the API answered again ({:.1} s after their start) was in force everywhere {:.1} s later",
+        "both killed, {} s without; policy changed as soon as the API answered again ({:.1} s after their start) was \
+         in force everywhere {:.1} s later",
         outage.as_secs(),
         back.as_secs_f64(),
         took.as_secs_f64()

@@ -40,7 +40,8 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     }
     stage.agents_ready().await?;
     Ok(format!(
-        "{times} times for {} s; a policy changed meanwhile was in force on the other node after {} ms at most, the old one stood on the node cut off, the new one was in force there {:.1} s at most after the end",
+        "{times} times for {} s; a policy changed meanwhile was in force on the other node after {} ms at most, the \
+         old one stood on the node cut off, the new one was in force there {:.1} s at most after the end",
         LENGTH.as_secs(),
         elsewhere.as_millis(),
         here.as_secs_f64()

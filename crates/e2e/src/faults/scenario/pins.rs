@@ -47,7 +47,8 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     }
     ensure!(slowest <= MENDED, "pins were missing for {slowest:?}");
     Ok(format!(
-        "pins of links, of maps and of both removed on every node, and put back after {} ms at most; a change of policy after each, and each agent killed once afterwards",
+        "pins of links, of maps and of both removed on every node, and put back after {} ms at most; a change of \
+         policy after each, and each agent killed once afterwards",
         slowest.as_millis()
     ))
 }

@@ -37,12 +37,14 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
         slowest = slowest.max(rewrite(stage, &machine, number).await?);
     }
     Ok(format!(
-        "{WRITES} times by each of two writers on every node, in place and by renaming; the plugin was back {} ms at most after the last, in what was written last",
+        "{WRITES} times by each of two writers on every node, in place and by renaming; the plugin was back {} ms at \
+         most after the last, in what was written last",
         slowest.as_millis()
     ))
 }
 
-/// Has others rewrite a node's configuration, and sees the plugin come back into what they wrote last. How long that took.
+/// Has others rewrite a node's configuration, and sees the plugin come back into what they wrote last. How long that
+/// took.
 pub(super) async fn rewrite(stage: &mut Stage, machine: &Machine, number: usize) -> anyhow::Result<Duration> {
     let (file, text) = machine.inside(number, chained)??;
     machine.inside(number, || write_at_once(&file, &text))??;

@@ -38,10 +38,10 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
         stillborn += resets;
     }
     Ok(format!(
-        "each node once; {swept} first packets from the other node to every address of the rebooted node's pods, and a pod \
-         there that calls whom it must not as its first act; all pairs right again {:.0} s at most after the start. \
-         {stillborn} addresses answered with a reset before the node's agent ran, of networks whose set-up was then \
-         refused: no process ever was in them",
+        "each node once; {swept} first packets from the other node to every address of the rebooted node's pods, and a \
+         pod there that calls whom it must not as its first act; all pairs right again {:.0} s at most after the \
+         start. {stillborn} addresses answered with a reset before the node's agent ran, of networks whose set-up was \
+         then refused: no process ever was in them",
         slowest.as_secs_f64()
     ))
 }
@@ -88,7 +88,8 @@ async fn one(stage: &mut Stage, number: usize) -> anyhow::Result<(Duration, u64,
 async fn chatter(stage: &Stage, number: usize, other: usize) -> anyhow::Result<serde_json::Value> {
     let server: IpAddr = pod::address(&stage.cluster.ready(SPACE, &format!("server-{other}")).await?)?;
     let act = format!(
-        "exec 4<> <(:); while :; do echo x >/dev/udp/{server}/{ECHO}; echo x >/dev/udp/{server}/{KNOCK}; read -t 0.01 -u 4; done"
+        "exec 4<> <(:); while :; do echo x >/dev/udp/{server}/{ECHO}; echo x >/dev/udp/{server}/{KNOCK}; read -t 0.01 \
+         -u 4; done"
     );
     let mut pod = idle("chatter", number, &stage.nodes[number - 1]);
     let container = &mut pod["spec"]["containers"][0];

@@ -1,4 +1,5 @@
-//! A node of many pods loses everything but its disk, where Ringfence is the network plugin: which address is whose begins anew.
+//! A node of many pods loses everything but its disk, where Ringfence is the network plugin: which address is whose
+//! begins anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -79,13 +80,13 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     }
     ensure!(exchanged > 0, "no pod has an address that another one had: nothing was tried");
     Ok(format!(
-        "{PODS} pods more on it; {moved} of them have other addresses than before, {exchanged} of these one that another pod \
-         had; each is open to whom its policy names and closed to others, {took} s after the start at most"
+        "{PODS} pods more on it; {moved} of them have other addresses than before, {exchanged} of these one that \
+         another pod had; each is open to whom its policy names and closed to others, {took} s after the start at most"
     ))
 }
 
-/// Sends a first packet to each from every node's stranger and visitor: one kind may call those of even numbers, the other
-/// the rest. Waits until all that may be is answered; what is that may not be has leaked.
+/// Sends a first packet to each from every node's stranger and visitor: one kind may call those of even numbers, the
+/// other the rest. Waits until all that may be is answered; what is that may not be has leaked.
 async fn judge(stage: &Stage, addresses: &BTreeMap<String, IpAddr>) -> anyhow::Result<()> {
     for from in [NODE, OTHER] {
         for (parity, app) in CALLERS.into_iter().enumerate() {

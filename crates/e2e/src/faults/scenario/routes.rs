@@ -1,5 +1,5 @@
-//! A program that manages the network of a node takes away all routes and rules that are not its own, and later makes its own
-//! again, as `systemd-networkd` does when it is restarted.
+//! A program that manages the network of a node takes away all routes and rules that are not its own, and later makes
+//! its own again, as `systemd-networkd` does when it is restarted.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use super::{Scenario, on_this_machine};
 
 pub(super) const SCENARIO: Scenario = Scenario {
     name: "routes-changed",
-    about: "All routes of each node but the kernel's own are taken away, and those that are not the agent's are made again",
+    about: "All routes of each node but the kernel's own are taken away, and those that are not the agent's are made \
+        again",
     obstacle: on_this_machine,
     run: |stage, _| Box::pin(run(stage)),
 };
@@ -50,8 +51,8 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let [own, slowest_told] = [own, slowest].map(|took| took.as_millis());
     ensure!(slowest <= MENDED, "what is allowed was answered {slowest_told} ms after the routes were back only");
     Ok(format!(
-        "{taken} routes in all, with a change of policy meanwhile; the agents' own were back after {own} ms, and what is \
-         allowed was answered {slowest_told} ms at most after all were"
+        "{taken} routes in all, with a change of policy meanwhile; the agents' own were back after {own} ms, and what \
+         is allowed was answered {slowest_told} ms at most after all were"
     ))
 }
 

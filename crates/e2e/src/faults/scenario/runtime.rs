@@ -35,6 +35,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     stage.reach(Instant::now(), PATIENCE, |_| true).await?;
     let slowest = slowest.as_millis();
     Ok(format!(
-        "containerd and kubelet of every node ended by SIGTERM and by SIGKILL and started; a change of policy after each was in force after {slowest} ms at most"
+        "containerd and kubelet of every node ended by SIGTERM and by SIGKILL and started; a change of policy after \
+         each was in force after {slowest} ms at most"
     ))
 }

@@ -51,17 +51,17 @@ const CONTROL: usize = 10;
 fn try_out(server: IpAddr) -> String {
     format!(
         "for i in 1 2 3 4 5; do echo x >/dev/udp/{server}/{ECHO}; done 2>/dev/null; \
-         timeout 0.5 bash -c '</dev/tcp/{server}/{KNOCK}' 2>/dev/null; timeout 0.5 bash -c '</dev/tcp/{server}/{STREAM}' 2>/dev/null; \
-         exec sleep 1000"
+         timeout 0.5 bash -c '</dev/tcp/{server}/{KNOCK}' 2>/dev/null; timeout 0.5 bash -c \
+         '</dev/tcp/{server}/{STREAM}' 2>/dev/null; exec sleep 1000"
     )
 }
 
 /// What pods do first that may: open a connection, and tell how long it took and how many packets were sent again.
 fn call(server: IpAddr) -> String {
     format!(
-        "b=$EPOCHREALTIME; if {{ e=$EPOCHREALTIME; }} 3<>/dev/tcp/{server}/{STREAM}; then r=ok; else r=failed; e=$EPOCHREALTIME; fi; \
-         while read -r a n c d f g h i j k l m s t; do if [[ $a == Tcp: && $n != Rto* ]]; then x=$s; fi; done </proc/net/snmp; \
-         echo $r $b $e $x >/dev/termination-log"
+        "b=$EPOCHREALTIME; if {{ e=$EPOCHREALTIME; }} 3<>/dev/tcp/{server}/{STREAM}; then r=ok; else r=failed; \
+         e=$EPOCHREALTIME; fi; while read -r a n c d f g h i j k l m s t; do if [[ $a == Tcp: && $n != Rto* ]]; then \
+         x=$s; fi; done </proc/net/snmp; echo $r $b $e $x >/dev/termination-log"
     )
 }
 
@@ -130,7 +130,9 @@ async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Result<String> 
     }
     finish(stage, targets).await?;
     Ok(format!(
-        "{started} pods, {} at once; {sent} first packets to every address they may get, from a pod on each node; each pod's own first packets are watched for where they would arrive; without the policy {CONTROL} of {CONTROL} were seen",
+        "{started} pods, {} at once; {sent} first packets to every address they may get, from a pod on each node; each \
+         pod's own first packets are watched for where they would arrive; without the policy {CONTROL} of {CONTROL} \
+         were seen",
         options.wave
     ))
 }
@@ -138,7 +140,8 @@ async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Result<String> 
 /// Under policies that allow their first act.
 async fn allowed(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
     let targets = Targets::make(stage).await?;
-    let to = json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": SPACE}}, "podSelector": {"matchLabels": {"app": "open"}}}]);
+    let to = json!([{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": SPACE}},
+        "podSelector": {"matchLabels": {"app": "open"}}}]);
     let spec = json!({
         "podSelector": {}, "policyTypes": ["Ingress", "Egress"],
         "egress": [{"to": to, "ports": [{"protocol": "TCP", "port": STREAM}]}],
@@ -157,7 +160,8 @@ async fn allowed(stage: &mut Stage, options: &Options) -> anyhow::Result<String>
     }
     finish(stage, targets).await?;
     Ok(format!(
-        "{started} pods, {} at once, half of them calling their own node and half another; slowest first connection {:.0} ms",
+        "{started} pods, {} at once, half of them calling their own node and half another; slowest first connection \
+         {:.0} ms",
         options.wave,
         slowest * 1000.0
     ))

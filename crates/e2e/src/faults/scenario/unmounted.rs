@@ -53,8 +53,8 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let [noticed_told, mended] = [noticed, mended].map(|took| took.as_millis());
     ensure!(noticed <= NOTICED, "that it was unmounted was said after {noticed_told} ms only");
     Ok(format!(
-        "on every node; not ready after {noticed_told} ms at most, two changes of policy meanwhile; mounted anew, all pairs \
-         right {mended} ms at most after the agent was told to end, and the next one killed"
+        "on every node; not ready after {noticed_told} ms at most, two changes of policy meanwhile; mounted anew, all \
+         pairs right {mended} ms at most after the agent was told to end, and the next one killed"
     ))
 }
 

@@ -44,6 +44,7 @@ async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
     }
     let (rounds, slowest) = (options.upgrades, slowest.as_secs_f64());
     Ok(format!(
-        "{rounds} times to a version with another layout of maps and another program, and back, on every node; a policy changed during each rollout was in force {slowest:.1} s at most after its end"
+        "{rounds} times to a version with another layout of maps and another program, and back, on every node; a \
+         policy changed during each rollout was in force {slowest:.1} s at most after its end"
     ))
 }

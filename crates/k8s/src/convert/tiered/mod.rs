@@ -3,9 +3,9 @@
 //!
 //! How they fail closed: a peer or port that is not understood makes an accepting rule match nothing and any other deny
 //! everything, and so does an unknown action (`policy.networking.k8s.io`, "unknown peers"). What is wrong with the
-//! policy as a whole is wrong with each of its rules. Then a subject that is not understood is every pod, a tier that is
-//! not understood is Admin, a priority that is not understood comes first, and a list of rules that is none denies its
-//! direction. A policy without rules does nothing whatever else is in it.
+//! policy as a whole is wrong with each of its rules. Then a subject that is not understood is every pod, a tier that
+//! is not understood is Admin, a priority that is not understood comes first, and a list of rules that is none denies
+//! its direction. A policy without rules does nothing whatever else is in it.
 
 mod dialect;
 mod peer;

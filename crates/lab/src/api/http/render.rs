@@ -111,7 +111,8 @@ pub(super) fn table<'a>(
         .columns
         .iter()
         .map(|column| {
-            json!({ "name": column.name, "type": "string", "format": column.format, "description": column.name, "priority": column.priority })
+            json!({ "name": column.name, "type": "string", "format": column.format, "description": column.name,
+                "priority": column.priority })
         })
         .collect();
     let rows: Vec<_> = objects
@@ -124,5 +125,6 @@ pub(super) fn table<'a>(
             }
         })
         .collect();
-    json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": columns, "rows": rows })
+    json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": columns,
+        "rows": rows })
 }

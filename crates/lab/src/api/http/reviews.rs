@@ -35,7 +35,8 @@ pub(super) async fn create(group: &str, resource: &str, request: Request) -> Res
 fn status(kind: &str) -> Value {
     match kind {
         "SelfSubjectReview" => {
-            json!({ "userInfo": { "username": "ringfence-admin", "groups": ["system:masters", "system:authenticated"] } })
+            json!({ "userInfo": { "username": "ringfence-admin", "groups": ["system:masters",
+                "system:authenticated"] } })
         }
         "SelfSubjectRulesReview" => json!({
             "resourceRules": [{ "verbs": ["*"], "apiGroups": ["*"], "resources": ["*"] }],

@@ -39,7 +39,10 @@ pub(crate) fn definitions() -> impl Iterator<Item = Value> {
 /// What the API server says of a definition whose kind it serves.
 pub(crate) fn established(definition: &Value, now: &str) -> Value {
     let names = &definition["spec"]["names"];
-    let condition = |kind: &str, reason: &str, message: &str| json!({ "type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": now });
+    let condition = |kind: &str, reason: &str, message: &str| {
+        json!({ "type": kind, "status": "True", "reason": reason,
+        "message": message, "lastTransitionTime": now })
+    };
     json!({
         "acceptedNames": names,
         "storedVersions": [definition["spec"]["versions"][0]["name"]],

@@ -1,7 +1,7 @@
 //! OpenAPI version 3, as far as clients need it: which operations there are and what parameters they take.
 //!
-//! Fields are validated by the server, so schemas only tell their names and types. The strategic merge patch is left out of what
-//! is accepted, so that clients merge by the rules they carry, which know every field's merge key.
+//! Fields are validated by the server, so schemas only tell their names and types. The strategic merge patch is left
+//! out of what is accepted, so that clients merge by the rules they carry, which know every field's merge key.
 
 mod schemas;
 

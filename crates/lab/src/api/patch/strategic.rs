@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn nulls_remove_and_unkeyed_lists_are_replaced() {
-        let old = json!({ "metadata": { "labels": { "a": "1", "b": "2" }, "finalizers": ["x", "y"] }, "spec": { "args": [1, 2] } });
+        let old = json!({ "metadata": { "labels": { "a": "1", "b": "2" }, "finalizers": ["x", "y"] },
+            "spec": { "args": [1, 2] } });
         let patch = json!({
             "metadata": { "labels": { "a": null }, "$deleteFromPrimitiveList/finalizers": ["x"], "finalizers": ["z"] },
             "spec": { "args": [3] } });

@@ -1,7 +1,7 @@
 //! Objects in the protobuf encoding, which kubectl sends from 1.32 on where it creates objects it has types for.
 //!
-//! Only reading is needed: clients that send it accept JSON in return. The messages are data (`messages.txt`); as in the
-//! API's own JSON, empty fields are left out, except those that may be absent and are there.
+//! Only reading is needed: clients that send it accept JSON in return. The messages are data (`messages.txt`); as in
+//! the API's own JSON, empty fields are left out, except those that may be absent and are there.
 
 mod wire;
 
