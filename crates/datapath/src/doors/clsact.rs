@@ -2,7 +2,8 @@
 //!
 //! Others may own the queueing discipline at a link: the plugin `bandwidth` puts one of kind `ingress` there. It stays
 //! as it is, and ours becomes one of its filters, unless theirs would be before it. Such a one has no place for what
-//! would reach the pod. A `clsact` goes with the last filter of ours if no other filter is in it.
+//! would reach the pod. A `clsact` of ours stays without filters when the last one goes: to take it away the kernel would
+//! take the link out of use for a moment and drop what is on its way to the pod. It goes with the link.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -13,19 +14,16 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use super::Side;
 use super::hook::Refusal;
 use super::programs::is_ours;
-use crate::nfnetlink::{ACK, Connection, DUMP, REQUEST, attribute};
+use crate::nfnetlink::{ACK, Connection, REQUEST, attribute};
 
 /// Before all others: the kernel asks filters in order of these, and two kinds of filter cannot share one.
 const PRIORITY: u32 = 1;
 const HANDLE: u32 = 1;
-/// `RTM_GETQDISC`, `RTM_GETTFILTER`, `TC_H_INGRESS`, `TCA_KIND` (include/uapi/linux/rtnetlink.h, pkt_sched.h).
+/// `RTM_GETQDISC`, `TC_H_INGRESS`, `TCA_KIND` (include/uapi/linux/rtnetlink.h, pkt_sched.h).
 const GET: u16 = 38;
-const GET_FILTERS: u16 = 46;
 /// `NLM_F_ECHO`: what is asked about is sent to who asked, too, and not to listeners alone.
 const ECHO: u16 = 0x8;
 const INGRESS: u32 = 0xffff_fff1;
-/// The two sides of a `clsact`: `TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)`, and the same of `TC_H_MIN_EGRESS`.
-const SIDES: [u32; 2] = [0xffff_fff2, 0xffff_fff3];
 const KIND: u16 = 1;
 /// Bytes of `nlmsghdr` and `tcmsg`; bytes of the latter that come before its attributes, but for the first word.
 const REQUEST_LENGTH: u32 = 36;
@@ -90,26 +88,10 @@ pub(super) fn remove(index: u32, side: Side) -> Result<bool, Refusal> {
     match hook.query() {
         Ok(id) if is_ours(id, side).map_err(Refusal::kernel("list programs"))? => {
             hook.detach().map_err(refused("remove a filter"))?;
-            tidy(index, hook)?;
             Ok(true)
         }
         _ => Ok(false),
     }
-}
-
-/// Takes away a `clsact` without filters. Whoever made it: no link needs it then.
-fn tidy(index: u32, mut hook: TcHook) -> Result<(), Refusal> {
-    if !is_there(index)? {
-        return Ok(());
-    }
-    let mut filters = 0;
-    for parent in SIDES {
-        ask(GET_FILTERS, DUMP, (index, parent), |_| filters += 1).map_err(Refusal::kernel("list filters"))?;
-    }
-    if filters > 0 {
-        return Ok(());
-    }
-    hook.attach_point(TC_INGRESS | TC_EGRESS).destroy().map_err(refused("remove a queueing discipline"))
 }
 
 fn at(index: u32, side: Side, program: BorrowedFd<'_>) -> Result<TcHook, Refusal> {
@@ -131,7 +113,7 @@ fn refused(what: &'static str) -> impl FnOnce(libbpf_rs::Error) -> Refusal {
 /// The kind of the queueing discipline a link has for what comes in, if it has one.
 fn discipline(index: u32) -> Result<Option<String>, Refusal> {
     let mut kind = None;
-    let asked = ask(GET, ACK | ECHO, (index, INGRESS), |attributes| {
+    let asked = ask(index, |attributes| {
         let text = attribute(attributes, KIND).map(|text| String::from_utf8_lossy(text));
         kind = text.map(|text| text.trim_end_matches('\0').to_owned());
     });
@@ -141,14 +123,14 @@ fn discipline(index: u32) -> Result<Option<String>, Refusal> {
     }
 }
 
-/// Asks about a parent of a link; `each` sees the attributes of what is there.
-fn ask(kind: u16, flags: u16, (index, parent): (u32, u32), mut each: impl FnMut(&[u8])) -> io::Result<()> {
+/// Asks for it; `each` sees the attributes of what is there.
+fn ask(index: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
     let mut request = Vec::from(REQUEST_LENGTH.to_ne_bytes());
-    request.extend(kind.to_ne_bytes());
-    request.extend((REQUEST | flags).to_ne_bytes());
+    request.extend(GET.to_ne_bytes());
+    request.extend((REQUEST | ACK | ECHO).to_ne_bytes());
     // Sequence number, port; family; then link, handle, parent and nothing else.
     request.extend([0; 12]);
-    request.extend([index, 0, parent, 0].map(u32::to_ne_bytes).concat());
+    request.extend([index, 0, INGRESS, 0].map(u32::to_ne_bytes).concat());
     let connection = Connection::of(NETLINK_ROUTE)?;
     connection.request(&request, |_, rest| each(rest.get(MESSAGE_REST..).unwrap_or_default()))
 }
