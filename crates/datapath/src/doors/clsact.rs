@@ -2,8 +2,8 @@
 //!
 //! Others may own the queueing discipline at a link: the plugin `bandwidth` puts one of kind `ingress` there. It stays
 //! as it is, and ours becomes one of its filters, unless theirs would be before it. Such a one has no place for what
-//! would reach the pod. A `clsact` of ours stays without filters when the last one goes: to take it away the kernel would
-//! take the link out of use for a moment and drop what is on its way to the pod. It goes with the link.
+//! would reach the pod. A `clsact` of ours stays without filters when the last one goes: to take it away the kernel
+//! would take the link out of use for a moment and drop what is on its way to the pod. It goes with the link.
 
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
