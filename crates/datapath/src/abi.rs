@@ -60,7 +60,6 @@ pub(crate) mod flags {
     pub(crate) const PREFIXES: u32 = 4;
     pub(crate) const GATES: u32 = 8;
     pub(crate) const KNOWN_TOLD: u32 = 16;
-    pub(crate) const RULES: u32 = 32;
 }
 
 /// Bits of `DoorValue::flags`.

@@ -176,10 +176,7 @@ impl Maps {
         self.put_endpoints(state, delta)?;
         self.delete_endpoints(state, &delta.delete_endpoints)?;
         self.delete_peers(state, &delta.delete_peers)?;
-        let rules = state.endpoints.values().any(Rulesets::are_any);
-        self.configure(|config| {
-            config.flags = if rules { config.flags | flags::RULES } else { config.flags & !flags::RULES };
-        })?;
+        self.configure(|_| ())?;
         self.delete_gates(state, delta.gates.as_ref())?;
         self.delete_entries(state, &delta.delete_entries)?;
         for cause in &delta.delete_causes {

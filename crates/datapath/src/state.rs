@@ -18,13 +18,6 @@ pub(crate) struct Rulesets {
     pub(crate) egress: RulesetId,
 }
 
-impl Rulesets {
-    /// Whether there is one.
-    pub(crate) fn are_any(&self) -> bool {
-        self.ingress != RulesetId::NONE || self.egress != RulesetId::NONE
-    }
-}
-
 impl From<&ringfence_engine::Endpoint> for Rulesets {
     fn from(endpoint: &ringfence_engine::Endpoint) -> Self {
         Self { ingress: endpoint.ingress, egress: endpoint.egress }

@@ -110,14 +110,7 @@ struct rf_flow { /* an accepted connection; [0] and [1]: from and to who opened 
 	__u32 out[2]; /* and by which they left */
 };
 
-enum {
-	RF_REPORT_ALLOWED = 1,
-	RF_DRAIN = 2,
-	RF_PREFIXES = 4,
-	RF_GATES = 8,
-	RF_KNOWN_TOLD = 16,
-	RF_RULES = 32, /* some endpoint has a ruleset */
-};
+enum { RF_REPORT_ALLOWED = 1, RF_DRAIN = 2, RF_PREFIXES = 4, RF_GATES = 8, RF_KNOWN_TOLD = 16 };
 
 struct rf_config {
 	__u64 epoch; /* rises with every change of policy */

@@ -128,15 +128,6 @@ static __always_inline bool rf_may_be_known(const struct rf_packet *packet, cons
 }
 
 /*
- * Whether to look into the table. Where nobody has rules a packet is judged sooner than it is found; but one that ends
- * its connection has to be noticed.
- */
-static __always_inline bool rf_is_looked_up(const struct rf_packet *packet, const struct rf_way *way, __u32 flags)
-{
-	return flags & RF_RULES || !way->tracked || packet->tcp_flags & (RF_TCP_FIN | RF_TCP_RST);
-}
-
-/*
  * Whether it pays to remember the connection of a packet that was judged. One that is short is over before it does: to
  * judge a packet costs less than to make an element, and each direction makes one. So chance decides, and what lasts is
  * soon remembered. What conntrack does not know has no first packet but for this table.
@@ -258,7 +249,7 @@ __noinline int rf_enforce(const struct rf_packet *packet, struct rf_way *way, __
 		return false;
 	epoch = READ_ONCE(settings->epoch);
 	may_be_known = rf_may_be_known(packet, way, how);
-	if (may_be_known && rf_is_looked_up(packet, way, READ_ONCE(settings->flags)))
+	if (may_be_known)
 		flow = rf_flow_find(packet, way, epoch);
 	/* Once more where somebody has rules and it is not as conntrack has it: most connections never ask. */
 	for (int again = 0; again < 2 && flow != RF_FLOW_KNOWS; again++) {
