@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use ringfence_datapath::{Circumstances, Config, Conntrack, Datapath, Trial};
+use ringfence_datapath::{Circumstances, Config, Conntrack, Datapath, Interface, Trial};
 use ringfence_engine::Plan;
 use ringfence_model::Protocol;
 use ringfence_netns::Namespace;
@@ -15,6 +15,9 @@ use crate::{leftovers, policies};
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 246, 0, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 246, 0, 3);
 const PREFIX: &str = "rfpacket";
+/// The interfaces of the two pods: a packet is on the way that it takes on a node.
+const ARRIVES: u32 = 1000;
+const LEAVES: u32 = 1001;
 
 /// How to measure.
 #[derive(clap::Args)]
@@ -86,6 +89,8 @@ impl Variant {
             let started = Instant::now();
             datapath.sync(plan)?;
             let synced = started.elapsed().as_secs_f64() * 1e3;
+            let interface = |index| Interface { index, bridge: None };
+            datapath.set_interfaces([(CLIENT.into(), interface(ARRIVES)), (SERVER.into(), interface(LEAVES))])?;
             let trial = datapath.trial()?;
             anyhow::Ok((datapath, trial, synced))
         });
@@ -104,8 +109,8 @@ impl Variant {
     fn measure(&mut self, packets: u32) -> anyhow::Result<()> {
         let run = |flows| -> anyhow::Result<f64> {
             let given = Circumstances {
-                interface: Some(1000),
-                out_interface: Some(1001),
+                interface: Some(ARRIVES),
+                out_interface: Some(LEAVES),
                 conntrack: Conntrack::Established,
                 flows,
                 ..Circumstances::default()
