@@ -48,10 +48,12 @@ impl Side {
 /// Makes sure that a program is at a link, in place of an earlier one of ours if there is one; true if it was not.
 pub(super) fn ensure(index: u32, side: Side, program: BorrowedFd<'_>) -> Result<bool, Refusal> {
     let mut hook = at(index, side, program)?;
-    if discipline(index)?.is_none() {
+    let mut kind = discipline(index)?;
+    if kind.is_none() {
         hook.create().map_err(refused("make a queueing discipline"))?;
+        kind = discipline(index)?;
     }
-    if !has_place(discipline(index)?.as_deref(), side) {
+    if !has_place(kind.as_deref(), side) {
         return Err(Refusal::Taken(NO_PLACE));
     }
     let own = Program::id_from_fd(program).map_err(refused("look at a program"))?;
