@@ -40,13 +40,20 @@ impl Turns {
         let Object::Policy(policy) = &object else { return Some(object) };
         self.forget(&policy.id);
         let Some(namespace) = policy.id.namespace.clone().filter(|_| size(policy) > LARGE) else { return Some(object) };
-        let is_due = self.next.get(&namespace).is_none_or(|next| *next <= now);
-        if is_due && !self.is_waited_for(&namespace) && self.served.insert(Name::clone(&namespace)) {
+        if self.is_due(&namespace, now)
+            && !self.is_waited_for(&namespace)
+            && self.served.insert(Name::clone(&namespace))
+        {
             return Some(object);
         }
         self.count += 1;
         self.waiting.insert((namespace, self.count), (object, diagnostics.to_vec()));
         None
+    }
+
+    /// Whether a namespace may have its next turn.
+    fn is_due(&self, namespace: &Name, now: Instant) -> bool {
+        self.next.get(namespace).is_none_or(|next| *next <= now)
     }
 
     /// A policy is gone, or there is a newer version of it.
@@ -58,7 +65,7 @@ impl Turns {
     fn due(&mut self, now: Instant) -> Vec<News> {
         let mut due: BTreeMap<Name, u64> = BTreeMap::new();
         for (namespace, number) in self.waiting.keys() {
-            if self.next.get(namespace).is_none_or(|next| *next <= now) {
+            if self.is_due(namespace, now) {
                 due.entry(Name::clone(namespace)).or_insert(*number);
             }
         }
@@ -110,8 +117,7 @@ impl Core {
         let started = Instant::now();
         let admitted = if self.in_sync { self.turns.admit(object, diagnostics, started) } else { Some(object) };
         if let Some(object) = admitted {
-            self.index.note(&object.key(), diagnostics);
-            self.put(object);
+            self.take_in(object, diagnostics);
             self.turns.spent += started.elapsed();
         }
     }
@@ -119,9 +125,14 @@ impl Core {
     /// Takes in what has its turn.
     pub(super) fn serve_turns(&mut self) {
         for (object, diagnostics) in self.turns.due(Instant::now()) {
-            self.index.note(&object.key(), &diagnostics);
-            self.put(object);
+            self.take_in(object, &diagnostics);
         }
+    }
+
+    /// Plans an object that waits for nothing.
+    fn take_in(&mut self, object: Object, diagnostics: &[Diagnostic]) {
+        self.index.note(&object.key(), diagnostics);
+        self.put(object);
     }
 
     /// All that was admitted is planned and in the kernel: who had a turn waits for the next.
