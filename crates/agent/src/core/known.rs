@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use ringfence_engine::left_out;
 use ringfence_model::{Name, Node, Object, ObjectKey};
 
+use super::room::worst_first;
 use super::state::Core;
 use crate::follow::Key;
 use crate::services::News;
@@ -130,15 +131,14 @@ fn fitting(services: &BTreeMap<Key, Vec<IpAddr>>, room: usize) -> (BTreeSet<IpAd
 }
 
 fn complaint(left_out: &BTreeMap<String, usize>) -> String {
-    let mut worst: Vec<_> = left_out.iter().map(|(namespace, count)| (*count, namespace)).collect();
-    worst.sort_unstable_by(|a, b| b.cmp(a));
-    let named: Vec<_> = worst.iter().take(NAMED).map(|(count, namespace)| format!("{namespace} ({count})")).collect();
+    let mut named = worst_first(left_out);
+    named.truncate(NAMED);
     format!(
         "no room in the map `known_addresses` for {} addresses of Services of namespaces {}{}: who calls one has to be \
          allowed to reach it as well as the pod behind it. hint: a larger map (--map-size known_addresses=…)",
         left_out.values().sum::<usize>(),
         named.join(", "),
-        if worst.len() > NAMED { ", …" } else { "" }
+        if left_out.len() > NAMED { ", …" } else { "" }
     )
 }
 

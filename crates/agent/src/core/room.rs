@@ -1,6 +1,8 @@
 //! What does not fit, in words.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 
 use ringfence_engine::Refusal;
 use ringfence_model::{Name, PodKey, PolicyId};
@@ -69,6 +71,13 @@ fn some(things: &[impl std::fmt::Display]) -> String {
     }
 }
 
+/// Namespaces and how much each goes without, as `name (count)`: the most first, equal ones by name.
+pub(super) fn worst_first<N: Display + Ord>(counts: &BTreeMap<N, usize>) -> Vec<String> {
+    let mut sorted: Vec<_> = counts.iter().collect();
+    sorted.sort_by_key(|(_, count)| Reverse(**count));
+    sorted.into_iter().map(|(namespace, count)| format!("{namespace} ({count})")).collect()
+}
+
 impl Core {
     /// Says in the log, and to whoever writes Events, that other pods have no room among the peers than before.
     pub(super) fn note_crowd(&mut self) {
@@ -92,14 +101,11 @@ impl Core {
         for (_, who) in self.planner.crowded_out() {
             *namespaces.entry(who.pod.namespace).or_default() += 1;
         }
-        let mut namespaces: Vec<_> = namespaces.into_iter().map(|(name, count)| (count, name)).collect();
-        namespaces.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-        let namespaces: Vec<_> = namespaces.into_iter().map(|(count, name)| format!("{name} ({count})")).collect();
         Some(format!(
             "no room in the map `peers` for {} addresses of pods of namespaces {}: whoever has policies here denies \
              them. hint: a larger map (--map-size peers=…)",
             self.crowded,
-            some(&namespaces)
+            some(&worst_first(&namespaces))
         ))
     }
 
