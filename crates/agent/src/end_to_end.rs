@@ -157,7 +157,8 @@ impl Agent {
         let flows = Flows::new();
         let (reading, told) = (flows.clone(), core.clone());
         thread::spawn(move || reading.run(Box::new(Denials), &told, &Meters::new()));
-        tokio::spawn(crate::watch::pump(api.client(), &ringfence_k8s::watch::Forgetful, core.clone(), None));
+        let memory = crate::policy_memory::PolicyMemory::with_room(usize::MAX);
+        tokio::spawn(crate::watch::pump(api.client(), &ringfence_k8s::watch::Forgetful, memory, core.clone(), None));
         let socket = std::env::temp_dir().join(format!("ringfence-{name}-{}.sock", std::process::id()));
         let listener = UnixListener::bind(&socket).unwrap();
         let server = Server { core: core.clone(), flows, meters };

@@ -16,6 +16,7 @@ use crate::api::MapUse;
 use crate::core::Setup;
 use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
 use crate::metrics::Meters;
+use crate::policy_memory::PolicyMemory;
 use crate::run::WithoutRoom;
 
 /// What the kernel was asked for.
@@ -66,6 +67,7 @@ impl FakeKernel {
             node: node.into(),
             connections: "cut".into(),
             without_room: WithoutRoom::Deny,
+            policy_memory: PolicyMemory::with_room(usize::MAX),
             pin_dir: "/nowhere".into(),
             enforcer: Box::new(self.clone()),
             meters: Arc::clone(meters),

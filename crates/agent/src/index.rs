@@ -11,7 +11,7 @@ use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_model::{
     DomainName, DomainPattern, Name, Namespace, NamespaceSelection, Node, Object, ObjectKey, Pod, PodKey, PodSelection,
-    Policy, PolicyId,
+    Policy, PolicyId, Tier,
 };
 
 use crate::problem::{Account, Problem};
@@ -52,6 +52,24 @@ pub(crate) struct PolicyRecord {
     pub(crate) patterns: BTreeSet<DomainPattern>,
     /// When something else was last to be said of it.
     revision: u64,
+}
+
+impl PolicyRecord {
+    /// The policy as far as it is remembered: without its rules.
+    pub(crate) fn to_policy(&self, id: &PolicyId) -> Policy {
+        let governed = |governed: bool| governed.then(Vec::new);
+        Policy {
+            id: id.clone(),
+            uid: Name::clone(&self.uid),
+            generation: self.generation,
+            tier: Tier::NetworkPolicy,
+            priority: 0,
+            subject: self.subject.clone(),
+            ingress: governed(self.ingress),
+            egress: governed(self.egress),
+            rules_withheld: true,
+        }
+    }
 }
 
 impl Index {

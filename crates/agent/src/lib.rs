@@ -37,6 +37,7 @@ mod ipvs;
 mod mended;
 mod metrics;
 mod parts;
+mod policy_memory;
 mod ports;
 mod primary;
 mod problem;

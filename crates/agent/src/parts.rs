@@ -27,6 +27,7 @@ use crate::flows::{Flows, Source};
 use crate::forget;
 use crate::interfaces;
 use crate::metrics::Meters;
+use crate::policy_memory::PolicyMemory;
 use crate::run::{Config, journal};
 use crate::server::Server;
 use crate::tables::{self, Tables};
@@ -40,6 +41,7 @@ pub(crate) struct Parts {
     pub(crate) meters: Arc<Meters>,
     pub(crate) names: Listener,
     pub(crate) tables: Tables,
+    pub(crate) policy_memory: PolicyMemory,
     /// Fails when the planning thread has ended.
     pub(crate) planning_ended: oneshot::Receiver<Infallible>,
     planning: JoinHandle<Option<&'static str>>,
@@ -65,10 +67,12 @@ impl Parts {
         let (names, learning) = dns::start(&core, &journal(&config.socket), Arc::clone(&meters), tables.clone())
             .context("cannot start a thread")?;
         let (changed, changes) = watch::channel(0);
+        let policy_memory = PolicyMemory::of_this_process();
         let setup = Setup {
             node: Name::from(config.node.as_str()),
             connections: config.connections.to_string(),
             without_room: config.without_room,
+            policy_memory: policy_memory.clone(),
             pin_dir: config.pin_dir.display().to_string(),
             enforcer,
             meters: Arc::clone(&meters),
@@ -91,6 +95,7 @@ impl Parts {
             meters,
             names,
             tables,
+            policy_memory,
             planning_ended,
             planning,
             learning,

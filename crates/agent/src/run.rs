@@ -24,6 +24,7 @@ use crate::dns::servers::Trusted;
 use crate::dns::{self, Listener};
 use crate::metrics::Meters;
 use crate::parts::Parts;
+use crate::policy_memory::PolicyMemory;
 use crate::primary::{self, Nudge, Primary};
 use crate::progress::Journal;
 use crate::services;
@@ -132,7 +133,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     parts.write(&config, &client);
     parts.core.spawn_task("look", look(parts.core.clone(), config.socket.clone()));
     tracing::info!(node = config.node, socket = %config.socket.display(), "started");
-    let following = follow(client, progress, &config, parts.core.clone(), parts.names.clone(), roads);
+    let (core, memory) = (parts.core.clone(), parts.policy_memory.clone());
+    let following = follow(client, progress, &config, core, parts.names.clone(), memory, roads);
     let result = tokio::select! {
         () = signals.stop() => Ok(()),
         _ended = &mut parts.planning_ended => Err(anyhow!("the agent is not whole any more")),
@@ -180,13 +182,15 @@ async fn follow(
     config: &Config,
     core: Handle,
     names: Listener,
+    memory: PolicyMemory,
     roads: Option<Sender<Nudge>>,
 ) -> Result<(), Gone> {
     let others = config.dns_servers.iter().copied().collect();
     let trusted = Trusted { service: config.dns_service.clone(), others };
     let servers = dns::servers::follow(client.clone(), progress.clone(), trusted, core.clone(), names);
     let services = services::follow(client.clone(), progress.clone(), core.clone());
-    tokio::try_join!(events::pump(client, &progress, core, roads), servers, services).map(drop)
+    let policies = events::pump(client, &progress, memory, core, roads);
+    tokio::try_join!(policies, servers, services).map(drop)
 }
 
 /// Has the planning thread look after what enforces, now and then, until it is gone. For as long as it serves pods the

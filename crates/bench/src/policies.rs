@@ -115,6 +115,7 @@ fn cluster_policy(number: usize, last: bool, allowed: bool) -> Policy {
         subject: all_pods(with_label("server")),
         ingress: Some(rules),
         egress: None,
+        rules_withheld: false,
     }
 }
 
@@ -139,6 +140,7 @@ fn policy(number: usize, source: Ipv4Addr) -> Policy {
         },
         ingress: Some(vec![rule]),
         egress: None,
+        rules_withheld: false,
     }
 }
 

@@ -15,4 +15,4 @@ pub mod reference;
 pub use block::{Block, Breakpoint, port_key};
 pub use limits::{Limits, Refusal, Room};
 pub use plan::{Cause, CauseId, ClassId, Delta, Endpoint, EntryKey, PeerClass, Plan, RulesetId};
-pub use planner::{Claimant, Dispute, Planner, Scope, left_out};
+pub use planner::{Claimant, Dispute, Planner, Scope, fair_share, left_out};

@@ -80,6 +80,8 @@ pub enum Room {
     Causes,
     /// [`Limits::layout`].
     Layout,
+    /// Memory for what policies say ([`ringfence_model::Policy::rules_withheld`]).
+    Memory,
 }
 
 impl fmt::Display for Room {
@@ -91,6 +93,7 @@ impl fmt::Display for Room {
             Self::Breakpoints => "the map `breakpoints`: too many port ranges",
             Self::Causes => "the map `causes`: too many rules",
             Self::Layout => "the memory of the agent: too many rules and port ranges",
+            Self::Memory => "the memory of the agent: the policies of this namespace are too many or too large",
         })
     }
 }

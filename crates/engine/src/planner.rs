@@ -71,7 +71,7 @@ use ringfence_model::{Name, PolicyId};
 
 use crate::{Block, Cause, CauseId, Endpoint, EntryKey, Limits, Plan, Room, RulesetId};
 pub use claims::{Claimant, Dispute};
-pub use share::left_out;
+pub use share::{fair_share, left_out};
 
 use atoms::Atoms;
 use by_subject::BySubject;
@@ -164,6 +164,8 @@ struct Policies {
     by_id: HashMap<PolicyId, u32>,
     /// Those whose subject is not one namespace.
     wide: BySubject,
+    /// How many have their rules withheld.
+    withheld: usize,
 }
 
 #[derive(Debug, Default)]

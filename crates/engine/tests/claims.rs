@@ -62,6 +62,7 @@ fn policy() -> Object {
         },
         ingress: Some(rules.clone()),
         egress: Some(rules),
+        rules_withheld: false,
     })
 }
 

@@ -58,18 +58,7 @@ impl Cluster {
     }
 
     fn policy(&mut self, key: &str, label: &str, ingress: Vec<Rule>) {
-        let (namespace, name) = key.split_once('/').expect("a namespace and a name");
-        let id = PolicyId { kind: PolicyKind::NetworkPolicy, namespace: Some(namespace.into()), name: name.into() };
-        self.planner.apply(Object::Policy(Policy {
-            id,
-            uid: key.into(),
-            generation: 1,
-            tier: Tier::NetworkPolicy,
-            priority: 0,
-            subject: PodSelection { namespaces: NamespaceSelection::Named(namespace.into()), pods: selector(label) },
-            ingress: Some(ingress),
-            egress: None,
-        }));
+        self.planner.apply(Object::Policy(policy(key, label, ingress)));
     }
 
     fn commit(&mut self) {
@@ -120,6 +109,21 @@ impl Cluster {
         let [refusal] = &self.planner.refusals()[..] else { panic!("{:?}", self.planner.refusals()) };
         assert_eq!((refusal.pods[0].to_string().as_str(), refusal.room), ("blue/big", room));
         assert!(refusal.policies.iter().all(|policy| policy.namespace.as_deref() == Some("blue")));
+    }
+}
+
+fn policy(key: &str, label: &str, ingress: Vec<Rule>) -> Policy {
+    let (namespace, name) = key.split_once('/').expect("a namespace and a name");
+    Policy {
+        id: PolicyId { kind: PolicyKind::NetworkPolicy, namespace: Some(namespace.into()), name: name.into() },
+        uid: key.into(),
+        generation: 1,
+        tier: Tier::NetworkPolicy,
+        priority: 0,
+        subject: PodSelection { namespaces: NamespaceSelection::Named(namespace.into()), pods: selector(label) },
+        ingress: Some(ingress),
+        egress: None,
+        rules_withheld: false,
     }
 }
 
@@ -226,6 +230,27 @@ fn what_is_refused_before_it_is_laid_out_takes_no_time() {
     cluster.others_go_on();
 }
 
+/// Somebody else had no memory for the rules of a policy, whatever room there is in maps.
+#[test]
+fn a_policy_without_its_rules_denies_whom_it_selects() {
+    let mut cluster = Cluster::new();
+    cluster.planner.set_limits(Limits::NONE);
+    cluster.policy("blue/open", "app=big", vec![rule(Peers::Any, Ports::Any)]);
+    cluster.commit();
+    assert!(cluster.may("red/friend", "blue/big"));
+    cluster
+        .planner
+        .apply(Object::Policy(policy("blue/more", "app=big", vec![rule(Peers::Any, Ports::Any)]).without_rules()));
+    cluster.commit();
+    cluster.blue_is_refused(Room::Memory);
+    assert!(cluster.may("blue/big", "10.9.9.9"), "it does not govern egress");
+    cluster.others_go_on();
+    cluster.blue_is_refused(Room::Memory);
+    cluster.policy("blue/more", "app=big", vec![rule(Peers::Any, Ports::Any)]);
+    cluster.commit();
+    assert!(cluster.planner.refusals().is_empty() && cluster.may("red/friend", "blue/big"));
+}
+
 /// A namespace with more pods than there is room for. They are on two nodes, of which one has a range.
 #[test]
 fn many_pods() {
@@ -253,6 +278,7 @@ fn many_pods() {
         subject: PodSelection { namespaces: NamespaceSelection::Named("red".into()), pods: selector("app=lenient") },
         ingress: Some(vec![bad.clone()]),
         egress: Some(vec![bad]),
+        rules_withheld: false,
     }));
     cluster.pod_at("green/quiet", "far", far(1), "app=quiet");
     cluster.pod_at("green/stray", "else", stray(1), "app=quiet");

@@ -45,6 +45,7 @@ fn policy() -> Policy {
         },
         ingress: None,
         egress: Some(vec![rule(Action::Accept, wanted), rule(Action::Deny, Peers::Any)]),
+        rules_withheld: false,
     }
 }
 

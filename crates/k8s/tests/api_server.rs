@@ -19,7 +19,7 @@ use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
 use ringfence_k8s::crd::install::{InstallError, Outcome, install};
 use ringfence_k8s::crd::{self, Channel};
-use ringfence_k8s::watch::{self, Event, Forgetful};
+use ringfence_k8s::watch::{self, Event, Forgetful, Intake};
 use ringfence_k8s::{convert::Kind, strict, validate};
 use serde_json::{Value, json};
 
@@ -462,7 +462,7 @@ async fn compare_tiered(client: &Client) {
 async fn a_policy_on_the_watch() {
     let Some(client) = client().await else { return };
     let kinds = [Kind::Namespace, Kind::Node, Kind::Pod, Kind::NetworkPolicy];
-    let mut events = Box::pin(watch::kinds(&client, &kinds, &Forgetful));
+    let mut events = Box::pin(watch::kinds(&client, &kinds, &Forgetful, &Intake::default()));
     let mut next =
         async || tokio::time::timeout(Duration::from_secs(20), events.next()).await.expect("no event").unwrap();
     let mut connected = 0;

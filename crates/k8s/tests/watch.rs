@@ -11,7 +11,7 @@ use axum::http::{Request, Response, Uri};
 use futures::channel::mpsc;
 use futures::stream::{Stream, StreamExt as _};
 use ringfence_k8s::convert::Kind;
-use ringfence_k8s::watch::{self, Event, Forgetful};
+use ringfence_k8s::watch::{self, Event, Forgetful, Intake};
 use serde_json::{Value, json};
 
 type Lines = mpsc::UnboundedSender<std::io::Result<Bytes>>;
@@ -126,7 +126,7 @@ fn short(event: &Event) -> String {
 }
 
 fn namespaces(server: &Server) -> impl Stream<Item = Event> + Unpin + use<> {
-    Box::pin(watch::kinds(&server.client(), &[Kind::Namespace], &Forgetful))
+    Box::pin(watch::kinds(&server.client(), &[Kind::Namespace], &Forgetful, &Intake::default()))
 }
 
 #[tokio::test]
@@ -239,7 +239,7 @@ async fn what_is_not_understood_comes_with_a_diagnostic() {
     });
     let (_lines, watch) = watched();
     let server = Server::new([Answer::List("1", vec![policy, json!("what"), json!({"metadata": 7})]), watch]);
-    let mut events = Box::pin(watch::kinds(&server.client(), &[Kind::NetworkPolicy], &Forgetful));
+    let mut events = Box::pin(watch::kinds(&server.client(), &[Kind::NetworkPolicy], &Forgetful, &Intake::default()));
     let Some(Event::Reset { kind: Kind::NetworkPolicy, objects, diagnostics }) = events.next().await else { panic!() };
     assert_eq!(objects.len(), 3);
     assert_eq!(diagnostics[0].path.to_string(), "spec.ingress[0].from[0].serviceSelector");
@@ -255,7 +255,7 @@ async fn in_sync_comes_once_after_all_kinds() {
         }
         Response::new(Body::from(json!({"metadata": {"resourceVersion": "1"}, "items": []}).to_string()))
     });
-    let mut events = Box::pin(watch::objects(&kube::Client::new(app, "default"), &Forgetful));
+    let mut events = Box::pin(watch::objects(&kube::Client::new(app, "default"), &Forgetful, &Intake::default()));
     let mut seen = Vec::new();
     for _ in 0..=2 * Kind::ALL.len() {
         seen.push(next(&mut events).await);
@@ -288,7 +288,8 @@ async fn a_kind_may_come_and_go() {
         Answer::List("9", vec![policy]),
         four,
     ]);
-    let mut events = Box::pin(watch::kinds(&server.client(), &[Kind::ClusterNetworkPolicy], &Forgetful));
+    let mut events =
+        Box::pin(watch::kinds(&server.client(), &[Kind::ClusterNetworkPolicy], &Forgetful, &Intake::default()));
     for expect in ["reset ", "in sync", "connected"] {
         assert_eq!(next(&mut events).await, expect);
     }

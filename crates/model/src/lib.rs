@@ -9,6 +9,7 @@ mod cluster;
 mod connection;
 mod domain;
 mod labels;
+mod memory;
 mod net;
 mod policy;
 mod selector;

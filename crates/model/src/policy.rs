@@ -4,6 +4,9 @@ use std::fmt;
 
 use crate::{DomainPattern, IpBlock, Name, PortRange, Protocol, Selector};
 
+/// Bytes of a subject that are kept of a policy without its rules.
+const MOST_OF_SUBJECT: usize = 4096;
+
 /// What a policy object is called.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyId {
@@ -99,6 +102,9 @@ pub struct Policy {
     pub ingress: Option<Vec<Rule>>,
     /// Rules for connections out of the subject.
     pub egress: Option<Vec<Rule>>,
+    /// The rules are not here, for there is no memory for them: the lists are empty, and whoever the policy selects is
+    /// denied everything in the directions it governs.
+    pub rules_withheld: bool,
 }
 
 impl Policy {
@@ -107,6 +113,26 @@ impl Policy {
         match direction {
             Direction::Ingress => self.ingress.as_deref(),
             Direction::Egress => self.egress.as_deref(),
+        }
+    }
+
+    /// The same policy without its rules. A subject that takes up more memory than is kept of such a policy becomes the
+    /// whole namespace: more is denied than its author asked for, and of that namespace alone.
+    #[must_use]
+    pub fn without_rules(&self) -> Self {
+        let PodSelection { namespaces, pods } = &self.subject;
+        let pods = if pods.memory() > MOST_OF_SUBJECT { Selector::everything() } else { pods.clone() };
+        let empty = |rules: &Option<Vec<Rule>>| rules.as_ref().map(|_| Vec::new());
+        Self {
+            id: self.id.clone(),
+            uid: Name::clone(&self.uid),
+            generation: self.generation,
+            tier: self.tier,
+            priority: self.priority,
+            subject: PodSelection { namespaces: namespaces.clone(), pods },
+            ingress: empty(&self.ingress),
+            egress: empty(&self.egress),
+            rules_withheld: true,
         }
     }
 
@@ -132,6 +158,16 @@ pub enum NamespaceSelection {
     Named(Name),
     /// All known ones whose labels match.
     Matching(Selector),
+}
+
+impl NamespaceSelection {
+    /// About how many bytes of memory it takes up.
+    pub fn memory(&self) -> usize {
+        match self {
+            Self::Named(_) => 0,
+            Self::Matching(selector) => selector.memory(),
+        }
+    }
 }
 
 /// One rule.

@@ -196,7 +196,7 @@ impl Agent {
     }
 
     fn event(&self, event: Event) {
-        self.core.tell(Message::Event { event, received: std::time::Instant::now() }).unwrap();
+        self.core.tell(Message::Event { event, received: std::time::Instant::now(), waits: None }).unwrap();
     }
 
     fn leads(&self) -> bool {

@@ -33,6 +33,7 @@ impl Core {
     pub(super) fn commit(&mut self) {
         let started = Instant::now();
         let retry = self.retry_at().is_some_and(|at| at <= started);
+        self.free_memory();
         self.serve_turns();
         if self.in_sync && (self.dirty || retry) {
             self.carry_out();

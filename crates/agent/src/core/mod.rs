@@ -10,6 +10,7 @@ mod ending;
 mod inheritance;
 mod known;
 mod links;
+mod memory;
 mod names;
 mod naming;
 mod report;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 use ringfence_datapath::Done;
 use ringfence_k8s::watch::Event;
 use ringfence_model::Domain;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::api;
 use crate::cni_cache::Told;
@@ -55,6 +56,8 @@ pub(crate) enum Message {
         event: Event,
         /// When the watch delivered it.
         received: Instant,
+        /// Its place among what waits to be taken in; given back once this is dropped.
+        waits: Option<OwnedSemaphorePermit>,
     },
     /// What was found of the links of this node.
     Found(Found),
@@ -239,7 +242,10 @@ impl Core {
 
     fn take(&mut self, message: Message) -> bool {
         match message {
-            Message::Event { event, received } => self.event(event, received),
+            Message::Event { event, received, waits } => {
+                self.event(event, received);
+                drop(waits);
+            }
             Message::Found(found) => self.found(found),
             Message::Placed(told, ports, bridge) => self.placed(told, ports, bridge),
             Message::Guarded(done) => self.settled(done),

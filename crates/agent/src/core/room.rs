@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use ringfence_engine::Refusal;
+use ringfence_engine::{Refusal, Room};
 use ringfence_model::{Name, PodKey, PolicyId};
 
 use super::state::Core;
@@ -22,15 +22,26 @@ pub(super) fn reasons(refusals: &[Refusal], node: &str) -> BTreeMap<PolicyId, St
         for policy in &refusal.policies {
             reasons.entry(policy.clone()).or_insert_with(|| {
                 format!(
-                    "node {node}: no room in {}. {} until their policies fit. hint: fewer port ranges, blocks or rules \
-                     for these pods, or a larger map",
+                    "node {node}: no room in {}. {} until their policies fit. hint: {}",
                     refusal.room,
                     fate(refusal, " there"),
+                    hint(refusal.room),
                 )
             });
         }
     }
     reasons
+}
+
+/// What can be done about it.
+fn hint(room: Room) -> &'static str {
+    match room {
+        Room::Memory => "fewer or smaller policies in this namespace, or more memory for the agent",
+        Room::Layout => "fewer port ranges, blocks or rules for these pods",
+        Room::Peers | Room::Prefixes | Room::Entries | Room::Breakpoints | Room::Causes => {
+            "fewer port ranges, blocks or rules for these pods, or a larger map"
+        }
+    }
 }
 
 /// What becomes of the pods.
@@ -125,7 +136,6 @@ impl Core {
 
 #[cfg(test)]
 mod tests {
-    use ringfence_engine::Room;
     use ringfence_model::{Direction, PolicyKind};
 
     use super::*;

@@ -29,6 +29,7 @@ use crate::forget::Given;
 use crate::index::Index;
 use crate::interfaces::Nudge;
 use crate::metrics::Meters;
+use crate::policy_memory::PolicyMemory;
 use crate::run::WithoutRoom;
 
 /// What links and maps are called where repairs are told.
@@ -42,6 +43,8 @@ pub(crate) struct Setup {
     pub(crate) connections: String,
     /// Pods whose policies do not fit.
     pub(crate) without_room: WithoutRoom,
+    /// Who decides which policies are kept with their rules.
+    pub(crate) policy_memory: PolicyMemory,
     /// For the status.
     pub(crate) pin_dir: String,
     /// The kernel side.
@@ -296,7 +299,7 @@ impl Core {
         }
         self.index.note_all(listed.iter(), diagnostics);
         for object in objects {
-            self.put(object);
+            self.put(self.within_memory(object));
         }
         let watch = self.watch(kind);
         watch.synced = true;

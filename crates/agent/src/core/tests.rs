@@ -4,6 +4,7 @@ mod domains;
 mod ending;
 mod known;
 mod links;
+mod memory;
 mod policies;
 mod room;
 mod sandboxes;
@@ -23,7 +24,7 @@ use crate::flows::{Outcome, Record, Why};
 use support::{Call, Fixture, deny_all, namespace, node, pod};
 
 fn event(event: Event) -> Message {
-    Message::Event { event, received: Instant::now() }
+    Message::Event { event, received: Instant::now(), waits: None }
 }
 
 fn apply(object: Object) -> Message {

@@ -56,6 +56,16 @@ impl Turns {
         self.next.get(namespace).is_none_or(|next| *next <= now)
     }
 
+    /// The version of a policy that waits: it waits no longer.
+    pub(super) fn take(&mut self, id: &PolicyId) -> Option<Policy> {
+        let waits = |(object, _): &News| matches!(object, Object::Policy(policy) if policy.id == *id);
+        let key = self.waiting.iter().find(|(_, news)| waits(news))?.0.clone();
+        match self.waiting.remove(&key) {
+            Some((Object::Policy(policy), _)) => Some(policy),
+            _ => None,
+        }
+    }
+
     /// A policy is gone, or there is a newer version of it.
     fn forget(&mut self, id: &PolicyId) {
         self.waiting.retain(|_, (object, _)| !matches!(object, Object::Policy(policy) if policy.id == *id));
@@ -115,6 +125,7 @@ impl Core {
     /// Takes in an object, unless it has to wait for a turn of its namespace.
     pub(super) fn apply(&mut self, object: Object, diagnostics: &[Diagnostic]) {
         let started = Instant::now();
+        let object = self.within_memory(object);
         let admitted = if self.in_sync { self.turns.admit(object, diagnostics, started) } else { Some(object) };
         if let Some(object) = admitted {
             self.take_in(object, diagnostics);

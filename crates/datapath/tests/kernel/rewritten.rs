@@ -165,6 +165,7 @@ fn policy(kind: PolicyKind, tier: Tier, rules: Vec<Rule>) -> Object {
         subject: PodSelection { namespaces, pods: Selector::default() },
         ingress: None,
         egress: Some(rules),
+        rules_withheld: false,
     })
 }
 

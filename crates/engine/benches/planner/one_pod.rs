@@ -66,5 +66,6 @@ fn policy(number: u32, generation: i64) -> Policy {
         subject: PodSelection { namespaces: NamespaceSelection::Named(namespace), pods: Selector::everything() },
         ingress: Some(vec![Rule { name: None, action: Action::Accept, peers, ports }]),
         egress: None,
+        rules_withheld: false,
     }
 }

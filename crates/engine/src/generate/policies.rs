@@ -29,7 +29,17 @@ impl Settings {
             name: name("policy", rng.below(self.policies)),
         };
         let subject = PodSelection { namespaces: NamespaceSelection::Named(namespace), pods: selector(rng) };
-        Policy { id, uid: uid(rng), generation: generation(rng), tier, priority: 0, subject, ingress, egress }
+        Policy {
+            id,
+            uid: uid(rng),
+            generation: generation(rng),
+            tier,
+            priority: 0,
+            subject,
+            ingress,
+            egress,
+            rules_withheld: false,
+        }
     }
 
     fn cluster_policy(&self, rng: &mut Rng) -> Policy {
@@ -53,6 +63,7 @@ impl Settings {
             subject: PodSelection { namespaces: NamespaceSelection::Matching(selector(rng)), pods: selector(rng) },
             ingress,
             egress,
+            rules_withheld: false,
         }
     }
 

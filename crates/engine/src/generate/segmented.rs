@@ -124,6 +124,7 @@ impl Segmented {
             subject: PodSelection { namespaces: NamespaceSelection::Named(own), pods: subject },
             ingress,
             egress,
+            rules_withheld: false,
         }
     }
 
@@ -163,6 +164,7 @@ impl Segmented {
             subject: PodSelection { namespaces: team(number), pods: Selector::everything() },
             ingress: Some(ingress),
             egress: Some(egress),
+            rules_withheld: false,
         }
     }
 }

@@ -140,7 +140,7 @@ impl Planner {
         let (used, limit, left) = match room {
             Room::Breakpoints => (self.ledger.points, self.limits.breakpoints, self.room(room)),
             Room::Entries => (self.ledger.entries, self.limits.entries, self.room(room)),
-            Room::Peers | Room::Prefixes | Room::Causes | Room::Layout => return BTreeSet::new(),
+            Room::Peers | Room::Prefixes | Room::Causes | Room::Layout | Room::Memory => return BTreeSet::new(),
         };
         let enough = if self.unlaid.is_empty() { limit } else { left };
         if used <= enough {

@@ -95,7 +95,7 @@ impl Content {
     }
 
     pub(super) fn policy(&mut self, policy: &Policy) {
-        let Policy { id, uid, generation, tier, priority, subject, ingress, egress } = policy;
+        let Policy { id, uid, generation, tier, priority, subject, ingress, egress, rules_withheld } = policy;
         self.policy_id(id);
         self.text(uid);
         self.number(*generation);
@@ -110,6 +110,7 @@ impl Content {
                 self.rule(rule);
             }
         }
+        self.number(u8::from(*rules_withheld));
     }
 
     fn rule(&mut self, rule: &Rule) {

@@ -26,6 +26,8 @@ pub(super) struct Policy {
     egress: Option<Box<[Rule]>>,
     /// How much its rules of each direction take up.
     sizes: [Size; 2],
+    /// There is no memory for its rules.
+    pub(super) rules_withheld: bool,
 }
 
 /// How much rules take up, whatever they are about.
@@ -146,7 +148,8 @@ impl Policy {
         name.policy_id(&id);
         let id_digest = name.digest();
         let sizes = [&ingress, &egress].map(|rules| Size::of(rules.as_deref().unwrap_or_default()));
-        Self { id, tier: policy.tier, priority: policy.priority, subject, digest, id_digest, ingress, egress, sizes }
+        let model::Policy { tier, priority, rules_withheld, .. } = *policy;
+        Self { id, tier, priority, subject, digest, id_digest, ingress, egress, sizes, rules_withheld }
     }
 
     /// The order of evaluation ([`model::Policy::rank`]).

@@ -40,7 +40,8 @@ impl Planner {
     /// Sees to it that no subject is to have a ruleset that there is no room to lay out. Adds subjects that lose or get
     /// theirs because of what others want.
     pub(super) fn ration(&mut self, subjects: &mut Vec<Subject>) {
-        if self.unlaid.is_empty() && (self.limits == Limits::NONE || self.is_enough(subjects)) {
+        let enough = || self.limits == Limits::NONE || self.is_enough(subjects);
+        if self.unlaid.is_empty() && self.policies.withheld == 0 && enough() {
             self.rationed = None;
             return;
         }
@@ -115,6 +116,16 @@ impl Planner {
             && (single + more.nets <= self.limits.peers / 4 || single + more.nets <= self.room(Room::Peers))
     }
 
+    /// What there is not enough of for a ruleset, whatever others want.
+    fn lacking_alone(&self, recipe: &Recipe<'_>) -> Option<Room> {
+        if recipe.governing().any(|(policy, _)| policy.rules_withheld) {
+            return Some(Room::Memory);
+        }
+        let size = size(recipe);
+        let many_ranges = size.ranges > self.limits.breakpoints.max(FEW_RANGES);
+        self.is_endless(size).then_some(if many_ranges { Room::Breakpoints } else { Room::Prefixes })
+    }
+
     /// Whether rules have so many ranges of ports, or blocks, that a single decision or the blocks of one ruleset might
     /// not fit: to look into them would take too long.
     fn is_endless(&self, size: Size) -> bool {
@@ -128,12 +139,9 @@ impl Planner {
         let mut wanted = self.wanted(subjects);
         wanted.retain(|id, (identity, direction)| {
             let Some(recipe) = self.recipe(*identity, *direction) else { return false };
-            let endless = self.is_endless(size(&recipe));
-            if endless {
-                let many_ranges = size(&recipe).ranges > self.limits.breakpoints.max(FEW_RANGES);
-                unlaid.insert(*id, if many_ranges { Room::Breakpoints } else { Room::Prefixes });
-            }
-            !endless
+            let lacking = self.lacking_alone(&recipe);
+            unlaid.extend(lacking.map(|room| (*id, room)));
+            lacking.is_none()
         });
         let hasher = RandomState::default();
         for kind in KINDS {
@@ -193,6 +201,8 @@ impl Planner {
     pub(super) fn room(&self, kind: Room) -> usize {
         match kind {
             Room::Layout => self.limits.layout,
+            // What is kept of policies is for whoever holds them to decide: here it is known of each that it is too much.
+            Room::Memory => usize::MAX,
             // One is for the cause that there is no room.
             Room::Causes => self.limits.causes.saturating_sub(1),
             // Some are for ranges that are closed on account of pods without room.
@@ -254,6 +264,6 @@ fn parts(
         Room::Prefixes => nets(false),
         Room::Peers => nets(true),
         // Known only of decisions.
-        Room::Entries | Room::Breakpoints => Vec::new(),
+        Room::Entries | Room::Breakpoints | Room::Memory => Vec::new(),
     }
 }

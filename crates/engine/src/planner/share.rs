@@ -35,7 +35,7 @@ where
         by_payer.entry(want.payer).or_default().push(want);
     }
     let payers: Vec<_> = by_payer.into_values().map(|wants| (total(&wants), wants)).collect();
-    let share = share(room, payers.iter().map(|(total, _)| *total).collect());
+    let share = fair_share(room, payers.iter().map(|(total, _)| *total).collect());
     payers.iter().filter(|(total, _)| *total > share).flat_map(|(_, wants)| beyond(share, wants)).collect()
 }
 
@@ -49,7 +49,7 @@ where
     for (payer, rank) in wants {
         by_payer.entry(payer).or_default().push(rank);
     }
-    let share = share(room, by_payer.values().map(Vec::len).collect());
+    let share = fair_share(room, by_payer.values().map(Vec::len).collect());
     let mut out = Vec::new();
     for mut wanted in by_payer.into_values().filter(|wanted| wanted.len() > share) {
         wanted.sort_unstable();
@@ -64,8 +64,9 @@ fn total<Key, Payer>(wants: &[&Want<Key, Payer>]) -> usize {
     parts.values().fold(0, |sum, size| sum.saturating_add(*size))
 }
 
-/// The most that anybody gets.
-fn share(room: usize, mut totals: Vec<usize>) -> usize {
+/// The most that anybody gets where there is so much room and this is what each payer wants in all. Whoever wants no
+/// more has all of it.
+pub fn fair_share(room: usize, mut totals: Vec<usize>) -> usize {
     totals.sort_unstable();
     let mut left = room;
     for (served, total) in totals.iter().enumerate() {

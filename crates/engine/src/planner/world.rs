@@ -249,6 +249,7 @@ impl Planner {
         let policy = Arc::new(Policy::new(&mut self.strings, policy, digest));
         let number = self.policies.slab.insert(Arc::clone(&policy));
         self.policies.by_id.insert(policy.id.clone(), number);
+        self.policies.withheld += usize::from(policy.rules_withheld);
         self.policies_of(&policy).insert(number, &policy);
         self.select(number);
     }
@@ -256,6 +257,7 @@ impl Planner {
     fn delete_policy(&mut self, id: &PolicyId) {
         let Some(number) = self.policies.by_id.remove(id) else { return };
         let Some(policy) = self.policies.slab.remove(number) else { return };
+        self.policies.withheld -= usize::from(policy.rules_withheld);
         self.policies_of(&policy).remove(number, &policy);
         self.deselect(number, &policy);
     }

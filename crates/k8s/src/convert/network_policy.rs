@@ -41,6 +41,7 @@ pub fn network_policy(policy: &Value) -> (Policy, Vec<Diagnostic>) {
         subject: PodSelection { namespaces: NamespaceSelection::Named(namespace), pods: subject },
         ingress,
         egress,
+        rules_withheld: false,
     };
     (policy, reader.finish())
 }

@@ -26,6 +26,13 @@ impl Backoff {
         Self { first: FIRST / times, longest: LONGEST / times, bound: FIRST / times }
     }
 
+    /// One that waits for some part of an hour, for tests.
+    #[cfg(test)]
+    pub(super) fn patient() -> Self {
+        let hour = Duration::from_hours(1);
+        Self { first: hour, longest: hour, bound: hour }
+    }
+
     /// Something went well: the next wait is short again.
     pub fn reset(&mut self) {
         self.bound = self.first;

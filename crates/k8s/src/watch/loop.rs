@@ -10,9 +10,11 @@
 //! nothing when a broken watch is whole again.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::stream::StreamExt as _;
+use tokio::sync::Notify;
 
 use super::arrival::Arrival;
 use super::ask::{Asker, Lines, Reader};
@@ -30,6 +32,18 @@ const FIRST_WATCH: (u32, u32) = (60, 120);
 const LIVED: Duration = Duration::from_secs(30);
 /// So often in a row a server may say that it has not come as far as a version before it is taken at its word.
 const PATIENCE: u32 = 3;
+
+/// A loop that hears that the server answers again about another kind asks again within so much, by chance.
+const SOON: Duration = Duration::from_secs(1);
+
+/// What a loop hears from others.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signals {
+    /// All objects are to be listed anew.
+    pub(super) relist: Arc<Notify>,
+    /// The server answers again, after an interruption, about one of the kinds that share this.
+    pub(super) recovered: Arc<Notify>,
+}
 
 enum State {
     /// Nothing is known.
@@ -71,11 +85,18 @@ pub(super) struct Loop<T> {
     backoff: Backoff,
     /// A watch that lasted so long went well, whatever it said.
     lived: Duration,
+    signals: Signals,
     ready: VecDeque<News<T>>,
 }
 
 impl<T: Send + 'static> Loop<T> {
-    pub(super) fn new(client: kube::Client, subject: &Subject, progress: Box<dyn Progress>, read: Reader<T>) -> Self {
+    pub(super) fn new(
+        client: kube::Client,
+        subject: &Subject,
+        progress: Box<dyn Progress>,
+        read: Reader<T>,
+        signals: Signals,
+    ) -> Self {
         Self {
             asker: Asker::new(client.clone(), subject),
             name: subject.resource.plural,
@@ -92,6 +113,7 @@ impl<T: Send + 'static> Loop<T> {
             said: None,
             backoff: Backoff::default(),
             lived: LIVED,
+            signals,
             ready: VecDeque::new(),
         }
     }
@@ -108,6 +130,12 @@ impl<T: Send + 'static> Loop<T> {
         Self { backoff: Backoff::hurried(times), lived: LIVED / times, ..self }
     }
 
+    /// Waits for very long before it tries again, for tests.
+    #[cfg(test)]
+    pub(super) fn patient(self) -> Self {
+        Self { backoff: Backoff::patient(), ..self }
+    }
+
     /// What comes next.
     pub(super) async fn next(&mut self) -> News<T> {
         loop {
@@ -120,7 +148,7 @@ impl<T: Send + 'static> Loop<T> {
                 State::Watching { version, lines, since, heard } => self.line(version, lines, since, heard).await,
                 State::Doubt { version } => self.ask_again(version).await,
                 State::Retry { version, pause } => {
-                    tokio::time::sleep(self.backoff.step(pause)).await;
+                    self.wait(pause).await;
                     version.map_or(State::Start, |version| State::Listed { version })
                 }
                 State::Absent => {
@@ -128,6 +156,20 @@ impl<T: Send + 'static> Loop<T> {
                     State::Start
                 }
             };
+        }
+    }
+
+    /// Waits before the next attempt: for as long as the server asks, else until it answers about another kind again,
+    /// or until the wait is over.
+    async fn wait(&mut self, pause: Option<Duration>) {
+        let wait = self.backoff.step(pause);
+        let recovered = async {
+            self.signals.recovered.notified().await;
+            tokio::time::sleep(rand::random_range(Duration::ZERO..=SOON.min(wait))).await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = recovered, if pause.is_none() => {}
         }
     }
 
@@ -193,7 +235,11 @@ impl<T: Send + 'static> Loop<T> {
     }
 
     async fn line(&mut self, version: String, mut lines: Lines, since: Instant, heard: bool) -> State {
-        let line = match lines.next().await {
+        let line = tokio::select! {
+            line = lines.next() => line,
+            () = self.signals.relist.notified() => return State::Start,
+        };
+        let line = match line {
             Some(Ok(line)) => line,
             // It may have been an event: only a list tells.
             Some(Err(refusal @ Refusal::Garbled(_))) => return self.failed(&refusal, None),
@@ -272,7 +318,9 @@ impl<T: Send + 'static> Loop<T> {
 
     fn connected(&mut self) {
         if self.said != Some(Ok(())) {
-            self.said = Some(Ok(()));
+            if self.said.replace(Ok(())).is_some() {
+                self.signals.recovered.notify_waiters();
+            }
             self.ready.push_back(News::Connected);
         }
     }

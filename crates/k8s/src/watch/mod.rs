@@ -10,6 +10,7 @@
 mod arrival;
 mod ask;
 mod backoff;
+mod intake;
 mod line;
 mod list;
 mod r#loop;
@@ -24,11 +25,13 @@ use futures::stream::{self, Stream, StreamExt as _};
 use kube::Client;
 use ringfence_model::{Object, ObjectKey};
 use serde_json::Value;
+use tokio::sync::Notify;
 
 use crate::convert::{Kind, Resource};
 use crate::diagnostic::Diagnostic;
 pub use backoff::Backoff;
-use r#loop::Loop;
+pub use intake::Intake;
+use r#loop::{Loop, Signals};
 
 /// How old a list may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,7 +122,7 @@ where
     P: Progress + 'static,
     R: Fn(&Value) -> T + Send + Sync + 'static,
 {
-    stream_of(Loop::new(client.clone(), subject, Box::new(progress), Arc::new(read)))
+    stream_of(Loop::new(client.clone(), subject, Box::new(progress), Arc::new(read), Signals::default()))
 }
 
 fn stream_of<T: Send + 'static>(start: Loop<T>) -> impl Stream<Item = News<T>> + Send {
@@ -168,23 +171,33 @@ pub enum Event {
 pub fn objects<P: Progress + Clone + 'static>(
     client: &Client,
     progress: &P,
+    intake: &Intake,
 ) -> impl Stream<Item = Event> + Send + use<P> {
-    kinds(client, &Kind::ALL, progress)
+    kinds(client, &Kind::ALL, progress, intake)
 }
 
-/// Watches some kinds. The stream never ends.
+/// Watches some kinds. The stream never ends. Once the server answers about one kind again, the others ask again too.
 pub fn kinds<P: Progress + Clone + 'static>(
     client: &Client,
     kinds: &[Kind],
     progress: &P,
+    intake: &Intake,
 ) -> impl Stream<Item = Event> + Send + use<P> {
     let kinds: BTreeSet<_> = kinds.iter().copied().collect();
+    let recovered = Arc::new(Notify::new());
     let loops: Vec<_> = kinds
         .iter()
         .map(|kind| {
-            let kind = *kind;
-            let read = move |object: &Value| kind.convert(object);
-            follow(client, &kind.resource().into(), progress.clone(), read).map(move |news| event(kind, news)).boxed()
+            let (kind, admit) = (*kind, Arc::clone(&intake.admit));
+            let read = move |object: &Value| {
+                let (object, diagnostics) = kind.convert(object);
+                (admit(object), intake::first_few(diagnostics))
+            };
+            let relist = if kind == Kind::NetworkPolicy { Arc::clone(&intake.relist) } else { Arc::default() };
+            let signals = Signals { relist, recovered: Arc::clone(&recovered) };
+            let progress = Box::new(progress.clone());
+            let start = Loop::new(client.clone(), &kind.resource().into(), progress, Arc::new(read), signals);
+            stream_of(start).map(move |news| event(kind, news)).boxed()
         })
         .collect();
     stream::select_all(loops)

@@ -11,7 +11,7 @@ use http::{Request, Response};
 use kube::Client;
 use serde_json::{Value, json};
 
-use super::r#loop::Loop;
+use super::r#loop::{Loop, Signals};
 use super::{Floor, Forgetful, News, Progress};
 use crate::convert::Kind;
 
@@ -40,6 +40,10 @@ impl Server {
     }
 
     fn follow(&self, progress: impl Progress + 'static) -> Loop<String> {
+        self.follow_with(progress, Signals::default())
+    }
+
+    fn follow_with(&self, progress: impl Progress + 'static, signals: Signals) -> Loop<String> {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let query = request.uri().query().unwrap_or_default().to_owned();
@@ -52,7 +56,8 @@ impl Server {
         });
         let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         let client = Client::new(service, "default");
-        Loop::new(client, &Kind::Namespace.resource().into(), Box::new(progress), Arc::new(name)).hurried(HURRY)
+        let subject = Kind::Namespace.resource().into();
+        Loop::new(client, &subject, Box::new(progress), Arc::new(name), signals).hurried(HURRY)
     }
 
     fn count(&self, watches: bool) -> usize {
@@ -298,6 +303,53 @@ async fn an_event_that_the_server_can_never_tell_does_not_hold_up_the_rest() {
     });
     until(&mut server.follow(Forgetful), |news| *news == News::Reset(vec!["b".into()])).await;
     assert_eq!(server.count(true), 3, "{:?}", server.asked());
+}
+
+#[tokio::test]
+async fn all_objects_are_listed_anew_when_that_is_wanted() {
+    let server = Server::new(|query, before| match (is_watch(query), before) {
+        (false, 0) => list("7", &["a"]),
+        (false, _) => list("7", &["a", "b"]),
+        (true, _) => silence(Duration::from_mins(1)),
+    });
+    let signals = Signals::default();
+    let mut follower = server.follow_with(Forgetful, signals.clone());
+    until(&mut follower, |news| *news == News::Connected).await;
+    signals.relist.notify_one();
+    assert_eq!(follower.next().await, News::Reset(vec!["a".into(), "b".into()]));
+    assert_eq!(server.asked()[2], "resourceVersion=7&resourceVersionMatch=NotOlderThan");
+}
+
+#[tokio::test]
+async fn a_server_that_answers_about_another_kind_is_asked_again_soon_unless_it_asked_to_be_left_alone() {
+    for (pause, asked) in [(None, 2), (Some(3600), 1)] {
+        let server = Server::new(move |_, _| busy(pause));
+        let signals = Signals::default();
+        let mut follower = server.follow_with(Forgetful, signals.clone()).patient();
+        until(&mut follower, |news| matches!(news, News::Disconnected(_))).await;
+        let recovered = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert_eq!(server.count(false), 1, "before anything is heard");
+            signals.recovered.notify_waiters();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        };
+        tokio::join!(recovered, run(&mut follower, Duration::from_secs(2)));
+        assert_eq!(server.count(false), asked);
+    }
+}
+
+#[tokio::test]
+async fn kinds_tell_each_other_that_the_server_answers_again() {
+    let server = Server::new(|query, before| match (is_watch(query), before) {
+        (_, 0) => busy(None),
+        (false, _) => list("7", &[]),
+        (true, _) => silence(Duration::from_mins(1)),
+    });
+    let signals = Signals::default();
+    let mut follower = server.follow_with(Forgetful, signals.clone());
+    let heard = signals.recovered.notified();
+    until(&mut follower, |news| *news == News::Connected).await;
+    tokio::time::timeout(Duration::from_secs(1), heard).await.expect("the others are told");
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ pub(super) use crate::fake::Call;
 use crate::fake::FakeKernel;
 use crate::interfaces::Nudge;
 use crate::metrics::Meters;
+use crate::policy_memory::PolicyMemory;
 use crate::run::WithoutRoom;
 
 /// A planning thread that is stepped by hand.
@@ -66,6 +67,16 @@ impl Fixture {
     /// The same, where pods keep what they had while there is no room for their policies.
     pub(super) fn keeping_within(limits: Limits) -> Self {
         Self::with(FakeKernel::with_limits(limits), |setup| setup.without_room = WithoutRoom::Keep).listed()
+    }
+
+    /// The same, with so much memory for policies.
+    pub(super) fn in_sync_with_memory(memory: &PolicyMemory) -> Self {
+        Self::in_sync_within_memory(Limits::NONE, memory)
+    }
+
+    /// The same, with a kernel that has so much room.
+    pub(super) fn in_sync_within_memory(limits: Limits, memory: &PolicyMemory) -> Self {
+        Self::with(FakeKernel::with_limits(limits), |setup| setup.policy_memory = memory.clone()).listed()
     }
 
     fn listed(self) -> Self {
@@ -204,5 +215,6 @@ pub(super) fn deny_all(namespace: &str, generation: i64) -> Object {
         subject: PodSelection { namespaces: NamespaceSelection::Named(namespace.into()), pods: Selector::everything() },
         ingress: Some(Vec::new()),
         egress: Some(Vec::new()),
+        rules_withheld: false,
     })
 }

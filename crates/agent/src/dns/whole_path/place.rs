@@ -152,7 +152,7 @@ impl Place {
     }
 
     fn event(&self, event: Event) {
-        self.core.tell(Told::Event { event, received: Instant::now() }).unwrap();
+        self.core.tell(Told::Event { event, received: Instant::now(), waits: None }).unwrap();
     }
 
     fn status(&self) -> Status {

@@ -57,6 +57,7 @@ fn read(policy: &Value, dialect: &Dialect) -> (Policy, Vec<Diagnostic>) {
         subject: specification.subject,
         ingress: Some(specification.ingress),
         egress: Some(specification.egress),
+        rules_withheld: false,
     };
     (policy, reader.finish())
 }
