@@ -224,8 +224,9 @@ impl Ledger {
         let known = self.namespaces.iter().flat_map(|(namespace, known)| {
             known.policies.keys().map(|name| (Name::clone(namespace), Name::clone(name)))
         });
-        let gone = known.filter(|(namespace, name)| !listed.contains(&ObjectKey::Policy(id(namespace, name))));
-        for (namespace, name) in gone.collect::<Vec<_>>() {
+        let is_gone = |(namespace, name): &(Name, Name)| !listed.contains(&ObjectKey::Policy(id(namespace, name)));
+        let gone: Vec<_> = known.filter(is_gone).collect();
+        for (namespace, name) in gone {
             self.remove(&namespace, &name);
         }
     }
