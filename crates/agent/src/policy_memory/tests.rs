@@ -30,8 +30,7 @@ fn size(object: &Object) -> usize {
 #[test]
 fn whoever_writes_more_than_its_share_goes_without_rules_and_nobody_else() {
     let memory = PolicyMemory::with_room(4 * size(&policy("blue", "big0", 100)));
-    let small = policy("red", "small", 1);
-    assert!(has_rules(&memory.admit(small.clone())));
+    assert!(has_rules(&memory.admit(policy("red", "small", 1))));
     let kept: Vec<bool> = (0..10).map(|n| has_rules(&memory.admit(policy("blue", &format!("big{n}"), 100)))).collect();
     assert_eq!(kept.iter().filter(|kept| **kept).count(), 3, "three and the small one");
     assert_eq!(memory.settle(), []);

@@ -329,12 +329,14 @@ fn an_address_of_a_sandbox_is_never_unguarded() {
 
 #[test]
 fn a_pod_of_another_node_cannot_take_an_address_of_this_one() {
-    for mut fixture in [without_ranges(), {
+    let with_ranges = {
         let mut fixture = Fixture::in_sync();
         fixture.step([apply(pod("a", "cloudy", ""))]);
         assert!(add(&mut fixture, "cloudy", "10.244.0.8", "c1"));
         fixture
-    }] {
+    };
+    let fixtures = [without_ranges(), with_ranges];
+    for mut fixture in fixtures {
         let endpoints = fixture.kernel().endpoints;
         let (address, _) = endpoints.iter().find(|(_, endpoint)| &*endpoint.pod.name == "cloudy").unwrap();
         let address = address.to_string();
