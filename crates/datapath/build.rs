@@ -10,7 +10,7 @@ const SOURCE_DIR: &str = "src/bpf";
 const OLDEST_CLANG: u32 = 14;
 const NEWEST_CLANG: u32 = 30;
 /// Processors on which no load overtakes another.
-const KEEPS_LOADS_IN_ORDER: [&str; 2] = ["x86_64", "s390x"];
+const ORDERED_LOADS: [&str; 2] = ["x86_64", "s390x"];
 
 fn main() -> ExitCode {
     println!("cargo:rerun-if-changed={SOURCE_DIR}");
@@ -56,7 +56,7 @@ fn clang_args() -> Vec<OsString> {
         args.push("-DRINGFENCE_OTHER_LAYOUT".into());
     }
     // With the other layout tests load what processors need that do not keep loads in order.
-    let keeps_order = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| KEEPS_LOADS_IN_ORDER.contains(&&*arch));
+    let keeps_order = env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| ORDERED_LOADS.contains(&&*arch));
     if keeps_order && !other_layout {
         args.push("-DRINGFENCE_LOADS_IN_ORDER".into());
     }

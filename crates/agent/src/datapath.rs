@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use ringfence_datapath::{
-    ApplyError, Datapath, Done, Drop, Event, Events, Features, Guarded, Interface, LinkHook, Outcome, Port, Sizes,
-    Undone,
+    ApplyError, Datapath, DropReason, Event, EventVerdict, Events, Features, GuardReport, GuardStatus, Interface,
+    LinkHook, PodLink, Repairs, Sizes,
 };
-use ringfence_engine::{CauseId, Delta, Limits, Plan};
+use ringfence_engine::{Delta, Limits, Plan, RuleId};
 use ringfence_netns::Tunnel;
 
 use crate::api::{Feature, MapUse};
@@ -36,7 +36,7 @@ struct Kernel {
 
 impl std::ops::Drop for Kernel {
     fn drop(&mut self) {
-        match self.datapath.leave() {
+        match self.datapath.close_before_exit() {
             // The thread carries it out before it ends.
             Ok(Some(errand)) => self.guards.send(Work::Errand(errand)),
             Ok(None) => {}
@@ -50,12 +50,12 @@ pub(crate) fn open(config: &Config, core: &Handle) -> anyhow::Result<(Box<dyn En
     let adopted = holds_anything(&config.pin_dir);
     let settings = settings(config)?;
     let limits = limits(&settings.sizes);
-    let known = settings.sizes.known_addresses as usize;
+    let known = settings.sizes.infra_addresses as usize;
     let datapath = Datapath::open(settings).context("cannot enforce policy on this node")?;
     let events = datapath.events().context("cannot read what the kernel reports")?;
     let found = datapath.features();
     let (features, link_hook) = (features(&found), found.link_hook);
-    let guards = Workshop::start(core, datapath.doorkeeper()?).context("cannot start a thread")?;
+    let guards = Workshop::start(core, datapath.link_guard()?).context("cannot start a thread")?;
     Ok((Box::new(Kernel { datapath, guards, adopted, features, link_hook, limits, known }), Box::new(Reports(events))))
 }
 
@@ -85,20 +85,20 @@ fn settings(config: &Config) -> anyhow::Result<ringfence_datapath::Config> {
 fn size<'a>(sizes: &'a mut Sizes, map: &str) -> anyhow::Result<&'a mut u32> {
     Ok(match map {
         "endpoints" => &mut sizes.endpoints,
-        "peers" => &mut sizes.peers,
-        "prefixes" => &mut sizes.prefixes,
-        "entries" => &mut sizes.entries,
-        "breakpoints" => &mut sizes.breakpoints,
-        "causes" => &mut sizes.causes,
-        "gates" => &mut sizes.gates,
-        "known_addresses" => &mut sizes.known_addresses,
-        "pod_ranges" => &mut sizes.pod_ranges,
+        "ipcache" => &mut sizes.ipcache,
+        "ipcache_cidrs" => &mut sizes.ipcache_cidrs,
+        "policy" => &mut sizes.policy,
+        "port_ranges" => &mut sizes.port_ranges,
+        "rule_counters" => &mut sizes.rule_counters,
+        "closed_cidrs" => &mut sizes.closed_cidrs,
+        "infra_addresses" => &mut sizes.infra_addresses,
+        "pod_cidrs" => &mut sizes.pod_cidrs,
         "flows" => &mut sizes.flows,
-        "denials" => &mut sizes.denials,
+        "drop_dedup" => &mut sizes.drop_dedup,
         "events" => &mut sizes.events,
         _ => bail!(
-            "no map is called {map}; hint: endpoints, peers, prefixes, entries, breakpoints, causes, gates, \
-             known_addresses, pod_ranges, flows, denials, events"
+            "no map is called {map}; hint: endpoints, ipcache, ipcache_cidrs, policy, port_ranges, rule_counters, \
+             closed_cidrs, infra_addresses, pod_cidrs, flows, drop_dedup, events"
         ),
     })
 }
@@ -123,8 +123,8 @@ fn features(found: &Features) -> Vec<Feature> {
 }
 
 /// What somebody did, by what is missing.
-fn found(undone: Undone) -> String {
-    let Undone { detached, unpinned, directory } = undone;
+fn found(undone: Repairs) -> String {
+    let Repairs { detached, unpinned, directory } = undone;
     let mut found = Vec::new();
     if detached > 0 {
         found.push(format!("{detached} links of the program were detached, and packets passed there unjudged"));
@@ -143,7 +143,7 @@ impl From<ApplyError> for EnforceError {
         let message = error.to_string();
         match error {
             ApplyError::NoCapacity { .. } => Self::Capacity(message),
-            ApplyError::OutOfStep | ApplyError::Kernel { .. } | ApplyError::Attach(_) => Self::Kernel(message),
+            ApplyError::OutOfSync | ApplyError::Kernel { .. } | ApplyError::Attach(_) => Self::Kernel(message),
         }
     }
 }
@@ -157,12 +157,12 @@ fn limits(sizes: &Sizes) -> Limits {
     let size = |size: u32| size as usize;
     let all = Limits {
         endpoints: size(sizes.endpoints),
-        peers: size(sizes.peers),
-        prefixes: size(sizes.prefixes),
-        entries: size(sizes.entries),
-        breakpoints: size(sizes.breakpoints),
-        causes: size(sizes.causes),
-        gates: size(sizes.gates),
+        ipcache: size(sizes.ipcache),
+        ipcache_cidrs: size(sizes.ipcache_cidrs),
+        policy: size(sizes.policy),
+        port_ranges: size(sizes.port_ranges),
+        rule_counters: size(sizes.rule_counters),
+        closed_cidrs: size(sizes.closed_cidrs),
         layout: LAYOUT,
     };
     all.eighths(7)
@@ -193,8 +193,8 @@ impl Enforcer for Kernel {
         self.link_hook
     }
 
-    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<(), EnforceError> {
-        if let Some(errand) = self.datapath.guard(links)? {
+    fn guard(&mut self, links: &BTreeMap<u32, PodLink>) -> Result<(), EnforceError> {
+        if let Some(errand) = self.datapath.guard_links(links)? {
             self.guards.send(Work::Errand(errand));
         }
         Ok(())
@@ -204,8 +204,8 @@ impl Enforcer for Kernel {
         self.guards.send(Work::Look);
     }
 
-    fn settle(&mut self, done: Done) -> Result<Guarded, EnforceError> {
-        Ok(self.datapath.settle(done)?)
+    fn settle(&mut self, done: GuardReport) -> Result<GuardStatus, EnforceError> {
+        Ok(self.datapath.complete_guard_work(done)?)
     }
 
     fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError> {
@@ -213,22 +213,22 @@ impl Enforcer for Kernel {
         Ok(self.datapath.set_tunnels(&pairs)?)
     }
 
-    fn set_known_addresses(
+    fn set_infra_addresses(
         &mut self,
         nodes: &BTreeSet<IpAddr>,
         services: &BTreeSet<IpAddr>,
     ) -> Result<(), EnforceError> {
-        Ok(self.datapath.set_known_addresses(nodes.iter().copied(), services.iter().copied())?)
+        Ok(self.datapath.set_infra_addresses(nodes.iter().copied(), services.iter().copied())?)
     }
 
-    fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError> {
-        Ok(self.datapath.set_pod_ranges(ranges.iter().copied())?)
+    fn set_pod_cidrs(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError> {
+        Ok(self.datapath.set_pod_cidrs(ranges.iter().copied())?)
     }
 
     fn mend(&mut self) -> Result<Option<String>, EnforceError> {
         self.datapath.set_ephemeral_ports(client_ports::read())?;
-        let undone = self.datapath.mend().map_err(|error| EnforceError::Kernel(error.to_string()))?;
-        Ok((undone != Undone::default()).then(|| found(undone)))
+        let undone = self.datapath.repair().map_err(|error| EnforceError::Kernel(error.to_string()))?;
+        Ok((undone != Repairs::default()).then(|| found(undone)))
     }
 
     fn facts(&mut self) -> Facts {
@@ -241,7 +241,7 @@ impl Enforcer for Kernel {
                 ("spoofed-source", drops.spoofed),
                 ("endpoint-not-ready", drops.not_ready),
                 ("unparseable", drops.unparseable),
-                ("astray", drops.astray),
+                ("astray", drops.misdirected),
                 ("incomplete", drops.incomplete),
             ]
             .map(|(reason, packets)| (reason.to_owned(), packets))
@@ -251,18 +251,18 @@ impl Enforcer for Kernel {
             tracing::warn!(%error, "cannot read the counters of drops");
             BTreeMap::new()
         });
-        let use_of = |map: ringfence_datapath::Capacity| MapUse {
+        let use_of = |map: ringfence_datapath::MapUsage| MapUse {
             name: map.map.into(),
             used: map.used as u64,
             capacity: map.size as u64,
         };
-        let maps = self.datapath.capacity().into_iter().map(use_of).collect();
+        let maps = self.datapath.map_usage().into_iter().map(use_of).collect();
         Facts { adopted: self.adopted, maps, features: self.features.clone(), drops, reports_lost }
     }
 
-    fn counters(&mut self) -> Result<BTreeMap<CauseId, Count>, EnforceError> {
+    fn counters(&mut self) -> Result<BTreeMap<RuleId, Count>, EnforceError> {
         let count =
-            |counter: ringfence_datapath::Counter| Count { accepted: counter.accepted, dropped: counter.dropped };
+            |counter: ringfence_datapath::RuleCounter| Count { accepted: counter.accepted, dropped: counter.dropped };
         Ok(self.datapath.rule_counters()?.into_iter().map(|(cause, counter)| (cause, count(counter))).collect())
     }
 }
@@ -278,11 +278,15 @@ impl Source for Reports {
 }
 
 fn record(event: &Event) -> Record {
-    let (verdict, why) = match event.outcome {
-        Outcome::Allowed(cause) => (flows::Outcome::Allowed, Why::Cause(cause)),
-        Outcome::Denied(Drop::Policy { cause, cut: false }) => (flows::Outcome::Denied, Why::Cause(cause)),
-        Outcome::Denied(Drop::Policy { cause, cut: true }) => (flows::Outcome::Cut, Why::Cause(cause)),
-        Outcome::Denied(drop) => (flows::Outcome::Denied, program(drop)),
+    let (verdict, why) = match event.verdict {
+        EventVerdict::Allowed(cause) => (flows::Outcome::Allowed, Why::Cause(cause)),
+        EventVerdict::Denied(DropReason::Policy { rule_id: cause, cut: false }) => {
+            (flows::Outcome::Denied, Why::Cause(cause))
+        }
+        EventVerdict::Denied(DropReason::Policy { rule_id: cause, cut: true }) => {
+            (flows::Outcome::Cut, Why::Cause(cause))
+        }
+        EventVerdict::Denied(drop) => (flows::Outcome::Denied, program(drop)),
     };
     Record {
         verdict,
@@ -297,16 +301,16 @@ fn record(event: &Event) -> Record {
     }
 }
 
-fn program(drop: Drop) -> Why {
+fn program(drop: DropReason) -> Why {
     let (reason, message) = match drop {
-        Drop::Policy { .. } => ("policy", "a policy said so"),
-        Drop::Spoofed => (flows::SPOOFED, "the source address is not that of the pod that sent the packet"),
-        Drop::EndpointNotReady => {
+        DropReason::Policy { .. } => ("policy", "a policy said so"),
+        DropReason::Spoofed => (flows::SPOOFED, "the source address is not that of the pod that sent the packet"),
+        DropReason::EndpointNotReady => {
             ("endpoint-not-ready", "the address is a local pod's, but no policy is known for it yet")
         }
-        Drop::Unparseable => ("unparseable", "the packet's ports or its true destination cannot be told"),
-        Drop::Astray => ("astray", "the packet was on its way to a pod it is not for"),
-        Drop::Incomplete => {
+        DropReason::Unparseable => ("unparseable", "the packet's ports or its true destination cannot be told"),
+        DropReason::Misdirected => ("astray", "the packet was on its way to a pod it is not for"),
+        DropReason::Incomplete => {
             ("incomplete", "the kernel's copy of the policy has no answer; this is a fault of ringfence")
         }
     };
@@ -333,14 +337,14 @@ mod tests {
         let pins = std::env::temp_dir().join(format!("rf-lost-pins-{}", std::process::id()));
         let open = || Datapath::open(ringfence_datapath::Config::new(&pins)).unwrap();
         let mut datapath = host.0.run(open).unwrap();
-        let mut keeper = datapath.doorkeeper().unwrap();
+        let mut keeper = datapath.link_guard().unwrap();
         datapath.sync(&Plan::default()).unwrap();
-        let port = Port { bridge: None, mac: None, pod: true, idle: true };
-        keeper.take(datapath.guard(&BTreeMap::from([(index, port)])).unwrap().unwrap());
-        assert_eq!(datapath.settle(keeper.work().unwrap()).unwrap().guarded, BTreeSet::from([index]));
+        let port = PodLink { bridge: None, mac: None, pod: true, idle: true };
+        keeper.enqueue(datapath.guard_links(&BTreeMap::from([(index, port)])).unwrap().unwrap());
+        assert_eq!(datapath.complete_guard_work(keeper.run_next().unwrap()).unwrap().guarded, BTreeSet::from([index]));
         let mut taken_away = || {
-            keeper.look();
-            !datapath.settle(keeper.work().unwrap()).unwrap().restored.is_empty()
+            keeper.check_all_links();
+            !datapath.complete_guard_work(keeper.run_next().unwrap()).unwrap().restored.is_empty()
         };
         assert!(!taken_away());
         // First from where a pod that starts has it, then from where it is put back.

@@ -329,7 +329,7 @@ async fn two_pods_with_one_address_have_what_both_may_and_both_are_told() {
     api.tell("pods", "MODIFIED", twin.clone()).await;
     agent.status("it is in dispute", |status| said(status, "10.244.0.2 is in dispute between pods")).await;
     let endpoint = agent.kernel.plan().endpoints.values().next().cloned().unwrap();
-    assert_eq!([endpoint.ingress, endpoint.egress], [ringfence_engine::RulesetId::CONFLICT; 2], "denied");
+    assert_eq!([endpoint.ingress, endpoint.egress], [ringfence_engine::RulesetId::COLLISION; 2], "denied");
     twin["status"]["phase"] = "Succeeded".into();
     api.tell("pods", "MODIFIED", twin).await;
     let status = agent.status("the one that ended has none", |status| status.diagnostics.is_empty()).await;

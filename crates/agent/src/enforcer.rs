@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ringfence_datapath::{Done, Guarded, Interface, LinkHook, Port};
-use ringfence_engine::{CauseId, Delta, Limits, Plan};
+use ringfence_datapath::{GuardReport, GuardStatus, Interface, LinkHook, PodLink};
+use ringfence_engine::{Delta, Limits, Plan, RuleId};
 use ringfence_netns::Tunnel;
 
 use crate::api::{Feature, MapUse};
@@ -27,28 +27,28 @@ pub trait Enforcer: Send {
     fn link_hook(&self) -> Option<LinkHook>;
     /// Has exactly these links of the node guarded, by index, and no others. That is done on another thread, which
     /// tells what came of it: for [`Enforcer::settle`].
-    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<(), EnforceError>;
+    fn guard(&mut self, links: &BTreeMap<u32, PodLink>) -> Result<(), EnforceError>;
     /// Has that thread look whether the guards are where they were put, and put back those that are not.
     fn look_at_guards(&mut self);
     /// Takes in what was done at links; how all of them stand now.
-    fn settle(&mut self, done: Done) -> Result<Guarded, EnforceError>;
+    fn settle(&mut self, done: GuardReport) -> Result<GuardStatus, EnforceError>;
     /// The tunnels that end on nodes: pods send nothing there.
     fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError>;
     /// The addresses of nodes, and those of Services.
-    fn set_known_addresses(
+    fn set_infra_addresses(
         &mut self,
         nodes: &BTreeSet<IpAddr>,
         services: &BTreeSet<IpAddr>,
     ) -> Result<(), EnforceError>;
     /// The ranges of all nodes' pods.
-    fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError>;
+    fn set_pod_cidrs(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError>;
     /// Looks whether what enforces is still where it belongs, and sees to it that it is. What was found undone and is
     /// mended, as a sentence; what cannot be mended is the error.
     fn mend(&mut self) -> Result<Option<String>, EnforceError>;
     /// Facts for status and metrics, read now.
     fn facts(&mut self) -> Facts;
     /// How much each cause decided, read now.
-    fn counters(&mut self) -> Result<BTreeMap<CauseId, Count>, EnforceError>;
+    fn counters(&mut self) -> Result<BTreeMap<RuleId, Count>, EnforceError>;
 }
 
 /// Why a plan is not in the kernel.

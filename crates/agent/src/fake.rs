@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use ringfence_datapath::{Done, Guarded, Interface, LinkHook, Port};
-use ringfence_engine::{CauseId, Delta, Limits, Plan};
+use ringfence_datapath::{GuardReport, GuardStatus, Interface, LinkHook, PodLink};
+use ringfence_engine::{Delta, Limits, Plan, RuleId};
 use ringfence_model::DomainName;
 use ringfence_netns::Tunnel;
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ pub(crate) enum Call {
     Sync,
     Apply,
     Interfaces(usize),
-    Guard(BTreeMap<u32, Port>),
+    Guard(BTreeMap<u32, PodLink>),
     LookAtGuards,
     Tunnels(BTreeSet<Tunnel>),
     Known(BTreeSet<IpAddr>, BTreeSet<IpAddr>),
@@ -121,8 +121,8 @@ impl FakeKernel {
     }
 
     /// What the thread that works at links tells, if it has done something.
-    pub(crate) fn done(&self) -> Option<Done> {
-        std::mem::take(&mut self.0.lock().untold).then(Done::default)
+    pub(crate) fn done(&self) -> Option<GuardReport> {
+        std::mem::take(&mut self.0.lock().untold).then(GuardReport::default)
     }
 
     /// Has the next look find something undone.
@@ -166,7 +166,7 @@ impl Enforcer for FakeKernel {
         (!self.0.lock().too_old).then_some(LinkHook::Tcx)
     }
 
-    fn guard(&mut self, links: &BTreeMap<u32, Port>) -> Result<(), EnforceError> {
+    fn guard(&mut self, links: &BTreeMap<u32, PodLink>) -> Result<(), EnforceError> {
         self.called(Call::Guard(links.clone()), |_| {})?;
         let mut memory = self.0.lock();
         memory.links = links.keys().copied().collect();
@@ -180,18 +180,18 @@ impl Enforcer for FakeKernel {
         memory.untold = true;
     }
 
-    fn settle(&mut self, _: Done) -> Result<Guarded, EnforceError> {
+    fn settle(&mut self, _: GuardReport) -> Result<GuardStatus, EnforceError> {
         let mut memory = self.0.lock();
         let failed = memory.refused.clone();
         let guarded = memory.links.iter().filter(|index| !failed.contains_key(index)).copied().collect();
-        Ok(Guarded { guarded, failed, restored: std::mem::take(&mut memory.taken) })
+        Ok(GuardStatus { guarded, failed, restored: std::mem::take(&mut memory.taken) })
     }
 
     fn set_tunnels(&mut self, tunnels: &BTreeSet<Tunnel>) -> Result<(), EnforceError> {
         self.called(Call::Tunnels(tunnels.clone()), |_| {})
     }
 
-    fn set_known_addresses(
+    fn set_infra_addresses(
         &mut self,
         nodes: &BTreeSet<IpAddr>,
         services: &BTreeSet<IpAddr>,
@@ -199,7 +199,7 @@ impl Enforcer for FakeKernel {
         self.called(Call::Known(nodes.clone(), services.clone()), |_| {})
     }
 
-    fn set_pod_ranges(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError> {
+    fn set_pod_cidrs(&mut self, ranges: &BTreeSet<IpNet>) -> Result<(), EnforceError> {
         self.called(Call::PodRanges(ranges.clone()), |_| {})
     }
 
@@ -214,8 +214,8 @@ impl Enforcer for FakeKernel {
         Facts { maps, drops: BTreeMap::from([("policy".into(), 5)]), ..Facts::default() }
     }
 
-    fn counters(&mut self) -> Result<BTreeMap<CauseId, Count>, EnforceError> {
+    fn counters(&mut self) -> Result<BTreeMap<RuleId, Count>, EnforceError> {
         let memory = self.0.lock();
-        Ok(memory.plan.causes.keys().map(|cause| (*cause, Count { accepted: 1, dropped: 2 })).collect())
+        Ok(memory.plan.rules.keys().map(|cause| (*cause, Count { accepted: 1, dropped: 2 })).collect())
     }
 }

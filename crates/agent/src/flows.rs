@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{fmt, thread};
 
-use ringfence_engine::CauseId;
+use ringfence_engine::RuleId;
 use ringfence_model::{Direction, Protocol};
 use tokio::sync::broadcast;
 use tokio::sync::oneshot::{self, error::TryRecvError};
@@ -60,7 +60,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     /// A cause of the plan.
-    Cause(CauseId),
+    Cause(RuleId),
     /// The kernel program itself: a word such as `spoofed-source`, and a sentence.
     Program {
         /// The word.

@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::mpsc::{self, Sender};
 
-use ringfence_datapath::forget_connections_of;
+use ringfence_datapath::delete_conntrack_entries_of;
 use ringfence_model::Name;
 
 use crate::core::{Handle, Message};
@@ -22,7 +22,7 @@ pub(crate) fn start(core: &Handle) -> io::Result<Sender<Given>> {
     let run = move || {
         while let Ok(first) = given.recv() {
             let all: Vec<Given> = std::iter::once(first).chain(given.try_iter()).collect();
-            let result = forget_connections_of(&all.iter().map(|(address, _)| *address).collect());
+            let result = delete_conntrack_entries_of(&all.iter().map(|(address, _)| *address).collect());
             if let Err(error) = &result {
                 let (address, addresses) = (all[0].0, all.len());
                 tracing::error!(%address, addresses, %error, "connections of pods that had addresses are not \

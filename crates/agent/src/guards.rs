@@ -7,7 +7,7 @@ use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
-use ringfence_datapath::{Doorkeeper, Errand};
+use ringfence_datapath::{GuardWork, LinkGuard};
 
 use crate::core::{Gone, Handle, Message};
 
@@ -15,7 +15,7 @@ use crate::core::{Gone, Handle, Message};
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Guard links, or let go of some.
-    Errand(Errand),
+    Errand(GuardWork),
     /// Look whether all guards are where they were put.
     Look,
 }
@@ -29,7 +29,7 @@ pub(crate) struct Workshop {
 
 impl Workshop {
     /// Starts the thread. It tells the planning thread what it has done.
-    pub(crate) fn start(core: &Handle, keeper: Doorkeeper) -> io::Result<Self> {
+    pub(crate) fn start(core: &Handle, keeper: LinkGuard) -> io::Result<Self> {
         let (sender, work) = mpsc::channel();
         let told = core.clone();
         let thread = core.spawn("guards", move || {
@@ -52,14 +52,14 @@ impl Drop for Workshop {
     }
 }
 
-fn run(core: &Handle, mut keeper: Doorkeeper, work: &Receiver<Work>) -> Result<(), Gone> {
+fn run(core: &Handle, mut keeper: LinkGuard, work: &Receiver<Work>) -> Result<(), Gone> {
     loop {
         // All that is asked for is known before the next piece, as some of it is more urgent. What an agent that ends
         // asks for is done.
         for more in work.try_iter() {
             take(&mut keeper, more);
         }
-        match keeper.work() {
+        match keeper.run_next() {
             Some(done) => core.tell(Message::Guarded(done))?,
             None => match work.recv() {
                 Ok(work) => take(&mut keeper, work),
@@ -69,9 +69,9 @@ fn run(core: &Handle, mut keeper: Doorkeeper, work: &Receiver<Work>) -> Result<(
     }
 }
 
-fn take(keeper: &mut Doorkeeper, work: Work) {
+fn take(keeper: &mut LinkGuard, work: Work) {
     match work {
-        Work::Errand(errand) => keeper.take(errand),
-        Work::Look => keeper.look(),
+        Work::Errand(errand) => keeper.enqueue(errand),
+        Work::Look => keeper.check_all_links(),
     }
 }

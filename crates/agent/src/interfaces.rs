@@ -350,7 +350,7 @@ pub(crate) fn start(core: &Handle) -> std::io::Result<Sender<Nudge>> {
 
 #[cfg(test)]
 mod tests {
-    use ringfence_datapath::{Interface, Port};
+    use ringfence_datapath::{Interface, PodLink};
     use ringfence_netns::{Route, VethEnd, Vxlan};
 
     use super::*;
@@ -406,7 +406,7 @@ mod tests {
         let found = host.0.run(|| scout.find(&local)).unwrap().unwrap();
         let interface = Interface { index, bridge: None };
         assert_eq!(found.ports.interfaces, local.iter().map(|address| (*address, interface)).collect());
-        assert_eq!(found.ports.links[&index], Port { bridge: None, mac: None, pod: true, idle: false });
+        assert_eq!(found.ports.links[&index], PodLink { bridge: None, mac: None, pod: true, idle: false });
         assert_eq!(found.bridge, None);
         let tunnels = [9999, 4789, 8472, 6081].map(Tunnel::udp);
         assert_eq!(found.tunnels, BTreeSet::from(tunnels));
@@ -418,7 +418,7 @@ mod tests {
     #[test]
     fn a_port_of_nobody_is_spared_for_a_moment_unless_it_was_there_before() {
         let ports = |strangers: &[u32]| {
-            let port = |pod| Port { bridge: Some(3), mac: None, pod, idle: false };
+            let port = |pod| PodLink { bridge: Some(3), mac: None, pod, idle: false };
             let links = strangers.iter().map(|index| (*index, port(false))).chain([(7, port(true))]).collect();
             Ports { links, ..Ports::default() }
         };
@@ -463,15 +463,15 @@ mod tests {
         let addresses: Vec<IpAddr> = local.iter().copied().collect();
         let told = Told { at: SystemTime::now(), addresses, links, hardware_address: None };
         let placed = host.0.run(|| place(&told)).unwrap().unwrap();
-        let guarded = Port { bridge: Some(bridge), mac: Some(mac), pod: true, idle: false };
+        let guarded = PodLink { bridge: Some(bridge), mac: Some(mac), pod: true, idle: false };
         assert_eq!(placed.interfaces[&told.addresses[0]], Interface { index: port, bridge: Some(bridge) });
-        assert_eq!(placed.links[&port], Port { idle: true, ..guarded }, "its hardware address was looked up");
+        assert_eq!(placed.links[&port], PodLink { idle: true, ..guarded }, "its hardware address was looked up");
         scout.take(Nudge::Told(5, told));
         let found = find(&mut scout);
         assert_eq!((found.news, found.ports.links.get(&port)), (5, Some(&guarded)));
         assert_eq!(
             found.ports.links.get(&other),
-            Some(&Port { bridge: Some(bridge), mac: None, pod: false, idle: false })
+            Some(&PodLink { bridge: Some(bridge), mac: None, pod: false, idle: false })
         );
 
         // An agent that comes later reads what the runtime wrote.

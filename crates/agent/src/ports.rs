@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use ringfence_datapath::{Interface, Port};
+use ringfence_datapath::{Interface, PodLink};
 use ringfence_netns::{HardwareAddress, Link, Peer};
 
 use crate::cni_cache::Told;
@@ -34,7 +34,7 @@ pub(crate) struct Ports {
     /// The links of addresses, as far as known.
     pub(crate) interfaces: BTreeMap<IpAddr, Interface>,
     /// How each link of a pod is to be guarded, strangers included.
-    pub(crate) links: BTreeMap<u32, Port>,
+    pub(crate) links: BTreeMap<u32, PodLink>,
     /// Their names.
     pub(crate) names: BTreeMap<u32, String>,
 }
@@ -49,7 +49,7 @@ impl Ports {
 
     /// Links of which not everything is known that has to be: their other end has to be looked at.
     pub(crate) fn in_doubt(&self) -> impl Iterator<Item = u32> {
-        let doubtful = |port: &Port| !port.pod || (port.bridge.is_some() && port.mac.is_none());
+        let doubtful = |port: &PodLink| !port.pod || (port.bridge.is_some() && port.mac.is_none());
         self.links.iter().filter(move |(_, port)| doubtful(port)).map(|(index, _)| *index)
     }
 
@@ -150,7 +150,7 @@ impl<'a> Search<'a> {
                 let bridge = self.bridge(link);
                 let looked = || seen.inside.get(index)?.hardware_address;
                 let mac = bridge.and_then(|_| self.hardware.get(address).copied().or_else(looked));
-                let port = ports.links.entry(*index).or_insert(Port { bridge, mac, pod: true, idle: false });
+                let port = ports.links.entry(*index).or_insert(PodLink { bridge, mac, pod: true, idle: false });
                 port.mac = port.mac.or(mac);
             }
         }
@@ -158,7 +158,7 @@ impl<'a> Search<'a> {
         for link in seen.links.iter().filter(|link| is_end(link)) {
             let bridge = self.bridge(link).filter(|bridge| bridges.contains(bridge));
             if bridge.is_some() {
-                ports.links.entry(link.index).or_insert(Port { bridge, mac: None, pod: false, idle: false });
+                ports.links.entry(link.index).or_insert(PodLink { bridge, mac: None, pod: false, idle: false });
             }
         }
         let name = |index: &u32| Some((*index, self.link(*index)?.name.clone()));

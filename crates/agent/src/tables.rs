@@ -2,8 +2,8 @@
 //!
 //! `nft flush ruleset` takes everybody's tables, and is how Debian loads its firewall: connection tracking ends with
 //! ours, so that answers to pods are dropped, and answers of DNS servers pass unread. The kernel tells whoever listens
-//! ([`TableEvents`]); the thread looks when it hears of our tables, and every few seconds. All that waits for `nft` is
-//! done here, so that nobody else has to.
+//! ([`NftablesEvents`]); the thread looks when it hears of our tables, and every few seconds. All that waits for `nft`
+//! is done here, so that nobody else has to.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use ringfence_datapath::answers;
 use ringfence_datapath::conntrack::{self, TABLE};
-use ringfence_datapath::tables::{TableEvents, rules};
+use ringfence_datapath::dns_queue;
+use ringfence_datapath::nftables::{NftablesEvents, rule_count};
 use ringfence_routes::{FIREWALL, MASQUERADE};
 
 use crate::core::{Gone, Handle};
@@ -125,15 +125,15 @@ struct Keeper {
     told: Receiver<Told>,
     wake: Arc<EventFd>,
     meters: Arc<Meters>,
-    events: Option<TableEvents>,
-    answers: Option<Answers>,
+    events: Option<NftablesEvents>,
+    answers: Option<DnsQueue>,
     /// Something is left of a rule that is not wanted any more; from when on nothing is held by it.
     left: Option<Instant>,
     roads: Option<Sender<Nudge>>,
 }
 
 /// The rule that holds answers.
-struct Answers {
+struct DnsQueue {
     hold: Hold,
     listener: Listener,
     /// It was put, and as far as is known it is there.
@@ -164,7 +164,7 @@ impl Keeper {
     fn tidy(&mut self, now: Instant) {
         if self.answers.is_none()
             && self.left.take_if(|from| *from <= now).is_some()
-            && let Err(error) = answers::stop()
+            && let Err(error) = dns_queue::stop()
         {
             tracing::warn!(%error, "what is left of a rule stays");
         }
@@ -200,14 +200,14 @@ impl Keeper {
 
     /// Whether something happened to our tables. Where nobody tells, one looks now and then.
     fn concerned(&mut self) -> bool {
-        let events = match self.events.take().map_or_else(TableEvents::open, Ok) {
+        let events = match self.events.take().map_or_else(NftablesEvents::open, Ok) {
             Ok(events) => events,
             Err(error) => {
                 tracing::debug!(%error, "tables are looked at every few seconds only");
                 return false;
             }
         };
-        match events.concern(&[TABLE, FIREWALL]) {
+        match events.affect(&[TABLE, FIREWALL]) {
             Ok(concern) => {
                 self.events = Some(events);
                 concern
@@ -224,7 +224,7 @@ impl Keeper {
         self.keep_answers();
         self.tidy(Instant::now());
         let (chain, count) = MASQUERADE;
-        let lost = || rules(FIREWALL, chain).is_ok_and(|rules| rules < count);
+        let lost = || rule_count(FIREWALL, chain).is_ok_and(|rules| rules < count);
         if let Some(roads) = self.roads.as_ref().filter(|_| lost()) {
             let _the_agent_is_stopping = roads.send(Nudge::Network);
         }
@@ -253,7 +253,7 @@ impl Keeper {
         let Some(hold) = hold else {
             if before.is_some() {
                 self.left = Some(Instant::now() + INTERVAL);
-                if let Err(error) = answers::pause() {
+                if let Err(error) = dns_queue::pause() {
                     tracing::warn!(%error, "answers of DNS servers may still pass through a queue that lets all of \
                         them pass");
                 }
@@ -262,11 +262,11 @@ impl Keeper {
             return listener.tell(Tell::Rule(Rule::Gone));
         };
         let same_queue = before.is_some_and(|before| before.put && before.hold.queue == hold.queue);
-        let put = same_queue && answers::change(&hold.servers, &hold.pods).is_ok();
+        let put = same_queue && dns_queue::change(&hold.servers, &hold.pods).is_ok();
         if put {
             listener.tell(Tell::Rule(Rule::There));
         }
-        let mut answers = Answers { hold, listener, put };
+        let mut answers = DnsQueue { hold, listener, put };
         if !put {
             answers.put();
         }
@@ -275,7 +275,7 @@ impl Keeper {
 
     fn keep_answers(&mut self) {
         let Some(answers) = &mut self.answers else { return };
-        if answers.put && answers::are_held().unwrap_or(false) {
+        if answers.put && dns_queue::are_held().unwrap_or(false) {
             return;
         }
         let lost = answers.put;
@@ -293,11 +293,11 @@ impl Keeper {
     }
 }
 
-impl Answers {
+impl DnsQueue {
     /// Puts the rule, and tells what came of it.
     fn put(&mut self) -> bool {
         let Hold { queue, servers, pods } = &self.hold;
-        let put = answers::hold(*queue, servers, pods);
+        let put = dns_queue::hold(*queue, servers, pods);
         self.put = put.is_ok();
         let rule = put.map_or_else(|error| Rule::Missing(error.to_string()), |()| Rule::There);
         self.listener.tell(Tell::Rule(rule));

@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use ringfence_datapath::{Circumstances, Config, Conntrack, Datapath, Interface, Trial};
+use ringfence_datapath::{Config, Conntrack, Datapath, Interface, PacketContext, TestRun};
 use ringfence_engine::Plan;
 use ringfence_model::Protocol;
 use ringfence_netns::Namespace;
@@ -69,7 +69,7 @@ struct Variant {
     name: String,
     namespace: Namespace,
     datapath: Option<Datapath>,
-    trial: Trial,
+    test_run: TestRun,
     /// Milliseconds until the plan was in the kernel.
     synced: f64,
     /// Nanoseconds of a packet of a known flow, and of one that is decided anew; one of each a round.
@@ -91,13 +91,13 @@ impl Variant {
             let synced = started.elapsed().as_secs_f64() * 1e3;
             let interface = |index| Interface { index, bridge: None };
             datapath.set_interfaces([(CLIENT.into(), interface(ARRIVES)), (SERVER.into(), interface(LEAVES))])?;
-            let trial = datapath.trial()?;
-            anyhow::Ok((datapath, trial, synced))
+            let test_run = datapath.test_run()?;
+            anyhow::Ok((datapath, test_run, synced))
         });
         match loaded {
-            Ok((datapath, trial, synced)) => {
+            Ok((datapath, test_run, synced)) => {
                 let (known, decided) = (Vec::new(), Vec::new());
-                Ok(Self { name, namespace, datapath: Some(datapath), trial, synced, known, decided })
+                Ok(Self { name, namespace, datapath: Some(datapath), test_run, synced, known, decided })
             }
             Err(error) => {
                 let _ = Namespace::delete(&id);
@@ -108,16 +108,16 @@ impl Variant {
 
     fn measure(&mut self, packets: u32) -> anyhow::Result<()> {
         let run = |flows| -> anyhow::Result<f64> {
-            let given = Circumstances {
+            let given = PacketContext {
                 interface: Some(ARRIVES),
                 out_interface: Some(LEAVES),
                 conntrack: Conntrack::Established,
                 flows,
-                ..Circumstances::default()
+                ..PacketContext::default()
             };
             // The first may have to be decided in any case.
-            self.trial.run(&packet(), &given, 1)?;
-            let said = self.trial.run(&packet(), &given, packets)?;
+            self.test_run.run(&packet(), &given, 1)?;
+            let said = self.test_run.run(&packet(), &given, packets)?;
             if !said.accepted || said.hit != flows {
                 bail!("the packet is not accepted, or not as meant: {said:?}");
             }

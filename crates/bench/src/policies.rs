@@ -170,8 +170,8 @@ mod tests {
                 translated: false,
                 established: false,
             };
-            assert_eq!(plan.decide(&connection).ingress.allow, allowed);
-            let points = plan.entries.values().map(|block| block.breakpoints().len()).max();
+            assert_eq!(plan.evaluate(&connection).ingress.allow, allowed);
+            let points = plan.policy.values().map(|block| block.ranges().len()).max();
             assert!(points > Some(19 * RULES), "every rule has an interval: {points:?}");
         }
     }
@@ -181,6 +181,6 @@ mod tests {
         let (client, server) = (Ipv4Addr::new(10, 0, 0, 2), Ipv4Addr::new(10, 0, 0, 3));
         let allowed = plan(client, server, &[Ipv4Addr::new(198, 18, 0, 1), client]);
         assert_eq!(allowed.endpoints.len(), 2);
-        assert!(allowed.peers.len() >= 2, "both sources must be told apart from others");
+        assert!(allowed.ipcache.len() >= 2, "both sources must be told apart from others");
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use ringfence_k8s::convert::Kind;
-use ringfence_k8s::crd::install::{Identity, Outcome, install};
+use ringfence_k8s::crd::install::{Identity, Installed, install};
 use ringfence_k8s::crd::{Channel, KINDS, definition};
 use serde_json::Value;
 
@@ -86,7 +86,7 @@ fn install_all(definitions: &[Value], options: &Install) -> anyhow::Result<Code>
     })
 }
 
-fn told(definition: &Value, outcome: &Outcome) -> String {
+fn told(definition: &Value, outcome: &Installed) -> String {
     let name = definition["metadata"]["name"].as_str().unwrap_or_default();
     let which = |Identity { bundle, channel }: &Identity| match (bundle.as_str(), channel.as_str()) {
         ("", "") => "a definition without a version".to_owned(),
@@ -94,9 +94,9 @@ fn told(definition: &Value, outcome: &Outcome) -> String {
     };
     let now = which(&Identity::of(definition));
     let said = match outcome {
-        Outcome::Created => format!("created ({now})"),
-        Outcome::Changed { from } => format!("changed (from {} to {now})", which(from)),
-        Outcome::Unchanged => format!("unchanged ({now})"),
+        Installed::Created => format!("created ({now})"),
+        Installed::Changed { from } => format!("changed (from {} to {now})", which(from)),
+        Installed::Unchanged => format!("unchanged ({now})"),
     };
     format!("customresourcedefinition.apiextensions.k8s.io/{name} {said}")
 }
@@ -123,7 +123,7 @@ mod tests {
         let definition = definition(Kind::ClusterNetworkPolicy, Channel::Standard).unwrap();
         let from = Identity { bundle: String::new(), channel: String::new() };
         assert_eq!(
-            told(&definition, &Outcome::Changed { from }),
+            told(&definition, &Installed::Changed { from }),
             "customresourcedefinition.apiextensions.k8s.io/clusternetworkpolicies.policy.networking.k8s.io changed \
              (from a definition without a version to v0.2.0 standard)"
         );

@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::IpNet;
-use ringfence_engine::{CauseId, ClassId, EntryKey, PeerClass};
+use ringfence_engine::{IpcacheEntry, PeerSetId, PolicyKey, RuleId};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `RINGFENCE_ABI`.
-pub(crate) const ABI: u64 = 2;
+pub(crate) const ABI: u64 = 3;
 
 macro_rules! mirror {
     ($($(#[$meta:meta])* $name:ident ($size:literal) { $($field:ident: $type:ty),* $(,)? })*) => {$(
@@ -22,56 +22,56 @@ macro_rules! mirror {
 mirror! {
     /// An address in network order; IPv4 as IPv4-mapped IPv6.
     Address(16) { bytes: [u8; 16] }
-    EndpointValue(32) { seal: u64, ingress: u64, egress: u64, interface: u32, bridge: u32 }
-    PeerValue(32) { seal: u64, class: u64, fallback: u64, established: u64 }
-    PrefixKey(24) { length: u32, family: u32, address: [u8; 16] }
-    PrefixValue(16) { class: u64, fallback: u64 }
-    EntryKeyRaw(16) { ruleset: u64, class: u64 }
-    EntryValue(16) { seal: u64, start: u32, count: u32 }
-    InterfaceValue(24) { seal: u64, address: Address }
-    DoorValue(24) { seal: u64, bridge: u32, flags: u32, mac: [u8; 8] }
-    KnownValue(16) { seal: u64, flags: u64 }
-    BreakpointValue(16) { key: u32, allow: u32, cause: u64 }
+    EndpointValue(32) { checksum: u64, ingress: u64, egress: u64, interface: u32, bridge: u32 }
+    IpcacheValue(32) { checksum: u64, peer_set: u64, fallback: u64, established: u64 }
+    CidrKey(24) { length: u32, family: u32, address: [u8; 16] }
+    PeerInfo(16) { peer_set: u64, fallback: u64 }
+    PolicyKeyValue(16) { ruleset: u64, peer_set: u64 }
+    PolicyValue(16) { checksum: u64, start: u32, count: u32 }
+    InterfaceValue(24) { checksum: u64, address: Address }
+    LinkValue(24) { checksum: u64, bridge: u32, flags: u32, mac: [u8; 8] }
+    InfraValue(16) { checksum: u64, flags: u64 }
+    PortRangeValue(16) { key: u32, allow: u32, rule_id: u64 }
     FlowKey(40) {
         source: Address, destination: Address, source_port: u16, destination_port: u16,
         protocol: u8, family: u8, flags: u8, zero: u8,
     }
-    FlowValue(40) { seal: u64, epoch: [u64; 2], arrived: [u32; 2], left: [u32; 2] }
+    FlowValue(40) { checksum: u64, epoch: [u64; 2], arrived: [u32; 2], left: [u32; 2] }
     ConfigValue(24) { epoch: u64, netns: u64, flags: u32, ephemeral: [u16; 2] }
-    CounterValue(16) { accepted: u64, dropped: u64 }
+    RuleCounterValue(16) { accepted: u64, dropped: u64 }
     EventValue(72) {
-        time: u64, cause: u64, repeated: u64, source: Address, destination: Address,
+        time: u64, rule_id: u64, repeated: u64, source: Address, destination: Address,
         source_port: u16, destination_port: u16, interface: u32,
         protocol: u8, reason: u8, direction: u8, flags: u8, length: u32,
     }
-    TrialValue(96) {
+    TestRunValue(96) {
         interface: u32, out_interface: u32, conntrack: u8, translated: u8, local_in: u8, flags: u8,
-        accepted: u8, reason: u8, direction: u8, egress_ground: u8, ingress_ground: u8, hit: u8,
-        open: u8, about_protocol: u8, about_port: u16, called_port: u16,
-        egress_cause: u64, ingress_cause: u64, about_source: Address, about_destination: Address,
-        called: Address, guessed: u8, as_called: u8, zero: [u8; 6],
+        accepted: u8, reason: u8, direction: u8, egress_result: u8, ingress_result: u8, hit: u8,
+        established: u8, error_protocol: u8, error_port: u16, original_port: u16,
+        egress_rule_id: u64, ingress_rule_id: u64, error_client: Address, error_server: Address,
+        original_destination: Address, picked_up: u8, by_original: u8, zero: [u8; 6],
     }
 }
 
 /// Bits of `ConfigValue::flags`.
 pub(crate) mod flags {
-    pub(crate) const REPORT_ALLOWED: u32 = 1;
+    pub(crate) const NOTIFY_ALLOWED: u32 = 1;
     pub(crate) const DRAIN: u32 = 2;
-    pub(crate) const PREFIXES: u32 = 4;
-    pub(crate) const GATES: u32 = 8;
-    pub(crate) const KNOWN_TOLD: u32 = 16;
+    pub(crate) const HAS_IPCACHE_CIDRS: u32 = 4;
+    pub(crate) const HAS_CLOSED_CIDRS: u32 = 8;
+    pub(crate) const HAS_INFRA: u32 = 16;
 }
 
-/// Bits of `DoorValue::flags`.
-pub(crate) mod door_flags {
+/// Bits of `LinkValue::flags`.
+pub(crate) mod link_flags {
     pub(crate) const POD: u32 = 1;
     pub(crate) const MAC: u32 = 2;
     pub(crate) const BRIDGE: u32 = 4;
-    pub(crate) const SHUT: u32 = 8;
+    pub(crate) const GUARDED: u32 = 8;
 }
 
-/// Bits of `KnownValue::flags`.
-pub(crate) mod known_flags {
+/// Bits of `InfraValue::flags`.
+pub(crate) mod infra_flags {
     pub(crate) const NODE: u64 = 1;
     pub(crate) const SERVICE: u64 = 2;
 }
@@ -91,7 +91,7 @@ pub(crate) mod flow_flags {
     pub(crate) const TRANSLATED: u8 = 2;
 }
 
-/// Values of the reason fields and indices of `drops`.
+/// Reasons of a verdict: values of the reason fields, and indices of the map `drops`.
 pub(crate) mod reason {
     pub(crate) const POLICY: u8 = 1;
     pub(crate) const SPOOFED: u8 = 2;
@@ -100,7 +100,7 @@ pub(crate) mod reason {
     pub(crate) const INCOMPLETE: u8 = 5;
     pub(crate) const EVENTS_LOST: u8 = 6;
     pub(crate) const CUT: u8 = 7;
-    pub(crate) const ASTRAY: u8 = 8;
+    pub(crate) const MISDIRECTED: u8 = 8;
 }
 
 /// Values of the direction fields.
@@ -109,18 +109,18 @@ pub(crate) mod direction {
     pub(crate) const EGRESS: u8 = 2;
 }
 
-/// `RF_SEAL_1` to `RF_SEAL_5`, and `RF_SEAL_9`.
-const SEAL: [u64; 5] =
+/// `RF_CHECKSUM_1` to `RF_CHECKSUM_5`, and `RF_CHECKSUM_9`.
+const CHECKSUM: [u64; 5] =
     [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f5, 0x06c4_5d18_8009_454f, 0xf88b_b8a8_724c_81ed, 0x1b39_896a_51a8_749b];
-const SEAL_OF_NOTHING: u64 = 0x3ee5_7890_41c9_8ac3;
+const EMPTY_CHECKSUM: u64 = 0x3ee5_7890_41c9_8ac3;
 
-/// `rf_seal_over`: of key and value.
-fn seal(words: [u64; 5]) -> u64 {
-    let parts = words.iter().zip(SEAL).map(|(word, factor)| word.wrapping_mul(factor));
-    parts.fold(SEAL_OF_NOTHING, u64::wrapping_add)
+/// Checksum of the words of a key and its value, as `RF_CHECKSUM` computes it.
+fn checksum(words: [u64; 5]) -> u64 {
+    let parts = words.iter().zip(CHECKSUM).map(|(word, factor)| word.wrapping_mul(factor));
+    parts.fold(EMPTY_CHECKSUM, u64::wrapping_add)
 }
 
-/// Two halves of a word.
+/// Returns the word that consists of two halves.
 fn word(high: u32, low: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
@@ -130,7 +130,7 @@ impl Address {
         zerocopy::transmute!(self.bytes)
     }
 
-    /// As an ordinary address.
+    /// Returns the address; an IPv4-mapped one as IPv4.
     pub(crate) fn ip(self) -> IpAddr {
         Ipv6Addr::from(self.bytes).to_canonical()
     }
@@ -149,75 +149,79 @@ impl From<IpAddr> for Address {
 impl EndpointValue {
     pub(crate) fn new(address: Address, ingress: u64, egress: u64, interface: u32, bridge: u32) -> Self {
         let [first, second] = address.halves();
-        let seal = seal([first, second, ingress, egress, word(interface, bridge)]);
-        Self { seal, ingress, egress, interface, bridge }
+        let checksum = checksum([first, second, ingress, egress, word(interface, bridge)]);
+        Self { checksum, ingress, egress, interface, bridge }
     }
 }
 
-impl PeerValue {
-    pub(crate) fn new(address: Address, class: PeerClass) -> Self {
+impl IpcacheValue {
+    pub(crate) fn new(address: Address, peer_set: IpcacheEntry) -> Self {
         let [first, second] = address.halves();
-        let PeerClass { class: ClassId(class), fallback: ClassId(fallback), established: ClassId(established) } = class;
-        Self { seal: seal([first, second, class, fallback, established]), class, fallback, established }
+        let IpcacheEntry {
+            peer_set: PeerSetId(peer_set),
+            fallback: PeerSetId(fallback),
+            established: PeerSetId(established),
+        } = peer_set;
+        Self { checksum: checksum([first, second, peer_set, fallback, established]), peer_set, fallback, established }
     }
 }
 
-impl EntryValue {
-    pub(crate) fn new(key: EntryKeyRaw, start: u32, count: u32) -> Self {
-        Self { seal: seal([key.ruleset, key.class, word(start, count), 0, 0]), start, count }
+impl PolicyValue {
+    pub(crate) fn new(key: PolicyKeyValue, start: u32, count: u32) -> Self {
+        Self { checksum: checksum([key.ruleset, key.peer_set, word(start, count), 0, 0]), start, count }
     }
 }
 
 impl InterfaceValue {
     pub(crate) fn new(interface: u32, address: Address) -> Self {
         let [first, second] = address.halves();
-        Self { seal: seal([interface.into(), first, second, 0, 0]), address }
+        Self { checksum: checksum([interface.into(), first, second, 0, 0]), address }
     }
 }
 
-impl KnownValue {
+impl InfraValue {
     pub(crate) fn new(address: Address, flags: u64) -> Self {
         let [first, second] = address.halves();
-        Self { seal: seal([first, second, flags, 0, 0]), flags }
+        Self { checksum: checksum([first, second, flags, 0, 0]), flags }
     }
 }
 
-impl DoorValue {
+impl LinkValue {
     pub(crate) fn new(interface: u32, bridge: u32, flags: u32, mac: [u8; 6]) -> Self {
         let mut padded = [0; 8];
         padded[..mac.len()].copy_from_slice(&mac);
-        let seal = seal([interface.into(), word(bridge, flags), u64::from_ne_bytes(padded), 0, 0]);
-        Self { seal, bridge, flags, mac: padded }
+        let checksum = checksum([interface.into(), word(bridge, flags), u64::from_ne_bytes(padded), 0, 0]);
+        Self { checksum, bridge, flags, mac: padded }
     }
 }
 
-impl From<EntryKey> for EntryKeyRaw {
-    fn from(key: EntryKey) -> Self {
-        Self { ruleset: key.ruleset.0, class: key.class.0 }
+impl From<PolicyKey> for PolicyKeyValue {
+    fn from(key: PolicyKey) -> Self {
+        Self { ruleset: key.ruleset.0, peer_set: key.peer_set.0 }
     }
 }
 
-impl From<ringfence_engine::Breakpoint> for BreakpointValue {
-    fn from(point: ringfence_engine::Breakpoint) -> Self {
-        Self { key: point.key, allow: point.allow.into(), cause: point.cause.0 }
+impl From<ringfence_engine::PortVerdict> for PortRangeValue {
+    fn from(range: ringfence_engine::PortVerdict) -> Self {
+        Self { key: range.key, allow: range.allow.into(), rule_id: range.rule_id.0 }
     }
 }
 
-impl From<BreakpointValue> for ringfence_engine::Breakpoint {
-    fn from(point: BreakpointValue) -> Self {
-        Self { key: point.key, allow: point.allow != 0, cause: CauseId(point.cause) }
+impl From<PortRangeValue> for ringfence_engine::PortVerdict {
+    fn from(range: PortRangeValue) -> Self {
+        Self { key: range.key, allow: range.allow != 0, rule_id: RuleId(range.rule_id) }
     }
 }
 
-impl From<PeerClass> for PrefixValue {
-    fn from(class: PeerClass) -> Self {
-        Self { class: class.class.0, fallback: class.fallback.0 }
+impl From<IpcacheEntry> for PeerInfo {
+    fn from(peer_set: IpcacheEntry) -> Self {
+        Self { peer_set: peer_set.peer_set.0, fallback: peer_set.fallback.0 }
     }
 }
 
 const FAMILY_BITS: u32 = 32;
 
-impl From<IpNet> for PrefixKey {
+impl From<IpNet> for CidrKey {
     fn from(net: IpNet) -> Self {
         let mut address = [0; 16];
         let family = match net.trunc() {
@@ -234,8 +238,8 @@ impl From<IpNet> for PrefixKey {
     }
 }
 
-impl PrefixKey {
-    /// As an ordinary prefix; none if it is not one.
+impl CidrKey {
+    /// Returns the prefix, or none if the key is not a valid one.
     pub(crate) fn net(self) -> Option<IpNet> {
         let length = u8::try_from(self.length.checked_sub(FAMILY_BITS)?).ok()?;
         let address = match self.family {
@@ -255,10 +259,10 @@ mod tests {
     fn prefix_keys_keep_the_families_apart_and_come_back() {
         for text in ["10.0.0.0/8", "0.0.0.0/0", "192.0.2.1/32", "::/0", "fd00::/64", "::ffff:0:0/96"] {
             let net: IpNet = text.parse().unwrap();
-            assert_eq!(PrefixKey::from(net).net(), Some(net));
+            assert_eq!(CidrKey::from(net).net(), Some(net));
         }
-        let v4 = PrefixKey::from("0.0.0.0/0".parse::<IpNet>().unwrap());
-        let v6 = PrefixKey::from("::/0".parse::<IpNet>().unwrap());
+        let v4 = CidrKey::from("0.0.0.0/0".parse::<IpNet>().unwrap());
+        let v6 = CidrKey::from("::/0".parse::<IpNet>().unwrap());
         assert_ne!((v4.length, v4.family), (v6.length, v6.family));
     }
 

@@ -1,8 +1,8 @@
 //! Carries changes of a plan into the kernel's maps.
 //!
-//! The order is that of [`Delta`]: what is new is complete before anything refers to it, one write swaps the whole
-//! policy of an endpoint, what is old goes when nothing refers to it any more. The epoch rises when verdicts can
-//! no longer change, so that a flow decided in between is decided again.
+//! The order is that of [`Delta`]. New entries are complete before anything refers to them. One write replaces the
+//! whole policy of an endpoint. Old entries are deleted when nothing refers to them any more. The epoch rises after the
+//! last write that can change a verdict, so that every flow whose verdict was cached in between is checked again.
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -10,48 +10,48 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ringfence_engine::{Block, CauseId, ClassId, Delta, EntryKey, PeerClass, RulesetId};
+use ringfence_engine::{Delta, IpcacheEntry, PeerSetId, PolicyKey, PortTable, RuleId, RulesetId};
 
 use crate::abi::{
-    Address, BreakpointValue, ConfigValue, CounterValue, EndpointValue, EntryKeyRaw, EntryValue, InterfaceValue,
-    PeerValue, PrefixKey, PrefixValue, flags,
+    Address, CidrKey, ConfigValue, EndpointValue, InterfaceValue, IpcacheValue, PeerInfo, PolicyKeyValue, PolicyValue,
+    PortRangeValue, RuleCounterValue, flags,
 };
+use crate::allocator::{Extent, PortTableAllocator};
+use crate::chunks::chunks;
 use crate::kernel::grace_period;
-use crate::portions::portions;
-use crate::slices::{Slice, Slices};
 use crate::state::{Rulesets, State, is_address};
-use crate::table::{PerCpu, Table};
+use crate::typed_map::{PerCpuMap, TypedMap};
 use crate::{ApplyError, Error, Interface};
 
-/// Stands for what the kernel holds and makes no sense: no plan has this id, which is one of the reserved ones.
-const UNSOUND: u64 = 15;
+/// Id that stands for entries of the kernel that are not valid. It is one of the reserved ids, so no plan contains it.
+const CORRUPT: u64 = 15;
 
 /// The maps that hold policy.
 #[derive(Debug)]
 pub(crate) struct Maps {
-    pub(crate) endpoints: Table<Address, EndpointValue>,
-    pub(crate) peers: Table<Address, PeerValue>,
-    pub(crate) prefixes: Table<PrefixKey, PrefixValue>,
-    pub(crate) entries: Table<EntryKeyRaw, EntryValue>,
-    pub(crate) breakpoints: Table<u32, BreakpointValue>,
-    pub(crate) interfaces: Table<u32, InterfaceValue>,
-    pub(crate) gates: Table<PrefixKey, u64>,
-    pub(crate) config: Table<u32, ConfigValue>,
-    pub(crate) counters: PerCpu<u64, CounterValue>,
+    pub(crate) endpoints: TypedMap<Address, EndpointValue>,
+    pub(crate) ipcache: TypedMap<Address, IpcacheValue>,
+    pub(crate) ipcache_cidrs: TypedMap<CidrKey, PeerInfo>,
+    pub(crate) policy: TypedMap<PolicyKeyValue, PolicyValue>,
+    pub(crate) port_ranges: TypedMap<u32, PortRangeValue>,
+    pub(crate) interfaces: TypedMap<u32, InterfaceValue>,
+    pub(crate) closed_cidrs: TypedMap<CidrKey, u64>,
+    pub(crate) config: TypedMap<u32, ConfigValue>,
+    pub(crate) counters: PerCpuMap<u64, RuleCounterValue>,
 }
 
 impl Maps {
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         Ok(Self {
-            endpoints: Table::open(directory, "endpoints")?,
-            peers: Table::open(directory, "peers")?,
-            prefixes: Table::open(directory, "prefixes")?,
-            entries: Table::open(directory, "entries")?,
-            breakpoints: Table::open(directory, "breakpoints")?,
-            interfaces: Table::open(directory, "interfaces")?,
-            gates: Table::open(directory, "gates")?,
-            config: Table::open(directory, "config")?,
-            counters: PerCpu::open(directory, "counters")?,
+            endpoints: TypedMap::open(directory, "endpoints")?,
+            ipcache: TypedMap::open(directory, "ipcache")?,
+            ipcache_cidrs: TypedMap::open(directory, "ipcache_cidrs")?,
+            policy: TypedMap::open(directory, "policy")?,
+            port_ranges: TypedMap::open(directory, "port_ranges")?,
+            interfaces: TypedMap::open(directory, "interfaces")?,
+            closed_cidrs: TypedMap::open(directory, "closed_cidrs")?,
+            config: TypedMap::open(directory, "config")?,
+            counters: PerCpuMap::open(directory, "rule_counters")?,
         })
     }
 
@@ -59,7 +59,8 @@ impl Maps {
         Ok(self.config.get(&0)?.unwrap_or(ConfigValue { epoch: 0, netns: 0, flags: 0, ephemeral: [0; 2] }))
     }
 
-    /// Changes the configuration; what is decided under the old one is decided again.
+    /// Changes the configuration and raises the epoch, so that verdicts cached under the old configuration are checked
+    /// again.
     pub(crate) fn configure(&self, change: impl FnOnce(&mut ConfigValue)) -> Result<(), ApplyError> {
         let mut config = self.config()?;
         change(&mut config);
@@ -67,7 +68,8 @@ impl Maps {
         self.config.put(&0, &config)
     }
 
-    /// Turns a flag over. First it alone, then the epoch rises: who read it as it was sees that afterwards.
+    /// Sets or clears a flag. The flag is written first and the epoch rises afterwards, so that verdicts cached under
+    /// the old flag are checked again.
     pub(crate) fn set_flag(&self, flag: u32, on: bool) -> Result<(), ApplyError> {
         let mut config = self.config()?;
         let flags = if on { config.flags | flag } else { config.flags & !flag };
@@ -79,15 +81,15 @@ impl Maps {
         self.configure(|_| ())
     }
 
-    /// Reads everything. What makes no sense is taken for something that no plan has, so that it is counted, and goes
-    /// or is written anew.
+    /// Reads the maps. An entry that is not valid is read as an entry that no plan contains. So it is counted, and the
+    /// next transition deletes or rewrites it.
     pub(crate) fn read(&self) -> Result<State, ApplyError> {
-        let size = u32::try_from(self.breakpoints.capacity()).unwrap_or(u32::MAX);
-        let mut state = State { slices: Slices::new(size), ..State::default() };
+        let size = u32::try_from(self.port_ranges.capacity()).unwrap_or(u32::MAX);
+        let mut state = State { allocator: PortTableAllocator::new(size), ..State::default() };
         for (address, value) in self.endpoints.dump()? {
             if value != EndpointValue::new(address, value.ingress, value.egress, value.interface, value.bridge) {
-                let unsound = RulesetId(UNSOUND);
-                state.endpoints.insert(address.ip(), Rulesets { ingress: unsound, egress: unsound });
+                let corrupt = RulesetId(CORRUPT);
+                state.endpoints.insert(address.ip(), Rulesets { ingress: corrupt, egress: corrupt });
                 continue;
             }
             let rulesets = Rulesets { ingress: RulesetId(value.ingress), egress: RulesetId(value.egress) };
@@ -98,105 +100,107 @@ impl Maps {
                 state.interfaces.insert(address.ip(), interface);
             }
         }
-        for (address, value) in self.peers.dump()? {
-            let known = PeerClass { established: ClassId(value.established), ..class(value.class, value.fallback) };
-            let sound = value == PeerValue::new(address, known);
-            state.peers.insert(address.ip().into(), if sound { known } else { class(UNSOUND, UNSOUND) });
+        for (address, value) in self.ipcache.dump()? {
+            let known =
+                IpcacheEntry { established: PeerSetId(value.established), ..peer_set(value.peer_set, value.fallback) };
+            let sound = value == IpcacheValue::new(address, known);
+            state.ipcache.insert(address.ip().into(), if sound { known } else { peer_set(CORRUPT, CORRUPT) });
         }
-        for (key, value) in self.prefixes.dump()? {
+        for (key, value) in self.ipcache_cidrs.dump()? {
             match key.net() {
-                Some(net) => _ = state.peers.insert(net, class(value.class, value.fallback)),
-                // No packet finds it.
-                None => self.prefixes.delete(&key)?,
+                Some(net) => _ = state.ipcache.insert(net, peer_set(value.peer_set, value.fallback)),
+                // No packet can match this entry.
+                None => self.ipcache_cidrs.delete(&key)?,
             }
         }
-        for (key, _) in self.gates.dump()? {
+        for (key, _) in self.closed_cidrs.dump()? {
             match key.net() {
-                Some(net) => state.gates.push(net),
-                None => self.gates.delete(&key)?,
+                Some(net) => state.closed_cidrs.push(net),
+                None => self.closed_cidrs.delete(&key)?,
             }
         }
-        state.causes = self.counters.keys().into_iter().map(CauseId).collect();
+        state.rules = self.counters.keys().into_iter().map(RuleId).collect();
         state.owners = self.interfaces.dump()?.into_iter().collect();
         self.read_entries(&mut state)?;
         Ok(state)
     }
 
     fn read_entries(&self, state: &mut State) -> Result<(), ApplyError> {
-        let entries = self.entries.dump()?;
+        let entries = self.policy.dump()?;
         let is_sound =
-            |(raw, value): &(EntryKeyRaw, EntryValue)| *value == EntryValue::new(*raw, value.start, value.count);
-        let slices = entries.iter().filter(|entry| is_sound(entry));
-        let slices = slices.map(|(_, value)| value.start as usize + value.count as usize);
-        let points = self.breakpoints.dump_first(slices.max().unwrap_or(0))?;
-        let unsound = Arc::new(Block::constant(false, CauseId(UNSOUND)));
+            |(raw, value): &(PolicyKeyValue, PolicyValue)| *value == PolicyValue::new(*raw, value.start, value.count);
+        let sound = entries.iter().filter(|entry| is_sound(entry));
+        let ends = sound.map(|(_, value)| value.start as usize + value.count as usize);
+        let ranges = self.port_ranges.dump_first(ends.max().unwrap_or(0))?;
+        let corrupt = Arc::new(PortTable::constant(false, RuleId(CORRUPT)));
         for (raw, value) in &entries {
-            let slice = Slice { start: value.start, count: value.count };
-            let block = is_sound(&(*raw, *value)).then(|| read_block(&points, slice)).flatten();
-            let block = block.and_then(|block| state.slices.adopt(block, slice));
-            let key = EntryKey { ruleset: RulesetId(raw.ruleset), class: ClassId(raw.class) };
-            state.entries.insert(key, block.unwrap_or_else(|| Arc::clone(&unsound)));
+            let extent = Extent { start: value.start, count: value.count };
+            let table = is_sound(&(*raw, *value)).then(|| read_port_table(&ranges, extent)).flatten();
+            let table = table.and_then(|table| state.allocator.adopt(table, extent));
+            let key = PolicyKey { ruleset: RulesetId(raw.ruleset), peer_set: PeerSetId(raw.peer_set) };
+            state.policy.insert(key, table.unwrap_or_else(|| Arc::clone(&corrupt)));
         }
         Ok(())
     }
 
-    /// Carries out a change. After an error every pod is on one whole policy, the old or the new, and open connections
-    /// are decided anew by it; with [`ApplyError::NoCapacity`] often nothing has been touched.
+    /// Carries out a change. After an error every pod has one whole policy, the old or the new, and open connections
+    /// are checked against it again. After [`ApplyError::NoCapacity`] often no map has been changed.
     ///
-    /// If what is new does not fit beside what is old, endpoints get theirs one after the other. That is for deltas of
-    /// a planner, and steps of a transition: in them peers move to classes that old rules know too.
+    /// If new and old entries do not fit side by side, endpoints change their rulesets in chunks. This is valid for
+    /// deltas of a planner and for steps of a transition. Both move peers only to peer sets that the old rulesets have
+    /// entries for too.
     pub(crate) fn apply(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
         match self.apply_at_once(state, delta) {
-            Err(ApplyError::NoCapacity { map: "entries" | "breakpoints", .. }) => {}
+            Err(ApplyError::NoCapacity { map: "policy" | "port_ranges", .. }) => {}
             other => return other,
         }
-        let portion = state.slices.available() / 2;
-        let Some(portions) = portions(state, delta, portion) else { return self.apply_at_once(state, delta) };
-        portions.iter().try_for_each(|portion| self.apply_at_once(state, portion))
+        let chunk = state.allocator.available() / 2;
+        let Some(chunks) = chunks(state, delta, chunk) else { return self.apply_at_once(state, delta) };
+        chunks.iter().try_for_each(|chunk| self.apply_at_once(state, chunk))
     }
 
-    /// As [`Self::apply`], but never in portions. With [`ApplyError::NoCapacity`] nothing has been touched.
+    /// Same as [`Self::apply`], but never in chunks. After [`ApplyError::NoCapacity`] no map has been changed.
     fn apply_at_once(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
         self.check_capacity(state, delta)?;
         let fresh = acquire(state, delta)?;
         let written = self.write(state, delta, &fresh);
         if written.is_err() {
-            // As well as can be: the next sync raises the epoch in any case.
+            // An error here does no harm: the next sync raises the epoch in any case.
             let _refused = self.configure(|_| ());
         }
         written
     }
 
-    fn write(&self, state: &mut State, delta: &Delta, fresh: &[(Slice, Arc<Block>)]) -> Result<(), ApplyError> {
-        self.put_causes(state, delta)?;
-        self.put_blocks(fresh)?;
-        self.put_entries(state, delta)?;
-        self.put_peers(state, &delta.put_peers)?;
-        self.put_gates(state, delta.gates.as_ref())?;
+    fn write(&self, state: &mut State, delta: &Delta, fresh: &[(Extent, Arc<PortTable>)]) -> Result<(), ApplyError> {
+        self.put_rules(state, delta)?;
+        self.put_port_tables(fresh)?;
+        self.put_policy(state, delta)?;
+        self.put_ipcache(state, &delta.put_ipcache)?;
+        self.put_closed_cidrs(state, delta.closed_cidrs.as_ref())?;
         self.put_endpoints(state, delta)?;
         self.delete_endpoints(state, &delta.delete_endpoints)?;
-        self.delete_peers(state, &delta.delete_peers)?;
+        self.delete_ipcache(state, &delta.delete_ipcache)?;
         self.configure(|_| ())?;
-        self.delete_gates(state, delta.gates.as_ref())?;
-        self.delete_entries(state, &delta.delete_entries)?;
-        for cause in &delta.delete_causes {
-            self.counters.delete(&cause.0)?;
-            state.causes.remove(cause);
+        self.delete_closed_cidrs(state, delta.closed_cidrs.as_ref())?;
+        self.delete_policy(state, &delta.delete_policy)?;
+        for rule_id in &delta.delete_rules {
+            self.counters.delete(&rule_id.0)?;
+            state.rules.remove(rule_id);
         }
         Ok(())
     }
 
-    /// Whether a change fits, but for breakpoints.
+    /// Checks that a change fits into every map except `port_ranges`.
     fn check_capacity(&self, state: &State, delta: &Delta) -> Result<(), ApplyError> {
         let growth = state.growth(delta);
-        let prefixes = state.peers.keys().filter(|net| !is_address(**net)).count();
+        let prefixes = state.ipcache.keys().filter(|net| !is_address(**net)).count();
         let checks = [
             (self.endpoints.name(), growth.endpoints, state.endpoints.len(), self.endpoints.capacity()),
-            (self.peers.name(), growth.peers, state.peers.len() - prefixes, self.peers.capacity()),
-            (self.prefixes.name(), growth.prefixes, prefixes, self.prefixes.capacity()),
-            (self.entries.name(), growth.entries, state.entries.len(), self.entries.capacity()),
-            (self.counters.name(), growth.causes, state.causes.len(), self.counters.capacity()),
-            (self.gates.name(), growth.gates, state.gates.len(), self.gates.capacity()),
+            (self.ipcache.name(), growth.ipcache, state.ipcache.len() - prefixes, self.ipcache.capacity()),
+            (self.ipcache_cidrs.name(), growth.ipcache_cidrs, prefixes, self.ipcache_cidrs.capacity()),
+            (self.policy.name(), growth.policy, state.policy.len(), self.policy.capacity()),
+            (self.counters.name(), growth.rules, state.rules.len(), self.counters.capacity()),
+            (self.closed_cidrs.name(), growth.closed_cidrs, state.closed_cidrs.len(), self.closed_cidrs.capacity()),
         ];
         for (map, needed, used, capacity) in checks {
             let available = capacity.saturating_sub(used);
@@ -207,92 +211,92 @@ impl Maps {
         Ok(())
     }
 
-    fn put_causes(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
-        for (cause, _) in &delta.put_causes {
-            // The default decision is not counted: it is what happens without policy.
-            if *cause != CauseId::DEFAULT {
-                self.counters.ensure(&cause.0)?;
-                state.causes.insert(*cause);
+    fn put_rules(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
+        for (rule_id, _) in &delta.put_rules {
+            // The default decision has no counter, because it is made where no policy selects the pod.
+            if *rule_id != RuleId::DEFAULT {
+                self.counters.ensure(&rule_id.0)?;
+                state.rules.insert(*rule_id);
             }
         }
         Ok(())
     }
 
-    fn put_blocks(&self, fresh: &[(Slice, Arc<Block>)]) -> Result<(), ApplyError> {
-        let points = fresh.iter().flat_map(|(slice, block)| {
-            (slice.start..).zip(block.breakpoints()).map(|(index, point)| (index, BreakpointValue::from(*point)))
+    fn put_port_tables(&self, fresh: &[(Extent, Arc<PortTable>)]) -> Result<(), ApplyError> {
+        let ranges = fresh.iter().flat_map(|(extent, table)| {
+            (extent.start..).zip(table.ranges()).map(|(index, range)| (index, PortRangeValue::from(*range)))
         });
-        self.breakpoints.put_all(&points.collect::<Vec<_>>())
+        self.port_ranges.put_all(&ranges.collect::<Vec<_>>())
     }
 
-    fn put_entries(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
-        let mut pairs = Vec::with_capacity(delta.put_entries.len());
-        for (key, block) in &delta.put_entries {
-            if let Some(slice) = state.slices.slice(block) {
-                let raw = EntryKeyRaw::from(*key);
-                pairs.push((raw, EntryValue::new(raw, slice.start, slice.count)));
+    fn put_policy(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
+        let mut pairs = Vec::with_capacity(delta.put_policy.len());
+        for (key, table) in &delta.put_policy {
+            if let Some(extent) = state.allocator.extent(table) {
+                let raw = PolicyKeyValue::from(*key);
+                pairs.push((raw, PolicyValue::new(raw, extent.start, extent.count)));
             }
         }
-        self.entries.put_all(&pairs)?;
-        for (key, block) in &delta.put_entries {
-            if let Some(old) = state.entries.insert(*key, Arc::clone(block)) {
-                state.slices.release(&old);
+        self.policy.put_all(&pairs)?;
+        for (key, table) in &delta.put_policy {
+            if let Some(old) = state.policy.insert(*key, Arc::clone(table)) {
+                state.allocator.release(&old);
             }
         }
         Ok(())
     }
 
-    fn put_peers(&self, state: &mut State, peers: &[(IpNet, PeerClass)]) -> Result<(), ApplyError> {
+    fn put_ipcache(&self, state: &mut State, peers: &[(IpNet, IpcacheEntry)]) -> Result<(), ApplyError> {
         let (addresses, prefixes): (Vec<_>, Vec<_>) = peers.iter().copied().partition(|(net, _)| is_address(*net));
-        let value = |(net, class): &(IpNet, PeerClass)| {
+        let value = |(net, peer_set): &(IpNet, IpcacheEntry)| {
             let address = Address::from(net.addr());
-            (address, PeerValue::new(address, *class))
+            (address, IpcacheValue::new(address, *peer_set))
         };
-        self.peers.put_all(&addresses.iter().map(value).collect::<Vec<_>>())?;
+        self.ipcache.put_all(&addresses.iter().map(value).collect::<Vec<_>>())?;
         if !prefixes.is_empty() {
-            self.set_flag(flags::PREFIXES, true)?;
+            self.set_flag(flags::HAS_IPCACHE_CIDRS, true)?;
             if !addresses.is_empty() {
-                // Who has not found an address yet must not go by a range around it that has changed since.
+                // A packet that missed an address must not match a CIDR around it that has changed since.
                 self.configure(|_| ())?;
             }
         }
-        let values = prefixes.iter().map(|(net, class)| (PrefixKey::from(*net), PrefixValue::from(*class)));
-        self.prefixes.put_all(&values.collect::<Vec<_>>())?;
-        state.peers.extend(peers.iter().copied());
+        let values = prefixes.iter().map(|(net, peer_set)| (CidrKey::from(*net), PeerInfo::from(*peer_set)));
+        self.ipcache_cidrs.put_all(&values.collect::<Vec<_>>())?;
+        state.ipcache.extend(peers.iter().copied());
         Ok(())
     }
 
-    fn delete_peers(&self, state: &mut State, peers: &[IpNet]) -> Result<(), ApplyError> {
+    fn delete_ipcache(&self, state: &mut State, peers: &[IpNet]) -> Result<(), ApplyError> {
         let (addresses, prefixes): (Vec<_>, Vec<_>) = peers.iter().copied().partition(|net| is_address(*net));
         let addresses: Vec<_> = addresses.iter().map(|net| Address::from(net.addr())).collect();
-        self.peers.delete_all(&addresses)?;
-        self.prefixes.delete_all(&prefixes.iter().copied().map(PrefixKey::from).collect::<Vec<_>>())?;
+        self.ipcache.delete_all(&addresses)?;
+        self.ipcache_cidrs.delete_all(&prefixes.iter().copied().map(CidrKey::from).collect::<Vec<_>>())?;
         for net in peers {
-            state.peers.remove(net);
+            state.ipcache.remove(net);
         }
-        if !prefixes.is_empty() && state.peers.keys().all(|net| is_address(*net)) {
-            self.set_flag(flags::PREFIXES, false)?;
+        if !prefixes.is_empty() && state.ipcache.keys().all(|net| is_address(*net)) {
+            self.set_flag(flags::HAS_IPCACHE_CIDRS, false)?;
         }
         Ok(())
     }
 
-    fn put_gates(&self, state: &mut State, gates: Option<&Vec<IpNet>>) -> Result<(), ApplyError> {
-        let Some(gates) = gates.filter(|gates| !gates.is_empty()) else { return Ok(()) };
-        let gates: HashSet<IpNet> = gates.iter().map(IpNet::trunc).collect();
-        self.gates.put_all(&gates.iter().map(|gate| (PrefixKey::from(*gate), 1)).collect::<Vec<_>>())?;
-        state.gates = gates.union(&state.gates.iter().copied().collect()).copied().collect();
-        self.set_flag(flags::GATES, true)
+    fn put_closed_cidrs(&self, state: &mut State, closed_cidrs: Option<&Vec<IpNet>>) -> Result<(), ApplyError> {
+        let Some(closed_cidrs) = closed_cidrs.filter(|closed_cidrs| !closed_cidrs.is_empty()) else { return Ok(()) };
+        let closed_cidrs: HashSet<IpNet> = closed_cidrs.iter().map(IpNet::trunc).collect();
+        self.closed_cidrs.put_all(&closed_cidrs.iter().map(|cidr| (CidrKey::from(*cidr), 1)).collect::<Vec<_>>())?;
+        state.closed_cidrs = closed_cidrs.union(&state.closed_cidrs.iter().copied().collect()).copied().collect();
+        self.set_flag(flags::HAS_CLOSED_CIDRS, true)
     }
 
-    /// Opens ranges that are this node's no more, once the endpoints in them that are new are there.
-    fn delete_gates(&self, state: &mut State, gates: Option<&Vec<IpNet>>) -> Result<(), ApplyError> {
-        let Some(gates) = gates else { return Ok(()) };
-        let gates: HashSet<IpNet> = gates.iter().map(IpNet::trunc).collect();
-        for gone in state.gates.iter().filter(|gate| !gates.contains(gate)) {
-            self.gates.delete(&PrefixKey::from(*gone))?;
+    /// Removes closed CIDRs that no longer belong to this node. The new endpoints inside them have been written before.
+    fn delete_closed_cidrs(&self, state: &mut State, closed_cidrs: Option<&Vec<IpNet>>) -> Result<(), ApplyError> {
+        let Some(closed_cidrs) = closed_cidrs else { return Ok(()) };
+        let closed_cidrs: HashSet<IpNet> = closed_cidrs.iter().map(IpNet::trunc).collect();
+        for gone in state.closed_cidrs.iter().filter(|cidr| !closed_cidrs.contains(cidr)) {
+            self.closed_cidrs.delete(&CidrKey::from(*gone))?;
         }
-        state.gates = gates.into_iter().collect();
-        if state.gates.is_empty() { self.set_flag(flags::GATES, false) } else { Ok(()) }
+        state.closed_cidrs = closed_cidrs.into_iter().collect();
+        if state.closed_cidrs.is_empty() { self.set_flag(flags::HAS_CLOSED_CIDRS, false) } else { Ok(()) }
     }
 
     fn put_endpoints(&self, state: &mut State, delta: &Delta) -> Result<(), ApplyError> {
@@ -307,23 +311,23 @@ impl Maps {
         self.endpoints.delete_all(&addresses.iter().copied().map(Address::from).collect::<Vec<_>>())?;
         for address in addresses {
             state.endpoints.remove(address);
-            // Who gets the address next has another interface.
+            // The next pod with this address has another interface.
             state.interfaces.remove(address);
         }
         if addresses.is_empty() { Ok(()) } else { self.put_interfaces(state) }
     }
 
-    fn delete_entries(&self, state: &mut State, keys: &[EntryKey]) -> Result<(), ApplyError> {
-        self.entries.delete_all(&keys.iter().copied().map(EntryKeyRaw::from).collect::<Vec<_>>())?;
+    fn delete_policy(&self, state: &mut State, keys: &[PolicyKey]) -> Result<(), ApplyError> {
+        self.policy.delete_all(&keys.iter().copied().map(PolicyKeyValue::from).collect::<Vec<_>>())?;
         for key in keys {
-            if let Some(old) = state.entries.remove(key) {
-                state.slices.release(&old);
+            if let Some(old) = state.policy.remove(key) {
+                state.allocator.release(&old);
             }
         }
         Ok(())
     }
 
-    /// Makes the kernel's knowledge of interfaces that of the state.
+    /// Writes the interfaces of the state into the maps.
     pub(crate) fn set_interfaces(
         &self,
         state: &mut State,
@@ -333,11 +337,11 @@ impl Maps {
         let changed =
             state.endpoints.iter().filter(|(address, _)| before.get(address) != state.interfaces.get(address));
         let pairs: Vec<_> = changed.map(|(address, rulesets)| state.endpoint(*address, *rulesets)).collect();
-        // Of an address whose interface is not known, a packet by that of another is spoofed. So no interface is one of
-        // an address before all addresses know theirs.
+        // A packet that arrives on the interface of another address counts as spoofed. So the map `interfaces` is
+        // written only after every endpoint has its interface.
         let written = self.endpoints.put_all(&pairs).and_then(|()| self.put_interfaces(state));
         if written.is_err() {
-            // What is there is not known; the next time everything is written again.
+            // The content of the maps is unknown now, so the next call writes all of it again.
             state.interfaces = before;
         }
         written?;
@@ -362,49 +366,53 @@ impl Maps {
     }
 }
 
-/// The block of a slice; none if what lies there is not one.
-fn read_block(points: &[(u32, BreakpointValue)], slice: Slice) -> Option<Block> {
-    let start = slice.start as usize;
-    let points = points.get(start..start.checked_add(slice.count as usize)?)?;
-    let sound = points.first()?.1.key == 0 && points.is_sorted_by_key(|(_, point)| point.key);
-    let block = sound.then(|| Block::from_sorted(points.iter().map(|(_, point)| (*point).into())))?;
-    (block.breakpoints().len() == points.len()).then_some(block)
+/// Reads the port table of an extent; none if the content is not a valid table.
+fn read_port_table(ranges: &[(u32, PortRangeValue)], extent: Extent) -> Option<PortTable> {
+    let start = extent.start as usize;
+    let ranges = ranges.get(start..start.checked_add(extent.count as usize)?)?;
+    let sound = ranges.first()?.1.key == 0 && ranges.is_sorted_by_key(|(_, range)| range.key);
+    let table = sound.then(|| PortTable::from_sorted(ranges.iter().map(|(_, range)| (*range).into())))?;
+    (table.ranges().len() == ranges.len()).then_some(table)
 }
 
-fn class(class: u64, fallback: u64) -> PeerClass {
-    PeerClass::plain(ClassId(class), ClassId(fallback))
+fn peer_set(peer_set: u64, fallback: u64) -> IpcacheEntry {
+    IpcacheEntry::plain(PeerSetId(peer_set), PeerSetId(fallback))
 }
 
-/// Finds room for all blocks of a change, or for none.
-fn acquire(state: &mut State, delta: &Delta) -> Result<Vec<(Slice, Arc<Block>)>, ApplyError> {
+/// Allocates extents for all port tables of a change, or for none.
+fn acquire(state: &mut State, delta: &Delta) -> Result<Vec<(Extent, Arc<PortTable>)>, ApplyError> {
     let mut fresh = Vec::new();
-    for (taken, (_, block)) in delta.put_entries.iter().enumerate() {
-        let slice = state.slices.acquire(block).or_else(|| {
-            // Only now: waiting takes milliseconds, and most changes find room.
-            if !state.slices.is_unsettled() {
+    for (taken, (_, table)) in delta.put_policy.iter().enumerate() {
+        let extent = state.allocator.acquire(table).or_else(|| {
+            // Waiting for a grace period takes milliseconds, so freed extents are reclaimed only if nothing else fits.
+            if !state.allocator.has_pending() {
                 return None;
             }
             grace_period();
-            state.slices.settle();
-            state.slices.acquire(block)
+            state.allocator.reclaim();
+            state.allocator.acquire(table)
         });
-        match slice {
-            Some((slice, true)) => fresh.push((slice, Arc::clone(block))),
+        match extent {
+            Some((extent, true)) => fresh.push((extent, Arc::clone(table))),
             Some((_, false)) => {}
             None => {
-                delta.put_entries[..taken].iter().for_each(|(_, block)| state.slices.release(block));
-                let needed = distinct_breakpoints(state, delta);
-                return Err(ApplyError::NoCapacity { map: "breakpoints", needed, available: state.slices.available() });
+                delta.put_policy[..taken].iter().for_each(|(_, table)| state.allocator.release(table));
+                let needed = new_port_ranges(state, delta);
+                return Err(ApplyError::NoCapacity {
+                    map: "port_ranges",
+                    needed,
+                    available: state.allocator.available(),
+                });
             }
         }
     }
     Ok(fresh)
 }
 
-/// Breakpoints of the blocks of a change that are not in the kernel yet.
-fn distinct_breakpoints(state: &State, delta: &Delta) -> usize {
-    let blocks: HashSet<_> = delta.put_entries.iter().map(|(_, block)| block).collect();
-    blocks.iter().filter(|block| state.slices.slice(block).is_none()).map(|block| block.breakpoints().len()).sum()
+/// Counts the port ranges of a change that the kernel does not hold yet.
+fn new_port_ranges(state: &State, delta: &Delta) -> usize {
+    let tables: HashSet<_> = delta.put_policy.iter().map(|(_, table)| table).collect();
+    tables.iter().filter(|table| state.allocator.extent(table).is_none()).map(|table| table.ranges().len()).sum()
 }
 
 impl State {

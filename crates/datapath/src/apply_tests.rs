@@ -1,5 +1,5 @@
-//! Writes that fail: at whatever write, every pod is on one whole policy, the old or the new, and the next sync puts
-//! everything right.
+//! Writes that fail. Whichever write fails, every pod has one whole policy, the old or the new, and the next sync
+//! repairs the rest.
 
 use std::net::IpAddr;
 
@@ -7,20 +7,22 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, unshare};
 use ringfence_engine::generate::{Event, Rng, Settings};
-use ringfence_engine::{CauseId, Delta, EntryKey, PeerClass, Plan, Planner, RulesetId, Scope, port_key};
+use ringfence_engine::{Delta, IpcacheEntry, Plan, Planner, PolicyKey, RuleId, RulesetId, Scope, port_key};
 use ringfence_model::{Object, ObjectKey, Protocol};
 
-use crate::{ApplyError, Circumstances, Config, Conntrack, Datapath, Drop, Ground, Sizes, Trial, faults, features};
+use crate::{
+    ApplyError, Config, Conntrack, Datapath, DropReason, PacketContext, PolicyResult, Sizes, TestRun, faults, features,
+};
 
-/// What is said of a packet between a pod and somebody who is no pod of the node.
+/// The verdict about a packet between a pod and a peer that is no pod of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Said {
-    Nothing,
+enum ProbeVerdict {
+    NotAPod,
     NotReady,
-    Decided(bool, CauseId),
-    /// There is no answer, which denies.
+    Decided(bool, RuleId),
+    /// No entry decides, so the packet is dropped.
     Undecided,
-    Wrong,
+    Unexpected,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -28,48 +30,51 @@ struct Probe {
     own: IpAddr,
     peer: IpAddr,
     ingress: bool,
-    /// The connection was open before.
+    /// True for a packet of a connection that was open before.
     open: bool,
     port: u16,
 }
 
 impl Probe {
-    fn expected(self, plan: &Plan) -> Said {
-        let gated = |address: IpAddr| plan.gates.iter().any(|gate| gate.contains(&address));
+    fn expected(self, plan: &Plan) -> ProbeVerdict {
+        let is_closed = |address: IpAddr| plan.closed_cidrs.iter().any(|cidr| cidr.contains(&address));
         let Some(endpoint) = plan.endpoints.get(&self.own) else {
-            return if gated(self.own) { Said::NotReady } else { Said::Nothing };
+            return if is_closed(self.own) { ProbeVerdict::NotReady } else { ProbeVerdict::NotAPod };
         };
         let ruleset = if self.ingress { endpoint.ingress } else { endpoint.egress };
         if ruleset == RulesetId::NONE {
-            return Said::Decided(true, CauseId::DEFAULT);
+            return ProbeVerdict::Decided(true, RuleId::DEFAULT);
         }
-        let around = plan.peers.iter().filter(|(net, _)| net.contains(&self.peer));
-        let class = around.max_by_key(|(net, _)| net.prefix_len()).map_or(PeerClass::UNKNOWN, |(_, class)| *class);
-        let entry = |class| plan.entries.get(&EntryKey { ruleset, class });
-        // Whoever has an address that is in dispute has a ruleset without entries.
-        let Some(block) = entry(class.of(self.open)).or_else(|| entry(class.fallback)) else { return Said::Undecided };
-        let point = block.at(port_key(Protocol::TCP, self.port));
-        Said::Decided(point.allow, point.cause)
+        let around = plan.ipcache.iter().filter(|(net, _)| net.contains(&self.peer));
+        let peer_set =
+            around.max_by_key(|(net, _)| net.prefix_len()).map_or(IpcacheEntry::UNKNOWN, |(_, peer_set)| *peer_set);
+        let entry = |peer_set| plan.policy.get(&PolicyKey { ruleset, peer_set });
+        // An endpoint whose address is in conflict has a ruleset without entries.
+        let Some(table) = entry(peer_set.of(self.open)).or_else(|| entry(peer_set.fallback)) else {
+            return ProbeVerdict::Undecided;
+        };
+        let range = table.at(port_key(Protocol::TCP, self.port));
+        ProbeVerdict::Decided(range.allow, range.rule_id)
     }
 
-    fn ask(self, trial: &Trial) -> Said {
+    fn ask(self, test_run: &TestRun) -> ProbeVerdict {
         let (source, destination) = if self.ingress { (self.peer, self.own) } else { (self.own, self.peer) };
         let conntrack = if self.open { Conntrack::Established } else { Conntrack::New };
-        let given = Circumstances { interface: Some(1000), conntrack, ..Circumstances::default() };
-        let said = trial.run(&packet(source, destination, self.port), &given, 1).unwrap();
-        let ground = if self.ingress { said.ingress } else { said.egress };
-        match (said.dropped, ground) {
-            (None, Ground::NotAPod) => Said::Nothing,
-            (None, Ground::Decided(cause)) => Said::Decided(true, cause),
-            (Some(Drop::EndpointNotReady), _) => Said::NotReady,
-            (Some(Drop::Policy { cause, .. }), _) => Said::Decided(false, cause),
-            (Some(Drop::Incomplete), _) => Said::Undecided,
-            _ => Said::Wrong,
+        let given = PacketContext { interface: Some(1000), conntrack, ..PacketContext::default() };
+        let said = test_run.run(&packet(source, destination, self.port), &given, 1).unwrap();
+        let result = if self.ingress { said.ingress } else { said.egress };
+        match (said.dropped, result) {
+            (None, PolicyResult::NotAPod) => ProbeVerdict::NotAPod,
+            (None, PolicyResult::Decided(rule_id)) => ProbeVerdict::Decided(true, rule_id),
+            (Some(DropReason::EndpointNotReady), _) => ProbeVerdict::NotReady,
+            (Some(DropReason::Policy { rule_id, .. }), _) => ProbeVerdict::Decided(false, rule_id),
+            (Some(DropReason::Incomplete), _) => ProbeVerdict::Undecided,
+            _ => ProbeVerdict::Unexpected,
         }
     }
 }
 
-/// A TCP packet.
+/// Builds a TCP packet.
 fn packet(source: IpAddr, destination: IpAddr, port: u16) -> Vec<u8> {
     let mut bytes = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -87,13 +92,14 @@ fn packet(source: IpAddr, destination: IpAddr, port: u16) -> Vec<u8> {
     bytes
 }
 
-/// Asks about each pod of either plan and some of those who are in neither.
+/// Returns probes for each pod of either plan and for some addresses in neither.
 fn probes(old: &Plan, new: &Plan) -> Vec<Probe> {
-    let gated = |address: &IpAddr| old.gates.iter().chain(&new.gates).any(|gate| gate.contains(address));
-    let nets = old.peers.keys().chain(new.peers.keys()).flat_map(|net| [net.network(), net.broadcast()]);
+    let is_closed =
+        |address: &IpAddr| old.closed_cidrs.iter().chain(&new.closed_cidrs).any(|cidr| cidr.contains(address));
+    let nets = old.ipcache.keys().chain(new.ipcache.keys()).flat_map(|net| [net.network(), net.broadcast()]);
     let strangers = [IpAddr::from([192, 0, 2, 1]), IpAddr::from([0xfd99, 0, 0, 0, 0, 0, 0, 1])];
     let local = |address: &IpAddr| old.endpoints.contains_key(address) || new.endpoints.contains_key(address);
-    let peers: Vec<IpAddr> = nets.chain(strangers).filter(|address| !gated(address) && !local(address)).collect();
+    let peers: Vec<IpAddr> = nets.chain(strangers).filter(|address| !is_closed(address) && !local(address)).collect();
     let mut probes = Vec::new();
     for own in old.endpoints.keys().chain(new.endpoints.keys()) {
         for peer in peers.iter().filter(|peer| peer.is_ipv4() == own.is_ipv4()).step_by(3) {
@@ -107,8 +113,8 @@ fn probes(old: &Plan, new: &Plan) -> Vec<Probe> {
     probes
 }
 
-/// Two plans of a cluster, one some changes of policies after the other, and these. Pods stay what they are: about a
-/// peer with other labels, a pod that is on the old policy says what that says about the new labels.
+/// Two plans of a cluster and the deltas between them, which change policies only. The labels of pods do not change,
+/// because a pod under the old policy would already be judged by the new labels of its peers.
 fn change(seed: u64) -> (Plan, Vec<Delta>, Plan) {
     let settings = Settings { policies: 6, pods: 10, ..Settings::default() };
     let mut rng = Rng::new(seed);
@@ -153,11 +159,11 @@ impl Bench {
         let pins = std::env::temp_dir().join(format!("rfdp-{}-{name}", std::process::id()));
         let sizes = Sizes {
             endpoints: 256,
-            peers: 4096,
-            prefixes: 1024,
-            entries: 1 << 14,
-            breakpoints: 1 << 14,
-            causes: 4096,
+            ipcache: 4096,
+            ipcache_cidrs: 1024,
+            policy: 1 << 14,
+            port_ranges: 1 << 14,
+            rule_counters: 4096,
             flows: 4096,
             events: 1 << 16,
             ..Sizes::default()
@@ -191,7 +197,7 @@ fn fails_at_every_write(name: &str, carry_out: impl Fn(&mut Datapath, &[Delta], 
     }
     let mut bench = Bench::new(name);
     let datapath = bench.datapath.as_mut().unwrap();
-    let trial = datapath.trial().unwrap();
+    let test_run = datapath.test_run().unwrap();
     let (mut failures, mut undecided) = (0, 0);
     for seed in 0..8 {
         let (old, deltas, new) = change(seed);
@@ -205,7 +211,7 @@ fn fails_at_every_write(name: &str, carry_out: impl Fn(&mut Datapath, &[Delta], 
             let errno = if writes % 2 == 0 { Errno::ENOMEM } else { Errno::E2BIG };
             let result = faults::after(writes, errno, || carry_out(datapath, &deltas, &new));
             for probe in &probes {
-                let (said, before, after) = (probe.ask(&trial), probe.expected(&old), probe.expected(&new));
+                let (said, before, after) = (probe.ask(&test_run), probe.expected(&old), probe.expected(&new));
                 assert!(
                     said == before || said == after,
                     "seed {seed}, {writes} writes: {probe:?}: {said:?}, neither {before:?} nor {after:?}"
@@ -214,14 +220,18 @@ fn fails_at_every_write(name: &str, carry_out: impl Fn(&mut Datapath, &[Delta], 
             }
             let Err(error) = result else { break };
             assert!(matches!(error, ApplyError::Kernel { .. }), "{error}");
-            assert!(!datapath.is_in_step());
-            assert!(matches!(datapath.apply(&deltas[0]), Err(ApplyError::OutOfStep)));
+            assert!(!datapath.is_in_sync());
+            assert!(matches!(datapath.apply(&deltas[0]), Err(ApplyError::OutOfSync)));
             datapath.sync(&new).unwrap();
             for probe in probes.iter().step_by(7) {
-                assert_eq!(probe.ask(&trial), probe.expected(&new), "seed {seed}, {writes} writes, synced: {probe:?}");
+                assert_eq!(
+                    probe.ask(&test_run),
+                    probe.expected(&new),
+                    "seed {seed}, {writes} writes, synced: {probe:?}"
+                );
             }
             failures += 1;
-            // All of the first ones, where most happens; then fewer and fewer.
+            // Every one of the first writes fails once, because most happens there; later ones at growing distances.
             writes += 1 + writes / 10;
         }
     }

@@ -1,15 +1,15 @@
-//! What the datapath can be told when it is opened.
+//! Settings of the datapath.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use crate::LinkHook;
-use crate::table::spare;
+use crate::typed_map::reserved;
 
 /// The kernel's default (`Documentation/networking/ip-sysctl.rst`), which each new network namespace has.
 pub const EPHEMERAL_PORTS: RangeInclusive<u16> = 32_768..=60_999;
 
-/// Where and how to enforce.
+/// Settings of a datapath.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Directory on a bpffs that keeps maps and links while no process has them open. It belongs to the datapath
@@ -17,14 +17,14 @@ pub struct Config {
     pub pin_dir: PathBuf,
     /// Sizes of the kernel maps.
     pub sizes: Sizes,
-    /// What becomes of open connections that a change of policy denies.
+    /// Treatment of open connections that a change of policy denies.
     pub connections: Connections,
-    /// Whether the first packet of every connection that is let through is reported, not only denials.
+    /// Report the first packet of every allowed connection, not only denials.
     pub report_allowed: bool,
-    /// Where the programs at pods' links stand; none: wherever this kernel has the better place.
+    /// Attachment point of the programs at pod links. None: the best one that this kernel supports.
     pub link_hook: Option<LinkHook>,
-    /// Ports that clients are given (`net.ipv4.ip_local_port_range`), which servers do not listen on: where connection
-    /// tracking came upon a TCP connection in the middle, they may tell who opened it.
+    /// Ports that clients are given (`net.ipv4.ip_local_port_range`) and servers do not listen on. If connection
+    /// tracking picks up a TCP connection in the middle, these ports can tell the client from the server.
     pub ephemeral_ports: RangeInclusive<u16>,
 }
 
@@ -42,8 +42,8 @@ impl Config {
     }
 }
 
-/// What becomes of open connections that a change of policy denies: those of which a packet was let through before and
-/// that connection tracking still knows, answered or not.
+/// Treatment of open connections that a change of policy denies. A connection is open if a packet of it was let through
+/// before and connection tracking still knows it, answered or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Connections {
     /// Their next packet is dropped, in either direction.
@@ -53,31 +53,32 @@ pub enum Connections {
     Drain,
 }
 
-/// How many elements the kernel maps hold. Elements of most take memory only when they are used.
+/// Capacities of the kernel maps, in elements. Most maps allocate memory per element in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Addresses of local pods.
     pub endpoints: u32,
-    /// Addresses with a class: pods of the cluster that rules look at.
-    pub peers: u32,
-    /// Address ranges with a class.
-    pub prefixes: u32,
-    /// Pairs of ruleset and class.
-    pub entries: u32,
-    /// Breakpoints of port intervals, 16 bytes each, taken at once.
-    pub breakpoints: u32,
-    /// Causes with a counter.
-    pub causes: u32,
-    /// Ranges of this node's pods.
-    pub gates: u32,
-    /// Ranges of all nodes' pods.
-    pub pod_ranges: u32,
+    /// Single addresses in the ipcache: pods of the cluster that some rule can match, and addresses in rules.
+    pub ipcache: u32,
+    /// CIDRs in the ipcache.
+    pub ipcache_cidrs: u32,
+    /// Pairs of ruleset and peer set.
+    pub policy: u32,
+    /// Port ranges of all port tables, 16 bytes each, allocated at start.
+    pub port_ranges: u32,
+    /// Rules that have a counter.
+    pub rule_counters: u32,
+    /// Pod CIDRs of this node.
+    pub closed_cidrs: u32,
+    /// Pod CIDRs of all nodes.
+    pub pod_cidrs: u32,
     /// Addresses of nodes and Services.
-    pub known_addresses: u32,
-    /// Connections the flow table remembers, about 150 bytes each, taken at once. Others are judged at every packet.
+    pub infra_addresses: u32,
+    /// Connections in the flow table, about 150 bytes each, allocated at start. Every packet of other connections is
+    /// checked against the policy.
     pub flows: u32,
-    /// Denials remembered so as not to be reported again within a second.
-    pub denials: u32,
+    /// Denials that were reported within the last second and are not reported again.
+    pub drop_dedup: u32,
     /// Bytes of the ring buffer of events; a power of two and a multiple of the page size.
     pub events: u32,
 }
@@ -86,39 +87,39 @@ impl Default for Sizes {
     fn default() -> Self {
         Self {
             endpoints: 4096,
-            peers: 1 << 18,
-            prefixes: 1 << 16,
-            entries: 1 << 19,
-            breakpoints: 1 << 19,
-            causes: 1 << 16,
-            gates: 8192,
-            pod_ranges: 1 << 15,
-            known_addresses: 1 << 16,
+            ipcache: 1 << 18,
+            ipcache_cidrs: 1 << 16,
+            policy: 1 << 19,
+            port_ranges: 1 << 19,
+            rule_counters: 1 << 16,
+            closed_cidrs: 8192,
+            pod_cidrs: 1 << 15,
+            infra_addresses: 1 << 16,
             flows: 1 << 16,
-            denials: 1 << 13,
+            drop_dedup: 1 << 13,
             events: 1 << 20,
         }
     }
 }
 
 impl Sizes {
-    /// The size of the map of a name, with what stays free; none if it is fixed.
+    /// Returns the size of a map, or none if the size is fixed.
     pub(crate) fn of(&self, map: &str) -> Option<u32> {
         let elements = match map {
-            "endpoints" | "interfaces" | "doors" => self.endpoints,
-            "peers" => self.peers,
-            "prefixes" => self.prefixes,
-            "entries" => self.entries,
-            "breakpoints" => self.breakpoints,
-            "counters" => self.causes,
-            "gates" => self.gates,
-            "pod_ranges" => self.pod_ranges,
-            "known_addresses" => self.known_addresses,
+            "endpoints" | "interfaces" | "pod_links" => self.endpoints,
+            "ipcache" => self.ipcache,
+            "ipcache_cidrs" => self.ipcache_cidrs,
+            "policy" => self.policy,
+            "port_ranges" => self.port_ranges,
+            "rule_counters" => self.rule_counters,
+            "closed_cidrs" => self.closed_cidrs,
+            "pod_cidrs" => self.pod_cidrs,
+            "infra_addresses" => self.infra_addresses,
             "flows" => self.flows,
-            "denials" => self.denials,
+            "drop_dedup" => self.drop_dedup,
             "events" => self.events,
             _ => return None,
         };
-        Some(elements.saturating_add(spare(map)))
+        Some(elements.saturating_add(reserved(map)))
     }
 }

@@ -1,30 +1,32 @@
-//! Keeps connection tracking active in the network namespace: the program needs it to tell replies from requests.
+//! Keeps connection tracking active in the network namespace, because the program needs it to tell replies from
+//! requests.
 //!
-//! A rule that uses `ct` makes the kernel track. It sits in a table of our own, in a chain that nothing calls, so it
-//! costs no packet anything and disturbs nobody's rules.
+//! A rule that uses `ct` makes the kernel track connections. The rule is in a chain of our own table that no other
+//! chain calls, so it costs no packet anything.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use crate::{Error, tables};
+use crate::{Error, nftables};
 
 /// Our table, in family `inet`.
 pub const TABLE: &str = "ringfence";
-/// The chain whose rule makes the kernel track.
+/// The chain that holds the rule.
 const CHAIN: &str = "keep_tracking";
 
-/// Whether what makes the kernel track connections is there, in the network namespace of the calling thread.
+/// True if the rule that keeps connection tracking active exists in the network namespace of the calling thread.
 ///
 /// # Errors
 /// If the kernel cannot be asked.
 pub fn is_kept_active() -> Result<bool, Error> {
-    Ok(tables::rules(TABLE, CHAIN)? > 0)
+    Ok(nftables::rule_count(TABLE, CHAIN)? > 0)
 }
 
-/// Makes the kernel track connections in the network namespace of the calling thread, if what makes it is not there.
+/// Creates the rule that keeps connection tracking active in the network namespace of the calling thread, if it does
+/// not exist.
 ///
 /// # Errors
-/// If nftables refuse.
+/// If nftables refuses.
 pub fn keep_active() -> Result<(), Error> {
     if is_kept_active().unwrap_or(false) {
         return Ok(());
@@ -38,12 +40,12 @@ pub fn keep_active() -> Result<(), Error> {
     .map_err(Error::Conntrack)
 }
 
-/// Removes the table.
+/// Removes the table of Ringfence.
 pub(crate) fn release() -> Result<(), Error> {
     nft(&format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")).map(drop).map_err(Error::Conntrack)
 }
 
-/// Runs a script of nftables in one transaction; says what it printed, or why not.
+/// Runs a script of nftables in one transaction and returns its output.
 pub(crate) fn nft(script: &str) -> Result<String, String> {
     let failed = |error: std::io::Error| format!("nft: {error}");
     let mut child = Command::new("nft")

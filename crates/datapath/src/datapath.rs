@@ -7,26 +7,26 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 use libbpf_rs::{MapCore as _, Object};
-use ringfence_engine::{CauseId, Delta, Plan};
+use ringfence_engine::{Delta, Plan, RuleId};
 
-use crate::abi::{ConfigValue, CounterValue, FlowKey, FlowValue, flags};
+use crate::abi::{ConfigValue, FlowKey, FlowValue, RuleCounterValue, flags};
 use crate::apply::Maps;
-use crate::doors::{Doors, sweep};
-use crate::kept::Kept;
+use crate::infra::InfraMaps;
 use crate::kernel::grace_period;
-use crate::known::Known;
+use crate::link_guard::{GuardedLinks, sweep};
 use crate::namespace::Namespace;
-use crate::object::{MAPS, PROGRAM, Version, load, log_quietly};
+use crate::object::{MAPS, PROGRAM, Version, load, log_at_debug};
+use crate::pinned::PinnedObjects;
 use crate::pins::{Pins, stage};
 use crate::state::{State, is_address};
-use crate::table::{PerCpu, Table};
 use crate::transition::transition;
+use crate::typed_map::{PerCpuMap, TypedMap};
 use crate::{
-    ApplyError, Capacity, Config, Connections, Counter, Done, Doorkeeper, DropCounters, Errand, Error, Events,
-    Features, Flow, Guarded, Interface, LinkHook, Port, Trial, conntrack, features, links,
+    ApplyError, Config, Connections, DropCounters, Error, Events, Features, Flow, GuardReport, GuardStatus, GuardWork,
+    Interface, LinkGuard, LinkHook, MapUsage, PodLink, RuleCounter, TestRun, conntrack, features, links,
 };
 
-/// What the kernel enforces in one network namespace.
+/// The enforcement of policy in one network namespace.
 ///
 /// Dropping it changes nothing: maps and links stay pinned, and the next [`Datapath::open`] adopts them.
 #[derive(Debug)]
@@ -35,25 +35,26 @@ pub struct Datapath {
     namespace: Namespace,
     pins: Pins,
     maps: Maps,
-    flows: Table<FlowKey, FlowValue>,
-    drops: PerCpu<u32, u64>,
-    doors: Doors,
+    flows: TypedMap<FlowKey, FlowValue>,
+    drops: PerCpuMap<u32, u64>,
+    pod_links: GuardedLinks,
     link_hook: Option<LinkHook>,
-    known: Known,
+    infra: InfraMaps,
     state: State,
-    /// The whole plan has been synced, and every change since was carried out.
-    in_step: bool,
-    /// The program on our maps.
+    /// True if the last [`Self::sync`] and every change since have been carried out.
+    in_sync: bool,
+    /// The loaded program, which uses the maps above.
     program: Object,
-    /// It is to be attached once these are filled: an old one enforces with others.
+    /// True if the program is attached only after the maps are filled, because an older program enforces with other
+    /// maps until then.
     pending: bool,
-    kept: Kept,
+    pinned: PinnedObjects,
 }
 
-/// What others undid of the enforcement, and [`Datapath::mend`] put right.
+/// Damage to the enforcement that [`Datapath::repair`] found and repaired.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Undone {
-    /// Links that were detached: packets of their hook and family passed unjudged.
+pub struct Repairs {
+    /// Links that were detached. Packets of their hook and family passed without a check.
     pub detached: usize,
     /// Pins that were removed, of links and of maps.
     pub unpinned: usize,
@@ -62,15 +63,15 @@ pub struct Undone {
 }
 
 impl Datapath {
-    /// Loads the program for the network namespace of the calling thread, or adopts what is pinned. From then on the
-    /// calling thread's namespace does not matter.
+    /// Loads the program for the network namespace of the calling thread, or adopts what is pinned. Later calls may
+    /// come from any network namespace.
     ///
-    /// What was enforced before is enforced until [`Self::sync`]. Where nothing was, everything passes until then.
+    /// An earlier policy stays in force until [`Self::sync`]. Without an earlier policy all packets pass until then.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the kernel cannot, [`Error::Busy`] if another process has it open.
+    /// [`Error::Unsupported`] if the kernel lacks a feature, [`Error::Busy`] if another process has the datapath open.
     pub fn open(config: Config) -> Result<Self, Error> {
-        log_quietly();
+        log_at_debug();
         let found = features::probe();
         if !found.is_supported() {
             return Err(Error::Unsupported(found.missing));
@@ -78,7 +79,7 @@ impl Datapath {
         let pins = Pins::open(&config.pin_dir, Version::new(&config.sizes))?;
         let namespace = Namespace::current()?;
         check_namespace(&pins, namespace.inode)?;
-        pins.set_remains_aside()?;
+        pins.set_incomplete_aside()?;
         conntrack::keep_active()?;
         let program = if pins.maps().exists() {
             load(&[PROGRAM], &config.sizes, Some(&pins.maps()))?
@@ -88,18 +89,18 @@ impl Datapath {
             object
         };
         let mut datapath = Self {
-            kept: Kept::open(&pins)?,
+            pinned: PinnedObjects::open(&pins)?,
             maps: Maps::open(&pins.maps())?,
-            flows: Table::open(&pins.maps(), "flows")?,
-            drops: PerCpu::open(&pins.maps(), "drops")?,
-            doors: Doors::open(&pins.maps())?,
+            flows: TypedMap::open(&pins.maps(), "flows")?,
+            drops: PerCpuMap::open(&pins.maps(), "drops")?,
+            pod_links: GuardedLinks::open(&pins.maps())?,
             link_hook: config.link_hook.or(found.link_hook),
-            known: Known::open(&pins.maps())?,
+            infra: InfraMaps::open(&pins.maps())?,
             config,
             namespace,
             pins,
             state: State::default(),
-            in_step: false,
+            in_sync: false,
             program,
             pending: false,
         };
@@ -113,7 +114,7 @@ impl Datapath {
         let changed = self.maps.configure(|config| {
             config.netns = self.namespace.inode;
             set(&mut config.flags, flags::DRAIN, self.config.connections == Connections::Drain);
-            set(&mut config.flags, flags::REPORT_ALLOWED, self.config.report_allowed);
+            set(&mut config.flags, flags::NOTIFY_ALLOWED, self.config.report_allowed);
             config.ephemeral = [*self.config.ephemeral_ports.start(), *self.config.ephemeral_ports.end()];
         });
         changed.map_err(|error| Error::Bpf {
@@ -122,7 +123,8 @@ impl Datapath {
         })
     }
 
-    /// Attaches the program, if it is not; at once unless an old one enforces with other maps.
+    /// Attaches the program, if it is not attached. While an older program enforces with other maps, only notes that it
+    /// has to be attached later.
     fn attach(&mut self) -> Result<(), Error> {
         if links::are_attached(&self.pins) {
             links::remove_others(&self.pins)?;
@@ -132,105 +134,108 @@ impl Datapath {
             self.pending = true;
             return Ok(());
         }
-        self.kept = Kept::open(&self.pins)?;
-        self.mend().map(drop)
+        self.pinned = PinnedObjects::open(&self.pins)?;
+        self.repair().map(drop)
     }
 
-    /// Looks whether what enforces is still attached and pinned, and sees to it that it is. Links and maps are held
-    /// open, so nothing passes for want of a pin while this process lives; without pins it would when the process ends.
+    /// Checks that the program is still attached and that links and maps are pinned, and repairs both. This process
+    /// holds links and maps open, so a missing pin has no effect while it lives. Without pins, enforcement would end
+    /// with the process.
     ///
     /// # Errors
-    /// What cannot be put right from here: the next call tries again.
-    pub fn mend(&mut self) -> Result<Undone, Error> {
-        let mut undone = Undone::default();
+    /// If damage cannot be repaired from here. The next call tries again.
+    pub fn repair(&mut self) -> Result<Repairs, Error> {
+        let mut repairs = Repairs::default();
         if !self.pending {
-            undone.detached = self.namespace.enter(|| self.kept.attach(&self.program))?;
+            repairs.detached = self.namespace.enter(|| self.pinned.attach(&self.program))?;
         }
-        undone.directory = self.pins.restore()?;
-        // Links that were attached anew have not been pinned yet.
-        undone.unpinned = self.kept.pin()?.saturating_sub(undone.detached);
-        Ok(undone)
+        repairs.directory = self.pins.restore()?;
+        // A link that was attached anew had no pin before, which is no damage of its own.
+        repairs.unpinned = self.pinned.pin()?.saturating_sub(repairs.detached);
+        Ok(repairs)
     }
 
-    /// To be called before a process ends that does not end enforcement. Where pins are gone and cannot be put back,
-    /// what judges packets ends with the process, but not the programs at links: they let nothing through any more
-    /// until another process guards these links. Gives what is to be done for it, if it came to that.
+    /// Has to be called before a process ends without ending enforcement. If pins are missing and cannot be restored,
+    /// the netfilter programs end with the process, but the programs at pod links stay. These then drop all packets of
+    /// pods until another process guards the links. Returns the work at links that this takes.
     ///
     /// # Errors
     /// If the maps cannot be written.
-    pub fn leave(&mut self) -> Result<Option<Errand>, ApplyError> {
-        let Err(error) = self.mend() else { return Ok(None) };
-        tracing::error!(%error, "what judges packets ends with this process: links of pods are closed until the next \
-            one");
-        // Where packets are routed to pods, who has his own address passes without a look at the door.
+    pub fn close_before_exit(&mut self) -> Result<Option<GuardWork>, ApplyError> {
+        let Err(error) = self.repair() else { return Ok(None) };
+        tracing::error!(%error, "pins cannot be restored, so enforcement ends with this process: pod links are closed \
+            until the next one");
+        // On routed links a packet with the pod's own address passes before the state of the link is read.
         self.set_interfaces([])?;
-        self.guard(&self.doors.closed())
+        self.guard_links(&self.pod_links.closed())
     }
 
     /// Makes the kernel enforce exactly this plan, whatever it enforces now. Only the difference is written, in an
-    /// order that keeps every pod on one whole policy at every instant.
+    /// order in which every pod has one whole policy at every instant.
     ///
     /// # Errors
-    /// [`ApplyError::NoCapacity`]: the policy of before stays, and the datapath is out of step.
+    /// [`ApplyError::NoCapacity`] if the plan does not fit. The earlier policy stays in force, and [`Self::is_in_sync`]
+    /// is false.
     pub fn sync(&mut self, plan: &Plan) -> Result<(), ApplyError> {
-        self.in_step = false;
+        self.in_sync = false;
         self.state = self.maps.read()?;
-        // What a process before us freed a moment ago may still be read.
+        // Packets may still read entries that an earlier process removed a moment ago.
         grace_period();
-        self.carry_out(plan)?;
+        self.transition_to(plan)?;
         if self.pending {
             self.namespace.enter(|| links::replace(&self.pins, &self.program))?;
-            self.kept = Kept::open(&self.pins)?;
+            self.pinned = PinnedObjects::open(&self.pins)?;
             self.pending = false;
         }
-        self.in_step = true;
+        self.in_sync = true;
         Ok(())
     }
 
-    /// Also where nothing differs the epoch rises: whoever wrote it may have died before telling the flow table.
-    fn carry_out(&mut self, plan: &Plan) -> Result<(), ApplyError> {
-        let smoothly = transition(&self.state, plan);
-        match self.carry_out_steps(&smoothly.smooth) {
-            Err(error @ ApplyError::NoCapacity { .. }) if smoothly.denying.is_some() => {
-                tracing::warn!(%error, "no room for a smooth transition: for a moment new packets may be denied");
-                // Some portions may be in place already.
+    /// The epoch rises even if nothing differs: the process that wrote the maps may have died before it raised the
+    /// epoch.
+    fn transition_to(&mut self, plan: &Plan) -> Result<(), ApplyError> {
+        let steps = transition(&self.state, plan);
+        match self.apply_steps(&steps.smooth) {
+            Err(error @ ApplyError::NoCapacity { .. }) if steps.denying.is_some() => {
+                tracing::warn!(%error, "no room for transitional entries: for a moment new packets may be denied");
+                // Some chunks may have been applied already.
                 let rest = transition(&self.state, plan);
-                self.carry_out_steps(&rest.denying.unwrap_or(rest.smooth))
+                self.apply_steps(&rest.denying.unwrap_or(rest.smooth))
             }
-            done => done,
+            result => result,
         }
     }
 
-    fn carry_out_steps(&mut self, steps: &[Delta]) -> Result<(), ApplyError> {
+    fn apply_steps(&mut self, steps: &[Delta]) -> Result<(), ApplyError> {
         steps.iter().try_for_each(|step| self.maps.apply(&mut self.state, step))
     }
 
-    /// Carries out a change of the plan that was synced. It is enforced when this returns.
+    /// Carries out a change of the plan that was synced. The change is in force when this returns.
     ///
     /// # Errors
-    /// After any, [`Self::is_in_step`] is false and the whole plan has to be synced before the next change:
-    /// [`ApplyError::NoCapacity`] if it does not fit, and the policy of before stays.
+    /// After any error [`Self::is_in_sync`] is false, and the whole plan has to be synced before the next change.
+    /// [`ApplyError::NoCapacity`] if the change does not fit; the earlier policy stays in force.
     pub fn apply(&mut self, delta: &Delta) -> Result<(), ApplyError> {
-        if !self.in_step {
-            return Err(ApplyError::OutOfStep);
+        if !self.in_sync {
+            return Err(ApplyError::OutOfSync);
         }
         if delta.is_empty() {
             return Ok(());
         }
-        self.in_step = false;
+        self.in_sync = false;
         self.maps.apply(&mut self.state, delta)?;
-        self.in_step = true;
+        self.in_sync = true;
         Ok(())
     }
 
-    /// Whether the kernel enforces the plan of the last [`Self::sync`] with all changes since.
-    pub fn is_in_step(&self) -> bool {
-        self.in_step
+    /// True if the kernel enforces the plan of the last [`Self::sync`] and all changes since.
+    pub fn is_in_sync(&self) -> bool {
+        self.in_sync
     }
 
-    /// Tells on which interface the packets of each local pod arrive. Replaces what was told before; addresses that are
-    /// not in it are not checked for spoofing. To be told again when a pod comes: an endpoint that goes takes its
-    /// interface along.
+    /// Sets the interface on which the packets of each local pod arrive. The call replaces all earlier ones. Addresses
+    /// without an interface are not checked for spoofing. An endpoint that is removed takes its interface along, so a
+    /// new pod needs another call.
     pub fn set_interfaces(
         &mut self,
         addresses: impl IntoIterator<Item = (IpAddr, Interface)>,
@@ -239,60 +244,61 @@ impl Datapath {
         self.maps.set_interfaces(&mut self.state, interfaces.collect())
     }
 
-    /// Who carries out what [`Self::guard`] says. There has to be one only, which may be on another thread.
-    pub fn doorkeeper(&self) -> Result<Doorkeeper, Error> {
-        Ok(Doorkeeper::new(self.namespace.again()?, self.link_hook, (self.pins.maps(), self.config.sizes)))
+    /// Creates the worker that carries out the work of [`Self::guard_links`], possibly on another thread. There has to
+    /// be exactly one.
+    pub fn link_guard(&self) -> Result<LinkGuard, Error> {
+        Ok(LinkGuard::new(self.namespace.again()?, self.link_hook, (self.pins.maps(), self.config.sizes)))
     }
 
-    /// Tells the node's end of every pod's link, by index. What was told before is replaced, and links that are not in
-    /// it any more are let go. Gives what is to be done there, if anything: programs that settle who sends are put
-    /// there, in place of those of an earlier agent, without a gap. What was told holds when that is done, and
-    /// [`Self::settle`] knows of it.
+    /// Sets the pod links to guard, by interface index of the node's end. The call replaces all earlier ones; other
+    /// links are no longer guarded. Returns the work at links, if any: the programs there are attached or replaced
+    /// without a gap. The setting is in force after [`Self::complete_guard_work`] has received the report of that work.
     ///
-    /// To be called after [`Self::set_interfaces`]: a pod that is known here but not there cannot send.
+    /// [`Self::set_interfaces`] has to be called before. A pod that has a guarded link and no interface cannot send.
     ///
     /// # Errors
     /// If the maps cannot be written.
-    pub fn guard(&mut self, ports: &BTreeMap<u32, Port>) -> Result<Option<Errand>, ApplyError> {
-        let errand = self.doors.set(ports)?;
-        if errand.is_empty() {
-            let changed = self.doors.take_changed();
-            self.decide_again(changed)?;
+    pub fn guard_links(&mut self, links: &BTreeMap<u32, PodLink>) -> Result<Option<GuardWork>, ApplyError> {
+        let work = self.pod_links.set(links)?;
+        if work.is_empty() {
+            let changed = self.pod_links.take_changed();
+            self.reevaluate_connections(changed)?;
             return Ok(None);
         }
-        Ok(Some(errand))
+        Ok(Some(work))
     }
 
-    /// Takes in what was done at links. Says how all of them stand: a link that cannot be guarded is no error.
+    /// Records a report of finished work and returns the status of all links. A link that cannot be guarded is no
+    /// error.
     ///
     /// # Errors
-    /// If nothing could be done at all, such as loading the programs: then [`Self::guard`] has to be called again; or
-    /// if the maps cannot be written.
-    pub fn settle(&mut self, done: Done) -> Result<Guarded, ApplyError> {
-        let guarded = self.doors.settle(done);
-        let changed = self.doors.take_changed();
-        self.decide_again(changed)?;
+    /// If the maps cannot be written. If the work could not be done at all, such as loading the programs; then
+    /// [`Self::guard_links`] has to be called again.
+    pub fn complete_guard_work(&mut self, report: GuardReport) -> Result<GuardStatus, ApplyError> {
+        let guarded = self.pod_links.complete(report);
+        let changed = self.pod_links.take_changed();
+        self.reevaluate_connections(changed)?;
         guarded
     }
 
-    /// Does all that is to be done at links, for who has no other thread for it.
+    /// Carries out all work at links, for callers that have no other thread for it.
     ///
     /// # Errors
-    /// As [`Self::settle`].
-    pub fn work(&mut self, keeper: &mut Doorkeeper) -> Result<Guarded, ApplyError> {
+    /// Same as [`Self::complete_guard_work`].
+    pub fn run_guard(&mut self, guard: &mut LinkGuard) -> Result<GuardStatus, ApplyError> {
         let mut restored = BTreeSet::new();
-        while let Some(done) = keeper.work() {
-            restored.extend(self.settle(done)?.restored);
+        while let Some(report) = guard.run_next() {
+            restored.extend(self.complete_guard_work(report)?.restored);
         }
-        Ok(self.doors.guarded(restored))
+        Ok(self.pod_links.guarded(restored))
     }
 
-    /// Where the programs at pods' links stand; none: this kernel has no place for them.
+    /// Attachment point of the programs at pod links. None: this kernel has none.
     pub fn link_hook(&self) -> Option<LinkHook> {
         self.link_hook
     }
 
-    /// Tells which ports clients are given from now on; see [`Config::ephemeral_ports`].
+    /// Sets the ports that clients are given; see [`Config::ephemeral_ports`].
     pub fn set_ephemeral_ports(&mut self, ports: RangeInclusive<u16>) -> Result<(), ApplyError> {
         if self.config.ephemeral_ports == ports {
             return Ok(());
@@ -302,53 +308,53 @@ impl Datapath {
         Ok(())
     }
 
-    /// Tells where tunnels of nodes end: protocol and destination port, port 0 standing for a protocol without ports
-    /// (IP in IP: 4, IPv6 in IPv4: 41, GRE: 47). What pods send there to nodes is dropped, and what comes for this node
-    /// there under the address of a pod. Replaces what was told before.
+    /// Sets the end points of tunnels between nodes: protocol and destination port. Port 0 stands for a protocol
+    /// without ports (IP in IP: 4, IPv6 in IPv4: 41, GRE: 47). Packets of pods to such an end point of a node are
+    /// dropped, and so are packets to this node under the address of a pod. The call replaces all earlier ones.
     pub fn set_tunnels(&mut self, ends: &BTreeSet<(u8, u16)>) -> Result<(), ApplyError> {
-        let changed = self.known.set_tunnels(ends)?;
-        self.decide_again(changed)
+        let changed = self.infra.set_tunnels(ends)?;
+        self.reevaluate_connections(changed)
     }
 
-    /// Tells the addresses of all nodes of the cluster and of all Services (cluster, external, load balancer). Replaces
-    /// what was told before; only the difference is written.
+    /// Sets the addresses of all nodes of the cluster and of all Services (cluster, external, load balancer). The call
+    /// replaces all earlier ones; only the difference is written.
     ///
     /// # Errors
-    /// [`ApplyError::NoCapacity`] if they are too many; then those of before stay.
-    pub fn set_known_addresses(
+    /// [`ApplyError::NoCapacity`] if they are too many; the earlier ones then stay.
+    pub fn set_infra_addresses(
         &mut self,
         nodes: impl IntoIterator<Item = IpAddr>,
         services: impl IntoIterator<Item = IpAddr>,
     ) -> Result<(), ApplyError> {
-        let changed = self.known.set_addresses(nodes, services)?;
-        self.decide_again(changed)?;
-        self.maps.set_flag(flags::KNOWN_TOLD, true)
+        let changed = self.infra.set_addresses(nodes, services)?;
+        self.reevaluate_connections(changed)?;
+        self.maps.set_flag(flags::HAS_INFRA, true)
     }
 
-    /// Tells the ranges of all nodes' pods (`spec.podCIDRs`). Who has an address in them, and is not known as a node,
-    /// is a pod and no router: errors it sends about others' connections count as ICMP of a pod. Replaces what was told
-    /// before.
+    /// Sets the pod CIDRs of all nodes (`spec.podCIDRs`). An address inside that is not a node's belongs to a pod, and
+    /// pods are no routers: ICMP errors from there about other connections are checked like ICMP from a pod. The call
+    /// replaces all earlier ones.
     ///
     /// # Errors
-    /// [`ApplyError::NoCapacity`] if they are too many; then those of before stay.
-    pub fn set_pod_ranges(&mut self, ranges: impl IntoIterator<Item = IpNet>) -> Result<(), ApplyError> {
-        let changed = self.known.set_pod_ranges(ranges)?;
-        self.decide_again(changed)
+    /// [`ApplyError::NoCapacity`] if they are too many; the earlier ones then stay.
+    pub fn set_pod_cidrs(&mut self, ranges: impl IntoIterator<Item = IpNet>) -> Result<(), ApplyError> {
+        let changed = self.infra.set_pod_cidrs(ranges)?;
+        self.reevaluate_connections(changed)
     }
 
-    /// Has every open connection judged anew, if something that verdicts go by has changed.
-    fn decide_again(&self, changed: bool) -> Result<(), ApplyError> {
+    /// Raises the epoch if the input of verdicts has changed, so that every open connection is checked anew.
+    fn reevaluate_connections(&self, changed: bool) -> Result<(), ApplyError> {
         if changed { self.maps.configure(|_| ()) } else { Ok(()) }
     }
 
-    /// A reader of the kernel's reports.
+    /// Returns a reader of the events that the kernel reports.
     pub fn events(&self) -> Result<Events, Error> {
         Events::open(&self.pins.maps())
     }
 
-    /// How often each cause decided.
-    pub fn rule_counters(&self) -> Result<HashMap<CauseId, Counter>, ApplyError> {
-        let counter = |key: u64| Ok((CauseId(key), self.maps.counters.get(&key)?.into_iter().collect()));
+    /// The number of decisions of each rule id.
+    pub fn rule_counters(&self) -> Result<HashMap<RuleId, RuleCounter>, ApplyError> {
+        let counter = |key: u64| Ok((RuleId(key), self.maps.counters.get(&key)?.into_iter().collect()));
         self.maps.counters.keys().into_iter().map(counter).collect()
     }
 
@@ -366,24 +372,24 @@ impl Datapath {
         Ok(self.flows.dump()?.into_iter().map(Flow::from).collect())
     }
 
-    /// How full the maps of the policy are.
-    pub fn capacity(&self) -> Vec<Capacity> {
+    /// The use of each policy map.
+    pub fn map_usage(&self) -> Vec<MapUsage> {
         let state = &self.state;
-        let prefixes = state.peers.keys().filter(|net| !is_address(**net)).count();
-        let breakpoints = self.maps.breakpoints.capacity();
+        let prefixes = state.ipcache.keys().filter(|net| !is_address(**net)).count();
+        let port_ranges = self.maps.port_ranges.capacity();
         [
             ("endpoints", state.endpoints.len(), self.maps.endpoints.capacity()),
-            ("peers", state.peers.len() - prefixes, self.maps.peers.capacity()),
-            ("prefixes", prefixes, self.maps.prefixes.capacity()),
-            ("entries", state.entries.len(), self.maps.entries.capacity()),
-            ("breakpoints", breakpoints - state.slices.available().min(breakpoints), breakpoints),
-            ("causes", state.causes.len(), self.maps.counters.capacity()),
+            ("ipcache", state.ipcache.len() - prefixes, self.maps.ipcache.capacity()),
+            ("ipcache_cidrs", prefixes, self.maps.ipcache_cidrs.capacity()),
+            ("policy", state.policy.len(), self.maps.policy.capacity()),
+            ("port_ranges", port_ranges - state.allocator.available().min(port_ranges), port_ranges),
+            ("rule_counters", state.rules.len(), self.maps.counters.capacity()),
         ]
-        .map(|(map, used, size)| Capacity { map, used, size })
+        .map(|(map, used, size)| MapUsage { map, used, size })
         .into()
     }
 
-    /// What this kernel can do.
+    /// The features of this kernel.
     pub fn features(&self) -> Features {
         features::probe()
     }
@@ -393,17 +399,17 @@ impl Datapath {
         links::priorities(&self.pins)
     }
 
-    /// Loads the program beside the attached one, to ask it about packets.
-    pub fn trial(&self) -> Result<Trial, Error> {
-        Trial::load(&self.config.sizes, &self.pins.maps())
+    /// Loads the program a second time, beside the attached one, for test runs.
+    pub fn test_run(&self) -> Result<TestRun, Error> {
+        TestRun::load(&self.config.sizes, &self.pins.maps())
     }
 
-    /// Ends enforcement and removes every trace of it.
+    /// Ends enforcement and removes everything that Ringfence made in the kernel.
     pub fn detach(self) -> Result<(), Error> {
-        let Self { namespace, pins, maps, flows, drops, doors, known, kept, .. } = self;
-        drop((maps, flows, drops, doors, known));
+        let Self { namespace, pins, maps, flows, drops, pod_links, infra, pinned, .. } = self;
+        drop((maps, flows, drops, pod_links, infra));
         pins.remove_all()?;
-        kept.detach();
+        pinned.detach();
         namespace.enter(|| {
             sweep(|_| false)?;
             conntrack::release()
@@ -411,9 +417,9 @@ impl Datapath {
     }
 }
 
-/// Ends what is pinned in a directory and removes every trace of it, whichever version and network namespace it is
-/// of. If the calling thread is in that namespace, what keeps connection tracking active there goes too, and so do the
-/// programs at pods' links, which need no pins. No error if nothing is there.
+/// Ends enforcement that is pinned in a directory and removes everything that Ringfence made in the kernel, for any
+/// version and network namespace. If the calling thread is in that namespace, the rule that keeps connection tracking
+/// active is removed too. So are the programs at pod links, which need no pins. If nothing is there, this is no error.
 pub fn remove(pin_dir: &Path) -> Result<(), Error> {
     let own = Namespace::current()?.inode;
     let mut enforced = own;
@@ -422,7 +428,7 @@ pub fn remove(pin_dir: &Path) -> Result<(), Error> {
         enforced = pinned_namespace(&pins)?.map_or(own, |(_, inode)| inode);
         pins.remove_all()?;
     }
-    // In another namespace the table and the links are another's.
+    // In another namespace the table and the links belong to another datapath.
     if enforced != own {
         return Ok(());
     }
@@ -437,11 +443,11 @@ fn check_namespace(pins: &Pins, own: u64) -> Result<(), Error> {
     }
 }
 
-/// The maps that are pinned, if any, and the network namespace they are for, if that is known.
+/// Returns the directory of the pinned maps and the network namespace they are for, if both are known.
 fn pinned_namespace(pins: &Pins) -> Result<Option<(PathBuf, u64)>, Error> {
     let Some(maps) = pins.any_maps()? else { return Ok(None) };
-    // Somebody may have removed this pin: then nothing is known.
-    let Ok(config) = Table::<u32, ConfigValue>::open(&maps, "config") else { return Ok(None) };
+    // If this pin has been removed, the namespace is unknown.
+    let Ok(config) = TypedMap::<u32, ConfigValue>::open(&maps, "config") else { return Ok(None) };
     let pinned = config.get(&0).ok().flatten().map_or(0, |config| config.netns);
     Ok((pinned != 0).then_some((maps, pinned)))
 }
@@ -461,4 +467,4 @@ fn pin_maps(pins: &Pins, object: &Object) -> Result<(), Error> {
     })
 }
 
-const _: () = assert!(size_of::<CounterValue>() == 16, "one counter a processor");
+const _: () = assert!(size_of::<RuleCounterValue>() == 16, "one counter a processor");

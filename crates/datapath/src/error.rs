@@ -1,21 +1,21 @@
-//! What can go wrong between user space and the kernel.
+//! Errors between user space and the kernel.
 
 use std::io;
 use std::path::PathBuf;
 
-use crate::features::Missing;
+use crate::features::MissingFeature;
 
-/// Opening, adopting or removing the datapath failed. Each says its causes itself, and so has no source: who prints a
-/// chain of causes would tell them twice.
+/// Opening, adopting or removing the datapath failed. Each message contains its cause, so `source` is empty: a printed
+/// chain of causes would repeat it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// This kernel cannot run the program.
     #[error("this kernel cannot enforce policy: {}", list(.0))]
-    Unsupported(Vec<Missing>),
+    Unsupported(Vec<MissingFeature>),
     /// Another process has the pin directory open.
     #[error("{0} is in use by another process. hint: only one agent may run per node")]
     Busy(PathBuf),
-    /// What is pinned enforces in another network namespace.
+    /// The pins belong to another network namespace.
     #[error(
         "{path} holds the pins of another network namespace (inode {pinned}, this one is {own}). \
          hint: use another pin directory, or remove that one if its node is gone"
@@ -31,58 +31,58 @@ pub enum Error {
     /// A system call about a path failed.
     #[error("cannot {what} {path}: {error}")]
     Path {
-        /// What was tried, as a verb.
+        /// The failed operation, as a verb.
         what: &'static str,
         /// The path.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         error: io::Error,
     },
-    /// There is no place for pins, and none can be made from here.
+    /// The pin directory is on no bpffs, and none can be mounted from here.
     #[error(
-        "cannot mount a bpffs at {path}: {error}. hint: the node has to have it: `ringfence install --mount-bpf`, or \
+        "cannot mount a bpffs at {path}: {error}. hint: the node has to mount it: `ringfence install --mount-bpf`, or \
          on the node `mount -t bpf bpf {path}`"
     )]
     Mount {
-        /// The place.
+        /// The pin directory.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         error: io::Error,
     },
-    /// What is pinned is in a file system that only this process's container has mounted.
+    /// The pins are on a file system that only the container of this process has mounted.
     #[error(
-        "the file system of {0} was unmounted on the node: what is pinned enforces, but only until this container \
-         ends. hint: mount it on the node (`mount -t bpf bpf /sys/fs/bpf`) and start the agent anew"
+        "the file system of {0} was unmounted on the node: enforcement goes on, but only until this container ends. \
+         hint: mount it on the node (`mount -t bpf bpf /sys/fs/bpf`) and restart the agent"
     )]
     Unmounted(PathBuf),
-    /// The kernel refused something of BPF.
+    /// The kernel refused a BPF operation.
     #[error("cannot {what}: {error:#}")]
     Bpf {
-        /// What was tried, and on what.
+        /// The failed operation and its object.
         what: String,
-        /// Why not.
+        /// The cause.
         error: libbpf_rs::Error,
     },
-    /// Connection tracking could not be made sure of.
+    /// The rule that keeps connection tracking active could not be created or checked.
     #[error("cannot keep connection tracking active: {0}. hint: the `nft` command is needed (apt install nftables)")]
     Conntrack(String),
-    /// Answers of DNS servers cannot be held.
-    #[error("cannot hold answers of DNS servers: cannot {0}. hint: the kernel needs nfnetlink_queue")]
-    Answers(String),
-    /// A program of ours stays at a link.
-    #[error("cannot free link {index} of the programs there: {why}")]
-    Door {
+    /// DNS answers cannot be queued.
+    #[error("cannot queue DNS answers: cannot {0}. hint: the kernel needs nfnetlink_queue")]
+    DnsQueue(String),
+    /// A program of Ringfence could not be removed from a link.
+    #[error("cannot remove the programs from link {index}: {why}")]
+    LinkGuard {
         /// Index of the link.
         index: u32,
-        /// Why not.
+        /// The cause.
         why: String,
     },
-    /// Asking the kernel for its links failed.
+    /// A netlink request failed.
     #[error("cannot {what} over netlink: {error}")]
     Netlink {
-        /// What was tried.
+        /// The failed operation.
         what: &'static str,
-        /// Why not.
+        /// The cause.
         error: io::Error,
     },
 }
@@ -102,38 +102,39 @@ impl Error {
 /// A change of policy was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    /// It does not fit. Nothing was changed: the policy of before is enforced.
+    /// The change does not fit. Pods keep the earlier policy, except those that an earlier part of the change has
+    /// reached.
     #[error(
         "the policy does not fit into the kernel map `{map}`: {needed} more needed, {available} free. \
-         The policy of before stays in force. hint: raise the size of this map"
+         The earlier policy stays in force. hint: raise the size of this map"
     )]
     NoCapacity {
         /// The map.
         map: &'static str,
-        /// How many more elements the change needs while it is carried out.
+        /// Elements that the change needs in addition while it is carried out.
         needed: usize,
-        /// How many are free.
+        /// Free elements of the map.
         available: usize,
     },
-    /// An earlier change was not carried out, so this one has nothing to build on.
+    /// An earlier change was not carried out, so the maps do not hold what this one starts from.
     #[error("an earlier change was not carried out. hint: the whole plan has to be synced")]
-    OutOfStep,
-    /// The kernel refused an update it had room for.
+    OutOfSync,
+    /// The kernel refused an update although there was room.
     #[error("cannot {what} of kernel map `{map}`: {error:#}")]
     Kernel {
         /// The map.
         map: &'static str,
-        /// What was tried.
+        /// The failed operation.
         what: &'static str,
-        /// Why not.
+        /// The cause.
         error: libbpf_rs::Error,
     },
-    /// The program could not be replaced by the one the new maps belong to.
+    /// The older program could not be replaced by the one that uses the new maps.
     #[error(transparent)]
     Attach(#[from] Error),
 }
 
-fn list(missing: &[Missing]) -> String {
+fn list(missing: &[MissingFeature]) -> String {
     missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
@@ -156,7 +157,8 @@ mod tests {
             Error::Netlink { what: "list links", error: denied() },
             attach(),
         ];
-        let changes = [ApplyError::Kernel { map: "peers", what: "write", error: bpf() }, ApplyError::Attach(attach())];
+        let changes =
+            [ApplyError::Kernel { map: "ipcache", what: "write", error: bpf() }, ApplyError::Attach(attach())];
         let errors = errors.iter().map(|error| (error.to_string(), error.source().is_none()));
         for (told, last) in errors.chain(changes.iter().map(|error| (error.to_string(), error.source().is_none()))) {
             assert_eq!(told.matches("Permission denied").count(), 1, "{told}");

@@ -1,4 +1,4 @@
-//! Decisions as the kernel reports them.
+//! Verdicts as the kernel reports them.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -9,24 +9,24 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libbpf_rs::{RingBuffer, RingBufferBuilder};
-use ringfence_engine::CauseId;
+use ringfence_engine::RuleId;
 use ringfence_model::{Direction, Protocol};
 use zerocopy::FromBytes as _;
 
 use crate::Error;
 use crate::abi::{EventValue, direction, event_flags, reason};
-use crate::table::open_map;
+use crate::typed_map::open_map;
 
-/// A decision about a packet.
+/// A verdict about a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When, on the kernel's monotonic clock.
+    /// Time of the event, on the kernel's monotonic clock.
     pub time: Duration,
-    /// What was decided.
-    pub outcome: Outcome,
-    /// Who opened the connection; where that is unknown, who sent the packet.
+    /// The verdict.
+    pub verdict: EventVerdict,
+    /// The client of the connection; if that is unknown, the sender of the packet.
     pub source: IpAddr,
-    /// Who answers: the backend, not the Service address.
+    /// The server of the connection: the backend, not the Service address.
     pub destination: IpAddr,
     /// IP protocol.
     pub protocol: Protocol,
@@ -34,55 +34,57 @@ pub struct Event {
     pub source_port: u16,
     /// Destination port; 0 for protocols without ports.
     pub destination_port: u16,
-    /// Whose verdict it was: the source's (egress) or the destination's (ingress); none where no policy was asked.
+    /// The side that decided: source (egress) or destination (ingress). None if no policy was evaluated.
     pub direction: Option<Direction>,
-    /// Index of the interface the packet arrived on; 0 if this node made it.
+    /// Index of the interface the packet arrived on; 0 if this node sent it.
     pub interface: u32,
-    /// The packet travelled from `destination` to `source`.
+    /// True if the packet travelled from `destination` to `source`.
     pub reply: bool,
-    /// The packet was made by this node.
+    /// True if this node sent the packet.
     pub from_node: bool,
-    /// The connection was opened to a Service address, as far as that was looked at: where both ends are the same.
+    /// True if the connection was opened to a Service address. The program looks at that only if both ends are the same
+    /// address.
     pub translated: bool,
     /// Bytes of the packet, from the IP header on.
     pub length: u32,
-    /// Like denials since the last report of one, which were counted and not reported.
+    /// Number of equal denials since the last report, which were counted and not reported.
     pub repeated: u64,
 }
 
-/// What was decided.
+/// The verdict of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The first packet of a connection was let through, for this cause.
-    Allowed(CauseId),
+pub enum EventVerdict {
+    /// The first packet of a connection was let through, by this rule id.
+    Allowed(RuleId),
     /// The packet was dropped.
-    Denied(Drop),
+    Denied(DropReason),
 }
 
-/// Why a packet was dropped.
+/// The reason why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Drop {
-    /// A policy said so.
+pub enum DropReason {
+    /// Policy denied it.
     Policy {
-        /// Which, and by which rule or lack of one.
-        cause: CauseId,
-        /// Packets of the connection had been let through before: a change of policy cut it.
+        /// The rule, or the policies that isolate the pod.
+        rule_id: RuleId,
+        /// True if earlier packets of the connection had been allowed: a change of policy cut it.
         cut: bool,
     },
-    /// The source is not an address of the pod whose interface it came from, or a pod's that has another interface.
+    /// The source address does not belong to the pod behind the interface, or belongs to a pod with another interface.
     Spoofed,
-    /// An address in the ranges of this node's pods without an endpoint.
+    /// The address is in a pod CIDR of this node and no endpoint has it.
     EndpointNotReady,
-    /// Ports or true destination cannot be told; or a pod's frame is tagged, or neither IPv4, IPv6 nor ARP.
+    /// Ports or the original destination cannot be determined. Or a pod's frame is tagged, or is neither IPv4, IPv6 nor
+    /// ARP.
     Unparseable,
-    /// It was on its way to a pod it is not for: what a bridge floods, or whose frame bears another's hardware address.
-    /// Counted, not reported.
-    Astray,
-    /// The maps had no answer; they should always have one.
+    /// The frame was on its way to a pod it is not for: a bridge flooded it, or it has another pod's hardware address.
+    /// Such packets are counted and not reported.
+    Misdirected,
+    /// The maps had no entry that decides, which should not happen.
     Incomplete,
 }
 
-impl fmt::Display for Drop {
+impl fmt::Display for DropReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Policy { cut: false, .. } => "policy",
@@ -90,20 +92,20 @@ impl fmt::Display for Drop {
             Self::Spoofed => "spoofed",
             Self::EndpointNotReady => "endpoint-not-ready",
             Self::Unparseable => "unparseable",
-            Self::Astray => "astray",
+            Self::Misdirected => "astray",
             Self::Incomplete => "incomplete",
         })
     }
 }
 
-impl Drop {
-    pub(crate) fn new(code: u8, cause: u64, cut: bool) -> Self {
+impl DropReason {
+    pub(crate) fn new(code: u8, rule_id: u64, cut: bool) -> Self {
         match code {
-            reason::POLICY => Self::Policy { cause: CauseId(cause), cut },
+            reason::POLICY => Self::Policy { rule_id: RuleId(rule_id), cut },
             reason::SPOOFED => Self::Spoofed,
             reason::NOT_READY => Self::EndpointNotReady,
             reason::UNPARSEABLE => Self::Unparseable,
-            reason::ASTRAY => Self::Astray,
+            reason::MISDIRECTED => Self::Misdirected,
             _ => Self::Incomplete,
         }
     }
@@ -120,14 +122,14 @@ pub(crate) fn side(code: u8) -> Option<Direction> {
 impl From<EventValue> for Event {
     fn from(value: EventValue) -> Self {
         let is = |flag: u8| value.flags & flag != 0;
-        let outcome = if is(event_flags::ALLOWED) {
-            Outcome::Allowed(CauseId(value.cause))
+        let verdict = if is(event_flags::ALLOWED) {
+            EventVerdict::Allowed(RuleId(value.rule_id))
         } else {
-            Outcome::Denied(Drop::new(value.reason, value.cause, is(event_flags::CUT)))
+            EventVerdict::Denied(DropReason::new(value.reason, value.rule_id, is(event_flags::CUT)))
         };
         Self {
             time: Duration::from_nanos(value.time),
-            outcome,
+            verdict,
             source: value.source.ip(),
             destination: value.destination.ip(),
             protocol: Protocol(value.protocol),
@@ -150,9 +152,9 @@ pub struct Events {
     read: Rc<RefCell<Vec<Event>>>,
 }
 
-// SAFETY: the ring buffer may change threads (libbpf-rs says so of it). The reference-counted queue is shared only
-// with the callback inside that ring buffer, which runs inside `Events::poll`, which has `&mut self`: both owners
-// always move together and never run at once.
+// SAFETY: the ring buffer may change threads (libbpf-rs says so of it). The reference-counted queue is shared only with
+// the callback inside that ring buffer. The callback runs only inside `Events::poll`, which has `&mut self`. So both
+// owners always move together and never run at once.
 #[expect(unsafe_code, reason = "lets the reader be moved to a thread of its own")]
 unsafe impl Send for Events {}
 

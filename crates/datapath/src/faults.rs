@@ -5,11 +5,11 @@ use std::cell::Cell;
 use nix::errno::Errno;
 
 thread_local! {
-    /// How many more writes of this thread succeed, and how those after fail.
+    /// The number of writes of this thread that still succeed, and the error of the writes after them.
     static PLANNED: Cell<Option<(u32, Errno)>> = const { Cell::new(None) };
 }
 
-/// Lets this thread's writes fail with an error, once so many have succeeded, until the closure returns.
+/// Runs the closure. After so many successful writes, every further write of this thread fails with the error.
 pub(crate) fn after<T>(writes: u32, errno: Errno, work: impl FnOnce() -> T) -> T {
     PLANNED.set(Some((writes, errno)));
     let result = work();
@@ -17,13 +17,13 @@ pub(crate) fn after<T>(writes: u32, errno: Errno, work: impl FnOnce() -> T) -> T
     result
 }
 
-/// Whether any are to fail.
+/// True if writes of this thread will fail.
 pub(crate) fn are_planned() -> bool {
     PLANNED.get().is_some()
 }
 
-/// One write.
-pub(crate) fn strike() -> Result<(), Errno> {
+/// Counts one write and fails if it is one of those that should.
+pub(crate) fn write() -> Result<(), Errno> {
     match PLANNED.get() {
         None => Ok(()),
         Some((0, errno)) => Err(errno),

@@ -1,4 +1,4 @@
-//! What this kernel can do, and what is missing in words.
+//! Features of this kernel, and a description of those that are missing.
 
 mod permission;
 
@@ -7,53 +7,53 @@ use std::path::Path;
 
 use libbpf_rs::{MapType, ProgramType};
 
-use crate::{LinkHook, doors};
+use crate::{LinkHook, link_guard};
 
-/// The oldest kernel with the netfilter hook for BPF.
+/// The oldest kernel whose netfilter hooks run BPF programs.
 const OLDEST: (u32, u32) = (6, 4);
 
-/// What was found.
+/// Features of this kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Features {
     /// `uname -r`.
     pub kernel: String,
-    /// What the program needs and this kernel lacks; empty if it can run.
-    pub missing: Vec<Missing>,
-    /// Where programs can stand at pods' links; none: this kernel cannot guard them, and who sends is told by netfilter
-    /// alone.
+    /// Features that the program needs and this kernel lacks; empty if the program can run.
+    pub missing: Vec<MissingFeature>,
+    /// Attachment point of programs at pod links. None: this kernel cannot guard links, and netfilter alone checks
+    /// sources.
     pub link_hook: Option<LinkHook>,
 }
 
-/// A feature that is needed and not there.
+/// A feature that the program needs and this kernel lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
-    /// What.
+pub struct MissingFeature {
+    /// Name of the feature.
     pub feature: &'static str,
-    /// Why it is needed, and how to get it.
+    /// Purpose of the feature, and how to get it.
     pub reason: String,
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingFeature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.feature, self.reason)
     }
 }
 
 impl Features {
-    /// Whether the program can run.
+    /// True if the program can run.
     pub fn is_supported(&self) -> bool {
         self.missing.is_empty()
     }
 }
 
-/// Looks at the running kernel. Needs root to tell BPF features.
+/// Probes the running kernel. BPF features can be probed by root only.
 pub fn probe() -> Features {
     let kernel = nix::sys::utsname::uname()
         .map_or_else(|error| format!("unknown ({error})"), |name| name.release().to_string_lossy().into_owned());
     let mut missing = Vec::new();
     let mut need = |there: bool, feature, reason: String| {
         if !there {
-            missing.push(Missing { feature, reason });
+            missing.push(MissingFeature { feature, reason });
         }
     };
     let root = nix::unistd::geteuid().is_root();
@@ -86,10 +86,10 @@ pub fn probe() -> Features {
         "connection tracking",
         "replies cannot be told from requests (CONFIG_NF_CONNTRACK; try `modprobe nf_conntrack`)".into(),
     );
-    Features { kernel, missing, link_hook: doors::probe() }
+    Features { kernel, missing, link_hook: link_guard::probe() }
 }
 
-/// Major and minor of a release string.
+/// Returns major and minor version of a release string.
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

@@ -5,14 +5,14 @@ use std::fs;
 /// The node's end of a pod's veth pair.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Interface {
-    /// Its index: packets of the pod arrive on it.
+    /// Index of the interface. Packets of the pod arrive on it.
     pub index: u32,
-    /// Index of the bridge (or other master) it is a port of, if any.
+    /// Index of the bridge (or other master) that the interface is a port of, if any.
     pub bridge: Option<u32>,
 }
 
-/// Whether packets between two ports of a bridge pass netfilter: without, the program does not see neighbours on one
-/// bridge talk.
+/// State of the sysctls that make packets between two ports of a bridge pass netfilter. If they are off, the program
+/// does not see packets between two pods of one bridge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BridgeNetfilter {
     /// `net.bridge.bridge-nf-call-iptables`; none if the module `br_netfilter` is not loaded.
@@ -22,7 +22,7 @@ pub struct BridgeNetfilter {
 }
 
 impl BridgeNetfilter {
-    /// Whether both families pass.
+    /// True if the packets of both families pass netfilter.
     pub fn is_on(self) -> bool {
         self.ipv4 == Some(true) && self.ipv6 == Some(true)
     }

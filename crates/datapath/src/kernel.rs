@@ -1,4 +1,4 @@
-//! What is asked of the kernel beside single elements of maps.
+//! System calls that the libraries do not wrap, and waiting for a grace period.
 
 use std::ffi::CString;
 use std::io;
@@ -11,20 +11,20 @@ use std::time::Duration;
 use libbpf_rs::{MapCore as _, MapFlags, MapHandle, MapType, libbpf_sys};
 use nix::errno::Errno;
 
-/// Far longer than any packet is in the program; should the kernel refuse to say.
-const LONG_ENOUGH: Duration = Duration::from_secs(1);
+/// Much longer than the program takes for any packet. Used if the kernel cannot wait for a grace period.
+const GRACE_PERIOD_FALLBACK: Duration = Duration::from_secs(1);
 
-/// Returns when every packet that was being judged when it was called has been: after a grace period of RCU, under
-/// whose protection netfilter hooks run. Takes milliseconds.
+/// Waits for a grace period of RCU, which protects netfilter hooks. Every packet that was in the program at the time of
+/// the call has left it afterwards. This takes milliseconds.
 pub(crate) fn grace_period() {
     if let Err(error) = wait_for_programs() {
-        tracing::debug!(%error, "the kernel does not say when a grace period is over, waiting instead");
-        thread::sleep(LONG_ENOUGH);
+        tracing::debug!(%error, "the kernel cannot wait for a grace period, waiting a fixed time instead");
+        thread::sleep(GRACE_PERIOD_FALLBACK);
     }
 }
 
-/// A change of a map of maps comes back when no program that runs can still use what was there (`kernel/bpf/syscall.c`,
-/// `maybe_wait_bpf_programs`). Other than `membarrier` that holds with one processor, too, and with `nohz_full`.
+/// A change of a map of maps returns when no running program can still use the old map (`kernel/bpf/syscall.c`,
+/// `maybe_wait_bpf_programs`). Other than with `membarrier`, this is true with one processor and with `nohz_full` too.
 fn wait_for_programs() -> libbpf_rs::Result<()> {
     /// Bytes of keys and values.
     const SIZE: u32 = 4;
@@ -37,7 +37,7 @@ fn wait_for_programs() -> libbpf_rs::Result<()> {
     outer.update(&0u32.to_ne_bytes(), &fd.to_ne_bytes(), MapFlags::ANY)
 }
 
-/// Pins a link or a map, whatever it was pinned at before: the library pins a link only once.
+/// Pins a link or a map, even if it was pinned before. The library pins a link only once.
 #[expect(unsafe_code, reason = "the library's function refuses a link that was pinned, also if the pin is gone")]
 pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = CString::new(path.as_os_str().as_bytes())?;
@@ -48,10 +48,11 @@ pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     }
 }
 
-/// One call of `BPF_MAP_LOOKUP_BATCH`. Fills `keys` and `values` from the front and returns how many elements there
-/// are and whether they were the last. `token` says where to go on; `from_start` where there is none yet.
+/// Calls `BPF_MAP_LOOKUP_BATCH` once. Fills `keys` and `values` from the front. Returns the number of elements, and
+/// true if they were the last ones. `token` is the position at which the next call continues; with `from_start` it is
+/// only written.
 ///
-/// The library's iterator takes a batch that is not full for the last one; of a hash map any may be.
+/// The library's iterator ends at the first batch that is not full, but any batch of a hash map may be that.
 ///
 /// # Errors
 /// `ENOSPC` if the buffers are too small for the next bucket of a hash map.

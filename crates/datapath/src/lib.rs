@@ -1,53 +1,53 @@
 //! The kernel program, its loader and the applier.
 //!
-//! One program at netfilter's POSTROUTING and LOCAL_IN hooks judges every packet of the node's pods; two at the node's
-//! end of each pod's link settle who sends. Their maps hold the plan of this node. They are pinned, so that enforcement
-//! outlives the process, and adopted by the next one.
+//! One program at netfilter's POSTROUTING and LOCAL_IN hooks checks every packet of the node's pods. Two programs at
+//! the node's end of each pod's link check the source of each frame. Their maps hold the plan of this node. The maps
+//! are pinned, so that enforcement outlives the process, and the next process adopts them.
 
 mod abi;
-pub mod answers;
+mod allocator;
 mod apply;
+mod chunks;
 mod config;
-mod connections;
 pub mod conntrack;
+mod conntrack_flush;
+mod ctnetlink;
 mod datapath;
-mod doors;
-mod entries;
+pub mod dns_queue;
 mod error;
 mod events;
 #[cfg(test)]
 mod faults;
 pub mod features;
+mod infra;
 mod interfaces;
-mod kept;
 mod kernel;
-mod known;
+mod link_guard;
 mod links;
-mod mirror;
 mod mounts;
 mod namespace;
 mod nfnetlink;
+pub mod nftables;
 mod object;
+mod open_connections;
+mod pinned;
 mod pins;
-mod portions;
-mod slices;
 mod state;
 mod statistics;
-mod table;
-pub mod tables;
-mod tracked;
+mod synced_map;
+mod test_run;
 mod transition;
-mod trial;
+mod typed_map;
 
 pub use config::{Config, Connections, EPHEMERAL_PORTS, Sizes};
-pub use connections::open_connections;
-pub use datapath::{Datapath, Undone, remove};
-pub use doors::{Done, Doorkeeper, Errand, Guarded, LinkHook, Port};
+pub use conntrack_flush::{ConntrackEntry, delete_conntrack_entries, delete_conntrack_entries_of};
+pub use datapath::{Datapath, Repairs, remove};
 pub use error::{ApplyError, Error};
-pub use events::{Drop, Event, Events, Outcome};
-pub use features::{Features, Missing};
+pub use events::{DropReason, Event, EventVerdict, Events};
+pub use features::{Features, MissingFeature};
 pub use interfaces::{BridgeNetfilter, Interface, bridge_netfilter};
+pub use link_guard::{GuardReport, GuardStatus, GuardWork, LinkGuard, LinkHook, PodLink};
+pub use open_connections::open_connections;
 pub use pins::mount_system_bpffs;
-pub use statistics::{Capacity, Counter, DropCounters, Flow};
-pub use tracked::{Tracked, forget_connections, forget_connections_of};
-pub use trial::{About, Circumstances, Conntrack, Ground, Trial, Tried};
+pub use statistics::{DropCounters, Flow, MapUsage, RuleCounter};
+pub use test_run::{Conntrack, PacketContext, PolicyResult, TestRun, TestVerdict, TrackedConnection};

@@ -12,7 +12,7 @@ use crate::Error;
 use crate::object::PROGRAM;
 use crate::pins::{Pins, stage};
 
-/// Where a link is attached.
+/// A netfilter hook of one family.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hook {
     family: i32,
@@ -27,18 +27,18 @@ const HOOKS: [(&str, i32, i32); 4] = [
     ("ipv6-local-in", NFPROTO_IPV6, NF_INET_LOCAL_IN),
 ];
 
-/// Just before source NAT (100). A link cannot be given another program and no two may share a priority, so an old
-/// and a new one take turns.
+/// Just before source NAT (100). The program of a link cannot be replaced, and no two links may share a priority. So an
+/// old and a new link use these priorities in turn.
 const PRIORITIES: [i32; 2] = [95, 94];
 
 /// `BPF_F_NETFILTER_IP_DEFRAG`: only whole packets reach the program.
 const DEFRAGMENT: u32 = 1;
 
-/// How long a link that was closed may take to leave its priority.
-const LEAVING: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(5);
+/// The time that a closed link may take to free its priority.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Whether all links of our version are there.
+/// True if all links of our version are pinned.
 pub(crate) fn are_attached(pins: &Pins) -> bool {
     HOOKS.iter().all(|(name, ..)| pins.links().join(name).exists())
 }
@@ -52,7 +52,7 @@ pub(crate) fn replace(pins: &Pins, object: &Object) -> Result<(), Error> {
     remove_others(pins)
 }
 
-/// Removes links of other versions, then maps only they used.
+/// Removes links of other versions, then the maps that only those used.
 pub(crate) fn remove_others(pins: &Pins) -> Result<(), Error> {
     for path in pins.other_links()?.0 {
         remove(&path)?;
@@ -64,9 +64,9 @@ pub(crate) fn remove_others(pins: &Pins) -> Result<(), Error> {
 pub(crate) fn remove(directory: &Path) -> Result<(), Error> {
     for path in entries(directory)? {
         let link = open(&path)?;
-        // At once, where closing the last reference would do it some time later.
+        // Detaching takes effect at once. Closing the last reference would take effect some time later.
         if let Err(error) = link.detach() {
-            tracing::debug!(%error, path = %path.display(), "the link goes when it is closed");
+            tracing::debug!(%error, path = %path.display(), "the link is detached when it is closed");
         }
         fs::remove_file(&path).map_err(Error::path("remove", &path))?;
     }
@@ -78,13 +78,13 @@ pub(crate) fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-/// The link pinned at a path.
+/// Opens the link pinned at a path.
 pub(crate) fn open(path: &Path) -> Result<Link, Error> {
     Link::open(path).map_err(Error::bpf(format!("open the link pinned at {}", path.display())))
 }
 
 impl Hook {
-    /// The hook of a link, by the name of its pin.
+    /// Returns the hook of a link by the name of its pin.
     pub(crate) fn of(pin: &Path) -> Option<Self> {
         let name = pin.file_name()?;
         HOOKS.iter().find(|hook| name == hook.0).map(|(_, family, hook)| Self { family: *family, hook: *hook })
@@ -105,9 +105,9 @@ impl Hook {
         })
     }
 
-    /// Attaches the program where a link says it is, if it is not. A link that somebody detached goes on saying so; but
-    /// no two may share a priority, and a link that is alive holds its own.
-    pub(crate) fn attach_anew(self, object: &Object, link: &Link) -> Result<Option<Link>, Error> {
+    /// Attaches the program again if a link was detached. A detached link still reports its old priority. But no two
+    /// links may share a priority, and a live one keeps its own, so attaching fails with `EBUSY` then.
+    pub(crate) fn reattach(self, object: &Object, link: &Link) -> Result<Option<Link>, Error> {
         let Some(priority) = priority(link) else { return Ok(None) };
         match self.attach(object, priority) {
             Ok(link) => Ok(Some(link)),
@@ -121,14 +121,14 @@ impl Hook {
     }
 }
 
-/// The library keeps the kernel's answer to itself, but for its words.
+/// The library gives the kernel's error only in its text.
 fn is_busy(error: &libbpf_rs::Error) -> bool {
     let busy = std::io::Error::from_raw_os_error(nix::libc::EBUSY).to_string();
     format!("{error:#}").contains(&busy)
 }
 
 fn attach(object: &Object, pin: &Path, hook: Hook) -> Result<(), Error> {
-    let end = Instant::now() + LEAVING;
+    let end = Instant::now() + DETACH_TIMEOUT;
     loop {
         let mut refused = None;
         for priority in PRIORITIES {
@@ -143,12 +143,12 @@ fn attach(object: &Object, pin: &Path, hook: Hook) -> Result<(), Error> {
             Some(error) if Instant::now() >= end => {
                 return Err(hook.refused(error));
             }
-            _ => thread::sleep(PAUSE),
+            _ => thread::sleep(RETRY_INTERVAL),
         }
     }
 }
 
-/// The priorities of the links of our version, by hook; for those who want to know how it is attached.
+/// Returns the priorities of the links of this version, by hook, for tests and the status.
 pub(crate) fn priorities(pins: &Pins) -> Vec<(&'static str, i32)> {
     if !are_attached(pins) {
         return Vec::new();
@@ -156,7 +156,7 @@ pub(crate) fn priorities(pins: &Pins) -> Vec<(&'static str, i32)> {
     HOOKS.iter().filter_map(|(name, ..)| Some((*name, priority(&open(&pins.links().join(name)).ok()?)?))).collect()
 }
 
-/// The priority a link is, or was, attached at.
+/// Returns the priority a link is, or was, attached at.
 fn priority(link: &Link) -> Option<i32> {
     match link.info().ok()?.info {
         LinkTypeInfo::Netfilter(info) => Some(info.priority),

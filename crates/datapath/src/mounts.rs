@@ -1,9 +1,8 @@
-//! Whether the file system of the pins is still mounted on the node, as seen from inside a container.
+//! Detects, from inside a container, that the file system of the pins is no longer mounted on the node.
 //!
-//! A container has a mount of its own of the same file system, which stays when somebody unmounts it on the node; its
-//! pins then go with the container. If its mount receives what happens to that of the node (`HostToContainer`), the
-//! kernel names the group it receives from (`master:` in `mountinfo`, see `proc_pid_mountinfo(5)`), for as long as that
-//! has a member.
+//! A container has its own mount of the same file system. That mount stays if the node's is unmounted, and its pins end
+//! with the container. If it receives mount events of the node (`HostToContainer`), the kernel lists the peer group it
+//! receives from (`master:` in `mountinfo`, see `proc_pid_mountinfo(5)`) as long as that group has a member.
 
 use std::fs;
 use std::path::Path;
@@ -11,7 +10,7 @@ use std::path::Path;
 /// The mounts that a thread of this process sees.
 const TABLE: &str = "/proc/thread-self/mountinfo";
 
-/// Whether the mount that a path is on receives from another one.
+/// True if the mount of a path receives events from another mount.
 pub(crate) fn receives(path: &Path) -> bool {
     fs::read_to_string(TABLE).is_ok_and(|table| receives_by(&table, path))
 }
@@ -23,7 +22,7 @@ fn receives_by(table: &str, path: &Path) -> bool {
         path.starts_with(point)
             .then(|| (point.as_os_str().len(), words[6..].iter().any(|tag| tag.starts_with("master:"))))
     });
-    // The innermost, and of those on the same place the last.
+    // The innermost mount point, and of several mounts there the last.
     mounts.max_by_key(|(length, _)| *length).is_some_and(|(_, receives)| receives)
 }
 

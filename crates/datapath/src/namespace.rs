@@ -1,4 +1,4 @@
-//! The network namespace a datapath is for.
+//! The network namespace of a datapath.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,14 +13,14 @@ use crate::Error;
 #[derive(Debug)]
 pub(crate) struct Namespace {
     file: File,
-    /// Identifies it while it exists.
+    /// Identifies the namespace while it exists.
     pub(crate) inode: u64,
 }
 
 const PATH: &str = "/proc/thread-self/ns/net";
 
 impl Namespace {
-    /// The one of the calling thread.
+    /// Opens the namespace of the calling thread.
     pub(crate) fn current() -> Result<Self, Error> {
         let path = Path::new(PATH);
         let file = File::open(path).map_err(Error::path("open", path))?;
@@ -28,13 +28,13 @@ impl Namespace {
         Ok(Self { file, inode })
     }
 
-    /// The same one, kept open once more.
+    /// Opens the same namespace a second time.
     pub(crate) fn again(&self) -> Result<Self, Error> {
         let file = self.file.try_clone().map_err(Error::path("keep open", PATH))?;
         Ok(Self { file, inode: self.inode })
     }
 
-    /// Does something inside, on a thread of its own: the caller's may be elsewhere by now.
+    /// Runs `work` inside the namespace. If the calling thread is elsewhere by now, this takes a thread of its own.
     pub(crate) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
         if Self::current()?.inode == self.inode {
             return work();

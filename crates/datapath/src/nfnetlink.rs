@@ -1,5 +1,5 @@
-//! Messages of nfnetlink (`include/uapi/linux/netfilter/nfnetlink.h`): what nftables, queues and connection tracking
-//! have in common.
+//! Messages of nfnetlink (`include/uapi/linux/netfilter/nfnetlink.h`), which nftables, queues and connection tracking
+//! share.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,7 +15,7 @@ pub(crate) const APPEND: u16 = 0xc00;
 /// `NLMSG_ERROR`, `NLMSG_DONE`.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
-/// `NLA_F_NESTED`, and the bits of an attribute's kind that are none of its number.
+/// `NLA_F_NESTED`, and the flag bits of an attribute's type.
 pub(crate) const NESTED: u16 = 0x8000;
 const FLAGS: u16 = 0xc000;
 /// Length of `nlmsghdr`, of that with `nfgenmsg`, and of `nlattr`.
@@ -23,7 +23,7 @@ const HEADER: usize = 16;
 const PREAMBLE: usize = HEADER + 4;
 const ATTRIBUTE: usize = 4;
 
-/// A message being written, or its attributes inside another one.
+/// A message under construction, or attributes to be nested in another one.
 #[derive(Debug, Default)]
 pub(crate) struct Attributes(Vec<u8>);
 
@@ -49,7 +49,7 @@ impl Attributes {
     }
 }
 
-/// What a message is about: its kind, flags, family, and the number of what it is about.
+/// The header of a message: kind, flags, family, and resource id.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Header {
     /// Subsystem and message: `subsystem << 8 | message`.
@@ -77,16 +77,16 @@ pub(crate) fn message(header: Header, attributes: &Attributes) -> Vec<u8> {
     bytes
 }
 
-/// One message the kernel sent.
+/// A message that the kernel sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Received<'a> {
-    /// Something of a subsystem: its kind and its attributes.
+    /// A message of a subsystem: its kind and its attributes.
     Message(u16, &'a [u8]),
-    /// The end of what was asked for: well, or with an error number.
+    /// The end of the answer; the number is 0 or an error.
     End(i32),
 }
 
-/// The messages in a datagram. What is cut off or makes no sense ends it.
+/// Returns the messages in a datagram. A truncated or invalid message ends the sequence.
 pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
     let mut rest = datagram;
     std::iter::from_fn(move || {
@@ -104,7 +104,7 @@ pub(crate) fn messages(datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
     })
 }
 
-/// The attributes in some bytes: number and value. What is cut off or makes no sense ends them.
+/// Returns number and value of each attribute. A truncated or invalid attribute ends the sequence.
 pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
@@ -135,7 +135,7 @@ impl Connection {
         Self::of(NETLINK_NETFILTER)
     }
 
-    /// Of another protocol of netlink.
+    /// Opens a socket of another netlink protocol.
     pub(crate) fn of(protocol: isize) -> io::Result<Self> {
         let mut socket = Socket::new(protocol)?;
         socket.bind_auto()?;
@@ -143,7 +143,7 @@ impl Connection {
         Ok(Self(socket))
     }
 
-    /// Sends a request and waits until the kernel has said what came of it; `each` sees what comes before.
+    /// Sends a request and waits for the end of the answer. `each` is called with the messages before it.
     pub(crate) fn request(&self, bytes: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<()> {
         self.0.send(bytes, 0)?;
         loop {

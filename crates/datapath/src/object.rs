@@ -1,4 +1,4 @@
-//! The compiled kernel program: its maps' sizes, loading, and what identifies a version of it.
+//! The compiled kernel program: map sizes, loading, and the version.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use libbpf_rs::{Object, ObjectBuilder, OpenMapMut, PrintLevel};
 use crate::abi::ABI;
 use crate::{Error, Sizes};
 
-/// The ELF object, aligned as its headers want it.
+/// The bytes of the ELF object, aligned for its headers.
 #[repr(C, align(8))]
 struct Aligned<T: ?Sized>(T);
 
@@ -15,38 +15,40 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 
 /// The program that is attached.
 pub(crate) const PROGRAM: &str = "ringfence";
-/// The program that is only ever run by hand.
-pub(crate) const TRIAL_PROGRAM: &str = "ringfence_trial";
-/// The programs of a door: what a pod sends, what would reach it. The kernel keeps at most 15 bytes of a name.
-pub(crate) const DOOR_PROGRAMS: [&str; 2] = ["ringfence_from", "ringfence_to"];
-/// The program that tells of all programs there are. It uses no map.
-pub(crate) const LISTER: &str = "ringfence_list";
-/// The map that only the trial uses.
-const TRIAL_MAP: &str = "trial";
+/// The program that only test runs use.
+pub(crate) const TEST_PROGRAM: &str = "ringfence_test";
+/// The programs at a pod link: for frames from the pod and for frames to it. The kernel keeps at most 15 bytes of a
+/// name.
+pub(crate) const LINK_PROGRAMS: [&str; 2] = ["ringfence_from", "ringfence_to"];
+/// The program that lists all programs of the kernel. It uses no map.
+pub(crate) const LIST_PROGRAM: &str = "ringfence_list";
+/// The map that only test runs use.
+const TEST_MAP: &str = "test_run";
 
 /// All maps that are pinned.
 pub(crate) const MAPS: [&str; 18] = [
     "endpoints",
-    "peers",
-    "entries",
+    "ipcache",
+    "policy",
     "interfaces",
-    "doors",
+    "pod_links",
     "tunnels",
-    "prefixes",
-    "gates",
-    "pod_ranges",
-    "known_addresses",
-    "breakpoints",
+    "ipcache_cidrs",
+    "closed_cidrs",
+    "pod_cidrs",
+    "infra_addresses",
+    "port_ranges",
     "flows",
-    "denials",
-    "reported",
+    "drop_dedup",
+    "notify_limits",
     "config",
     "drops",
-    "counters",
+    "rule_counters",
     "events",
 ];
 
-/// What tells one version from another: maps of equal layout can be shared, programs of equal version are equal.
+/// The version of layout and program. Versions of equal layout can share maps; versions with an equal program have the
+/// same code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Version {
     pub(crate) layout: u64,
@@ -83,13 +85,13 @@ fn map_definitions() -> Vec<[u8; 16]> {
     definitions
 }
 
-/// Sends what libbpf would print to the log: much of it is expected, such as a priority that is taken.
-pub(crate) fn log_quietly() {
+/// Sends the output of libbpf to the log at level debug. Much of it is expected, such as a priority that is taken.
+pub(crate) fn log_at_debug() {
     let log = |_, text: String| tracing::debug!(target: "libbpf", "{}", text.trim_end());
     libbpf_rs::set_print(Some((PrintLevel::Info, log)));
 }
 
-/// Loads some of the programs, on the maps pinned in a directory if there is one, else on fresh ones.
+/// Loads some of the programs. They use the maps pinned in a directory, if one is given, else new maps.
 pub(crate) fn load(programs: &[&str], sizes: &Sizes, maps: Option<&Path>) -> Result<Object, Error> {
     let mut open = ObjectBuilder::default().open_memory(&OBJECT.0).map_err(Error::bpf("read the BPF object"))?;
     for mut candidate in open.progs_mut() {
@@ -104,9 +106,9 @@ pub(crate) fn load(programs: &[&str], sizes: &Sizes, maps: Option<&Path>) -> Res
 
 fn prepare_map(map: &mut OpenMapMut<'_>, programs: &[&str], sizes: &Sizes, maps: Option<&Path>) -> Result<(), Error> {
     let name = map.name().to_string_lossy().into_owned();
-    if name == TRIAL_MAP || programs == [LISTER] {
+    if name == TEST_MAP || programs == [LIST_PROGRAM] {
         return map
-            .set_autocreate(programs.contains(&TRIAL_PROGRAM))
+            .set_autocreate(programs.contains(&TEST_PROGRAM))
             .map_err(Error::bpf(format!("prepare the BPF map `{name}`")));
     }
     if let Some(directory) = maps.filter(|_| MAPS.contains(&name.as_str())) {
@@ -123,7 +125,7 @@ fn prepare_map(map: &mut OpenMapMut<'_>, programs: &[&str], sizes: &Sizes, maps:
 
 const HASH_START: u64 = 0xcbf2_9ce4_8422_2325;
 
-/// FNV-1a: tells versions of our own files apart, nothing more.
+/// FNV-1a. The hash only distinguishes versions of our own files.
 fn hash(state: u64, bytes: &[u8]) -> u64 {
     bytes.iter().fold(state, |state, byte| (state ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }

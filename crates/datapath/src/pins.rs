@@ -1,11 +1,11 @@
-//! The pin directory: what keeps maps and links in the kernel while no process has them open.
+//! The pin directory, whose pins keep maps and links in the kernel while no process has them open.
 //!
 //! ```text
 //! <pin_dir>/maps-<layout>/<map>              maps of one layout
 //! <pin_dir>/links-<layout>-<program>/<hook>  links of one program on these maps
 //! ```
-//! A directory is filled under a name ending in `-new` and renamed once it is whole, so that a process may die at
-//! any instant: without `-new` it is whole, with it it counts for nothing.
+//! A directory is filled under a name ending in `-new` and renamed once it is complete, because the process may die at
+//! any instant. A directory whose name ends in `-new` is ignored and removed.
 
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -28,12 +28,13 @@ pub(crate) struct Pins {
     root: PathBuf,
     version: Version,
     lock: Flock<File>,
-    /// The file system is mounted on the node, and this is a container that hears when it is not any more.
+    /// True if the file system is also mounted on the node, and this process runs in a container that receives mount
+    /// events of the node.
     receives: bool,
 }
 
 impl Pins {
-    /// Makes sure of the directory and of a bpffs below it, and locks it.
+    /// Creates the directory, mounts a bpffs for it if there is none, and locks the directory.
     pub(crate) fn open(root: &Path, version: Version) -> Result<Self, Error> {
         prepare(root)?;
         let lock = lock(root)?;
@@ -45,7 +46,7 @@ impl Pins {
         Ok(pins)
     }
 
-    /// Makes sure again of the directory and of a bpffs below it. True if it was gone or another has its name.
+    /// Does the same again if the directory is gone or another one has its name. Returns true in that case.
     pub(crate) fn restore(&mut self) -> Result<bool, Error> {
         let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
         let own = self.lock.metadata().map(identity).map_err(Error::path("stat", &self.root))?;
@@ -75,10 +76,9 @@ impl Pins {
         Ok(self.names()?.iter().filter(|name| name.starts_with("links-")).map(|name| self.root.join(name)).collect())
     }
 
-    /// Makes do with pins of our layout of which somebody removed some. Links whose maps are gone, or that are not all
-    /// there, go on enforcing under another name until others take their place. Some maps without the rest are of no
-    /// use.
-    pub(crate) fn set_remains_aside(&self) -> Result<(), Error> {
+    /// Handles pins of our layout that others removed in part. Links without their maps, or incomplete ones, are
+    /// renamed and stay in force until new links replace them. Incomplete maps are removed.
+    pub(crate) fn set_incomplete_aside(&self) -> Result<(), Error> {
         let whole = MAPS.iter().all(|name| self.maps().join(name).exists());
         if !whole && self.maps().exists() {
             remove_directory(&self.maps())?;
@@ -89,21 +89,21 @@ impl Pins {
             if is_ours && !whole {
                 self.rename(&path, "links-aside-")?;
             } else if path == self.links() && !crate::links::are_attached(self) {
-                // These share our maps, and their name goes on saying so.
+                // These links use our maps, and the new name still says so.
                 self.rename(&path, &format!("{ours}aside-"))?;
             }
         }
         Ok(())
     }
 
-    /// Renames a directory to the first free name that begins so.
+    /// Renames a directory to the first free name with this prefix.
     fn rename(&self, path: &Path, prefix: &str) -> Result<(), Error> {
         let mut names = (0_u32..).map(|number| self.root.join(format!("{prefix}{number}")));
         let free = names.find(|name| !name.exists()).unwrap_or_else(|| self.root.join(prefix));
         fs::rename(path, free).map_err(Error::path("rename", path))
     }
 
-    /// Link directories of other programs; and whether all of these share our maps.
+    /// Returns the link directories of other programs, and true if all of them use our maps.
     pub(crate) fn other_links(&self) -> Result<(Vec<PathBuf>, bool), Error> {
         let own = self.links();
         let others: Vec<_> = self
@@ -120,7 +120,7 @@ impl Pins {
         Ok((others, shared))
     }
 
-    /// Any directory with maps, ours first.
+    /// Returns a directory with maps, preferably ours.
     pub(crate) fn any_maps(&self) -> Result<Option<PathBuf>, Error> {
         if self.maps().exists() {
             return Ok(Some(self.maps()));
@@ -153,7 +153,7 @@ impl Pins {
         fs::remove_dir(&self.root).map_err(Error::path("remove", &self.root))
     }
 
-    /// Our directories; the kernel puts files of its own into the root of a bpffs.
+    /// Names of our directories. The kernel puts files of its own into the root of a bpffs.
     fn names(&self) -> Result<Vec<String>, Error> {
         let entries = fs::read_dir(&self.root).map_err(Error::path("list", &self.root))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
@@ -166,7 +166,8 @@ impl Pins {
     }
 }
 
-/// Fills a directory: `fill` is given a staging directory that becomes `target` once it returns.
+/// Creates a directory completely or not at all: `fill` is given a staging directory, which is renamed to `target` once
+/// it returns.
 pub(crate) fn stage<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T, Error>) -> Result<T, Error> {
     let mut name = target.as_os_str().to_owned();
     name.push(STAGING);
@@ -176,7 +177,7 @@ pub(crate) fn stage<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T, Erro
     if result.is_ok() {
         fs::rename(&staging, target).map_err(Error::path("rename", &staging))?;
     } else if let Err(error) = remove_directory(&staging) {
-        tracing::warn!(%error, "a half-filled pin directory is left behind");
+        tracing::warn!(%error, "an incomplete pin directory could not be removed");
     }
     result
 }
@@ -189,7 +190,8 @@ pub(crate) fn remove_directory(path: &Path) -> Result<(), Error> {
     fs::remove_dir(path).map_err(Error::path("remove", path))
 }
 
-/// Mounts the system's bpffs (`/sys/fs/bpf`) if nobody has; true if it was mounted now. Needs `CAP_SYS_ADMIN`.
+/// Mounts the system's bpffs (`/sys/fs/bpf`) if it is not mounted. Returns true if it was mounted now. Needs
+/// `CAP_SYS_ADMIN`.
 pub fn mount_system_bpffs() -> Result<bool, Error> {
     let system = Path::new(SYSTEM_BPFFS);
     if is_bpffs(system)? {
@@ -223,7 +225,7 @@ fn mount_bpffs(path: &Path) -> Result<(), Error> {
         .map_err(|error| Error::Mount { path: path.to_owned(), error: error.into() })
 }
 
-/// Whether the directory itself, not one above it, is where a file system is mounted.
+/// True if a file system is mounted at the directory itself, not above it.
 fn is_mount_point(path: &Path) -> Result<bool, Error> {
     let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).map_err(Error::path("stat", path));
     let Some(parent) = path.parent() else { return Ok(true) };

@@ -1,22 +1,22 @@
-//! What the kernel counted.
+//! Counters of the kernel program.
 
 use std::net::IpAddr;
 
 use ringfence_model::Protocol;
 
-use crate::abi::{CounterValue, FlowKey, FlowValue, flow_flags, reason};
+use crate::abi::{FlowKey, FlowValue, RuleCounterValue, flow_flags, reason};
 
-/// How often a cause decided.
+/// Decisions of one rule.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counter {
-    /// Connections it let through (seen from the end it speaks for; the other end may have refused).
+pub struct RuleCounter {
+    /// Connections that the rule allowed in its direction. The other direction may have denied them.
     pub accepted: u64,
-    /// Packets it dropped.
+    /// Packets that the rule dropped.
     pub dropped: u64,
 }
 
-impl FromIterator<CounterValue> for Counter {
-    fn from_iter<I: IntoIterator<Item = CounterValue>>(processors: I) -> Self {
+impl FromIterator<RuleCounterValue> for RuleCounter {
+    fn from_iter<I: IntoIterator<Item = RuleCounterValue>>(processors: I) -> Self {
         processors.into_iter().fold(Self::default(), |sum, value| Self {
             accepted: sum.accepted + value.accepted,
             dropped: sum.dropped + value.dropped,
@@ -24,24 +24,26 @@ impl FromIterator<CounterValue> for Counter {
     }
 }
 
-/// Packets dropped since the maps were made, by reason.
+/// Packets dropped since the maps were created, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DropCounters {
-    /// A policy said so.
+    /// Policy denied them.
     pub policy: u64,
-    /// Those of `policy` that belonged to connections of which packets had been let through before.
+    /// Packets among `policy` whose connection had been allowed before.
     pub cut: u64,
-    /// The source is not an address of the pod whose interface it came from, or a pod's that has another interface.
+    /// The source address does not belong to the pod behind the interface, or belongs to a pod with another interface.
     pub spoofed: u64,
-    /// An address in the ranges of this node's pods without an endpoint.
+    /// The address is in a pod CIDR of this node and no endpoint has it.
     pub not_ready: u64,
-    /// Ports or true destination cannot be told; or a pod's frame is tagged, or neither IPv4, IPv6 nor ARP.
+    /// Ports or the original destination cannot be determined. Or a pod's frame is tagged, or is neither IPv4, IPv6 nor
+    /// ARP.
     pub unparseable: u64,
-    /// On their way to a pod they are not for: what a bridge floods, or what bears another's hardware address.
-    pub astray: u64,
-    /// The maps had no answer; they should always have one.
+    /// Frames on their way to a pod they are not for: a bridge flooded them, or they have another pod's hardware
+    /// address.
+    pub misdirected: u64,
+    /// The maps had no entry that decides, which should not happen.
     pub incomplete: u64,
-    /// Not packets: events that did not fit into the ring buffer.
+    /// Events, not packets, that did not fit into the ring buffer.
     pub events_lost: u64,
 }
 
@@ -54,34 +56,34 @@ impl DropCounters {
             not_ready: count(reason::NOT_READY),
             unparseable: count(reason::UNPARSEABLE),
             incomplete: count(reason::INCOMPLETE),
-            astray: count(reason::ASTRAY),
+            misdirected: count(reason::MISDIRECTED),
             events_lost: count(reason::EVENTS_LOST),
         }
     }
 
-    /// All packets dropped, but for copies that were astray.
+    /// All packets dropped, except `misdirected` copies.
     pub fn total(&self) -> u64 {
         self.policy + self.spoofed + self.not_ready + self.unparseable + self.incomplete
     }
 }
 
-/// How full a map is.
+/// The use of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Its name.
+pub struct MapUsage {
+    /// Name of the map.
     pub map: &'static str,
     /// Elements in use.
     pub used: usize,
-    /// Elements that fit.
+    /// Capacity in elements.
     pub size: usize,
 }
 
 /// An accepted connection in the flow table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flow {
-    /// Who opened it.
+    /// The client.
     pub source: IpAddr,
-    /// Who answers: the backend, not the Service address.
+    /// The server: the backend, not the Service address.
     pub destination: IpAddr,
     /// IP protocol.
     pub protocol: Protocol,
@@ -89,11 +91,11 @@ pub struct Flow {
     pub source_port: u16,
     /// Destination port; 0 for protocols without ports.
     pub destination_port: u16,
-    /// Opened by this node itself.
+    /// True if this node opened it.
     pub from_node: bool,
-    /// Opened to a Service address, as far as that was looked at.
+    /// True if it was opened to a Service address. The program looks at that only if both ends are the same address.
     pub translated: bool,
-    /// Whether packets are let through unasked: those from who opened it, and those to.
+    /// True if packets pass without a policy check: packets from the client, packets to the client.
     pub remembered: [bool; 2],
 }
 

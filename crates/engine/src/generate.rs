@@ -1,7 +1,7 @@
 //! Random clusters, connections and events, for tests: small, dense, and with every corner the model has.
 //!
-//! Names, labels, ports and addresses come from small pools, so that selectors select, blocks cover and addresses
-//! collide. Everything follows from a seed.
+//! Names, labels, ports and addresses come from small pools, so that selectors match, CIDRs cover addresses and
+//! addresses collide. Everything follows from a seed.
 
 mod domains;
 mod policies;
@@ -65,7 +65,7 @@ impl Rng {
     }
 }
 
-/// How big and how varied clusters are.
+/// Size and variety of clusters.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// At most so many namespaces.

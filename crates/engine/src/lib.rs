@@ -1,18 +1,18 @@
-//! Reference evaluator, planner and analysis of network policy.
+//! Reference evaluator and planner of network policy.
 //!
 //! Pure: no I/O, total on well-typed input, deterministic.
 #![forbid(unsafe_code)]
 
-mod block;
-mod decide;
 #[cfg(feature = "testing")]
 pub mod generate;
 mod limits;
 mod plan;
 mod planner;
+mod port_table;
 pub mod reference;
+mod verdict;
 
-pub use block::{Block, Breakpoint, port_key};
-pub use limits::{Limits, Refusal, Room};
-pub use plan::{Cause, CauseId, ClassId, Delta, Endpoint, EntryKey, PeerClass, Plan, RulesetId};
-pub use planner::{Claimant, Dispute, Planner, Scope, fair_share, left_out};
+pub use limits::{Limits, Refusal, Resource};
+pub use plan::{Delta, Endpoint, IpcacheEntry, PeerSetId, Plan, PolicyKey, RuleId, RulesetId};
+pub use planner::{AddressConflict, Claimant, Planner, Scope, fair_share, left_out};
+pub use port_table::{PortTable, PortVerdict, port_key};

@@ -1,59 +1,59 @@
-//! How much a plan may take up, and what of it does not fit.
+//! Limits of a plan, and policies that do not fit.
 
 use std::fmt;
 
 use ringfence_model::{Direction, PodKey, PolicyId};
 
-/// How much of each kind a plan may hold. What is more than that is denied, at the expense of whoever asks for most.
+/// Limits of a plan. Policies beyond them are denied, at the expense of the namespaces with the largest demand.
 ///
-/// These have to be less than what the kernel's maps hold: while a change is carried out, what is new is there beside
-/// what is old.
+/// The limits have to be below the sizes of the kernel maps: while a change is carried out, the maps hold old and new
+/// entries side by side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Local pod addresses.
     pub endpoints: usize,
-    /// Addresses with a class.
-    pub peers: usize,
-    /// Wider prefixes with a class.
-    pub prefixes: usize,
-    /// Pairs of ruleset and class.
-    pub entries: usize,
-    /// Breakpoints of different blocks.
-    pub breakpoints: usize,
-    /// Causes.
-    pub causes: usize,
-    /// Ranges that are closed.
-    pub gates: usize,
-    /// Bytes of the planner's memory that rules take up as they are laid out for evaluation, those of a policy once for
-    /// each ruleset it is in.
+    /// Single addresses in the ipcache.
+    pub ipcache: usize,
+    /// CIDRs in the ipcache.
+    pub ipcache_cidrs: usize,
+    /// Pairs of ruleset and peer set.
+    pub policy: usize,
+    /// Port ranges of different port tables.
+    pub port_ranges: usize,
+    /// Rule ids.
+    pub rule_counters: usize,
+    /// Closed CIDRs.
+    pub closed_cidrs: usize,
+    /// Bytes of the planner's memory for rules laid out for evaluation. The rules of a policy count for each ruleset
+    /// that contains it.
     pub layout: usize,
 }
 
 impl Limits {
-    /// As much as there is memory for.
+    /// No limits but memory.
     pub const NONE: Self = Self {
         endpoints: usize::MAX,
-        peers: usize::MAX,
-        prefixes: usize::MAX,
-        entries: usize::MAX,
-        breakpoints: usize::MAX,
-        causes: usize::MAX,
-        gates: usize::MAX,
+        ipcache: usize::MAX,
+        ipcache_cidrs: usize::MAX,
+        policy: usize::MAX,
+        port_ranges: usize::MAX,
+        rule_counters: usize::MAX,
+        closed_cidrs: usize::MAX,
         layout: usize::MAX,
     };
 
-    /// So many eighths of it.
+    /// A number of eighths of each map limit.
     #[must_use]
     pub fn eighths(self, eighths: usize) -> Self {
         let part = |all: usize| all / 8 * eighths + all % 8 * eighths / 8;
         Self {
             endpoints: part(self.endpoints),
-            peers: part(self.peers),
-            prefixes: part(self.prefixes),
-            entries: part(self.entries),
-            breakpoints: part(self.breakpoints),
-            causes: part(self.causes),
-            gates: part(self.gates),
+            ipcache: part(self.ipcache),
+            ipcache_cidrs: part(self.ipcache_cidrs),
+            policy: part(self.policy),
+            port_ranges: part(self.port_ranges),
+            rule_counters: part(self.rule_counters),
+            closed_cidrs: part(self.closed_cidrs),
             layout: self.layout,
         }
     }
@@ -65,33 +65,33 @@ impl Default for Limits {
     }
 }
 
-/// What there is not enough of.
+/// A limited resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Room {
-    /// [`Limits::peers`].
-    Peers,
-    /// [`Limits::prefixes`].
-    Prefixes,
-    /// [`Limits::entries`].
-    Entries,
-    /// [`Limits::breakpoints`].
-    Breakpoints,
-    /// [`Limits::causes`].
-    Causes,
+pub enum Resource {
+    /// [`Limits::ipcache`].
+    Ipcache,
+    /// [`Limits::ipcache_cidrs`].
+    IpcacheCidrs,
+    /// [`Limits::policy`].
+    Policy,
+    /// [`Limits::port_ranges`].
+    PortRanges,
+    /// [`Limits::rule_counters`].
+    RuleCounters,
     /// [`Limits::layout`].
     Layout,
     /// Memory for what policies say ([`ringfence_model::Policy::rules_withheld`]).
     Memory,
 }
 
-impl fmt::Display for Room {
+impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Peers => "the map `peers`: too many single addresses in blocks",
-            Self::Prefixes => "the map `prefixes`: too many address blocks",
-            Self::Entries => "the map `entries`: too many different peers",
-            Self::Breakpoints => "the map `breakpoints`: too many port ranges",
-            Self::Causes => "the map `causes`: too many rules",
+            Self::Ipcache => "the map `ipcache`: too many single addresses in CIDRs",
+            Self::IpcacheCidrs => "the map `ipcache_cidrs`: too many CIDRs",
+            Self::Policy => "the map `policy`: too many different peers",
+            Self::PortRanges => "the map `port_ranges`: too many port ranges",
+            Self::RuleCounters => "the map `rule_counters`: too many rules",
             Self::Layout => "the memory of the agent: too many rules and port ranges",
             Self::Memory => "the memory of the agent: the policies of this namespace are too many or too large",
         })
@@ -103,12 +103,12 @@ impl fmt::Display for Room {
 pub struct Refusal {
     /// Local pods that are denied everything in this direction, sorted.
     pub pods: Vec<PodKey>,
-    /// Those that keep what they had instead ([`crate::Planner::keep`]), sorted.
-    pub keeping: Vec<PodKey>,
+    /// Local pods that keep their previous policy instead ([`crate::Planner::retain_previous`]), sorted.
+    pub retaining: Vec<PodKey>,
     /// The direction.
     pub direction: Direction,
     /// The policies that would govern them, in the order of evaluation.
     pub policies: Vec<PolicyId>,
-    /// What there is not enough of.
-    pub room: Room,
+    /// The exhausted resource.
+    pub resource: Resource,
 }

@@ -1,7 +1,7 @@
-//! What one node must enforce, as a plain value.
+//! The policy that one node must enforce, as a plain value.
 //!
-//! All ids are content hashes: the same content has the same id in every process and on every run, so that what the
-//! kernel holds can be compared with what should be there by keys alone, also after a restart.
+//! All ids are content hashes: the same content has the same id in every process and on every run. So the content of
+//! the kernel can be compared with a plan by keys alone, also after a restart.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -10,49 +10,48 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_model::{Direction, Name, PodKey, Reason};
 
-use crate::Block;
+use crate::PortTable;
 
-/// The ordered rules that apply to a pod in one direction. [`RulesetId::NONE`]: no policy does, everything is allowed.
+/// The ordered rules that apply to a pod in one direction. [`RulesetId::NONE`]: no policy applies, everything is
+/// allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RulesetId(pub u64);
 
-/// The set of selectors, blocks and port names of this node's rulesets that a peer satisfies.
+/// The set of peer selectors of this node's rulesets that a peer satisfies: pod selectors, `ipBlock`s, node selectors,
+/// domain names and named ports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ClassId(pub u64);
+pub struct PeerSetId(pub u64);
 
-/// A reason a packet was decided for.
+/// The id of a reason of a decision: a rule, or the policies that isolate the pod.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct CauseId(pub u64);
+pub struct RuleId(pub u64);
 
 impl RulesetId {
     /// No policy applies.
     pub const NONE: Self = Self(0);
-    /// Two different contents have one hash: never has entries, so everything is denied.
-    pub const CONFLICT: Self = Self(1);
-    /// What should apply does not fit ([`crate::Limits`]): everything is denied.
+    /// Two different contents have the same hash: there are no entries for this id, so everything is denied.
+    pub const COLLISION: Self = Self(1);
+    /// The ruleset does not fit ([`crate::Limits`]): everything is denied.
     pub const NO_ROOM: Self = Self(2);
 }
 
-impl ClassId {
-    /// An address nothing is known about, and which no block covers.
+impl PeerSetId {
+    /// An address without known owner, outside of every CIDR in use.
     pub const UNKNOWN: Self = Self(0);
-    /// A pod that differs in nothing any ruleset of this node looks at, but that it is a pod.
+    /// A pod that satisfies no peer selector of any ruleset of this node.
     pub const ANY_POD: Self = Self(1);
-    /// Two different contents have one hash: never has entries, so everything is denied.
-    pub const CONFLICT: Self = Self(2);
+    /// Two different contents have the same hash: there are no entries for this id, so everything is denied.
+    pub const COLLISION: Self = Self(2);
     /// There is no room for the peer ([`crate::Limits`]): every ruleset has an entry that denies it.
     pub const NO_ROOM: Self = Self(3);
 }
 
-impl CauseId {
-    /// No policy has an opinion ([`Reason::Default`]).
+impl RuleId {
+    /// No policy applies ([`Reason::Default`]).
     pub const DEFAULT: Self = Self(0);
     /// The policies do not fit ([`Reason::NoRoom`]).
     pub const NO_ROOM: Self = Self(1);
 }
-
-/// What a cause stands for.
-pub type Cause = Reason;
 
 /// A local pod address and its policy. One write of this value swaps the whole policy of the pod.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,7 +60,7 @@ pub struct Endpoint {
     pub pod: PodKey,
     /// Unique id of the pod.
     pub uid: Name,
-    /// The node it runs on, which may always talk to it. In the plan of a node: that node.
+    /// The node that runs the pod, which may always connect to it. In the plan of a node: that node.
     pub node: Option<Name>,
     /// Rules for connections into the pod.
     pub ingress: RulesetId,
@@ -79,109 +78,108 @@ impl Endpoint {
     }
 }
 
-/// Which class the addresses of a prefix are in, and which entry decides where that class has none of its own.
+/// The peer set of the addresses of a prefix, and the fallback entry for rulesets without an entry of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct PeerClass {
-    /// The class.
-    pub class: ClassId,
-    /// [`ClassId::ANY_POD`] for pods of known namespaces, else [`ClassId::UNKNOWN`].
-    pub fallback: ClassId,
-    /// The class in connections that were open before: another than `class` where the address lingers as one of a
-    /// domain name, which only addresses do, not wider prefixes.
-    pub established: ClassId,
+pub struct IpcacheEntry {
+    /// The peer set.
+    pub peer_set: PeerSetId,
+    /// [`PeerSetId::ANY_POD`] for pods of known namespaces, else [`PeerSetId::UNKNOWN`].
+    pub fallback: PeerSetId,
+    /// The peer set in connections that were open before. It differs from `peer_set` if the address has expired for a
+    /// domain name. Only single addresses differ, not CIDRs.
+    pub established: PeerSetId,
 }
 
-impl PeerClass {
-    /// What an address outside of every prefix is in.
-    pub const UNKNOWN: Self = Self::plain(ClassId::UNKNOWN, ClassId::UNKNOWN);
+impl IpcacheEntry {
+    /// The entry of an address outside of every prefix.
+    pub const UNKNOWN: Self = Self::plain(PeerSetId::UNKNOWN, PeerSetId::UNKNOWN);
 
-    /// The same class for connections that are opened and that were open before.
-    pub const fn plain(class: ClassId, fallback: ClassId) -> Self {
-        Self { class, fallback, established: class }
+    /// An entry with the same peer set for new and for open connections.
+    pub const fn plain(peer_set: PeerSetId, fallback: PeerSetId) -> Self {
+        Self { peer_set, fallback, established: peer_set }
     }
 
-    /// The class in connections that are opened, or that were `established` before.
-    pub fn of(self, established: bool) -> ClassId {
-        if established { self.established } else { self.class }
+    /// The peer set in new connections, or in `established` ones.
+    pub fn of(self, established: bool) -> PeerSetId {
+        if established { self.established } else { self.peer_set }
     }
 }
 
-/// What a ruleset decides about a class.
+/// The key of a policy entry: the decision of a ruleset about a peer set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EntryKey {
+pub struct PolicyKey {
     /// The ruleset.
     pub ruleset: RulesetId,
-    /// The class of the peer.
-    pub class: ClassId,
+    /// The peer set of the peer.
+    pub peer_set: PeerSetId,
 }
 
-/// What one node must enforce (or, offline, the whole cluster as one node).
+/// The policy that one node must enforce (or, offline, the whole cluster as one node).
 ///
-/// The verdict of an endpoint about a peer: its ruleset in that direction, [`RulesetId::NONE`] allows. The peer's
-/// class: the longest prefix in `peers` that holds its address, else [`ClassId::UNKNOWN`] for all fields; for a
-/// connection that was open before, `established` is the class. The block:
-/// `entries[ruleset, class]`, else `entries[ruleset, fallback]`. Every ruleset in use has entries for `UNKNOWN` and
-/// `ANY_POD`; a missing one denies.
+/// The verdict of an endpoint about a peer is found in three steps. The endpoint has a ruleset in that direction;
+/// [`RulesetId::NONE`] allows. The peer has the entry of the longest prefix in `ipcache` that holds its address, else
+/// [`PeerSetId::UNKNOWN`] in all fields; `established` replaces `peer_set` for connections that were open before. The
+/// port table is `policy[ruleset, peer_set]`, else `policy[ruleset, fallback]`. Every ruleset in use has entries for
+/// `UNKNOWN` and `ANY_POD`; a missing entry denies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Local pods by address.
     pub endpoints: BTreeMap<IpAddr, Endpoint>,
-    /// Classes of addresses; a full-length prefix is one address.
-    pub peers: BTreeMap<IpNet, PeerClass>,
-    /// Decisions.
-    pub entries: HashMap<EntryKey, Arc<Block>>,
-    /// What the causes in blocks stand for.
-    pub causes: HashMap<CauseId, Cause>,
-    /// Ranges of this node's pods, and addresses of them outside of these: without an endpoint they are not let
-    /// through.
-    pub gates: Vec<IpNet>,
+    /// Peer sets of addresses and CIDRs; a full-length prefix is a single address.
+    pub ipcache: BTreeMap<IpNet, IpcacheEntry>,
+    /// Port tables by ruleset and peer set.
+    pub policy: HashMap<PolicyKey, Arc<PortTable>>,
+    /// The reasons that the rule ids in port tables stand for.
+    pub rules: HashMap<RuleId, Reason>,
+    /// Pod CIDRs of this node, and pod addresses outside of these: an address inside without an endpoint is dropped.
+    pub closed_cidrs: Vec<IpNet>,
 }
 
-/// What changed from one plan to the next, to be carried out in the order of the fields.
+/// The change from one plan to the next, to be carried out in the order of the fields.
 ///
-/// That order keeps every pod on one whole policy at every instant: decisions are there before a peer moves to a
-/// class that needs them and before an endpoint points to them, and go when nothing points to them any more.
+/// That order keeps every pod on one whole policy at every instant. Port tables are written before a peer moves to a
+/// peer set that needs them and before an endpoint refers to them. They are removed after the last reference.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Delta {
-    /// New causes.
-    pub put_causes: Vec<(CauseId, Cause)>,
-    /// New or replaced decisions.
-    pub put_entries: Vec<(EntryKey, Arc<Block>)>,
-    /// New or replaced peers.
-    pub put_peers: Vec<(IpNet, PeerClass)>,
-    /// The ranges of this node's pods, if they changed.
-    pub gates: Option<Vec<IpNet>>,
+    /// New rule ids.
+    pub put_rules: Vec<(RuleId, Reason)>,
+    /// New or replaced policy entries.
+    pub put_policy: Vec<(PolicyKey, Arc<PortTable>)>,
+    /// New or replaced ipcache entries.
+    pub put_ipcache: Vec<(IpNet, IpcacheEntry)>,
+    /// The closed CIDRs, if they changed.
+    pub closed_cidrs: Option<Vec<IpNet>>,
     /// New or replaced endpoints.
     pub put_endpoints: Vec<(IpAddr, Endpoint)>,
-    /// Endpoints that are gone.
+    /// Endpoints to remove.
     pub delete_endpoints: Vec<IpAddr>,
-    /// Peers that are gone.
-    pub delete_peers: Vec<IpNet>,
-    /// Decisions nothing uses any more.
-    pub delete_entries: Vec<EntryKey>,
-    /// Causes nothing uses any more.
-    pub delete_causes: Vec<CauseId>,
+    /// Ipcache entries to remove.
+    pub delete_ipcache: Vec<IpNet>,
+    /// Policy entries to remove.
+    pub delete_policy: Vec<PolicyKey>,
+    /// Rule ids to remove.
+    pub delete_rules: Vec<RuleId>,
 }
 
 impl Delta {
-    /// Whether nothing changed.
+    /// True if nothing changed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// The same change in the one order within each field that makes changes comparable. It means nothing but for
-    /// decisions that go: the fallbacks of a ruleset before its others, so that who misses one misses the fallback,
-    /// too.
+    /// The same change, with each field in one order, so that changes can be compared. The order matters only for
+    /// removed policy entries: the fallbacks of a ruleset come first, so that a packet that misses another entry misses
+    /// the fallback too.
     #[must_use]
     pub fn sorted(mut self) -> Self {
-        self.put_causes.sort_unstable_by_key(|(id, _)| *id);
-        self.put_entries.sort_unstable_by_key(|(key, _)| *key);
-        self.put_peers.sort_unstable_by_key(|(net, _)| *net);
+        self.put_rules.sort_unstable_by_key(|(id, _)| *id);
+        self.put_policy.sort_unstable_by_key(|(key, _)| *key);
+        self.put_ipcache.sort_unstable_by_key(|(net, _)| *net);
         self.put_endpoints.sort_unstable_by_key(|(address, _)| *address);
         self.delete_endpoints.sort_unstable();
-        self.delete_peers.sort_unstable();
-        self.delete_entries.sort_unstable();
-        self.delete_causes.sort_unstable();
+        self.delete_ipcache.sort_unstable();
+        self.delete_policy.sort_unstable();
+        self.delete_rules.sort_unstable();
         self
     }
 }
@@ -189,24 +187,24 @@ impl Delta {
 impl Plan {
     /// Carries out a change.
     pub fn apply(&mut self, delta: &Delta) {
-        self.causes.extend(delta.put_causes.iter().cloned());
-        self.entries.extend(delta.put_entries.iter().map(|(key, block)| (*key, Arc::clone(block))));
-        self.peers.extend(delta.put_peers.iter().copied());
-        if let Some(gates) = &delta.gates {
-            self.gates.clone_from(gates);
+        self.rules.extend(delta.put_rules.iter().cloned());
+        self.policy.extend(delta.put_policy.iter().map(|(key, table)| (*key, Arc::clone(table))));
+        self.ipcache.extend(delta.put_ipcache.iter().copied());
+        if let Some(closed_cidrs) = &delta.closed_cidrs {
+            self.closed_cidrs.clone_from(closed_cidrs);
         }
         self.endpoints.extend(delta.put_endpoints.iter().cloned());
         for address in &delta.delete_endpoints {
             self.endpoints.remove(address);
         }
-        for net in &delta.delete_peers {
-            self.peers.remove(net);
+        for net in &delta.delete_ipcache {
+            self.ipcache.remove(net);
         }
-        for key in &delta.delete_entries {
-            self.entries.remove(key);
+        for key in &delta.delete_policy {
+            self.policy.remove(key);
         }
-        for cause in &delta.delete_causes {
-            self.causes.remove(cause);
+        for rule_id in &delta.delete_rules {
+            self.rules.remove(rule_id);
         }
     }
 }

@@ -1,62 +1,61 @@
 //! The planner: from a world that changes object by object to plans, and from plan to plan by deltas.
 //!
-//! What a peer is to the policies of this node is a set of **atoms**: the pod selections, the `ipBlock`s, the node
-//! selections, the domain names and the (name, protocol, port) triples that the rulesets in use on this node ask for.
-//! Peers with equal sets are one
-//! **class**. What a local pod is subject to in one direction is a **ruleset**: the policies that select it, in order
-//! of evaluation. For a ruleset and a class the decision depends on protocol and port only and is flattened into a
-//! [`Block`]. All three have ids that are hashes of their content, so that the plan is a function of the world: the
-//! order of events cannot show.
+//! A **peer selector** is one kind of peer that the rulesets in use on this node refer to: a pod selector, an
+//! `ipBlock`, a node selector, a domain name, or a named port. The **peer set** of a peer is the set of peer selectors
+//! that it satisfies; peers with equal ones cannot be distinguished. The **ruleset** of a local pod in one direction is
+//! the list of policies that select it, in order of evaluation. For a ruleset and a peer set the decision depends on
+//! protocol and port only, and is flattened into a [`PortTable`]. All ids are hashes of content. So the plan is a
+//! function of the world, and does not depend on the order of events.
 //!
 //! The work of an event is proportional to what it touches:
-//! * Pods that differ in nothing policy can see (namespace, labels, named ports) share an *identity*; selectors are
-//!   matched once an identity.
-//! * `apply` and `delete` update the indexes and mark identities, addresses and namespaces; `commit` recomputes what
-//!   is marked: policies → rulesets → atoms in use → classes of identities → classes of addresses → entries.
-//! * "Every pod of every known namespace" is no atom but a flag of the class: it is what tells the two fallback
-//!   entries of each ruleset apart, so that the many peers that differ in nothing else need no entries of their own.
-//! * Entries are stored only where the decision differs from that of the fallback.
-//! * Blocks are closed under longest match ([`prefixes`]): every prefix in use carries all blocks that cover it. An
-//!   address of a node or domain name in use ([`hosts`]) is such a prefix, which carries those atoms too.
-//! * An address that lingers as one of a domain name has two classes: one without that atom, and one with it for
-//!   connections that were open before.
+//! * Pods with the same properties visible to policy (namespace, labels, named ports) share an *identity*. Selectors
+//!   are matched once per identity.
+//! * `apply` and `delete` update the indexes and mark identities, addresses and namespaces. `commit` recomputes what
+//!   is marked: policies → rulesets → peer selectors in use → peer sets of identities → ipcache → policy entries.
+//! * "Every pod of every known namespace" is no peer selector but a flag of the peer set. It selects one of the two
+//!   fallback entries of each ruleset, so that most peers need no entries of their own.
+//! * Policy entries are stored only where the port table differs from that of the fallback.
+//! * CIDRs are closed under longest match ([`prefixes`]): every prefix in use carries all `ipBlock`s that cover it. An
+//!   address of a node or domain name in use ([`hosts`]) is such a prefix too, and carries their peer selectors.
+//! * An address that has expired for a domain name has two peer sets: one without that peer selector, and one with it
+//!   for connections that were open before.
 //!
-//! A commit that takes atoms out of use comes in two deltas. In the first, classes tell apart what the old *and* the
-//! new rulesets ask for; entries for both are there before peers move, and endpoints flip when everything is in
-//! place. In the second, classes shrink to what the new rulesets ask for. So no write of either changes a verdict but
-//! the one that flips an endpoint (or that moves the very peer that changed).
+//! A commit that deactivates peer selectors has two deltas. In the first one, peer sets distinguish the peer selectors
+//! of the old *and* the new rulesets. The entries for both are written before peers move, and endpoints change their
+//! rulesets last. In the second one, peer sets shrink to the peer selectors of the new rulesets. So no write changes a
+//! verdict, except for the one that changes an endpoint (or moves the very peer that changed).
 
+mod accounting;
 mod admission;
-mod atoms;
-mod by_subject;
-mod causes;
-mod claims;
-mod classes;
 mod commit;
-mod crowd;
 mod digest;
+mod fair_share;
 mod flatten;
+mod gc;
 mod hosts;
+mod ipcache;
 mod isolation;
-mod kept;
 mod layout;
-mod ledger;
-mod listing;
-mod peers;
+mod objects;
+mod overflow;
+mod ownership;
+mod peer_selectors;
+mod peer_sets;
 mod pods;
 mod policy;
+mod policy_lists;
 mod prefixes;
-mod rations;
-mod recipe;
+mod quotas;
+mod retained;
+mod rule_ids;
+mod ruleset_diff;
+mod ruleset_spec;
 mod rulesets;
-mod share;
+mod selector_refs;
 mod slab;
 mod strings;
+mod subject_index;
 mod subjects;
-mod sweep;
-mod turnover;
-mod usage;
-mod world;
 
 #[cfg(feature = "testing")]
 pub(crate) use digest::short::with as short_ids;
@@ -67,34 +66,34 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use ringfence_model::{Name, PolicyId};
+use ringfence_model::{Name, PolicyId, Reason};
 
-use crate::{Block, Cause, CauseId, Endpoint, EntryKey, Limits, Plan, Room, RulesetId};
-pub use claims::{Claimant, Dispute};
-pub use share::{fair_share, left_out};
+use crate::{Endpoint, Limits, Plan, PolicyKey, PortTable, Resource, RuleId, RulesetId};
+pub use fair_share::{fair_share, left_out};
+pub use ownership::{AddressConflict, Claimant};
 
-use atoms::Atoms;
-use by_subject::BySubject;
-use causes::Causes;
-use classes::{Classes, Standing};
-use crowd::Crowd;
+use accounting::TableAccounting;
 use hosts::Hosts;
-use kept::Kept;
-use ledger::Ledger;
+use overflow::Overflow;
+use peer_selectors::PeerSelectors;
+use peer_sets::{Membership, PeerSets};
 use pods::Pods;
 use policy::Policy;
 use prefixes::Prefixes;
+use retained::Retained;
+use rule_ids::RuleIds;
 use rulesets::Ruleset;
 use slab::Slab;
 use strings::{Pairs, Strings, Sym};
-use subjects::Doubt;
+use subject_index::SubjectIndex;
+use subjects::Invalidation;
 
-/// Whose pods are enforced.
+/// The pods whose policy is enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of this node.
+    /// The pods of this node.
     Node(Name),
-    /// All: the cluster as one node.
+    /// The pods of all nodes: the cluster as one node.
     Cluster,
 }
 
@@ -107,54 +106,55 @@ pub struct Planner {
     namespaces: HashMap<Sym, Namespace>,
     /// The namespaces with a label.
     labelled: HashMap<(Sym, Sym), HashSet<Sym>>,
-    /// Ranges of pods, by node in scope.
+    /// The pod CIDRs of nodes in scope.
     nodes: BTreeMap<Name, Vec<IpNet>>,
     /// Addresses that are closed while no pod has them.
-    guards: BTreeSet<IpAddr>,
-    /// These are too many: ranges around them are closed.
-    widened: bool,
-    /// What rations were found for last.
-    rationed: Option<rations::Rooms>,
+    closed_addresses: BTreeSet<IpAddr>,
+    /// There are too many closed addresses, so ranges around them are closed.
+    closed_addresses_widened: bool,
+    /// The inputs of the latest quotas.
+    quota_inputs: Option<quotas::Capacities>,
     hosts: Hosts,
     pods: Pods,
     policies: Policies,
-    /// Identities with pods in scope, now or when it was last committed: which policies select them is kept up to date.
+    /// Identities with pods in scope, now or at the last commit. The list of policies that select them is kept up to
+    /// date.
     locals: HashSet<u32>,
-    atoms: Atoms,
+    peer_selectors: PeerSelectors,
     prefixes: Prefixes,
-    classes: Classes,
+    peer_sets: PeerSets,
     rulesets: Rulesets,
-    /// One copy of equal decisions.
-    blocks: HashSet<Arc<Block>>,
-    /// How much room all decisions take up.
-    ledger: Ledger,
+    /// The shared copies of equal port tables.
+    tables: HashSet<Arc<PortTable>>,
+    /// The space that the port tables of all rulesets take up.
+    accounting: TableAccounting,
     /// Rulesets that are not laid out, because their rules do not fit.
-    unlaid: BTreeMap<RulesetId, Room>,
-    /// Rulesets in the plan for which there was no room any more since the last commit.
-    ousted: Vec<RulesetId>,
-    /// Rulesets for which there is room again, by number, until the end of the commit.
+    over_quota: BTreeMap<RulesetId, Resource>,
+    /// Rulesets in the plan that have lost their room since the last commit.
+    evicted: Vec<RulesetId>,
+    /// Rulesets that have room again, by number, until the end of the commit.
     readmitted: Vec<u32>,
-    /// Local addresses that are no endpoints, because there are too many.
-    unseated: BTreeSet<IpAddr>,
-    /// Rulesets that stand until there is room for those that are to come for them.
-    kept: Kept,
-    /// Addresses of pods that are no peers, because there are too many.
-    crowd: Crowd,
+    /// Local addresses beyond the limit of endpoints.
+    excess_endpoints: BTreeSet<IpAddr>,
+    /// Rulesets that stay in force until their successors fit.
+    retained: Retained,
+    /// Addresses of pods beyond the limit of the ipcache.
+    overflow: Overflow,
     published: Published,
     dirty: Dirty,
-    /// How much there was to keep at the last sweep.
-    swept: usize,
+    /// The number of objects after the latest garbage collection.
+    objects_after_gc: usize,
 }
 
-/// What is known of a namespace.
+/// The state of a namespace.
 #[derive(Debug, Default)]
 struct Namespace {
-    /// None: its object is not known.
+    /// None: the object is unknown.
     labels: Option<Pairs>,
     identities: HashSet<u32>,
     /// Policies whose subject is this namespace.
-    policies: BySubject,
-    /// Atoms in use that select pods here.
+    policies: SubjectIndex,
+    /// Active peer selectors that select pods of this namespace.
     candidates: Vec<u32>,
 }
 
@@ -162,9 +162,9 @@ struct Namespace {
 struct Policies {
     slab: Slab<Arc<Policy>>,
     by_id: HashMap<PolicyId, u32>,
-    /// Those whose subject is not one namespace.
-    wide: BySubject,
-    /// How many have their rules withheld.
+    /// Policies whose subject is more than one namespace.
+    wide: SubjectIndex,
+    /// The number of policies whose rules are withheld.
     withheld: usize,
 }
 
@@ -172,35 +172,35 @@ struct Policies {
 struct Rulesets {
     slab: Slab<Ruleset>,
     by_id: HashMap<RulesetId, u32>,
-    causes: Causes,
+    rule_ids: RuleIds,
 }
 
-/// What the deltas so far add up to, as far as it is not kept elsewhere.
+/// The sum of all deltas so far, as far as no other field holds it.
 #[derive(Debug, Default)]
 struct Published {
     endpoints: BTreeMap<IpAddr, Endpoint>,
-    peers: HashMap<IpNet, Standing>,
-    gates: Vec<IpNet>,
+    ipcache: HashMap<IpNet, Membership>,
+    closed_cidrs: Vec<IpNet>,
     /// Some endpoint has [`RulesetId::NO_ROOM`].
     no_room: bool,
 }
 
-/// What has to be looked at by the next commit.
+/// The objects that the next commit has to process.
 #[derive(Debug, Default)]
 struct Dirty {
     namespaces: HashSet<Sym>,
-    /// Their class may differ.
+    /// Their peer set may differ.
     identities: HashSet<u32>,
     /// Their rulesets may differ.
-    subjects: HashMap<u32, Doubt>,
+    subjects: HashMap<u32, Invalidation>,
     addresses: HashSet<IpAddr>,
     /// They are or were addresses of local pods.
     endpoints: HashSet<IpAddr>,
     nets: HashSet<IpNet>,
-    /// Nodes whose pods' ranges are others, and what they have no more or did not have before.
+    /// Nodes whose pod CIDRs have changed, and the CIDRs that were added or removed.
     nodes: HashSet<Sym>,
     ranges: HashSet<IpNet>,
-    gates: bool,
+    closed_cidrs: bool,
 }
 
 impl Planner {
@@ -209,8 +209,8 @@ impl Planner {
         Self::with_limits(scope, Limits::NONE)
     }
 
-    /// A planner of an empty world. What does not fit into the limits is denied: to pods whose policies do not fit.
-    /// Which these are is a function of the world, as the whole plan is.
+    /// A planner of an empty world. Policies beyond the limits are denied to their pods. The choice is a function of
+    /// the world, like the whole plan.
     pub fn with_limits(scope: Scope, limits: Limits) -> Self {
         let knows_own = matches!(scope, Scope::Node(_));
         Self {
@@ -220,71 +220,71 @@ impl Planner {
             namespaces: HashMap::default(),
             labelled: HashMap::default(),
             nodes: BTreeMap::new(),
-            guards: BTreeSet::new(),
-            widened: false,
-            rationed: None,
+            closed_addresses: BTreeSet::new(),
+            closed_addresses_widened: false,
+            quota_inputs: None,
             hosts: Hosts::default(),
             pods: Pods::new(knows_own),
             policies: Policies::default(),
             locals: HashSet::default(),
-            atoms: Atoms::default(),
+            peer_selectors: PeerSelectors::default(),
             prefixes: Prefixes::default(),
-            classes: Classes::default(),
+            peer_sets: PeerSets::default(),
             rulesets: Rulesets::default(),
-            blocks: HashSet::default(),
-            ledger: Ledger::default(),
-            unlaid: BTreeMap::new(),
-            ousted: Vec::new(),
+            tables: HashSet::default(),
+            accounting: TableAccounting::default(),
+            over_quota: BTreeMap::new(),
+            evicted: Vec::new(),
             readmitted: Vec::new(),
-            unseated: BTreeSet::new(),
-            kept: Kept::default(),
-            crowd: Crowd::default(),
+            excess_endpoints: BTreeSet::new(),
+            retained: Retained::default(),
+            overflow: Overflow::default(),
             published: Published::default(),
             dirty: Dirty::default(),
-            swept: 0,
+            objects_after_gc: 0,
         }
     }
 
-    /// Changes how much a plan may hold, from the next [`Planner::commit`] on.
+    /// Changes the limits of a plan, from the next [`Planner::commit`] on.
     pub fn set_limits(&mut self, limits: Limits) {
         if limits != self.limits {
             self.limits = limits;
-            self.ledger.touch();
-            self.dirty.gates = true;
+            self.accounting.touch();
+            self.dirty.closed_cidrs = true;
         }
     }
 
-    /// How much a plan may hold.
+    /// The limits of a plan.
     pub fn limits(&self) -> Limits {
         self.limits
     }
 
-    /// Whose pods are enforced.
+    /// The pods whose policy is enforced.
     pub fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    /// The whole plan as of the last [`Planner::commit`]: what all deltas so far add up to.
+    /// The whole plan as of the last [`Planner::commit`]: the sum of all deltas so far.
     pub fn plan(&self) -> Plan {
-        let mut entries = std::collections::HashMap::new();
+        let mut policy = std::collections::HashMap::new();
         for (_, ruleset) in self.rulesets.slab.iter().filter(|(_, ruleset)| ruleset.published) {
-            let blocks = ruleset.blocks(|class| self.classes[class].id);
-            let key = |class| EntryKey { ruleset: ruleset.id, class };
-            entries.extend(blocks.map(|(class, block)| (key(class), Arc::clone(block))));
+            let tables = ruleset.tables(|peer_set| self.peer_sets[peer_set].id);
+            let key = |peer_set| PolicyKey { ruleset: ruleset.id, peer_set };
+            policy.extend(tables.map(|(peer_set, table)| (key(peer_set), Arc::clone(table))));
         }
-        let mut causes: std::collections::HashMap<_, _> =
-            self.rulesets.causes.iter().map(|(id, cause)| (id, cause.clone())).collect();
+        let mut rules: std::collections::HashMap<_, _> =
+            self.rulesets.rule_ids.iter().map(|(id, reason)| (id, reason.clone())).collect();
         if self.published.no_room {
-            entries.extend(admission::no_room());
-            causes.insert(CauseId::NO_ROOM, Cause::NoRoom);
+            policy.extend(admission::no_room());
+            rules.insert(RuleId::NO_ROOM, Reason::NoRoom);
         }
-        let peers = self.published.peers.iter();
+        let peers = self.published.ipcache.iter();
         Plan {
             endpoints: self.published.endpoints.clone(),
-            peers: peers.map(|(net, standing)| (*net, self.classes.peer(*standing))).collect(),
-            entries,
-            causes,
-            gates: self.published.gates.clone(),
+            ipcache: peers.map(|(net, membership)| (*net, self.peer_sets.peer(*membership))).collect(),
+            policy,
+            rules,
+            closed_cidrs: self.published.closed_cidrs.clone(),
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The reference evaluator: what verdicts mean, written to be read.
+//! The reference evaluator: the meaning of policies, written to be read.
 //!
-//! Nothing is compiled, indexed or remembered: every question walks every policy. It shares only the model with the
-//! planner, so that the two can be held against each other. The order of evaluation is that of the upstream APIs:
-//! Admin tier, then NetworkPolicy, then Baseline tier, then accept; egress at the source and ingress at the
-//! destination are judged apart and both have to say yes.
+//! Nothing is compiled, indexed or cached: every query walks every policy. The evaluator shares only the model with the
+//! planner, so that the two can be compared. The order of evaluation is that of the upstream APIs: Admin tier, then
+//! NetworkPolicy, then Baseline tier, then accept. Egress at the source and ingress at the destination are evaluated
+//! apart, and both have to allow.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,30 +13,35 @@ use ringfence_model::{
     PodSelection, Policy, PolicyId, PortMatch, Ports, Reason, Rule, RuleRef, Selector, Tier, Verdict, World,
 };
 
-/// What both ends say of a connection.
-pub fn decide(world: &World, connection: &Connection) -> Decision {
-    decide_at(world, None, connection)
+/// Evaluates both directions of a connection.
+pub fn evaluate(world: &World, connection: &Connection) -> Decision {
+    evaluate_at(world, None, connection)
 }
 
-/// The same as a node knows it: an end that is no pod of this node has no say ([`Reason::NotAPod`]).
-pub fn decide_at(world: &World, node: Option<&Name>, connection: &Connection) -> Decision {
+/// Evaluates both directions at a node: the result is [`Reason::NotAPod`] for an end that is no pod of this node.
+pub fn evaluate_at(world: &World, node: Option<&Name>, connection: &Connection) -> Decision {
     Decision {
-        egress: judge_at(world, node, connection, Direction::Egress),
-        ingress: judge_at(world, node, connection, Direction::Ingress),
+        egress: evaluate_direction_at(world, node, connection, Direction::Egress),
+        ingress: evaluate_direction_at(world, node, connection, Direction::Ingress),
     }
 }
 
-/// What the end that `direction` looks from says.
-pub fn judge(world: &World, connection: &Connection, direction: Direction) -> Verdict {
-    judge_at(world, None, connection, direction)
+/// Evaluates one direction of a connection.
+pub fn evaluate_direction(world: &World, connection: &Connection, direction: Direction) -> Verdict {
+    evaluate_direction_at(world, None, connection, direction)
 }
 
-/// The same as a node knows it, if one is named.
+/// Evaluates one direction, at a node if one is named.
 ///
-/// An address in dispute may what each of the pods may that have it: the first of them, oldest first, for which the
-/// verdict is to deny decides. Where that cannot be known everything is denied ([`Reason::Undecided`]): for the subject
-/// if policy tells its pods apart, for the peer if it does and the namespace of one is not known.
-pub fn judge_at(world: &World, node: Option<&Name>, connection: &Connection, direction: Direction) -> Verdict {
+/// If several pods may own an address, it may only do what each of them may: the first pod, oldest first, with a
+/// verdict to deny decides. Everything is denied ([`Reason::Undecided`]) for a subject whose owners policy
+/// distinguishes, and for a peer whose owners it distinguishes and of which one has an unknown namespace.
+pub fn evaluate_direction_at(
+    world: &World,
+    node: Option<&Name>,
+    connection: &Connection,
+    direction: Direction,
+) -> Verdict {
     let (own, other) = match direction {
         Direction::Egress => (connection.source, connection.destination),
         Direction::Ingress => (connection.destination, connection.source),
@@ -44,30 +49,30 @@ pub fn judge_at(world: &World, node: Option<&Name>, connection: &Connection, dir
     let mut subjects = world.owners(own, node);
     subjects.retain(|pod| node.is_none() || pod.node.as_ref() == node);
     let Some(subject) = subjects.first().copied() else { return Verdict::allow(Reason::NotAPod) };
-    if let Some(reason) = bypass(connection, subject, direction) {
+    if let Some(reason) = exemption(connection, subject, direction) {
         return Verdict::allow(reason);
     }
-    if is_disputed(&subjects) {
+    if is_contested(&subjects) {
         return Verdict::deny(Reason::Undecided);
     }
     let peers = world.owners(other, node);
-    let question = Question { world, connection, direction, subject, address: other, peer: peers.first().copied() };
+    let question = Query { world, connection, direction, subject, address: other, peer: peers.first().copied() };
     let known = |pod: &&Pod| world.namespaces.contains_key(&pod.key.namespace);
-    if is_disputed(&peers) && !peers.iter().all(known) && question.is_governed() {
+    if is_contested(&peers) && !peers.iter().all(known) && question.is_governed() {
         return Verdict::deny(Reason::Undecided);
     }
     let verdict = question.verdict();
-    let others = peers.into_iter().skip(1).map(|peer| Question { peer: Some(peer), ..question }.verdict());
+    let others = peers.into_iter().skip(1).map(|peer| Query { peer: Some(peer), ..question }.verdict());
     std::iter::once(verdict.clone()).chain(others).find(|verdict| !verdict.allow).unwrap_or(verdict)
 }
 
-/// Whether it matters which of these pods has an address.
-fn is_disputed(pods: &[&Pod]) -> bool {
+/// True if policy distinguishes these pods.
+fn is_contested(pods: &[&Pod]) -> bool {
     pods.iter().any(|pod| !pod.is_like(pods[0]))
 }
 
-/// Why policy is not asked, if it is not.
-fn bypass(connection: &Connection, subject: &Pod, direction: Direction) -> Option<Reason> {
+/// The reason why policy does not apply to a connection, if it does not.
+fn exemption(connection: &Connection, subject: &Pod, direction: Direction) -> Option<Reason> {
     if connection.is_neighbour_discovery() {
         return Some(Reason::NeighbourDiscovery);
     }
@@ -83,19 +88,19 @@ fn bypass(connection: &Connection, subject: &Pod, direction: Direction) -> Optio
     }
 }
 
-/// One end of one connection.
+/// One direction of one connection.
 #[derive(Clone, Copy)]
-struct Question<'a> {
+struct Query<'a> {
     world: &'a World,
     connection: &'a Connection,
     direction: Direction,
     subject: &'a Pod,
-    /// The address at the other end, and the pod that is taken to have it.
+    /// The address at the other end, and the pod that is assumed to own it.
     address: IpAddr,
     peer: Option<&'a Pod>,
 }
 
-impl Question<'_> {
+impl Query<'_> {
     fn verdict(&self) -> Verdict {
         self.tier(Tier::Admin)
             .or_else(|| self.network_policy())
@@ -103,7 +108,7 @@ impl Question<'_> {
             .unwrap_or_else(|| Verdict::allow(Reason::Default))
     }
 
-    /// Whether any policy may have an opinion: a NetworkPolicy isolates, others have rules that can match.
+    /// True if any policy may decide: a NetworkPolicy isolates, and other policies have rules that can match.
     fn is_governed(&self) -> bool {
         let can_match = |rule: &Rule| rule.action != Action::Accept || rule.unknown().is_none();
         let tiers = [Tier::Admin, Tier::NetworkPolicy, Tier::Baseline];
@@ -170,8 +175,8 @@ impl Question<'_> {
 
     /// Some peer and some port of the rule match.
     ///
-    /// A named port needs a destination pod that the rule knows as a pod: on egress it never goes together with a
-    /// block (semantics: an `ipBlock` speaks of addresses, which declare no ports).
+    /// A named port matches only a destination that the rule selects as a pod. On egress it never matches together with
+    /// an `ipBlock`, because addresses declare no ports.
     fn matches(&self, rule: &Rule) -> bool {
         match &rule.peers {
             Peers::Any => self.port_matches(&rule.ports, true),
@@ -187,18 +192,18 @@ impl Question<'_> {
         }
     }
 
-    /// The port matches, where the peer is meant by its address.
+    /// The port matches a peer that is selected by address.
     fn address_and_port(&self, rule: &Rule) -> bool {
         self.port_matches(&rule.ports, self.direction == Direction::Ingress)
     }
 
-    /// The other end is an address of a node with such labels.
+    /// The other end is an address of a node with matching labels.
     fn is_node(&self, selector: &Selector) -> bool {
         let address = self.address.to_canonical();
         self.world.nodes.values().any(|node| node.addresses.contains(&address) && selector.matches(&node.labels))
     }
 
-    /// The other end is an address learnt for such a name, or was when the connection was opened.
+    /// The other end is an address learnt for a matching domain name, or was one when the connection was opened.
     fn is_domain(&self, pattern: &DomainPattern) -> bool {
         let address = self.address.to_canonical();
         self.world.domains.values().filter(|domain| pattern.matches(&domain.name)).any(|domain| {

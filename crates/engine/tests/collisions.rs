@@ -25,9 +25,9 @@ fn a_collision_denies_and_never_opens() {
     assert!(tally.denied * 20 > tally.questions && tally.allowed * 20 > tally.questions, "{tally:?}");
 }
 
-/// A plan without what its causes stand for: of two that collide the reports name one.
+/// A plan without the reasons of its rule ids: of two that collide the reports name one.
 fn policy(plan: &Plan) -> Plan {
-    Plan { causes: HashMap::default(), ..plan.clone() }
+    Plan { rules: HashMap::default(), ..plan.clone() }
 }
 
 fn history(seed: u64, tally: &mut Tally) {
@@ -48,14 +48,14 @@ fn history(seed: u64, tally: &mut Tally) {
         }
         planner.commit().iter().for_each(|delta| folded.apply(delta));
         if rng.percent(30) {
-            planner.sweep_now();
+            planner.gc_now();
         }
         assert_eq!(policy(&folded), policy(&planner.plan()), "seed {seed}, step {step}");
         let pods: Vec<_> = folded.endpoints.keys().copied().collect();
         for question in 0..60 {
             let lingering = (question < 5).then(|| settings.lingering(rng, &world, &pods)).flatten();
             let connection = lingering.unwrap_or_else(|| settings.connection(rng, &world));
-            let (said, right) = (folded.decide(&connection), reference::decide(&world, &connection));
+            let (said, right) = (folded.evaluate(&connection), reference::evaluate(&world, &connection));
             for (said, right) in [(&said.egress, &right.egress), (&said.ingress, &right.ingress)] {
                 assert!(right.allow || !said.allow, "opened, seed {seed}, step {step}: {connection:?}: {said:?}");
                 tally.questions += 1;

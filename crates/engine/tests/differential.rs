@@ -21,7 +21,7 @@ fn number(variable: &str, default: u64) -> u64 {
     }
 }
 
-/// What decided, so often: verdicts that are all for one reason would prove nothing.
+/// The number of verdicts by reason: verdicts with a single reason would prove nothing.
 #[derive(Default)]
 struct Seen(BTreeMap<&'static str, u64>);
 
@@ -30,7 +30,7 @@ impl Seen {
         *self.0.entry(what).or_default() += 1;
     }
 
-    /// How many pods have an address that is a pod's of this node, or not.
+    /// Counts the owners of an address, on this node or not.
     fn owners(&mut self, world: &World, address: IpAddr, node: &Name) {
         let claimed = world.pods.values().any(|pod| pod.is_endpoint() && pod.addresses.contains(&address));
         let owners = world.owners(address, Some(node));
@@ -48,10 +48,10 @@ impl Seen {
         }
     }
 
-    /// Whether it matters that the connection was open before.
+    /// Counts connections whose verdict depends on whether they were open before.
     fn lingering(&mut self, world: &World, connection: &Connection) {
         let verdicts = [false, true]
-            .map(|established| reference::decide(world, &Connection { established, ..connection.clone() }).egress);
+            .map(|established| reference::evaluate(world, &Connection { established, ..connection.clone() }).egress);
         if verdicts[0] != verdicts[1] {
             self.note(if connection.established { "lingering, open before" } else { "lingering, opened" });
         }
@@ -206,10 +206,10 @@ fn plan_and_reference_agree() {
         for probe in 0..PROBES_A_WORLD {
             let lingering = (probe == 0).then(|| settings.lingering(rng, &world, &pods)).flatten();
             let connection = lingering.unwrap_or_else(|| settings.connection(rng, &world));
-            let decision = reference::decide(&world, &connection);
-            assert_eq!(plans[0].decide(&connection), decision, "cluster, seed {seed}: {connection:?}\n{world:#?}");
-            let local = reference::decide_at(&world, Some(&node), &connection);
-            assert_eq!(plans[1].decide(&connection), local, "node, seed {seed}: {connection:?}\n{world:#?}");
+            let decision = reference::evaluate(&world, &connection);
+            assert_eq!(plans[0].evaluate(&connection), decision, "cluster, seed {seed}: {connection:?}\n{world:#?}");
+            let local = reference::evaluate_at(&world, Some(&node), &connection);
+            assert_eq!(plans[1].evaluate(&connection), local, "node, seed {seed}: {connection:?}\n{world:#?}");
             denied += u64::from(!decision.allow());
             by_rule += u64::from(matches!(decision.deciding().reason, Reason::Rule(_)));
             seen.lingering(&world, &connection);

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ringfence_engine::{Limits, Plan, Planner, Room, RulesetId, Scope};
+use ringfence_engine::{Limits, Plan, Planner, Resource, RulesetId, Scope};
 use ringfence_model::{
     Action, Connection, IpBlock, Namespace, NamespaceSelection, Node, Object, Origin, Peer, Peers, Pod, PodKey,
     PodPhase, PodSelection, Policy, PolicyId, PolicyKind, PortMatch, PortRange, Ports, Protocol, Reason, Requirement,
@@ -12,7 +12,7 @@ use ringfence_model::{
 
 /// Less than what the policies of `blue` below want.
 const LIMITS: Limits =
-    Limits { breakpoints: 4000, entries: 2000, prefixes: 500, peers: 500, causes: 500, ..Limits::NONE };
+    Limits { port_ranges: 4000, policy: 2000, ipcache_cidrs: 500, ipcache: 500, rule_counters: 500, ..Limits::NONE };
 
 struct Cluster {
     planner: Planner,
@@ -80,7 +80,7 @@ impl Cluster {
             translated: false,
             established: false,
         };
-        self.plan.decide(&connection).deciding().clone()
+        self.plan.evaluate(&connection).deciding().clone()
     }
 
     fn may(&self, from: &str, to: &str) -> bool {
@@ -104,10 +104,10 @@ impl Cluster {
     }
 
     /// `blue/big` is denied for want of room.
-    fn blue_is_refused(&self, room: Room) {
+    fn blue_is_refused(&self, room: Resource) {
         assert_eq!(self.ask("red/friend", "blue/big").reason, Reason::NoRoom);
         let [refusal] = &self.planner.refusals()[..] else { panic!("{:?}", self.planner.refusals()) };
-        assert_eq!((refusal.pods[0].to_string().as_str(), refusal.room), ("blue/big", room));
+        assert_eq!((refusal.pods[0].to_string().as_str(), refusal.resource), ("blue/big", room));
         assert!(refusal.policies.iter().all(|policy| policy.namespace.as_deref() == Some("blue")));
     }
 }
@@ -158,10 +158,10 @@ fn many_ports() {
         cluster.policy(&format!("blue/big{number}"), "app=big", vec![rule]);
         cluster.commit();
     }
-    cluster.blue_is_refused(Room::Breakpoints);
+    cluster.blue_is_refused(Resource::PortRanges);
     cluster.others_go_on();
-    cluster.blue_is_refused(Room::Breakpoints);
-    // What is taken back makes room again.
+    cluster.blue_is_refused(Resource::PortRanges);
+    // Deleted policies free their room.
     for number in 0..3 {
         let id = PolicyId {
             kind: PolicyKind::NetworkPolicy,
@@ -173,18 +173,18 @@ fn many_ports() {
     cluster.commit();
     assert_eq!(cluster.planner.refusals(), []);
     assert!(matches!(cluster.ask("red/friend", "blue/big").reason, Reason::Isolated { .. }));
-    assert!(cluster.plan.entries.keys().all(|key| key.ruleset != RulesetId::NO_ROOM));
+    assert!(cluster.plan.policy.keys().all(|key| key.ruleset != RulesetId::NO_ROOM));
 }
 
 #[test]
 fn many_blocks_and_addresses() {
-    for (length, room) in [(24, Room::Prefixes), (32, Room::Peers)] {
+    for (length, room) in [(24, Resource::IpcacheCidrs), (32, Resource::Ipcache)] {
         let mut cluster = Cluster::new();
         let blocks = (0..3).flat_map(|a| (0..200).map(move |b| block(a, b, length))).collect();
         cluster.policy("blue/blocks", "app=big", vec![rule(Peers::List(blocks), Ports::Any)]);
         cluster.commit();
         cluster.blue_is_refused(room);
-        assert!(!cluster.plan.peers.keys().any(|net| net.to_string().starts_with("172.")), "nothing of it is kept");
+        assert!(!cluster.plan.ipcache.keys().any(|net| net.to_string().starts_with("172.")), "nothing of it is kept");
         cluster.others_go_on();
     }
 }
@@ -195,14 +195,14 @@ fn many_rules() {
     let rules = (0..600).map(|_| rule(Peers::Any, odd_ports(1))).collect();
     cluster.policy("blue/rules", "app=big", rules);
     cluster.commit();
-    cluster.blue_is_refused(Room::Causes);
+    cluster.blue_is_refused(Resource::RuleCounters);
     cluster.others_go_on();
 }
 
 #[test]
 fn many_peers() {
     let mut cluster = Cluster::new();
-    // Each pod is a class of its own, and each ruleset of `blue` decides about all of them.
+    // Each pod is in a peer set of its own, and each ruleset of `blue` decides about all of them.
     for number in 0..60_u8 {
         cluster.pod(&format!("blue/pod{number}"), 100 + number, &format!("n={number}"));
         let peers = (0..60).map(|peer| pods(&format!("n={peer}"))).collect();
@@ -210,7 +210,7 @@ fn many_peers() {
     }
     cluster.commit();
     let refusals = cluster.planner.refusals();
-    assert!(!refusals.is_empty() && refusals.iter().all(|refusal| refusal.room == Room::Entries));
+    assert!(!refusals.is_empty() && refusals.iter().all(|refusal| refusal.resource == Resource::Policy));
     assert!(refusals.len() < 60, "what fits into the share is admitted");
     cluster.others_go_on();
 }
@@ -225,12 +225,12 @@ fn what_is_refused_before_it_is_laid_out_takes_no_time() {
     }
     let started = Instant::now();
     cluster.commit();
-    cluster.blue_is_refused(Room::Breakpoints);
+    cluster.blue_is_refused(Resource::PortRanges);
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
     cluster.others_go_on();
 }
 
-/// Somebody else had no memory for the rules of a policy, whatever room there is in maps.
+/// The rules of a policy were withheld for want of memory, whatever room there is in maps.
 #[test]
 fn a_policy_without_its_rules_denies_whom_it_selects() {
     let mut cluster = Cluster::new();
@@ -242,16 +242,16 @@ fn a_policy_without_its_rules_denies_whom_it_selects() {
         .planner
         .apply(Object::Policy(policy("blue/more", "app=big", vec![rule(Peers::Any, Ports::Any)]).without_rules()));
     cluster.commit();
-    cluster.blue_is_refused(Room::Memory);
+    cluster.blue_is_refused(Resource::Memory);
     assert!(cluster.may("blue/big", "10.9.9.9"), "it does not govern egress");
     cluster.others_go_on();
-    cluster.blue_is_refused(Room::Memory);
+    cluster.blue_is_refused(Resource::Memory);
     cluster.policy("blue/more", "app=big", vec![rule(Peers::Any, Ports::Any)]);
     cluster.commit();
     assert!(cluster.planner.refusals().is_empty() && cluster.may("red/friend", "blue/big"));
 }
 
-/// A namespace with more pods than there is room for. They are on two nodes, of which one has a range.
+/// A namespace with more pods than there is room for. They are on two nodes, of which one has a pod CIDR.
 #[test]
 fn many_pods() {
     let mut cluster = Cluster::new();
@@ -266,7 +266,7 @@ fn many_pods() {
     let stray = |number: u16| -> IpAddr { [10, 2, number.to_be_bytes()[0], number.to_be_bytes()[1]].into() };
     cluster.pod("red/open", 20, "app=open");
     cluster.pod("red/lenient", 21, "app=lenient");
-    // Whoever is `bad` is denied, everybody else is let in: whom that misses gets in.
+    // Pods labelled `bad` are denied, all others are allowed: a pod that the Deny rule misses gets in.
     cluster.policy("red/all", "app=lenient", vec![rule(Peers::Any, Ports::Any)]);
     let bad = Rule { action: Action::Deny, ..rule(Peers::List(vec![pods("bad=true")]), Ports::Any) };
     cluster.planner.apply(Object::Policy(Policy {
@@ -289,7 +289,7 @@ fn many_pods() {
         cluster.pod_at(&format!("blue/stray{number}"), "else", stray(10 + number), "bad=true");
     }
     cluster.commit();
-    let out: Vec<_> = cluster.planner.crowded_out().collect();
+    let out: Vec<_> = cluster.planner.overflowed_addresses().collect();
     assert!((300..400).contains(&out.len()), "{} have no room", out.len());
     assert!(out.iter().all(|(_, who)| &*who.pod.namespace == "blue"), "who asks for the most goes without");
     let mut without_room = 0;
@@ -312,7 +312,7 @@ fn many_pods() {
         assert!(cluster.may(stranger, "red/lenient") && cluster.may("red/lenient", stranger), "{stranger}");
     }
     cluster.others_go_on();
-    assert!(cluster.plan.peers.len() <= LIMITS.peers + LIMITS.prefixes);
+    assert!(cluster.plan.ipcache.len() <= LIMITS.ipcache + LIMITS.ipcache_cidrs);
     // They go: all is as it was.
     for number in 0..400 {
         for name in [format!("far{number}"), format!("stray{number}")] {
@@ -324,6 +324,6 @@ fn many_pods() {
         .planner
         .delete(&ringfence_model::ObjectKey::Pod(PodKey { namespace: "green".into(), name: "fresh".into() }));
     cluster.commit();
-    assert_eq!(cluster.planner.crowded_out().count(), 0);
-    assert!(cluster.plan.peers.keys().all(|net| before.peers.contains_key(net)), "{:?}", cluster.plan.peers);
+    assert_eq!(cluster.planner.overflowed_addresses().count(), 0);
+    assert!(cluster.plan.ipcache.keys().all(|net| before.ipcache.contains_key(net)), "{:?}", cluster.plan.ipcache);
 }

@@ -29,7 +29,7 @@ fn domain(number: u32) -> Domain {
     }
 }
 
-/// Everybody may talk to `*.wanted.example`, and out of the cluster to nobody else.
+/// All pods may connect to `*.wanted.example`, and to no other address outside of the cluster.
 fn policy() -> Policy {
     let rule = |action, peers| Rule { name: None, action, peers, ports: Ports::Any };
     let wanted = Peers::List(vec![Peer::Domain(DomainPattern::new("*.wanted.example"))]);
@@ -49,8 +49,8 @@ fn policy() -> Policy {
     }
 }
 
-/// What a pod may do at an address of a name, according to both.
-fn judge(world: &World, planner: &Planner, (number, host): (u32, u32), established: bool, expected: bool) {
+/// The verdict about an address of a name, equal in plan and reference.
+fn evaluate_direction(world: &World, planner: &Planner, (number, host): (u32, u32), established: bool, expected: bool) {
     let connection = Connection {
         source: world.pods.values().next().expect("a pod").addresses[0],
         destination: address(number, host),
@@ -60,8 +60,8 @@ fn judge(world: &World, planner: &Planner, (number, host): (u32, u32), establish
         translated: false,
         established,
     };
-    let decision = planner.plan().decide(&connection);
-    assert_eq!(decision, reference::decide(world, &connection));
+    let decision = planner.plan().evaluate(&connection);
+    assert_eq!(decision, reference::evaluate(world, &connection));
     assert_eq!(decision.allow(), expected, "{number}, {host}");
 }
 
@@ -96,10 +96,10 @@ fn cluster(names: u32) -> (World, Planner) {
 #[test]
 fn a_change_of_a_name_is_as_big_as_what_changed() {
     let (mut world, mut planner) = cluster(NAMES);
-    assert_eq!(planner.plan().peers.len(), (NAMES / 10 * ADDRESSES) as usize, "only what is asked for");
+    assert_eq!(planner.plan().ipcache.len(), (NAMES / 10 * ADDRESSES) as usize, "only what is asked for");
 
     let agree = |world: &World, planner: &Planner, number: u32, host: u32, expected: bool| {
-        judge(world, planner, (number, host), false, expected);
+        evaluate_direction(world, planner, (number, host), false, expected);
     };
     agree(&world, &planner, 20, 99, true);
     agree(&world, &planner, 21, 99, false);
@@ -108,11 +108,11 @@ fn a_change_of_a_name_is_as_big_as_what_changed() {
     let mut moved = domain(20);
     moved.addresses[99] = address(20, 200);
     let deltas = change(Ok(moved), &mut world, &mut planner);
-    let [Delta { put_peers, delete_peers, .. }] = &deltas[..] else { panic!("{deltas:?}") };
-    assert_eq!(put_peers.iter().map(|(net, _)| net.addr()).collect::<Vec<_>>(), [address(20, 200)]);
-    assert_eq!(delete_peers.iter().map(ipnet::IpNet::addr).collect::<Vec<_>>(), [address(20, 99)]);
+    let [Delta { put_ipcache, delete_ipcache, .. }] = &deltas[..] else { panic!("{deltas:?}") };
+    assert_eq!(put_ipcache.iter().map(|(net, _)| net.addr()).collect::<Vec<_>>(), [address(20, 200)]);
+    assert_eq!(delete_ipcache.iter().map(ipnet::IpNet::addr).collect::<Vec<_>>(), [address(20, 99)]);
     let deltas = change(Err(30), &mut world, &mut planner);
-    assert_eq!(deltas.iter().map(|delta| delta.delete_peers.len()).sum::<usize>(), ADDRESSES as usize);
+    assert_eq!(deltas.iter().map(|delta| delta.delete_ipcache.len()).sum::<usize>(), ADDRESSES as usize);
     agree(&world, &planner, 20, 200, true);
     agree(&world, &planner, 20, 99, false);
     agree(&world, &planner, 30, 0, false);
@@ -124,16 +124,16 @@ fn an_address_lingers_for_connections_that_were_open_before() {
     let mut older = domain(40);
     older.lingering = older.addresses.split_off(1);
     let deltas = change(Ok(older.clone()), &mut world, &mut planner);
-    let [Delta { put_peers, delete_peers, .. }] = &deltas[..] else { panic!("{deltas:?}") };
-    assert_eq!((put_peers.len(), delete_peers.len()), (older.lingering.len(), 0));
+    let [Delta { put_ipcache, delete_ipcache, .. }] = &deltas[..] else { panic!("{deltas:?}") };
+    assert_eq!((put_ipcache.len(), delete_ipcache.len()), (older.lingering.len(), 0));
     older.addresses.append(&mut older.lingering.split_off(50));
     let deltas = change(Ok(older.clone()), &mut world, &mut planner);
-    assert_eq!(deltas.iter().map(|delta| delta.put_peers.len()).sum::<usize>(), ADDRESSES as usize - 51);
+    assert_eq!(deltas.iter().map(|delta| delta.put_ipcache.len()).sum::<usize>(), ADDRESSES as usize - 51);
     older.lingering.truncate(25);
     let deltas = change(Ok(older), &mut world, &mut planner);
-    assert_eq!(deltas.iter().map(|delta| delta.delete_peers.len()).sum::<usize>(), 25);
+    assert_eq!(deltas.iter().map(|delta| delta.delete_ipcache.len()).sum::<usize>(), 25);
     for (host, opened, open) in [(0, true, true), (1, false, true), (26, false, false), (51, true, true)] {
-        judge(&world, &planner, (40, host), false, opened);
-        judge(&world, &planner, (40, host), true, open);
+        evaluate_direction(&world, &planner, (40, host), false, opened);
+        evaluate_direction(&world, &planner, (40, host), true, open);
     }
 }

@@ -72,7 +72,7 @@ fn events_of_different_objects_commute() {
                     if rng.percent(30) {
                         planner.commit();
                         if rng.percent(50) {
-                            planner.sweep_now();
+                            planner.gc_now();
                         }
                     }
                 }

@@ -1,4 +1,4 @@
-//! What does not fit is denied, at the expense of whoever asks for most, and nobody else notices.
+//! Policies that do not fit are denied, at the expense of the largest demands, and all others work as before.
 
 mod kit;
 
@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ringfence_engine::generate::{Event, Rng, Settings};
-use ringfence_engine::{Block, CauseId, Delta, Limits, Plan, Planner, RulesetId, Scope};
+use ringfence_engine::{Delta, Limits, Plan, Planner, PortTable, RuleId, RulesetId, Scope};
 use ringfence_model::{Direction, Name, Object, PodPhase, Reason, World};
 
 use kit::{feed, follow, shuffled};
@@ -16,57 +16,57 @@ fn fresh(limits: Limits, objects: impl IntoIterator<Item = Object>) -> Plan {
     kit::fresh(Planner::with_limits(Scope::Cluster, limits), objects)
 }
 
-fn points<'a>(blocks: impl Iterator<Item = &'a Arc<Block>>) -> usize {
-    blocks.collect::<HashSet<_>>().into_iter().map(|block| block.breakpoints().len()).sum()
+fn points<'a>(blocks: impl Iterator<Item = &'a Arc<PortTable>>) -> usize {
+    blocks.collect::<HashSet<_>>().into_iter().map(|block| block.ranges().len()).sum()
 }
 
-/// What a plan holds of each kind.
+/// The use of each resource by a plan.
 fn used(plan: &Plan) -> Limits {
-    let single = plan.peers.keys().filter(|net| net.prefix_len() == net.max_prefix_len()).count();
+    let single = plan.ipcache.keys().filter(|net| net.prefix_len() == net.max_prefix_len()).count();
     Limits {
         endpoints: plan.endpoints.len(),
-        peers: single,
-        prefixes: plan.peers.len() - single,
-        entries: plan.entries.len(),
-        breakpoints: points(plan.entries.values()),
+        ipcache: single,
+        ipcache_cidrs: plan.ipcache.len() - single,
+        policy: plan.policy.len(),
+        port_ranges: points(plan.policy.values()),
         // That no policy has an opinion is not counted in the kernel.
-        causes: plan.causes.keys().filter(|cause| **cause != CauseId::DEFAULT).count(),
-        gates: plan.gates.len(),
+        rule_counters: plan.rules.keys().filter(|rule_id| **rule_id != RuleId::DEFAULT).count(),
+        closed_cidrs: plan.closed_cidrs.len(),
         layout: usize::MAX,
     }
 }
 
-/// Limits of which some are less than what a plan holds.
+/// Limits of which some are below the use of a plan.
 fn some_limits(rng: &mut Rng, plan: &Plan) -> Limits {
     let used = used(plan);
     let mut less = |used: usize| if rng.percent(50) { usize::MAX } else { used * rng.below(120) / 100 };
     Limits {
         endpoints: less(used.endpoints),
-        peers: less(used.peers),
-        prefixes: less(used.prefixes),
-        entries: less(used.entries),
-        breakpoints: less(used.breakpoints),
-        causes: less(used.causes),
-        gates: usize::MAX,
+        ipcache: less(used.ipcache),
+        ipcache_cidrs: less(used.ipcache_cidrs),
+        policy: less(used.policy),
+        port_ranges: less(used.port_ranges),
+        rule_counters: less(used.rule_counters),
+        closed_cidrs: usize::MAX,
         layout: less(2000),
     }
 }
 
-/// How many addresses of nodes and domain names there are: they are peers whatever else there is no room for.
+/// The number of addresses of nodes and domain names, which are in the ipcache in any case.
 fn hosts(world: &World) -> usize {
     let nodes = world.nodes.values().map(|node| node.addresses.len());
     nodes.chain(world.domains.values().map(|domain| domain.addresses.len() + domain.lingering.len())).sum()
 }
 
 fn is_within(plan: &Plan, limits: Limits, hosts: usize) -> bool {
-    // What says that there is no room takes up room itself, where there is any.
+    // The entries of `NO_ROOM` take up room themselves, if there is any.
     let used = used(plan);
     used.endpoints <= limits.endpoints
-        && used.peers <= limits.peers.saturating_add(hosts)
-        && used.prefixes <= limits.prefixes.max(2)
-        && used.entries <= limits.entries.max(3)
-        && used.breakpoints <= limits.breakpoints.max(1)
-        && used.causes <= limits.causes.max(1)
+        && used.ipcache <= limits.ipcache.saturating_add(hosts)
+        && used.ipcache_cidrs <= limits.ipcache_cidrs.max(2)
+        && used.policy <= limits.policy.max(3)
+        && used.port_ranges <= limits.port_ranges.max(1)
+        && used.rule_counters <= limits.rule_counters.max(1)
 }
 
 #[test]
@@ -109,7 +109,10 @@ fn nothing_is_allowed_that_would_be_denied_if_there_was_room() {
         for _ in 0..200 {
             let connection = settings.connection(rng, &world);
             for direction in [Direction::Ingress, Direction::Egress] {
-                let (all, some) = (unlimited.judge(&connection, direction), plan.judge(&connection, direction));
+                let (all, some) = (
+                    unlimited.evaluate_direction(&connection, direction),
+                    plan.evaluate_direction(&connection, direction),
+                );
                 if some.reason == Reason::NotAPod && all.reason != Reason::NotAPod {
                     // Too many endpoints: what has none is closed.
                     continue;
@@ -125,14 +128,14 @@ fn nothing_is_allowed_that_would_be_denied_if_there_was_room() {
     assert!(denied > 500 && allowed > 500, "{denied} denied for want of room, {allowed} allowed");
 }
 
-/// What namespaces hold of a plan in which all rulesets are theirs.
-fn by_namespace(plan: &Plan) -> BTreeMap<Name, HashSet<Arc<Block>>> {
-    let mut all: BTreeMap<Name, HashSet<Arc<Block>>> = BTreeMap::new();
+/// The port tables of each namespace, in a plan whose rulesets all belong to namespaces.
+fn by_namespace(plan: &Plan) -> BTreeMap<Name, HashSet<Arc<PortTable>>> {
+    let mut all: BTreeMap<Name, HashSet<Arc<PortTable>>> = BTreeMap::new();
     for endpoint in plan.endpoints.values() {
         let of = all.entry(Arc::clone(&endpoint.pod.namespace)).or_default();
         for ruleset in [endpoint.ingress, endpoint.egress] {
-            let entries = plan.entries.iter().filter(|(key, _)| key.ruleset == ruleset);
-            of.extend(entries.map(|(_, block)| Arc::clone(block)));
+            let policy = plan.policy.iter().filter(|(key, _)| key.ruleset == ruleset);
+            of.extend(policy.map(|(_, block)| Arc::clone(block)));
         }
     }
     all
@@ -145,8 +148,8 @@ fn who_asks_for_no_more_than_a_fair_share_notices_nothing() {
         let rng = &mut Rng::new(seed);
         let settings = Settings { tiers: false, namespaces: 4, ..Settings::default() };
         let mut world = settings.world(rng);
-        // Each pod has an address of its own, which counts wherever it is: of those without, a plan does not tell what
-        // they want.
+        // Each pod has an address of its own, which always counts. A plan does not show the demands of pods without
+        // addresses.
         for node in world.nodes.values_mut() {
             node.pod_cidrs.clear();
         }
@@ -156,19 +159,19 @@ fn who_asks_for_no_more_than_a_fair_share_notices_nothing() {
             pod.phase = PodPhase::Running;
         }
         let unlimited = fresh(Limits::NONE, world.objects());
-        let breakpoints = 1 + used(&unlimited).breakpoints * (20 + rng.below(75)) / 100;
-        let plan = fresh(Limits { breakpoints, ..Limits::NONE }, world.objects());
+        let port_ranges = 1 + used(&unlimited).port_ranges * (20 + rng.below(75)) / 100;
+        let plan = fresh(Limits { port_ranges, ..Limits::NONE }, world.objects());
         let held = by_namespace(&unlimited);
         let payers = held.values().filter(|blocks| !blocks.is_empty()).count();
-        assert_eq!(plan.peers, unlimited.peers, "classes are what they would be");
+        assert_eq!(plan.ipcache, unlimited.ipcache, "classes are what they would be");
         for (address, endpoint) in &unlimited.endpoints {
-            let modest = points(held[&endpoint.pod.namespace].iter()) <= (breakpoints - 1) / payers.max(1);
+            let modest = points(held[&endpoint.pod.namespace].iter()) <= (port_ranges - 1) / payers.max(1);
             assert!(!modest || plan.endpoints[address] == *endpoint, "seed {seed}: {endpoint:?}");
             served += usize::from(modest && endpoint.ingress != RulesetId::NONE);
             refused += usize::from(plan.endpoints[address] != *endpoint);
         }
-        for (key, block) in &plan.entries {
-            assert!(key.ruleset == RulesetId::NO_ROOM || unlimited.entries[key] == *block, "seed {seed}");
+        for (key, block) in &plan.policy {
+            assert!(key.ruleset == RulesetId::NO_ROOM || unlimited.policy[key] == *block, "seed {seed}");
         }
     }
     assert!(served > 300 && refused > 300, "{served} served, {refused} refused");
@@ -183,14 +186,14 @@ fn writes(delta: &Delta) -> Vec<Delta> {
         )*};
     }
     each!(
-        put_causes,
-        put_entries,
-        put_peers,
+        put_rules,
+        put_policy,
+        put_ipcache,
         put_endpoints,
         delete_endpoints,
-        delete_peers,
-        delete_entries,
-        delete_causes
+        delete_ipcache,
+        delete_policy,
+        delete_rules
     );
     writes
 }
@@ -228,9 +231,9 @@ fn at_every_write_a_pod_is_on_one_whole_policy_or_denied_for_want_of_room() {
                 for connection in &asked {
                     for direction in [Direction::Ingress, Direction::Egress] {
                         let plans = [&before, &after, &free_before, &free_after];
-                        let now = plan.judge(connection, direction);
-                        // Who is not closed on account of a crowd any more, or not yet, is judged as if there was room.
-                        let whole = plans.iter().any(|plan| plan.judge(connection, direction) == now);
+                        let now = plan.evaluate_direction(connection, direction);
+                        // A peer that overflows no longer, or not yet, gets the verdict of a plan without limits.
+                        let whole = plans.iter().any(|plan| plan.evaluate_direction(connection, direction) == now);
                         let whole = whole || now.reason == Reason::NoRoom;
                         assert!(whole, "seed {seed}, step {step}: {connection:?}: {now:?} after {write:?}");
                         questions += 1;
@@ -251,10 +254,10 @@ fn who_keeps_has_what_it_had_and_nobody_else_notices() {
         let settings = Settings::default();
         let mut world = settings.world(rng);
         let some = some_limits(rng, &fresh(Limits::NONE, world.objects()));
-        // What is asked of peers splits their classes, whoever is in force.
-        let limits = Limits { endpoints: usize::MAX, peers: usize::MAX, entries: usize::MAX, ..some };
+        // Rules split peer sets whether or not they are in force.
+        let limits = Limits { endpoints: usize::MAX, ipcache: usize::MAX, policy: usize::MAX, ..some };
         let mut planners = [(); 2].map(|()| Planner::with_limits(Scope::Cluster, limits));
-        planners[1].keep(true);
+        planners[1].retain_previous(true);
         for planner in &mut planners {
             planner.reset(world.objects());
         }
@@ -291,39 +294,42 @@ fn who_keeps_has_what_it_had_and_nobody_else_notices() {
             for _ in 0..40 {
                 let connection = settings.connection(rng, &world);
                 for direction in [Direction::Ingress, Direction::Egress] {
-                    let [strict, now] = [&denying, &folded].map(|plan| plan.judge(&connection, direction));
+                    let [strict, now] = [&denying, &folded].map(|plan| plan.evaluate_direction(&connection, direction));
                     assert!(strict == now || strict.reason == Reason::NoRoom, "seed {seed}: {connection:?}: {now:?}");
                     same += usize::from(strict == now && strict.allow);
                 }
             }
         }
-        let keeping: usize = planners[1].refusals().iter().map(|refusal| refusal.keeping.len()).sum();
+        let retaining: usize = planners[1].refusals().iter().map(|refusal| refusal.retaining.len()).sum();
         let all = |planner: &Planner| -> usize {
-            planner.refusals().iter().map(|refusal| refusal.pods.len() + refusal.keeping.len()).sum()
+            planner.refusals().iter().map(|refusal| refusal.pods.len() + refusal.retaining.len()).sum()
         };
-        assert!(keeping <= all(&planners[1]) && all(&planners[0]) == all(&planners[1]), "seed {seed}");
+        assert!(retaining <= all(&planners[1]) && all(&planners[0]) == all(&planners[1]), "seed {seed}");
     }
     assert!(kept > 300 && denied > 1000 && same > 1000, "{kept} kept, {denied} denied, {same} the same");
 }
 
 #[test]
 fn addresses_that_have_to_be_closed_are_however_little_room_there_is() {
-    let mut planner = Planner::with_limits(Scope::Node("n".into()), Limits { gates: 10, ..Limits::NONE });
+    let mut planner = Planner::with_limits(Scope::Node("n".into()), Limits { closed_cidrs: 10, ..Limits::NONE });
     let address = |number: u8| -> IpAddr { [10, 7, number % 3, number].into() };
     for count in [5, 10, 11, 60, 200] {
-        planner.guard((0..count).map(address).collect());
+        planner.close_addresses((0..count).map(address).collect());
         planner.commit();
-        let gates = planner.plan().gates;
-        assert!(gates.len() <= 10, "{count}: {gates:?}");
-        assert!((0..count).map(address).all(|address| gates.iter().any(|gate| gate.contains(&address))), "{count}");
+        let closed_cidrs = planner.plan().closed_cidrs;
+        assert!(closed_cidrs.len() <= 10, "{count}: {closed_cidrs:?}");
         assert!(
-            !gates.iter().any(|gate| gate.contains(&IpAddr::from([10, 8, 0, 1]))),
-            "no more than needed: {gates:?}"
+            (0..count).map(address).all(|address| closed_cidrs.iter().any(|cidr| cidr.contains(&address))),
+            "{count}"
         );
-        assert_eq!(planner.guards_are_widened(), count > 10);
-        assert!(count > 10 || gates.iter().all(|gate| gate.prefix_len() == 32));
+        assert!(
+            !closed_cidrs.iter().any(|cidr| cidr.contains(&IpAddr::from([10, 8, 0, 1]))),
+            "no more than needed: {closed_cidrs:?}"
+        );
+        assert_eq!(planner.closed_addresses_are_widened(), count > 10);
+        assert!(count > 10 || closed_cidrs.iter().all(|cidr| cidr.prefix_len() == 32));
     }
-    planner.guard([address(1)].into());
+    planner.close_addresses([address(1)].into());
     planner.commit();
-    assert!(planner.plan().gates.len() == 1 && !planner.guards_are_widened());
+    assert!(planner.plan().closed_cidrs.len() == 1 && !planner.closed_addresses_are_widened());
 }

@@ -1,4 +1,4 @@
-//! What is true of every set of policies, whatever it says.
+//! Properties of every set of policies.
 
 use proptest::prelude::*;
 use ringfence_engine::generate::{Rng, Settings};
@@ -23,8 +23,8 @@ fn decide(world: &World, connections: &[Connection]) -> Vec<Decision> {
     planner.commit();
     let plan = planner.plan();
     let decide = |connection| {
-        let decision = plan.decide(connection);
-        assert_eq!(decision, reference::decide(world, connection));
+        let decision = plan.evaluate(connection);
+        assert_eq!(decision, reference::evaluate(world, connection));
         decision
     };
     connections.iter().map(decide).collect()

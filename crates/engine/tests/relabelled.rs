@@ -45,7 +45,7 @@ fn world() -> Vec<Object> {
 }
 
 fn entries(deltas: &[Delta]) -> usize {
-    deltas.iter().map(|delta| delta.put_entries.len() + delta.delete_entries.len()).sum()
+    deltas.iter().map(|delta| delta.put_policy.len() + delta.delete_policy.len()).sum()
 }
 
 fn planner(objects: impl IntoIterator<Item = Object>) -> Planner {
@@ -61,7 +61,7 @@ fn planner(objects: impl IntoIterator<Item = Object>) -> Planner {
 fn relabel(others: u8) {
     let others: Vec<_> = (0..others).map(|number| pod(&format!("other{number}"), 100 + number, "guest")).collect();
     let mut planner = planner(world().into_iter().chain(others.clone()).chain([pod("pod", 1, "guest")]));
-    // Whether its policies are others then.
+    // True if its policies differ then.
     for (role, other) in
         [("child", false), ("cook", true), ("waiter", true), ("cook", true), ("guest", true), ("old", false)]
     {

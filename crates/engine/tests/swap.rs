@@ -6,10 +6,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ringfence_engine::generate::{Event, Rng, Settings};
-use ringfence_engine::{CauseId, ClassId, Delta, EntryKey, PeerClass, Plan, Planner, RulesetId, Scope, port_key};
+use ringfence_engine::{Delta, IpcacheEntry, PeerSetId, Plan, Planner, PolicyKey, RuleId, RulesetId, Scope, port_key};
 use ringfence_model::{Direction, Domain, DomainName, Labels, Namespace, Object, ObjectKey, Pod, Protocol, World};
 
-/// What an applier does for a delta, one by one, in its order.
+/// The single writes of an applier for a delta, in its order.
 enum Step {
     Write(Box<Delta>),
     /// The epoch rises.
@@ -18,29 +18,29 @@ enum Step {
 
 fn steps(delta: &Delta) -> Vec<Step> {
     let mut steps = Vec::new();
-    let addresses: Vec<_> = delta.put_peers.iter().filter(|(net, _)| is_address(net)).copied().collect();
-    let ranges: Vec<_> = delta.put_peers.iter().filter(|(net, _)| !is_address(net)).copied().collect();
+    let addresses: Vec<_> = delta.put_ipcache.iter().filter(|(net, _)| is_address(net)).copied().collect();
+    let ranges: Vec<_> = delta.put_ipcache.iter().filter(|(net, _)| !is_address(net)).copied().collect();
     macro_rules! each {
         ($($field:ident: $all:expr),*) => {$(
             let all = $all.iter().cloned();
             steps.extend(all.map(|one| Step::Write(Box::new(Delta { $field: vec![one], ..Delta::default() }))));
         )*};
     }
-    each!(put_causes: delta.put_causes, put_entries: delta.put_entries, put_peers: addresses);
+    each!(put_rules: delta.put_rules, put_policy: delta.put_policy, put_ipcache: addresses);
     if !ranges.is_empty() {
         steps.push(Step::Raise);
     }
-    each!(put_peers: ranges);
-    if delta.gates.is_some() {
-        steps.push(Step::Write(Box::new(Delta { gates: delta.gates.clone(), ..Delta::default() })));
+    each!(put_ipcache: ranges);
+    if delta.closed_cidrs.is_some() {
+        steps.push(Step::Write(Box::new(Delta { closed_cidrs: delta.closed_cidrs.clone(), ..Delta::default() })));
     }
     each!(
         put_endpoints: delta.put_endpoints,
         delete_endpoints: delta.delete_endpoints,
-        delete_peers: delta.delete_peers
+        delete_ipcache: delta.delete_ipcache
     );
     steps.push(Step::Raise);
-    each!(delete_entries: delta.delete_entries, delete_causes: delta.delete_causes);
+    each!(delete_policy: delta.delete_policy, delete_rules: delta.delete_rules);
     steps
 }
 
@@ -69,26 +69,26 @@ fn ranges(world: &World) -> Vec<(&str, &[IpNet])> {
     ranges.filter(|(_, ranges)| !ranges.is_empty()).collect()
 }
 
-/// What an endpoint says of a peer, by direction, port, and whether the connection was open before: verdict and cause,
-/// or nothing if there are no rules.
-type Answers = Vec<Option<(bool, CauseId)>>;
+/// The verdicts of an endpoint about a peer, by direction, port, and new or open connection: allow and rule id, or none
+/// without rules.
+type Answers = Vec<Option<(bool, RuleId)>>;
 
 fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
     let keys =
         [(Protocol::TCP, 80), (Protocol::TCP, 81), (Protocol::UDP, 80), (Protocol::SCTP, 443), (Protocol::ICMP, 0)];
     let Some(endpoint) = plan.endpoints.get(&endpoint) else { return Vec::new() };
-    let class = plan.class(peer);
+    let peer_set = plan.peer_set(peer);
     let of = |(direction, established)| {
         let ruleset = endpoint.ruleset(direction);
         keys.map(|(protocol, port)| {
             (ruleset != RulesetId::NONE).then(|| {
-                if ruleset == RulesetId::CONFLICT || class.class == ClassId::CONFLICT {
-                    return (false, CauseId::DEFAULT);
+                if ruleset == RulesetId::COLLISION || peer_set.peer_set == PeerSetId::COLLISION {
+                    return (false, RuleId::DEFAULT);
                 }
-                let point = plan.lookup(ruleset, class, established, port_key(protocol, port));
+                let point = plan.lookup(ruleset, peer_set, established, port_key(protocol, port));
                 let point = point.expect("every decision is there");
-                assert!(plan.causes.contains_key(&point.cause), "every cause is there");
-                (point.allow, point.cause)
+                assert!(plan.rules.contains_key(&point.rule_id), "every cause is there");
+                (point.allow, point.rule_id)
             })
         })
     };
@@ -96,8 +96,8 @@ fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
     directions.into_iter().flat_map(|direction| [(direction, false), (direction, true)]).flat_map(of).collect()
 }
 
-/// What policy can see of an address: the pods that have it, the nodes and the domain names that have it, and the
-/// names that linger at it; and those for which it is inside of the cluster.
+/// The properties of an address that policy can see: the pods, nodes and domain names that have it, the names for which
+/// it has expired, and those for which it is inside of the cluster.
 type Visible<'a> = (Vec<(&'a Pod, Option<&'a Namespace>)>, Vec<&'a Labels>, [Vec<&'a DomainName>; 3]);
 
 fn seen<'a>(world: &'a World, scope: &Scope, address: IpAddr) -> Visible<'a> {
@@ -123,7 +123,7 @@ fn peers(worlds: [&World; 2], plans: [&Plan; 2]) -> BTreeSet<IpAddr> {
     let nodes = worlds.into_iter().flat_map(|world| world.nodes.values().flat_map(|node| &node.addresses));
     let domains = worlds.into_iter().flat_map(|world| world.domains.values());
     let domains = domains.flat_map(|domain| domain.addresses.iter().chain(&domain.lingering));
-    let nets = plans.into_iter().flat_map(|plan| plan.peers.keys());
+    let nets = plans.into_iter().flat_map(|plan| plan.ipcache.keys());
     pods.chain(nodes.chain(domains).copied())
         .chain(nets.flat_map(|net: &IpNet| [net.network(), net.broadcast()]))
         .collect()
@@ -169,9 +169,9 @@ fn check(change: &Change<'_>, context: &str, seen_so_far: &mut Seen) {
             assert!(now == *old || now == *new, "{context}: {endpoint} sees a third policy after {write:?}");
             seen_so_far.flips += usize::from(old != new && now == *new);
             seen_so_far.questions += now.len();
-            // A peer that itself changed in the same moment is judged as it was or as it is, as long as the rules
-            // stay the same. If the rules change too, the old rules may meet the new peer: just what is seen if the
-            // two events come one after the other.
+            // A peer that changed in the same commit may count as before or as after, as long as the rules stay the
+            // same. If the rules change too, the old rules may meet the new peer, as if the two events came one after
+            // the other.
             let same_rules = before.endpoints.get(endpoint) == after.endpoints.get(endpoint);
             if same_rules || between.is_some() {
                 for peer in &changed {
@@ -208,8 +208,8 @@ fn instants(before: &Plan, deltas: &[Delta]) -> Vec<(Plan, u32)> {
     instants
 }
 
-/// What a packet asks, and which of the instants its seven looks at the maps find: epoch, endpoint, the peer's address,
-/// the range around it, the entry of the class, that of the fallback, epoch.
+/// A packet, and the instants at which it reads the maps: epoch, endpoint, ipcache entry of the address, that of the
+/// CIDR around it, policy entry of the peer set, that of the fallback, epoch.
 struct HeldUp {
     own: IpAddr,
     peer: IpAddr,
@@ -219,7 +219,7 @@ struct HeldUp {
     looks: [usize; 7],
 }
 
-/// Held up everywhere, once anywhere, or once for the whole change.
+/// StoredTable up everywhere, once anywhere, or once for the whole change.
 fn looks(rng: &mut Rng, instants: usize) -> [usize; 7] {
     let mut looks = [0; 7].map(|_| rng.below(instants));
     looks.sort_unstable();
@@ -228,17 +228,17 @@ fn looks(rng: &mut Rng, instants: usize) -> [usize; 7] {
         1 => (looks[0], looks[6]),
         _ => (0, instants - 1),
     };
-    // Mostly between the class and its entry.
+    // Mostly between the peer set and its policy entry.
     let pause = if rng.percent(50) { 4 } else { 1 + rng.below(6) };
     std::array::from_fn(|look| if look < pause { first } else { last })
 }
 
-/// What a packet hears that is held up between its looks.
+/// The result for a packet that is interrupted between its reads.
 #[derive(Debug, PartialEq, Eq)]
 enum Heard {
     /// There are no rules.
     Nothing,
-    Verdict(bool, CauseId),
+    Verdict(bool, RuleId),
     /// Something is missing: the packet asks again.
     Missing,
 }
@@ -252,15 +252,15 @@ impl HeldUp {
             return Heard::Nothing;
         }
         let around = || {
-            let ranges = range.peers.iter().filter(|(net, _)| !is_address(net) && net.contains(&self.peer));
-            ranges.max_by_key(|(net, _)| net.prefix_len()).map_or(PeerClass::UNKNOWN, |(_, class)| *class)
+            let ranges = range.ipcache.iter().filter(|(net, _)| !is_address(net) && net.contains(&self.peer));
+            ranges.max_by_key(|(net, _)| net.prefix_len()).map_or(IpcacheEntry::UNKNOWN, |(_, peer_set)| *peer_set)
         };
-        let class = address.peers.get(&self.peer.into()).copied().unwrap_or_else(around);
-        let block = |plan: &Plan, class: ClassId| plan.entries.get(&EntryKey { ruleset, class }).cloned();
-        let block = block(entry, class.of(self.established)).or_else(|| block(fallback, class.fallback));
+        let peer_set = address.ipcache.get(&self.peer.into()).copied().unwrap_or_else(around);
+        let block = |plan: &Plan, peer_set: PeerSetId| plan.policy.get(&PolicyKey { ruleset, peer_set }).cloned();
+        let block = block(entry, peer_set.of(self.established)).or_else(|| block(fallback, peer_set.fallback));
         let Some(block) = block else { return Heard::Missing };
         let point = block.at(self.key);
-        Heard::Verdict(point.allow, point.cause)
+        Heard::Verdict(point.allow, point.rule_id)
     }
 
     /// The same question, all looks at one instant.
@@ -278,7 +278,7 @@ impl HeldUp {
 #[derive(Debug, Default)]
 struct Third {
     questions: usize,
-    /// If nobody looks at the epoch.
+    /// Results without a check of the epoch.
     unseen: usize,
     /// Of these, accepted where both plans deny.
     opened: usize,

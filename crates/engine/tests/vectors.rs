@@ -10,7 +10,7 @@ use ringfence_k8s::convert::Kind;
 use ringfence_model::{Connection, Domain, DomainName, Origin, PodKey, Protocol, World};
 use serde_json::Value;
 
-/// How many numbered cases the pages state.
+/// The number of numbered cases on the pages.
 const CASES: usize = 35;
 
 /// A part of a page: texts under a heading, and tables.
@@ -19,9 +19,9 @@ struct Section {
     title: String,
     /// Manifests of this section and of those around it.
     manifests: Vec<String>,
-    /// What domain names stand for, as records.
+    /// The addresses of domain names, as records.
     names: Vec<String>,
-    /// What the reader of the manifests is to say, sorted: severity, object and field.
+    /// The expected diagnostics, sorted: severity, object and field.
     said: Vec<String>,
     rows: Vec<Vec<String>>,
 }
@@ -159,14 +159,14 @@ impl Section {
             }
             asked += 1;
             let connection = connection(&world, from, to, port);
-            let decision = reference::decide(&world, &connection);
+            let decision = reference::evaluate(&world, &connection);
             let found = if decision.allow() { "accept" } else { "drop" };
             let reason = decision.deciding().reason.to_string();
             let context = format!("{title}: {from} → {to}, {port}");
             if found != verdict || !reason.contains(because.as_str()) {
                 wrong.push(format!("{context}: {found} ({reason}), not {verdict} ({because})"));
             }
-            let planned = plan.decide(&connection);
+            let planned = plan.evaluate(&connection);
             if planned != decision {
                 wrong.push(format!("{context}: the plan says {planned:?}, the reference {decision:?}"));
             }

@@ -1,4 +1,4 @@
-//! Addresses and blocks as Kubernetes has always read them: leading zeros and host bits are fine.
+//! Addresses and CIDRs in the lenient syntax that Kubernetes has always accepted: with leading zeros and host bits.
 //!
 //! The API server keeps an old parser for these fields, so that objects stored long ago stay valid (semantics of
 //! `ipBlock`, and `podIPs` written by old kubelets).
@@ -13,12 +13,13 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
     Some(address.to_canonical())
 }
 
-/// A block; host bits are masked, leading zeros accepted, IPv4-mapped blocks of at least 96 bits become IPv4 blocks.
+/// Parses a CIDR. Host bits are masked, leading zeros accepted, and IPv4-mapped CIDRs of at least 96 bits become IPv4
+/// CIDRs.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
     parse_written_cidr(text).map(|(net, _)| net)
 }
 
-/// A block, and the prefix length as it is written: not that of the IPv4 block if it is IPv4-mapped.
+/// Parses a CIDR, and returns the prefix length as written. An IPv4-mapped CIDR has another one.
 pub(crate) fn parse_written_cidr(text: &str) -> Option<(IpNet, u8)> {
     let (address, length) = text.split_once('/')?;
     if length.is_empty() || !length.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -34,7 +35,7 @@ pub(crate) fn parse_written_cidr(text: &str) -> Option<(IpNet, u8)> {
     Some((net, length))
 }
 
-/// Whether the address or block is written in the one way that every parser agrees on.
+/// True if the address or CIDR is written in the one form that every parser reads alike.
 pub fn is_canonical(text: &str) -> bool {
     parse_cidr(text).is_some_and(|net| net.to_string() == text)
         || parse_ip(text).is_some_and(|address| address.to_string() == text)

@@ -1,11 +1,11 @@
-//! What there is to say about an object: which one, where, why, and what to do.
+//! Diagnostics of objects: object, place, reason and hint.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::path::FieldPath;
 
-/// How bad it is.
+/// The severity of a diagnostic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
     /// Legal, but perhaps not what was meant; or something left aside.
@@ -23,7 +23,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// What kind of trouble, as one word: what conditions, events and metrics are told apart by.
+/// The reason of a diagnostic, as one word for conditions, events and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// A field, or a kind of peer or protocol, that this version does not know.
@@ -70,19 +70,19 @@ impl fmt::Display for Location {
 /// One thing to say about one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What kind of trouble.
+    /// The reason.
     pub reason: Reason,
-    /// Where, if the object comes from a file.
+    /// The place, if the object comes from a file.
     pub location: Option<Location>,
     /// The object: `NetworkPolicy shop/allow-web`. None where no object could be read.
     pub object: Option<String>,
     /// The field; empty for the whole object.
     pub path: FieldPath,
-    /// What is the matter, and what follows from it.
+    /// The problem and its consequence.
     pub message: String,
-    /// What to do about it.
+    /// A remedy.
     pub hint: Option<String>,
 }
 

@@ -6,34 +6,34 @@ use kube::api::AttachParams;
 use kube::{Api, Client};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
     /// Its exit code.
     pub code: i32,
-    /// What it printed.
+    /// Standard output.
     pub stdout: String,
-    /// What it complained.
+    /// Standard error.
     pub stderr: String,
 }
 
 impl Output {
-    /// What it said, complaints first.
+    /// The output of the command, standard error first.
     pub fn said(&self) -> &str {
         Some(self.stderr.trim()).filter(|text| !text.is_empty()).unwrap_or_else(|| self.stdout.trim())
     }
 }
 
-/// Why it is not known how a command ended.
+/// The reason why the result of a command is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
     /// The API server refused or could not be reached.
     #[error(transparent)]
     Api(#[from] kube::Error),
-    /// What it printed could not be read.
+    /// The output could not be read.
     #[error("what it printed cannot be read")]
     Output(#[from] std::io::Error),
-    /// It was not started, or nobody can say how it ended; what the server says of it.
+    /// The command was not started, or its exit status is unknown; with the message of the server.
     #[error("{0}")]
     NotStarted(String),
     /// The connection ended before the command.

@@ -1,7 +1,7 @@
 //! Kubernetes objects, from a live API or from files, to the words of `ringfence-model`; and what is wrong with them.
 //!
-//! Everything here works on JSON values rather than on generated types: those drop fields they do not know, and a
-//! policy whose unknown field was dropped would allow more than its author meant.
+//! This crate works on JSON values and not on generated types. Generated types drop unknown fields, and a policy
+//! without an unknown field could allow more than its author meant.
 #![forbid(unsafe_code)]
 
 pub mod address;

@@ -74,12 +74,12 @@ impl FieldPath {
         &self.0
     }
 
-    /// Whether this is the object itself.
+    /// True if this is the path of the object itself.
     pub fn is_root(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether this names what `other` names or something inside it.
+    /// True if this path equals `other` or lies below it.
     pub fn starts_with(&self, other: &Self) -> bool {
         self.0.starts_with(&other.0)
     }

@@ -21,7 +21,7 @@ use crate::path::{FieldPath, Path, Segment};
 /// Most nulls that are replaced in one object.
 const NULLS_MAX: usize = 64;
 
-/// Why an object does not have the shape of its kind.
+/// A deviation of an object from the shape of its kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     /// A field that the kind does not have.
@@ -32,7 +32,7 @@ pub enum Mismatch {
     WrongType {
         /// The field.
         path: FieldPath,
-        /// What was expected and what was found.
+        /// The expected and the actual value.
         cause: String,
     },
 }
@@ -85,7 +85,7 @@ fn defined(object: &Value, schema: &Value) -> Vec<Mismatch> {
     metadata.into_iter().chain(unknown.into_iter().map(Mismatch::UnknownField)).collect()
 }
 
-/// What every object has.
+/// The metadata of every object.
 #[derive(Serialize, serde::Deserialize)]
 struct Metadata {
     #[serde(default)]

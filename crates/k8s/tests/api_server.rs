@@ -17,7 +17,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::TestRunner;
-use ringfence_k8s::crd::install::{InstallError, Outcome, install};
+use ringfence_k8s::crd::install::{InstallError, Installed, install};
 use ringfence_k8s::crd::{self, Channel};
 use ringfence_k8s::watch::{self, Event, Forgetful, Intake};
 use ringfence_k8s::{convert::Kind, strict, validate};
@@ -34,7 +34,7 @@ async fn client() -> Option<Client> {
     Some(Client::try_from(config).unwrap())
 }
 
-/// What the server says to the creation of an object: nothing, or a status.
+/// The server's response to the creation of an object: none, or a status.
 async fn create(client: &Client, object: &Value) -> Option<Value> {
     let (api_version, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
     let cluster_wide = Kind::of(api_version, kind).map(Kind::resource).filter(|resource| !resource.namespaced);
@@ -61,7 +61,7 @@ fn theirs(status: &Value) -> Causes {
     let causes = status["details"]["causes"].as_array().cloned().unwrap_or_default();
     let text = |cause: &Value, field: &str| cause[field].as_str().unwrap_or_default().to_owned();
     let mut causes: Causes = causes.iter().map(|cause| (text(cause, "field"), text(cause, "reason"))).collect();
-    // What the server says of the object as a whole is that it stopped there, but for rules about the whole object.
+    // An error of the object as a whole means that the server stopped there, unless a rule is about the whole object.
     causes.retain(|(field, _)| field != "<nil>" || !stopped(status));
     causes.iter_mut().filter(|(field, _)| field == "<nil>").for_each(|(field, _)| field.clear());
     causes.sort();
@@ -69,7 +69,7 @@ fn theirs(status: &Value) -> Causes {
     causes
 }
 
-/// Whether the server did not evaluate rules because of other mistakes.
+/// True if the server did not evaluate rules because of other errors.
 fn stopped(status: &Value) -> bool {
     status["message"].as_str().unwrap_or_default().contains("some validation rules were not checked")
 }
@@ -89,14 +89,14 @@ fn ours(object: &Value) -> Causes {
     causes
 }
 
-/// Where the server and we disagree about an object, if we do.
+/// The disagreement between the server and us about an object, if there is one.
 async fn compare(client: &Client, object: &Value) -> Option<String> {
     let status = create(client, object).await;
     let mismatches = strict::check(object).unwrap();
     let agree = match &status {
         None => ours(object).is_empty() && mismatches.is_empty(),
-        // An unknown field is told of before anything else, or together with what keeps the object from being decoded:
-        // no causes, but we must have noticed.
+        // An unknown field is reported before anything else, or together with a decoding error: the status has no
+        // causes, but we have to report an error too.
         Some(status) if status["code"] == 400 => !ours(object).is_empty() || !mismatches.is_empty(),
         Some(status) => theirs(status) == ours(object),
     };
@@ -385,10 +385,10 @@ async fn cluster_wide_policies() {
         let definition = crd::definition(kind, Channel::Experimental).unwrap();
         let name = definition["metadata"]["name"].as_str().unwrap().to_owned();
         match install(&client, &definition, false).await.unwrap() {
-            Outcome::Created => made.push(name),
+            Installed::Created => made.push(name),
             other => println!("{name}: {other:?}"),
         }
-        assert_eq!(install(&client, &definition, false).await.unwrap(), Outcome::Unchanged);
+        assert_eq!(install(&client, &definition, false).await.unwrap(), Installed::Unchanged);
         let standard = crd::definition(kind, Channel::Standard).unwrap();
         let refused = install(&client, &standard, false).await.unwrap_err();
         assert!(matches!(&refused, InstallError::Refused { .. }) && refused.to_string().contains("experimental"));
@@ -457,7 +457,7 @@ async fn compare_tiered(client: &Client) {
     compare_all(client, objects).await;
 }
 
-/// From the request that creates a policy to the event that tells of it.
+/// From the request that creates a policy to the event of the watch.
 #[tokio::test]
 async fn a_policy_on_the_watch() {
     let Some(client) = client().await else { return };

@@ -94,7 +94,7 @@ fn they_are_those_of_the_releases() {
     assert!(compared > 1500, "{compared} leaves");
 }
 
-/// What is ours is told apart from what is theirs.
+/// Our own descriptions differ from upstream's.
 #[test]
 fn every_field_is_described_in_our_words() {
     fn walk(schema: &Value, path: &str, missing: &mut Vec<String>) {

@@ -7,7 +7,7 @@ use ringfence_k8s::convert::Kind;
 use ringfence_k8s::{strict, validate};
 use serde_json::Value;
 
-/// What stands between the fences of YAML blocks.
+/// The content of fenced YAML blocks.
 fn blocks(document: &str) -> Vec<&str> {
     let after = document.split("```yaml\n").skip(1);
     after.map(|rest| rest.split_once("\n```").unwrap().0).collect()

@@ -1,4 +1,4 @@
-//! What a policy allows that is not understood: never more than one that is.
+//! A policy with unknown parts never allows more than one that is known.
 #![expect(clippy::needless_pass_by_value, reason = "calls read better with a bare json!(…)")]
 
 mod common;
@@ -309,7 +309,7 @@ fn has_unknown_rule(policy: &Policy) -> bool {
         .any(|rule| rule.unknown().is_some())
 }
 
-/// Whether every rule that matches anything at all comes from a rule that is understood.
+/// True if every rule that matches anything comes from a rule without unknown parts.
 fn isolates(policy: &Policy) -> bool {
     policy.ingress.is_some() || policy.egress.is_some()
 }
@@ -317,7 +317,7 @@ fn isolates(policy: &Policy) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Nothing panics, and a policy always isolates somebody.
+    /// No input causes a panic, and a policy always isolates some pod.
     #[test]
     fn any_json_is_read(value in almost_policy(), spec in almost_policy()) {
         let policy = json!({"metadata": {"name": "p"}, "spec": spec});
@@ -356,7 +356,7 @@ proptest! {
         }
     }
 
-    /// What validation passes, conversion understands: nothing that the API server takes is denied for being unknown.
+    /// Validation and conversion agree: an object that the API server accepts is never denied for unknown parts.
     #[test]
     fn what_is_valid_is_understood(spec in common::policy_spec()) {
         let policy = json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "p"},

@@ -8,7 +8,7 @@ use ringfence_k8s::Severity;
 use ringfence_k8s::manifest::{self, Manifests};
 use ringfence_model::{Direction, Object, PodSelection, Selector};
 
-/// What is said about a text, rendered.
+/// The diagnostics of a text, rendered.
 fn rendered(text: &str) -> String {
     let mut out = Vec::new();
     Manifests::from_text("m.yaml", text).render(&mut out).unwrap();

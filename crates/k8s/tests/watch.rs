@@ -19,7 +19,7 @@ type Lines = mpsc::UnboundedSender<std::io::Result<Bytes>>;
 /// Stands for no answer at all.
 const BROKEN: u16 = 599;
 
-/// How the server answers the next request.
+/// The server's response to the next request.
 enum Answer {
     /// A list of these objects as of a version.
     List(&'static str, Vec<Value>),
@@ -51,7 +51,7 @@ impl Server {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let response = server.answer(request.uri());
-            // What a broken connection looks like to the client.
+            // A broken connection, as the client sees it.
             let broken = response.status() == BROKEN;
             std::future::ready(if broken { Err(std::io::Error::other("connection refused")) } else { Ok(response) })
         });

@@ -7,14 +7,14 @@ use ipnet::IpNet;
 
 use crate::{Labels, Name, Protocol};
 
-/// A namespace. `labels` holds `kubernetes.io/metadata.name` too; whoever makes the value sees to it.
+/// A namespace. `labels` has to contain `kubernetes.io/metadata.name` too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Namespace {
     /// Its name.
     pub name: Name,
     /// Its labels.
     pub labels: Labels,
-    /// It is being deleted.
+    /// True if it is being deleted.
     pub terminating: bool,
 }
 
@@ -42,17 +42,17 @@ pub struct Pod {
     pub uid: Name,
     /// Its labels.
     pub labels: Labels,
-    /// The node it is bound to, once it is.
+    /// The node it is bound to, if any.
     pub node: Option<Name>,
     /// Its addresses, at most one a family, canonical (no IPv4-mapped IPv6).
     pub addresses: Vec<IpAddr>,
-    /// Shares the network of its node: then no policy selects it and its traffic is the node's.
+    /// True if it shares the network of its node. Then no policy selects it and its traffic is the node's.
     pub host_network: bool,
-    /// Where in its life it is.
+    /// Its phase.
     pub phase: PodPhase,
-    /// It is being deleted.
+    /// True if it is being deleted.
     pub terminating: bool,
-    /// When it was created, in seconds since 1970; 0 if unknown.
+    /// Time of creation, in seconds since 1970; 0 if unknown.
     pub created: i64,
     /// Named ports of its containers, native sidecars included.
     pub ports: Vec<ContainerPort>,
@@ -76,17 +76,17 @@ pub enum PodPhase {
     Pending,
     /// At least one container runs.
     Running,
-    /// All containers ended well; the address may belong to somebody else by now.
+    /// All containers ended well; the address may belong to another pod by now.
     Succeeded,
-    /// All containers ended, one badly; the address may belong to somebody else by now.
+    /// All containers ended, one badly; the address may belong to another pod by now.
     Failed,
-    /// The node could not be asked.
+    /// The kubelet cannot be reached.
     Unknown,
 }
 
 impl Pod {
-    /// Whether policies select this pod, as subject and as peer: not on the host network and not completed.
-    /// A terminating pod still is one.
+    /// True if policies select this pod, as subject and as peer: it is not on the host network and not completed.
+    /// Terminating pods are selected too.
     pub fn is_endpoint(&self) -> bool {
         !self.host_network && !matches!(self.phase, PodPhase::Succeeded | PodPhase::Failed)
     }

@@ -1,4 +1,4 @@
-//! What is judged.
+//! The connection that policy decides about.
 
 use std::net::IpAddr;
 
@@ -7,24 +7,24 @@ use crate::{Name, Protocol};
 /// A flow as it was opened: the first packet of it, after destination NAT and before source NAT.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Connection {
-    /// Who opens it.
+    /// The client.
     pub source: IpAddr,
-    /// Who answers: the backend, not the Service address.
+    /// The server: the backend, not the Service address.
     pub destination: IpAddr,
     /// IP protocol.
     pub protocol: Protocol,
     /// Destination port; 0 for protocols without ports. For ICMP and ICMPv6 the message type.
     pub port: u16,
-    /// Where the packet was made.
+    /// The origin of the packet.
     pub origin: Origin,
-    /// Whether the destination was rewritten on the way (a Service). Tells a pod that calls itself through a Service
-    /// from one that calls its own address.
+    /// True if the destination was translated (a Service). The flag distinguishes a pod that connects to itself through
+    /// a Service from one that uses its own address.
     pub translated: bool,
-    /// Whether it is open already and judged anew, not about to be opened.
+    /// True if the connection is open already and is evaluated again.
     pub established: bool,
 }
 
-/// Where a packet was made.
+/// The origin of a packet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// In the host network namespace of this node: kubelet, host-network pods.

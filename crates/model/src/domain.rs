@@ -35,13 +35,13 @@ impl fmt::Display for DomainName {
     }
 }
 
-/// Which domain names a rule means: one, or with a leading `*.` everything below one.
+/// The domain names that a rule matches: a single one, or with a leading `*.` all names below one.
 ///
-/// `*.example.com` stands for names with one or more labels before `example.com`, not for `example.com` itself
+/// `*.example.com` matches names with one or more labels before `example.com`, but not `example.com` itself
 /// (`policy.networking.k8s.io` NPEP-133).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DomainPattern {
-    /// Whether names below `name` are meant, instead of `name`.
+    /// The pattern matches names below `name`, and not `name`.
     below: bool,
     name: DomainName,
 }
@@ -60,12 +60,12 @@ impl DomainPattern {
         &self.name
     }
 
-    /// Whether names below [`DomainPattern::name`] are meant, instead of that name.
+    /// True if the pattern matches names below [`DomainPattern::name`], and not that name.
     pub fn is_wildcard(&self) -> bool {
         self.below
     }
 
-    /// Whether the pattern means this name.
+    /// True if the pattern matches this name.
     pub fn matches(&self, name: &DomainName) -> bool {
         if !self.below {
             return self.name == *name;
@@ -81,14 +81,14 @@ impl fmt::Display for DomainPattern {
     }
 }
 
-/// What a domain name stands for at the moment, as the cluster's resolver answered.
+/// The current addresses of a domain name, as the cluster's resolver answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Domain {
     /// The name that was asked for.
     pub name: DomainName,
     /// Its addresses, canonical (no IPv4-mapped IPv6).
     pub addresses: Vec<IpAddr>,
-    /// Addresses whose time is over: the name stands for them in connections that were open before, and in no others
+    /// Addresses whose TTL has expired: rules match them in connections that were open before, and in no others
     /// (`policy.networking.k8s.io` NPEP-133). Canonical; none of them is in `addresses`.
     pub lingering: Vec<IpAddr>,
     /// Those of `addresses` and `lingering` that are inside of the cluster: a rule means them only if it has this very

@@ -24,7 +24,7 @@ impl Labels {
         self.0.iter()
     }
 
-    /// Whether there is no label at all.
+    /// True if there is no label.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

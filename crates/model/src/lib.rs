@@ -1,16 +1,15 @@
-//! What namespaces, pods, nodes, policies and verdicts are.
+//! The model: namespaces, pods, nodes, policies and verdicts.
 //!
-//! Pure values: no I/O, no Kubernetes types, nothing that can fail on well-typed input. Everything else in the
-//! project speaks in these words.
+//! Pure values: no I/O, no Kubernetes types, and no failure on well-typed input. All other crates share these types.
 #![forbid(unsafe_code)]
 
-mod claims;
 mod cluster;
 mod connection;
 mod domain;
 mod labels;
 mod memory;
 mod net;
+mod ownership;
 mod policy;
 mod selector;
 mod verdict;

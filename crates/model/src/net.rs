@@ -1,4 +1,4 @@
-//! Protocols, port ranges and address blocks.
+//! Protocols, port ranges and `ipBlock`s.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,7 +21,7 @@ impl Protocol {
     /// SCTP.
     pub const SCTP: Self = Self(132);
 
-    /// Whether its packets carry a destination port that rules can name.
+    /// True if packets of the protocol have a destination port that rules can name.
     pub fn has_ports(self) -> bool {
         matches!(self, Self::TCP | Self::UDP | Self::SCTP)
     }
@@ -62,7 +62,7 @@ impl PortRange {
         Self { protocol, first: port, last: port }
     }
 
-    /// Whether the destination port of a connection lies inside.
+    /// True if the destination port of a connection lies inside.
     pub fn contains(&self, protocol: Protocol, port: u16) -> bool {
         self.protocol == protocol && (self.first..=self.last).contains(&port)
     }
@@ -76,7 +76,7 @@ pub struct IpBlock {
 }
 
 impl IpBlock {
-    /// Masks host bits; `except` is sorted and deduplicated so that equal blocks compare equal.
+    /// Masks host bits. `except` is sorted and deduplicated, so that equal `ipBlock`s are equal values.
     pub fn new(cidr: IpNet, except: impl IntoIterator<Item = IpNet>) -> Self {
         let mut except: Vec<_> = except.into_iter().map(|net| net.trunc()).collect();
         except.sort_unstable();
@@ -84,17 +84,17 @@ impl IpBlock {
         Self { cidr: cidr.trunc(), except }
     }
 
-    /// The block.
+    /// The `cidr` field.
     pub fn cidr(&self) -> IpNet {
         self.cidr
     }
 
-    /// What is left out of it.
+    /// The `except` field.
     pub fn except(&self) -> &[IpNet] {
         &self.except
     }
 
-    /// Whether the address matches. The families never match each other.
+    /// True if the address matches. IPv4 and IPv6 never match each other.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = canonical(address);
         self.cidr.contains(&address) && !self.except.iter().any(|net| net.contains(&address))

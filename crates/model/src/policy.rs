@@ -7,7 +7,7 @@ use crate::{DomainPattern, IpBlock, Name, PortRange, Protocol, Selector};
 /// Bytes of a subject that are kept of a policy without its rules.
 const MOST_OF_SUBJECT: usize = 4096;
 
-/// What a policy object is called.
+/// The identity of a policy object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PolicyId {
     /// Its kind.
@@ -51,7 +51,7 @@ impl fmt::Display for PolicyKind {
     }
 }
 
-/// Where in the order of evaluation a policy stands; earlier ones first.
+/// The tier of a policy, in the order of evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Tier {
     /// Cluster-wide, before NetworkPolicy.
@@ -62,7 +62,7 @@ pub enum Tier {
     Baseline,
 }
 
-/// Which way a rule looks, seen from the policy's subject.
+/// The direction of a rule, as seen from the policy's subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Direction {
     /// Into the subject.
@@ -86,7 +86,7 @@ impl fmt::Display for Direction {
 /// other tiers an empty list is the same as none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// What it is called.
+    /// Kind, namespace and name.
     pub id: PolicyId,
     /// Unique id of the object.
     pub uid: Name,
@@ -136,7 +136,7 @@ impl Policy {
         }
     }
 
-    /// Total order of evaluation: tier, priority, name; (namespace and kind only to make it total).
+    /// Total order of evaluation: tier, priority and name. Namespace and kind only make it total.
     pub fn rank(&self) -> (Tier, u32, &Name, &PolicyId) {
         (self.tier, self.priority, &self.id.name, &self.id)
     }
@@ -145,18 +145,18 @@ impl Policy {
 /// Pods by namespace and labels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodSelection {
-    /// Which namespaces.
+    /// The namespaces.
     pub namespaces: NamespaceSelection,
-    /// Which pods in them.
+    /// The pods in them.
     pub pods: Selector,
 }
 
 /// Namespaces by name or by labels.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum NamespaceSelection {
-    /// The one of this name, whether or not its object is known.
+    /// The namespace of this name, whether or not its object is known.
     Named(Name),
-    /// All known ones whose labels match.
+    /// All known namespaces whose labels match.
     Matching(Selector),
 }
 
@@ -175,11 +175,11 @@ impl NamespaceSelection {
 pub struct Rule {
     /// The name its author gave it.
     pub name: Option<Name>,
-    /// What to do with a connection it matches. Rules of a NetworkPolicy accept.
+    /// The action for a connection that it matches. Rules of a NetworkPolicy accept.
     pub action: Action,
-    /// Who is at the other end.
+    /// The peers at the other end.
     pub peers: Peers,
-    /// Which destination ports.
+    /// The destination ports.
     pub ports: Ports,
 }
 
@@ -210,7 +210,7 @@ impl Rule {
     }
 }
 
-/// What a matching rule does.
+/// The action of a matching rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// Let the connection through; final for the direction.
@@ -219,7 +219,7 @@ pub enum Action {
     Deny,
     /// Leave the tier.
     Pass,
-    /// Something else: denies everything.
+    /// An action that this version does not know: it denies everything.
     Unknown(Name),
 }
 

@@ -47,12 +47,12 @@ impl Selector {
         Self::default()
     }
 
-    /// Whether every object matches.
+    /// True if every object matches.
     pub fn is_everything(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether an object with these labels is selected.
+    /// True if an object with these labels is selected.
     pub fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|requirement| requirement.matches(labels))
     }
@@ -64,7 +64,7 @@ impl Selector {
 }
 
 impl Requirement {
-    /// Whether an object with these labels meets the requirement.
+    /// True if an object with these labels meets the requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
         match self {
             Self::In { key, values } => labels.get(key).is_some_and(|value| values.contains(value)),

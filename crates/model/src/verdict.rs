@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use crate::{Direction, Name, PolicyId};
 
-/// What one end says of a connection, and who decided.
+/// The verdict of one end about a connection, and its reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict {
-    /// Whether the connection may be.
+    /// True if the connection is allowed.
     pub allow: bool,
-    /// Who decided.
+    /// The reason.
     pub reason: Reason,
 }
 
-/// Who decided.
+/// The reason of a verdict.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The end is not a pod that policies select.
@@ -55,7 +55,7 @@ pub struct RuleRef {
     pub name: Option<Name>,
 }
 
-/// What both ends say.
+/// The verdicts of both ends.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Decision {
     /// The verdict at the source.
@@ -77,7 +77,7 @@ impl Verdict {
 }
 
 impl Decision {
-    /// Whether the connection may be: both ends must say yes.
+    /// True if the connection is allowed, which takes both ends.
     pub fn allow(&self) -> bool {
         self.egress.allow && self.ingress.allow
     }

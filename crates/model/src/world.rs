@@ -15,11 +15,11 @@ pub enum Object {
     Pod(Pod),
     /// A policy of any kind.
     Policy(Policy),
-    /// What a domain name stands for.
+    /// A domain name and its addresses.
     Domain(Domain),
 }
 
-/// What an object is called.
+/// The key of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ObjectKey {
     /// A namespace.
@@ -35,7 +35,7 @@ pub enum ObjectKey {
 }
 
 impl Object {
-    /// What the object is called.
+    /// The key of the object.
     pub fn key(&self) -> ObjectKey {
         match self {
             Self::Namespace(namespace) => ObjectKey::Namespace(Name::clone(&namespace.name)),
@@ -47,7 +47,7 @@ impl Object {
     }
 }
 
-/// A typed snapshot of the cluster. It does not know where it came from.
+/// A typed snapshot of the cluster, whatever its source.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct World {
     /// Namespaces by name.

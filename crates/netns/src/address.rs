@@ -62,7 +62,7 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// The link and address a message tells of.
+/// The link and the address of a message.
 pub(crate) fn parse(message: RouteNetlinkMessage) -> Option<(u32, IpNet)> {
     let RouteNetlinkMessage::NewAddress(message) = message else { return None };
     // IFA_LOCAL is the link's own address where the two differ (point to point); IPv6 often has only IFA_ADDRESS.

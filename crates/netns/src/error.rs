@@ -1,18 +1,18 @@
-//! What went wrong: the operation, its object, the kernel's answer and what to do about it.
+//! Errors: operation, object, the kernel's error and a hint.
 
 use std::io;
 
 /// Result of this crate's operations.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failed operation on a namespace, link, address or route. It says its cause itself, and so has no source: who
-/// prints a chain of causes would tell it twice.
+/// A failed operation on a namespace, link, address or route. The message contains its cause, so `source` is empty: a
+/// printed chain of causes would repeat it.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {operation} {object}: {cause}{}", hint(cause, operation))]
 pub struct Error {
-    /// What was tried, as an infinitive: "create namespace".
+    /// The failed operation, as an infinitive: "create namespace".
     pub operation: &'static str,
-    /// What it was tried on: a name, an address.
+    /// The object of the operation: a name, an address.
     pub object: String,
     /// The kernel's answer.
     pub cause: io::Error,
@@ -23,7 +23,7 @@ impl Error {
         Self { operation, object: object.into(), cause: cause.into() }
     }
 
-    /// Whether the object does not exist.
+    /// True if the object does not exist.
     pub fn is_not_found(&self) -> bool {
         // ENODEV for links, ESRCH for routes, EADDRNOTAVAIL for addresses.
         const ABSENT: [i32; 4] = [nix::libc::ENOENT, nix::libc::ENODEV, nix::libc::ESRCH, nix::libc::EADDRNOTAVAIL];
@@ -31,7 +31,7 @@ impl Error {
             || self.cause.kind() == io::ErrorKind::NotFound
     }
 
-    /// Whether the object exists already.
+    /// True if the object exists already.
     pub fn is_already_there(&self) -> bool {
         self.cause.kind() == io::ErrorKind::AlreadyExists
     }

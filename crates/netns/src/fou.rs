@@ -1,7 +1,6 @@
-//! Receivers of what is wrapped up in UDP once more (FOU, GUE): no link tells of them, a family of generic netlink
-//! does.
+//! Receivers of UDP encapsulation (FOU, GUE). They are no links, but a family of generic netlink lists them.
 //!
-//! Families are listed and not asked for by name: the kernel would load a module for one that nobody uses.
+//! Families are listed and not requested by name: the kernel would load a module that is not in use.
 
 use std::io;
 
@@ -10,13 +9,13 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_GENERIC};
 
 use crate::{Error, Result, Tunnel};
 
-/// What the kernel calls the family, and what is asked of it (`include/uapi/linux/fou.h`): `FOU_CMD_GET`, and of each
-/// receiver `FOU_ATTR_PORT`, in network order.
+/// The name of the family, and its messages (`include/uapi/linux/fou.h`): `FOU_CMD_GET`, and of each receiver
+/// `FOU_ATTR_PORT`, in network order.
 const FAMILY: &str = "fou";
 const GET: u8 = 3;
 const PORT: u16 = 1;
-/// The family that tells of families (`include/uapi/linux/genetlink.h`): `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, and of
-/// each `CTRL_ATTR_FAMILY_ID`, `CTRL_ATTR_FAMILY_NAME`.
+/// The family that lists families (`include/uapi/linux/genetlink.h`): `GENL_ID_CTRL`, `CTRL_CMD_GETFAMILY`, and of each
+/// `CTRL_ATTR_FAMILY_ID`, `CTRL_ATTR_FAMILY_NAME`.
 const CONTROL: u16 = 0x10;
 const GET_FAMILY: u8 = 3;
 const FAMILY_ID: u16 = 1;
@@ -163,7 +162,7 @@ mod tests {
 
     #[test]
     fn this_kernel_answers() {
-        // The family that tells of families tells of itself.
+        // The list contains the family that lists families.
         let mut socket = Socket::new(NETLINK_GENERIC).unwrap();
         socket.bind_auto().unwrap();
         let families = dump(&socket, CONTROL, GET_FAMILY).unwrap();

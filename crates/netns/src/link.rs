@@ -12,24 +12,24 @@ use netlink_packet_route::link::{
 use crate::tunnel::{self, Tunnel};
 use crate::{Error, Namespace, Netlink, Result};
 
-/// A link as the kernel tells it.
+/// A link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Interface index, unique in its namespace.
     pub index: u32,
     /// Interface name.
     pub name: String,
-    /// What the kernel calls its kind, such as `veth`; empty for hardware.
+    /// The kind, such as `veth`; empty for hardware.
     pub kind: String,
     /// Hardware address; empty where there is none.
     pub hardware_address: Vec<u8>,
-    /// Whether it is administratively up.
+    /// The link is administratively up.
     pub up: bool,
     /// Index of the bridge it belongs to, if any.
     pub controller: Option<u32>,
     /// Index of the other end of a veth pair, in the other end's namespace.
     pub peer: Option<u32>,
-    /// What this namespace calls that one, if it is another: a number that means something to the kernel alone.
+    /// The id of the peer's namespace in this one, if it is another. The id means something to the kernel only.
     pub peer_namespace: Option<i32>,
     /// Tunnels that end here.
     pub tunnels: Vec<Tunnel>,
@@ -183,7 +183,7 @@ fn end_message(end: VethEnd<'_>, mtu: Option<u32>) -> LinkMessage {
     message
 }
 
-/// The link a message tells of.
+/// The link of a message.
 pub(crate) fn read(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let mut link = Link {

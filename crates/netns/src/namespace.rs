@@ -114,7 +114,7 @@ impl Namespace {
         Path::new(RUN_DIR).join(&self.name)
     }
 
-    /// What tells this namespace from all others alive: the inode number of its file (`net:[NUMBER]`).
+    /// The inode number of the namespace's file (`net:[NUMBER]`), which is unique among live namespaces.
     pub fn inode(&self) -> Result<u64> {
         let metadata = self.file.metadata().map_err(|cause| Error::new("identify namespace", &self.name, cause))?;
         Ok(metadata.ino())
@@ -157,7 +157,7 @@ fn named_path(name: &str) -> io::Result<PathBuf> {
     Ok(Path::new(RUN_DIR).join(name))
 }
 
-/// Whether an open file is a namespace: only those live on the kernel's nsfs, which `/proc/self/ns` shows too.
+/// True if an open file is a namespace: only namespaces are on the kernel's nsfs, which has `/proc/self/ns` too.
 fn is_namespace(file: &File) -> bool {
     let device = |metadata: io::Result<fs::Metadata>| metadata.map(|metadata| metadata.dev()).ok();
     let known = device(fs::metadata("/proc/thread-self/ns/net"));

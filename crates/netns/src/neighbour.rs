@@ -1,4 +1,4 @@
-//! Who has which hardware address, told and not asked for: neighbours of a link, and where a VXLAN link sends frames.
+//! Static neighbour entries of links, and forwarding entries of VXLAN links.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -24,12 +24,12 @@ pub struct Neighbour {
     pub hardware_address: HardwareAddress,
 }
 
-/// Where a VXLAN link sends frames for a hardware address.
+/// A forwarding entry of a VXLAN link: the destination of frames for a hardware address.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Forward {
     /// Name of the VXLAN link.
     pub link: String,
-    /// To whom the frame is addressed.
+    /// The destination of the frame.
     pub hardware_address: HardwareAddress,
     /// The peer that has it.
     pub remote: IpAddr,
@@ -49,7 +49,7 @@ impl Netlink {
         gone(self.change(RouteNetlinkMessage::DelNeighbour(message), 0), "delete neighbour", neighbour.address)
     }
 
-    /// The neighbours that a link was told.
+    /// The permanent neighbour entries of a link.
     pub fn neighbours(&mut self, link: &str) -> Result<Vec<Neighbour>> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -75,7 +75,7 @@ impl Netlink {
         gone(self.change(RouteNetlinkMessage::DelNeighbour(message), 0), "delete VXLAN peer", forward.remote)
     }
 
-    /// Where a VXLAN link was told to send frames.
+    /// The forwarding entries of a VXLAN link.
     pub fn forwards(&mut self, link: &str) -> Result<Vec<Forward>> {
         let told = self.told(link, AddressFamily::Bridge)?;
         let read = |message: NeighbourMessage| {
@@ -156,7 +156,7 @@ fn read(message: &NeighbourMessage) -> Option<(IpAddr, HardwareAddress)> {
     Some((address?, hardware_address?))
 }
 
-/// An address whose family only its length tells.
+/// An address; the number of bytes decides its family.
 fn from_bytes(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(|bytes| Ipv4Addr::from(bytes).into());
     four.or_else(|_longer| <[u8; 16]>::try_from(bytes).map(|bytes| Ipv6Addr::from(bytes).into())).ok()

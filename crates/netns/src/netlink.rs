@@ -21,7 +21,7 @@ impl Netlink {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
-            // Attributes the kernel does not know are then errors, and dumps honour their filters.
+            // With strict checking, unknown attributes are errors and dumps honour their filters.
             socket.set_netlink_get_strict_chk(true)?;
             socket.connect(&SocketAddr::new(0, 0))?;
             Ok(socket)

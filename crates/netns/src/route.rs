@@ -15,13 +15,13 @@ use crate::{Error, Netlink, Result};
 
 /// The table that everybody reads.
 pub const MAIN_TABLE: u8 = RouteHeader::RT_TABLE_MAIN;
-/// Who made a route, for those that an administrator made (`RTPROT_STATIC`).
+/// The protocol of routes that an administrator made (`RTPROT_STATIC`).
 const STATIC: u8 = 4;
 
 /// A route to hosts, or one that says there is none.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// Where to; a prefix of length 0 is the default route.
+    /// The destination; a prefix of length 0 is the default route.
     pub destination: IpNet,
     /// Next hop; none means directly on the link.
     pub gateway: Option<IpAddr>,
@@ -29,11 +29,11 @@ pub struct Route {
     pub link: Option<String>,
     /// Address the node's own packets along this route carry as source.
     pub source: Option<IpAddr>,
-    /// Whether packets are refused with an ICMP error instead of being sent on.
+    /// Packets are refused with an ICMP error instead of being forwarded.
     pub unreachable: bool,
     /// The table it is in.
     pub table: u8,
-    /// Who made it: a number of `/etc/iproute2/rt_protos`.
+    /// The protocol that made it, by its number in `/etc/iproute2/rt_protos`.
     pub protocol: u8,
 }
 
@@ -65,7 +65,7 @@ impl Route {
         self
     }
 
-    /// The same, as made by this protocol, which tells it from those of others.
+    /// The same route, of a protocol that identifies its owner.
     #[must_use]
     pub fn by(mut self, protocol: u8) -> Self {
         self.protocol = protocol;

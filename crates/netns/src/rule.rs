@@ -12,9 +12,9 @@ use crate::{Error, Netlink, Result};
 /// Packets from here look into a table; what they do not find there, in the tables of later rules.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// When it is asked: rules of lower numbers are asked first.
+    /// The priority: rules with lower numbers come first.
     pub priority: u32,
-    /// Where packets come from.
+    /// The source of packets.
     pub from: IpNet,
     /// The table.
     pub table: u8,

@@ -1,4 +1,4 @@
-//! Whether tables of nftables changed: the kernel counts the changes of each network namespace.
+//! Detects changes of nftables: the kernel counts the changes in each network namespace.
 
 use std::io;
 
@@ -15,8 +15,8 @@ const GENERATION: u16 = 1;
 /// Lengths of the headers of a message, of netfilter, and of an attribute.
 const HEADERS: [usize; 3] = [16, 4, 4];
 
-/// The number of the last change of any table of nftables in the network namespace of the calling thread: as long as it
-/// is the same, nobody changed any.
+/// The number of the last change of any table of nftables in the network namespace of the calling thread. While it
+/// stays the same, no table has changed.
 ///
 /// # Errors
 /// A kernel without nftables, or no right to ask (`CAP_NET_ADMIN`).

@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-/// Where namespaces have their names, as `ip netns` has them.
+/// The directory of named namespaces, shared with `ip netns`.
 pub const RUN_DIR: &str = "/run/netns";
 
 const NOTHING: Option<&str> = None;
@@ -40,7 +40,7 @@ pub(crate) fn share() -> io::Result<()> {
 pub(crate) fn uncovered<T: Send>(closure: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     on_thread("netns-uncover", || {
         unshare(CloneFlags::CLONE_NEWNS)?;
-        // What is unmounted here stays mounted elsewhere.
+        // Unmounting here leaves other mounts of the same file system alone.
         mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING)?;
         unmount_all(Path::new(RUN_DIR))?;
         closure()

@@ -2,7 +2,7 @@
 
 use netlink_packet_route::link::{InfoBareUdp, InfoData, InfoGeneve, InfoGre, InfoIpTunnel, InfoKind, InfoVxlan};
 
-/// How packets of a tunnel are told from others.
+/// The protocol and port of a tunnel's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tunnel {
     /// IP protocol.
@@ -16,7 +16,7 @@ const IPIP: u8 = 4;
 const UDP: u8 = 17;
 const IPV6: u8 = 41;
 const GRE: u8 = 47;
-/// Ports of GTP version 0 and 1 (3GPP TS 29.281), which `gtp` links do not tell.
+/// Ports of GTP version 0 and 1 (3GPP TS 29.281), which `gtp` links do not report.
 const GTP: [u16; 2] = [3386, 2152];
 /// Port of AMT (RFC 7450), of PFCP (3GPP TS 29.244).
 const AMT: u16 = 2268;
@@ -42,7 +42,7 @@ pub(crate) fn of(kind: &InfoKind, data: Option<&InfoData>) -> Vec<Tunnel> {
         | InfoKind::GreTap6
         | InfoKind::ErSpan
         | InfoKind::Ip6ErSpan => vec![Tunnel::whole(GRE)],
-        // Each of these takes either protocol where it is told to take any.
+        // Each of these links can be set to accept either protocol.
         InfoKind::IpIp | InfoKind::SitTun | InfoKind::Ip6Tnl => vec![Tunnel::whole(IPIP), Tunnel::whole(IPV6)],
         InfoKind::Gtp => GTP.map(Tunnel::udp).into(),
         InfoKind::Amt => vec![Tunnel::udp(AMT)],
@@ -53,7 +53,7 @@ pub(crate) fn of(kind: &InfoKind, data: Option<&InfoData>) -> Vec<Tunnel> {
     found
 }
 
-/// The UDP ports that a link tells.
+/// The UDP ports of a link.
 fn ports(data: &InfoData) -> Vec<u16> {
     match data {
         InfoData::Vxlan(told) => collect(told, |one| match one {
@@ -68,7 +68,7 @@ fn ports(data: &InfoData) -> Vec<u16> {
             InfoBareUdp::Port(port) => Some(*port),
             _ => None,
         }),
-        // Wrapped up once more, in UDP (FOU, GUE): both ends use the same port as a rule. Receivers are told elsewhere.
+        // With UDP encapsulation (FOU, GUE) both ends use the same port as a rule. The receivers are in `fou`.
         InfoData::IpTunnel(told) => collect(told, |one| match one {
             InfoIpTunnel::EncapDPort(port) => Some(*port),
             _ => None,

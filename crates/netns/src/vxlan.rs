@@ -1,4 +1,4 @@
-//! VXLAN links: Ethernet frames in UDP packets, to peers that are told one by one.
+//! VXLAN links: Ethernet frames in UDP packets, to peers with static entries.
 
 use std::net::IpAddr;
 

@@ -27,7 +27,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether the test can run; in CI it must.
+/// True if the test can run; in CI it must.
 fn root() -> bool {
     let root = nix::unistd::geteuid().is_root();
     assert!(root || std::env::var_os("CI").is_none(), "CI must run this as root");
@@ -61,7 +61,7 @@ fn joined(name: &str) -> (Scratch, Scratch) {
     (left, right)
 }
 
-/// What a listener in `server` at `address` hears from a connection made in `client`.
+/// The bytes that a listener in `server` at `address` receives from a client in `client`.
 fn transfer(server: &Namespace, client: &Namespace, address: &str) -> String {
     let listener = server.run(|| TcpListener::bind(address)).unwrap().unwrap();
     let target = listener.local_addr().unwrap();
@@ -294,7 +294,7 @@ fn errors_name_operation_object_cause_and_hint() {
     assert!(error.to_string().contains("hint: the gateway must be reachable"), "{error}");
 }
 
-/// Runs a test on a machine where nobody has used named namespaces yet: a mount namespace with a `/run` of its own.
+/// Runs a test as on a machine without named namespaces: in a mount namespace with a `/run` of its own.
 fn untouched(test: impl FnOnce() + Send) {
     let run = || {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -306,7 +306,7 @@ fn untouched(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| scope.spawn(run).join()).unwrap();
 }
 
-/// How often something is mounted on a path, visible or not.
+/// The number of mounts on a path, visible or not.
 fn mounts(path: &str) -> usize {
     let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     table.lines().filter(|line| line.split(' ').nth(4) == Some(path)).count()

@@ -1,4 +1,4 @@
-//! Brings the kernel to a plan, by the difference: what is as it should be is not touched.
+//! Brings the kernel to a plan. Only the difference is written.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,21 +9,21 @@ use ringfence_netns::Netlink;
 
 use crate::{Firewall, Interface, PRIORITY, PROTOCOL, Plan, TUNNELS, Tunnel, firewall, forward};
 
-/// What the table of nftables was set to, and after which change of any table it was seen to be so.
+/// The content that the table of nftables was set to, and the change after which it was verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct VerifiedFirewall {
     firewall: Firewall,
     generation: Option<u32>,
 }
 
-impl Standing {
-    /// Whether no table changed since all was seen to be as it shall be.
+impl VerifiedFirewall {
+    /// True if no table has changed since the last verification.
     fn holds(&self, generation: Option<u32>) -> bool {
         generation.is_some() && self.generation == generation
     }
 }
 
-/// Why the kernel is not as planned.
+/// The reason why the kernel does not match the plan.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A link, route or rule.
@@ -47,18 +47,18 @@ pub enum Error {
 
 /// Brings the network namespace of the calling thread to a plan. Returns what was changed, as phrases.
 ///
-/// `netlink` belongs to that namespace; `standing` is what is known of the table of nftables, and is told what it was
-/// set to. After an error it is to be forgotten.
+/// `netlink` belongs to that namespace. `verified` is the known state of the table of nftables; it is updated, and has
+/// to be dropped after an error.
 pub fn apply(
     plan: &Plan,
-    standing: &mut Option<Standing>,
+    verified: &mut Option<VerifiedFirewall>,
     interfaces: &[Interface],
     netlink: &mut Netlink,
 ) -> Result<Vec<String>, Error> {
     let mut changes = Vec::new();
     forward(plan, interfaces, &mut changes)?;
-    // Before there is a link that strangers could send through.
-    guard(plan, standing, &mut changes)?;
+    // The table is created before any link through which strangers could send.
+    ensure_firewall(plan, verified, &mut changes)?;
     tunnels(plan, netlink, &mut changes)?;
     peers(plan, netlink, &mut changes)?;
     routes(plan, netlink, &mut changes)?;
@@ -71,12 +71,16 @@ pub fn apply(
     Ok(changes)
 }
 
-/// Sees to our table and to what others forward, if they are not as they were. While the kernel counts no change of any
-/// table they are not even looked at: that takes processes.
-fn guard(plan: &Plan, standing: &mut Option<Standing>, changes: &mut Vec<String>) -> Result<(), Error> {
-    // Before looking: what changes meanwhile is found the next time.
+/// Restores our table and the forwarding rules if they have changed. While the kernel counts no change of any table
+/// they are not checked, because a check starts processes.
+fn ensure_firewall(
+    plan: &Plan,
+    verified: &mut Option<VerifiedFirewall>,
+    changes: &mut Vec<String>,
+) -> Result<(), Error> {
+    // The generation is read before the check, so a change during the check is found the next time.
     let generation = ringfence_netns::ruleset_generation().ok();
-    let known = standing.as_ref().filter(|known| known.firewall == plan.firewall);
+    let known = verified.as_ref().filter(|known| known.firewall == plan.firewall);
     if known.is_some_and(|known| known.holds(generation)) {
         return Ok(());
     }
@@ -87,12 +91,12 @@ fn guard(plan: &Plan, standing: &mut Option<Standing>, changes: &mut Vec<String>
     }
     changes.extend(forward::open(&plan.firewall.pods).map_err(Error::Forward)?);
     let generation = generation.filter(|_| changes.len() == before);
-    *standing = Some(Standing { firewall: plan.firewall.clone(), generation });
+    *verified = Some(VerifiedFirewall { firewall: plan.firewall.clone(), generation });
     Ok(())
 }
 
-/// Takes away everything [`apply`] made in the network namespace of the calling thread, but for kernel settings that
-/// others rely on by now (`ip_forward`).
+/// Removes everything that [`apply`] created in the network namespace of the calling thread, except kernel settings
+/// that others may rely on by now (`ip_forward`).
 pub fn clean_up(netlink: &mut Netlink) -> Result<(), Error> {
     for rule in netlink.rules_at(PRIORITY)? {
         netlink.delete_rule(&rule)?;
@@ -103,20 +107,19 @@ pub fn clean_up(netlink: &mut Netlink) -> Result<(), Error> {
     for name in TUNNELS {
         netlink.delete_link(name)?;
     }
-    forward::leave().map_err(Error::Forward)?;
+    forward::remove_rules().map_err(Error::Forward)?;
     firewall::remove().map_err(Error::Firewall)
 }
 
-/// Has the kernel pass on packets that are for others. In a container `/proc/sys` is read-only as a rule: then `ptp`,
-/// which runs on the node itself, does it with the node's first pod, and before there is none to whom to pass anything
-/// on.
+/// Enables forwarding. In a container `/proc/sys` is mostly read-only. Then `ptp`, which runs on the node itself,
+/// enables it with the node's first pod, and before that there is no pod to forward packets to.
 fn forward(plan: &Plan, interfaces: &[Interface], changes: &mut Vec<String>) -> Result<(), Error> {
     let has = |ipv4: bool| plan.ranges.iter().any(|range| range.addr().is_ipv4() == ipv4);
     if has(true) {
         set("net/ipv4/ip_forward", "1", changes)?;
     }
     if has(false) && get("net/ipv6/conf/all/forwarding").is_none_or(|value| value != "1") {
-        // A node that forwards takes no more routes from advertisements, unless it is told to all the same.
+        // A node that forwards ignores routes from router advertisements unless the interface is set to accept them.
         for interface in interfaces {
             let setting = format!("net/ipv6/conf/{}/accept_ra", interface.name);
             if get(&setting).is_some_and(|value| value == "1") {
@@ -149,7 +152,7 @@ fn set(setting: &str, value: &str, changes: &mut Vec<String>) -> Result<(), Erro
     Ok(())
 }
 
-/// Makes the VXLAN links. One that differs in what cannot be changed is made anew.
+/// Creates the VXLAN links. A link that differs in a property that cannot be changed is replaced.
 fn tunnels(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Result<(), Error> {
     for tunnel in &plan.tunnels {
         let name = &tunnel.link.name;
@@ -159,7 +162,7 @@ fn tunnels(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Res
             changes.push(format!("made link {name}"));
         }
         addresses(tunnel, netlink, changes)?;
-        // Packets of a far node's own address come this way, and those to it mostly leave by another.
+        // Packets under a far node's own address arrive here, although packets to it mostly leave by another link.
         let filtered = get(&format!("net/ipv4/conf/{name}/rp_filter")).is_none_or(|value| value != "2");
         if filtered && tunnel.addresses.iter().any(|address| address.addr().is_ipv4()) {
             netlink.set_loose_reverse_path(name)?;
@@ -189,12 +192,13 @@ fn addresses(tunnel: &Tunnel, netlink: &mut Netlink, changes: &mut Vec<String>) 
     Ok(())
 }
 
-/// The kernel gives each link one.
+/// The kernel assigns a link-local address to each link.
 fn is_link_local(address: IpNet) -> bool {
     matches!(address, IpNet::V6(address) if address.addr().is_unicast_link_local())
 }
 
-/// Tells the VXLAN links who is where. New ones first, so that nobody is unknown who is known before and after.
+/// Sets the static entries of the VXLAN links. New entries are written first, so that a peer that stays is never
+/// missing.
 fn peers(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Result<(), Error> {
     for tunnel in &plan.tunnels {
         let link = tunnel.link.name.as_str();
@@ -226,7 +230,8 @@ fn peers(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Resul
     Ok(())
 }
 
-/// Sets routes and rules: new ones before old ones go, so that packets to pods find a way at every instant.
+/// Sets routes and rules. New ones are written before old ones are deleted, so that packets to pods have a route at
+/// every instant.
 fn routes(plan: &Plan, netlink: &mut Netlink, changes: &mut Vec<String>) -> Result<(), Error> {
     let there: BTreeSet<_> = netlink.routes_by(PROTOCOL)?.into_iter().collect();
     for route in plan.routes.difference(&there) {
@@ -258,10 +263,10 @@ mod tests {
 
     #[test]
     fn tables_are_looked_at_after_a_change_of_some_table_and_where_the_kernel_does_not_count() {
-        let standing = |generation| Standing { firewall: Firewall::default(), generation };
-        assert!(standing(Some(3)).holds(Some(3)));
-        assert!(!standing(Some(3)).holds(Some(4)), "somebody changed something");
-        assert!(!standing(None).holds(Some(3)), "it was only just set");
-        assert!(!standing(None).holds(None) && !standing(Some(3)).holds(None));
+        let verified = |generation| VerifiedFirewall { firewall: Firewall::default(), generation };
+        assert!(verified(Some(3)).holds(Some(3)));
+        assert!(!verified(Some(3)).holds(Some(4)), "somebody changed something");
+        assert!(!verified(None).holds(Some(3)), "it was only just set");
+        assert!(!verified(None).holds(None) && !verified(Some(3)).holds(None));
     }
 }

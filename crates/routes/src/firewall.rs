@@ -1,6 +1,6 @@
-//! A table of nftables of our own: what pods send out of the cluster goes under the node's address, and packets of our
-//! VXLAN are taken from nodes alone. The kernel unpacks them whoever sent them (RFC 7348, section 7): a pod, or anybody
-//! who reaches a node, could send packets under any pod's address.
+//! Our own table of nftables. It masquerades packets of pods that leave the cluster, and accepts packets of our VXLAN
+//! from nodes only. The kernel decapsulates VXLAN packets of any source (RFC 7348, section 7): otherwise a pod, or any
+//! host that reaches a node, could send packets under any pod's address.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,24 +14,24 @@ use crate::{VXLAN_ID, VXLAN_PORT};
 
 /// The name of the table, of family `inet`.
 pub const FIREWALL: &str = "ringfence_primary";
-/// The table, as scripts have it.
+/// Family and name of the table, as scripts write them.
 const TABLE: &str = "inet ringfence_primary";
-/// The chain that gives packets of pods the node's address, and how many rules it has: one for each family.
+/// The chain that masquerades packets of pods, and its number of rules: one for each family.
 pub const MASQUERADE: (&str, usize) = ("postrouting", 2);
 
-/// Whose packets get the node's address, and to where they do not; and who may send through VXLAN.
+/// The masqueraded sources, the destinations that are exempt, and the permitted senders of VXLAN packets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Firewall {
     /// Ranges of this node's pods.
     pub pods: BTreeSet<IpNet>,
-    /// What is inside: ranges of all pods, and nodes that answer to pods' own addresses.
+    /// The destinations inside of the cluster: all pod CIDRs, and nodes that accept the own addresses of pods.
     pub inside: BTreeSet<IpNet>,
     /// Addresses of other nodes, of the families that there is a VXLAN link over.
     pub senders: BTreeSet<IpAddr>,
 }
 
 impl Firewall {
-    /// The table whole, in place of one before, in one transaction.
+    /// Returns the script that replaces the whole table in one transaction.
     pub(crate) fn script(&self) -> String {
         let mut script = format!("add table {TABLE}\ndelete table {TABLE}\nadd table {TABLE}\n");
         let _ = writeln!(
@@ -56,8 +56,8 @@ impl Firewall {
                 continue;
             }
             add_set(&mut script, &format!("senders{number}"), kind, &senders);
-            // The network identifier is behind the header of UDP and 32 bits of flags. Other VXLANs are not ours to
-            // judge.
+            // The network identifier follows the UDP header and 32 bits of flags. Packets of other VXLANs are not
+            // filtered.
             let _ = writeln!(
                 script,
                 "add rule {TABLE} input {family} saddr != @senders{number} udp dport {VXLAN_PORT} @th,96,24 {VXLAN_ID} \
@@ -75,7 +75,7 @@ fn add_set(script: &mut String, name: &str, kind: &str, elements: &[String]) {
     }
 }
 
-/// Whether the table is there, with all its rules.
+/// True if the table exists with all its rules.
 pub(crate) fn is_there(firewall: &Firewall) -> bool {
     let families: BTreeSet<bool> = firewall.senders.iter().map(IpAddr::is_ipv4).collect();
     let count = |text: &str, word: &str| text.lines().filter(|line| line.contains(word)).count();
@@ -83,21 +83,21 @@ pub(crate) fn is_there(firewall: &Firewall) -> bool {
     listed.is_ok_and(|text| count(&text, " masquerade") == 2 && count(&text, " drop") == families.len())
 }
 
-/// Puts the table into the network namespace of the calling thread.
+/// Creates or replaces the table in the network namespace of the calling thread.
 pub(crate) fn put(firewall: &Firewall) -> io::Result<()> {
     nft(&[], &firewall.script()).map(drop)
 }
 
-/// Takes the table away.
+/// Removes the table.
 pub(crate) fn remove() -> io::Result<()> {
     match nft(&[], &format!("add table {TABLE}\ndelete table {TABLE}\n")) {
-        // Then it cannot have been made either.
+        // Without the `nft` command the table cannot have been created either.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map(drop),
     }
 }
 
-/// Carries out a script; returns what it prints.
+/// Runs a script of nftables and returns its output.
 pub(crate) fn nft(options: &[&str], script: &str) -> io::Result<String> {
     let mut command = Command::new("nft");
     command.args(options).args(["-f", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

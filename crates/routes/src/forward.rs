@@ -1,8 +1,8 @@
-//! Chains of others in which nothing is forwarded that they do not know: `iptables -P FORWARD DROP`, as Docker sets it.
+//! Forward chains of other programs that drop unknown packets: `iptables -P FORWARD DROP`, as Docker sets it.
 //!
-//! In the chain `FORWARD` of iptables rules are put at the end that accept packets of this node's pods: after whatever
-//! its owner refuses, and instead of the policy. Of any other such chain nobody knows what its owner means: it has to
-//! name the pods' ranges itself. Whether a packet of a pod may pass is judged later in any case.
+//! In the chain `FORWARD` of iptables we append rules that accept packets of this node's pods: after all rules of its
+//! owner, and before the policy of the chain. The purpose of any other such chain is unknown, so its owner has to add
+//! the pod CIDRs. Policy decides about packets of pods later in any case.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -12,14 +12,14 @@ use ipnet::IpNet;
 
 use crate::firewall::nft;
 
-/// Tables that iptables and ip6tables make in nftables.
+/// Tables that iptables and ip6tables create in nftables.
 const TABLES: [&str; 2] = ["ip filter", "ip6 filter"];
-/// Their chain.
+/// The chain in these tables.
 const CHAIN: &str = "FORWARD";
-/// By which our rules are known.
+/// The comment by which our rules are recognised.
 const MARK: &str = "comment \"ringfence\"";
 
-/// Sees to it that packets of pods of these ranges are passed on. Returns what was changed, as phrases.
+/// Makes sure that packets of pods in these ranges are forwarded. Returns the changes, as phrases.
 pub(crate) fn open(pods: &BTreeSet<IpNet>) -> io::Result<Vec<String>> {
     let mut changes = Vec::new();
     for (table, chain) in closed(&nft(&[], "list chains\n")?) {
@@ -39,10 +39,10 @@ pub(crate) fn open(pods: &BTreeSet<IpNet>) -> io::Result<Vec<String>> {
     Ok(changes)
 }
 
-/// Takes our rules out again.
-pub(crate) fn leave() -> io::Result<()> {
+/// Removes our rules.
+pub(crate) fn remove_rules() -> io::Result<()> {
     for table in TABLES {
-        // A table that is not there has none.
+        // A table that does not exist has no rules.
         let rules = nft(&["-a"], &format!("list chain {table} {CHAIN}\n")).unwrap_or_default();
         if let Some(script) = difference(table, &rules, &BTreeSet::new()) {
             nft(&[], &script)?;
@@ -51,7 +51,7 @@ pub(crate) fn leave() -> io::Result<()> {
     Ok(())
 }
 
-/// Table and name of each chain that packets pass when they are forwarded, and that drops those it says nothing of.
+/// Returns table and name of each forward chain that drops packets by default.
 fn closed(listing: &str) -> Vec<(String, String)> {
     let (mut table, mut chain, mut found) = ("", "", Vec::new());
     for line in listing.lines().map(str::trim) {
@@ -67,7 +67,7 @@ fn closed(listing: &str) -> Vec<(String, String)> {
     found
 }
 
-/// What makes the rules of ours those that are wanted; none if they are.
+/// The commands that turn our rules into the wanted ones; none if they are equal.
 fn difference(table: &str, listing: &str, pods: &BTreeSet<IpNet>) -> Option<String> {
     let ipv4 = table == TABLES[0];
     let family = if ipv4 { "ip" } else { "ip6" };

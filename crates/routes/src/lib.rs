@@ -6,8 +6,8 @@
 //! links of this node ───┘
 //! ```
 //!
-//! Pods of a node on a common link are reached over that node's address; those of others through VXLAN, which the
-//! kernel does. What pods send out of the cluster goes under the node's address.
+//! Pods of a node on a common link are reached over that node's address, and pods of other nodes through VXLAN in the
+//! kernel. Packets of pods that leave the cluster get the node's address.
 #![forbid(unsafe_code)]
 
 mod apply;
@@ -18,14 +18,14 @@ mod plan;
 mod tests;
 mod underlay;
 
-pub use apply::{Error, Standing, apply, clean_up};
+pub use apply::{Error, VerifiedFirewall, apply, clean_up};
 pub use firewall::{FIREWALL, Firewall, MASQUERADE};
 pub use plan::{Plan, Tunnel, plan};
 pub use underlay::{Interface, interfaces};
 
-/// Who made a route of ours: a number that nobody has in `/etc/iproute2/rt_protos`.
+/// The protocol number of our routes, which is unused in `/etc/iproute2/rt_protos`.
 const PROTOCOL: u8 = 82;
-/// The table of routes to nodes through VXLAN, and when it is asked: only for packets of this node's pods.
+/// The table of routes to nodes through VXLAN. Rules consult it only for packets of this node's pods.
 const TABLE: u8 = 82;
 /// See [`TABLE`].
 const PRIORITY: u32 = 8282;
@@ -36,12 +36,12 @@ const VXLAN_ID: u32 = 0x52_46;
 /// See [`VXLAN_ID`].
 const VXLAN_PORT: u16 = 4789;
 
-/// When to go through VXLAN.
+/// The use of VXLAN.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encapsulation {
-    /// To nodes that are on no common link.
+    /// Only to nodes that share no link with this one.
     #[default]
     CrossSubnet,
-    /// To every node: where the link does not carry packets from pods' addresses, as in most clouds.
+    /// To every node, because the link does not carry packets from pods' addresses, as in most clouds.
     Always,
 }

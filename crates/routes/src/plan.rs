@@ -1,4 +1,5 @@
-//! What the kernel of one node is to hold, as a function of the nodes of the cluster and the links of this one.
+//! The network configuration of one node's kernel, as a function of the nodes of the cluster and the links of this
+//! node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,33 +10,33 @@ use ringfence_netns::{Forward, HardwareAddress, Neighbour, Route, Rule, Vxlan};
 
 use crate::{Encapsulation, Firewall, Interface, PRIORITY, PROTOCOL, TABLE, TUNNELS, VXLAN_ID, VXLAN_PORT};
 
-/// Smallest packet that a link of IPv6 has to carry, in bytes (RFC 8200, section 5).
+/// Smallest MTU that IPv6 permits, in bytes (RFC 8200, section 5).
 const SMALLEST_IPV6: u32 = 1280;
 
-/// What the kernel is to hold.
+/// The network configuration of a node's kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Ranges of this node's pods.
     pub ranges: Vec<IpNet>,
-    /// Largest packet of a pod's interface, in bytes: one that every way to other nodes carries.
+    /// MTU of a pod's interface, in bytes: the smallest of all ways to other nodes.
     pub mtu: u32,
     /// VXLAN links, at most one over each family.
     pub tunnels: Vec<Tunnel>,
     /// Routes to pods of other nodes and, for packets of pods, to nodes through VXLAN.
     pub routes: BTreeSet<Route>,
-    /// For whose packets the latter are.
+    /// Rules that send packets of pods to these routes.
     pub rules: BTreeSet<Rule>,
-    /// Who is behind the gateways of routes through VXLAN.
+    /// The neighbours behind the gateways of routes through VXLAN.
     pub neighbours: BTreeSet<Neighbour>,
-    /// Which node that is.
+    /// The nodes of these neighbours.
     pub forwards: BTreeSet<Forward>,
-    /// Whose packets get the node's address, and who may send through VXLAN.
+    /// Masquerading, and the permitted senders of VXLAN packets.
     pub firewall: Firewall,
     /// Nodes reached over a common link.
     pub direct: BTreeSet<Name>,
     /// Nodes reached through VXLAN.
     pub tunnelled: BTreeSet<Name>,
-    /// What cannot be done, as sentences.
+    /// Parts that cannot be configured, as sentences.
     pub problems: Vec<String>,
 }
 
@@ -44,12 +45,12 @@ pub struct Plan {
 pub struct Tunnel {
     /// The link.
     pub link: Vxlan,
-    /// The node's own addresses once more, so that what the node itself sends by it, and what Services send on for
-    /// others, comes from there.
+    /// The node's own addresses, assigned to the link too. They are the source of packets that the node sends through
+    /// it, and of packets that Services forward.
     pub addresses: BTreeSet<IpNet>,
 }
 
-/// The plan; none as long as this node has no range of pods, or no address on a link that is up.
+/// Returns the plan. None if this node has no pod CIDR, or no address on a link that is up.
 pub fn plan(
     own: &Name,
     nodes: &BTreeMap<Name, Node>,
@@ -71,7 +72,7 @@ struct Here<'a> {
     name: &'a Name,
     ranges: Vec<IpNet>,
     interfaces: &'a [Interface],
-    /// Its address that other nodes know, and the link that has it, of each family it has one of.
+    /// Its addresses that other nodes know, one per family, and their links.
     underlay: Vec<(IpAddr, &'a Interface)>,
     encapsulation: Encapsulation,
 }
@@ -94,7 +95,7 @@ impl<'a> Here<'a> {
         self.underlay.iter().map(|(address, _)| *address).find(|address| address.is_ipv4() == like.is_ipv4())
     }
 
-    /// The link that a node's address is on, if it is to be used without VXLAN.
+    /// Returns the link of a node's address, if the node is reached without VXLAN.
     fn link_to(&self, address: IpAddr) -> Option<&'a Interface> {
         if self.encapsulation == Encapsulation::Always {
             return None;
@@ -103,11 +104,11 @@ impl<'a> Here<'a> {
     }
 }
 
-/// A plan in the making.
+/// A plan under construction.
 struct Planning<'a> {
     here: Here<'a>,
     plan: Plan,
-    /// Whose hardware address is which.
+    /// The nodes by hardware address.
     addresses: BTreeMap<HardwareAddress, Name>,
 }
 
@@ -117,14 +118,14 @@ impl Planning<'_> {
         self.plan.mtu = self.here.underlay.iter().map(|(_, interface)| interface.mtu).min().unwrap_or_default();
         self.addresses.insert(hardware_address(self.here.name), Name::clone(self.here.name));
         for range in self.here.ranges.clone() {
-            // Else packets to addresses that nobody has would leave by the default route.
+            // Without this route, packets to unused addresses would leave by the default route.
             self.plan.routes.insert(Route::unreachable(range).by(PROTOCOL));
             self.plan.firewall.pods.insert(range);
             self.plan.firewall.inside.insert(range);
         }
     }
 
-    /// Reaches the pods of another node.
+    /// Adds the routes to another node's pods.
     fn add(&mut self, peer: &Node) {
         self.plan.firewall.senders.extend(&peer.addresses);
         for range in peer.pod_cidrs.iter().map(IpNet::trunc) {
@@ -151,12 +152,12 @@ impl Planning<'_> {
                 }
             }
         }
-        // On a common link nodes answer to pods' own addresses.
+        // Nodes on a common link reply to pods' own addresses.
         let near = peer.addresses.iter().filter(|address| self.here.link_to(**address).is_some());
         self.plan.firewall.inside.extend(near.map(|address| IpNet::from(*address)));
     }
 
-    /// Reaches a range through VXLAN.
+    /// Adds the route to a range through VXLAN.
     fn tunnel(&mut self, peer: &Node, range: IpNet) -> Result<(), String> {
         let mut common = self.here.underlay.iter().filter_map(|(own, _)| {
             let of_family = peer.addresses.iter().filter(|address| address.is_ipv4() == own.is_ipv4());
@@ -197,7 +198,7 @@ impl Planning<'_> {
         }
     }
 
-    /// Sees to it that there is a link, with an address of the family of what goes through it.
+    /// Makes sure that there is a link, with an address of the family of the packets inside.
     fn use_tunnel(&mut self, local: IpAddr, range: IpNet) {
         let address = self.here.address(range.addr()).map(IpNet::from);
         if let Some(tunnel) = self.plan.tunnels.iter_mut().find(|tunnel| tunnel.link.local == local) {
@@ -232,7 +233,7 @@ impl Planning<'_> {
     }
 }
 
-/// Whether an address is meant for the whole world: of a node's addresses, others reach each other better.
+/// True if an address is globally routable. Of a node's addresses, others are the better choice.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(ip) => !(ip.is_private() || ip.is_link_local()),
@@ -246,7 +247,7 @@ fn gateway(range: IpNet, hardware_address: HardwareAddress) -> IpAddr {
     match range.addr() {
         IpAddr::V4(first) => first.into(),
         IpAddr::V6(_) => {
-            // Modified EUI-64 (RFC 4291, appendix A): the kernel gives the other end the same.
+            // Modified EUI-64 (RFC 4291, appendix A), as the kernel of the other end computes it.
             let mut octets = [0; 16];
             octets[..2].copy_from_slice(&[0xfe, 0x80]);
             octets[8..11].copy_from_slice(&hardware_address[..3]);
@@ -258,8 +259,8 @@ fn gateway(range: IpNet, hardware_address: HardwareAddress) -> IpAddr {
     }
 }
 
-/// The hardware address of a node's VXLAN links: a function of its name, so that nobody has to be told. It is locally
-/// administered and of one station.
+/// The hardware address of a node's VXLAN links. It is a function of the node's name, so nodes need not exchange it. It
+/// is locally administered and unicast.
 fn hardware_address(node: &Name) -> HardwareAddress {
     // FNV-1a, 64 bits.
     let hash = node

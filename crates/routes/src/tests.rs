@@ -85,7 +85,7 @@ fn a_node_on_another_link_is_reached_through_vxlan() {
     assert_eq!((tunnel.link.mtu, plan.mtu), (1450, 1450));
     assert_eq!(tunnel.addresses.iter().copied().collect::<Vec<_>>(), nets(&["10.9.0.1/32", "fd99::1/128"]));
     assert_eq!((plan.forwards.len(), plan.neighbours.len(), plan.rules.len()), (1, 2, 1));
-    // Both ends know each other's hardware address by name.
+    // Both ends derive each other's hardware address from the name.
     let there: BTreeMap<_, _> = far.into_iter().chain([node("a", &["10.9.0.1"], &["10.244.0.0/24"])]).collect();
     let interfaces = [interface("ens3", 9000, &["10.8.0.3/24"])];
     let back = plan_of("c", &there, &interfaces);

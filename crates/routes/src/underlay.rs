@@ -1,4 +1,4 @@
-//! What a node's own links look like, as far as routes between nodes need it.
+//! The properties of a node's links that routes between nodes depend on.
 
 use std::net::IpAddr;
 
@@ -12,19 +12,19 @@ use crate::TUNNELS;
 pub struct Interface {
     /// Its name.
     pub name: String,
-    /// Largest packet it carries, in bytes.
+    /// Its MTU, in bytes.
     pub mtu: u32,
     /// Its addresses, with the length of the prefix that is on the link.
     pub addresses: Vec<IpNet>,
 }
 
 impl Interface {
-    /// Whether an address is on the link.
+    /// True if an address is on the link.
     pub(crate) fn reaches(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.contains(&address) && own.prefix_len() < own.max_prefix_len())
     }
 
-    /// Whether it has an address.
+    /// True if the link has an address.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.addresses.iter().any(|own| own.addr() == address)
     }

@@ -15,8 +15,8 @@ use ringfence_model::{Labels, Name, Node};
 use ringfence_netns::{Namespace, Netlink, Route, VethEnd};
 use ringfence_routes::{Encapsulation, Plan, apply, clean_up, interfaces, plan};
 
-/// How long a connection may take that is to succeed; one that is to fail is waited for a shorter time.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time for a connection that has to succeed; one that has to fail is given less.
+const TIMEOUT: Duration = Duration::from_secs(5);
 const FUTILE: Duration = Duration::from_millis(400);
 
 /// A namespace that goes with the test.
@@ -47,14 +47,14 @@ fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-/// A node, its pod, and what the cluster knows of it.
+/// A node, its pod, and its object in the cluster.
 struct Member {
     node: Scratch,
     pod: Scratch,
     object: Node,
     /// Addresses of the pod.
     pods: Vec<IpAddr>,
-    standing: Option<ringfence_routes::Standing>,
+    verified: Option<ringfence_routes::VerifiedFirewall>,
 }
 
 impl Member {
@@ -62,19 +62,19 @@ impl Member {
         self.node.0.netlink().unwrap()
     }
 
-    /// What an agent of this node would plan and do.
+    /// Plans and applies the routes as an agent of this node would.
     fn follow(&mut self, nodes: &BTreeMap<Name, Node>, encapsulation: Encapsulation) -> (Plan, Vec<String>) {
         let mut netlink = self.netlink();
         let links = interfaces(&mut netlink).unwrap();
         let plan = plan(&self.object.name, nodes, &links, encapsulation).expect("a plan");
         assert_eq!(plan.problems, Vec::<String>::new());
-        let standing = &mut self.standing;
-        let changes = self.node.0.run(|| apply(&plan, standing, &links, &mut netlink)).unwrap().unwrap();
+        let verified = &mut self.verified;
+        let changes = self.node.0.run(|| apply(&plan, verified, &links, &mut netlink)).unwrap().unwrap();
         (plan, changes)
     }
 }
 
-/// A router with links of its own to each node, or one bridge for all: `far` tells which.
+/// A router with a link to each node, or one bridge for all, as `far` says.
 struct Cluster {
     router: Scratch,
     members: Vec<Member>,
@@ -156,10 +156,10 @@ impl Cluster {
             pods.push(second);
         }
         self.nodes.insert(Name::clone(&object.name), object.clone());
-        self.members.push(Member { node, pod, object, pods, standing: None });
+        self.members.push(Member { node, pod, object, pods, verified: None });
     }
 
-    /// What all agents would do.
+    /// Plans and applies the routes of all nodes.
     fn follow(&mut self, encapsulation: Encapsulation) -> Vec<Plan> {
         let Self { members, nodes, .. } = self;
         members.iter_mut().map(|member| member.follow(nodes, encapsulation).0).collect()
@@ -177,11 +177,11 @@ impl Cluster {
     }
 }
 
-/// As whom a listener at an address hears a client, if it does.
+/// The source address under which a listener sees a client; none without a connection.
 fn heard_by(server: &Namespace, client: &Namespace, address: IpAddr) -> Option<IpAddr> {
     let listener = server.run(|| TcpListener::bind((address, 0))).unwrap().unwrap();
     let target = listener.local_addr().unwrap();
-    let mut sent = connect(client, target, PATIENCE)?;
+    let mut sent = connect(client, target, TIMEOUT)?;
     sent.write_all(b"hello").unwrap();
     drop(sent);
     let (mut connection, peer) = listener.accept().unwrap();
@@ -195,8 +195,8 @@ fn connect(client: &Namespace, target: SocketAddr, patience: Duration) -> Option
     client.run(|| TcpStream::connect_timeout(&target, patience)).unwrap().ok()
 }
 
-/// Whether a datagram of a size arrives. It is not cut into fragments on the way: IPv6 never does that, and on IPv4 the
-/// first that is too large for a path is told not to be.
+/// True if a datagram of a size arrives. It is not fragmented on the way: IPv6 routers never do that, and on IPv4 a
+/// datagram that is too large gets an ICMP error.
 fn carries(server: &Namespace, client: &Namespace, address: IpAddr, size: u32) -> bool {
     let overhead = if address.is_ipv4() { 28 } else { 48 };
     let socket = server.run(|| UdpSocket::bind((address, 0))).unwrap().unwrap();
@@ -241,7 +241,7 @@ fn nodes_on_one_link_route_directly_until_one_leaves() {
         assert_eq!(heard_by(&cluster.router.0, &a.pod.0, ip(gateway)), Some(a.object.addresses[number]));
         assert!(carries(&b.pod.0, &a.pod.0, b.pods[number], 1500));
     }
-    // Nothing is left to do, until somebody takes a route away.
+    // There is nothing left to do, until a route is removed.
     let nodes = cluster.nodes.clone();
     assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, Vec::<String>::new());
     let route = Route::via("10.244.1.0/24".parse().unwrap(), ip("10.9.0.12")).on_link("eth0");
@@ -269,7 +269,7 @@ fn through_vxlan(test: &str, families: std::ops::Range<usize>, overhead: u32) {
     let [a, b] = &cluster.members[..] else { panic!("two nodes") };
     for (number, family) in families.enumerate() {
         let (node, pod, other) = (b.object.addresses[number], a.pods[number], b.pods[number]);
-        // Nodes too, both ways: policy tells nodes and pods apart by their addresses.
+        // Nodes see it too, both ways: policy distinguishes nodes and pods by their addresses.
         assert_eq!(heard_by(&b.node.0, &a.pod.0, node), Some(pod));
         assert_eq!(heard_by(&a.pod.0, &b.node.0, pod), Some(node));
         let outside = ip(["10.9.1.1", "fd99:0:0:1::1"][family]);
@@ -393,11 +393,11 @@ fn vxlan_is_set_up_from_within_a_container_and_forwarding_is_left_to_others() {
         let mut netlink = member.netlink();
         let links = interfaces(&mut netlink).unwrap();
         let plan = plan(&member.object.name, &cluster.nodes, &links, Encapsulation::default()).expect("a plan");
-        let mut standing = None;
-        contained(node, || apply(&plan, &mut standing, &links, &mut netlink)).unwrap();
+        let mut verified = None;
+        contained(node, || apply(&plan, &mut verified, &links, &mut netlink)).unwrap();
         assert_eq!(node.sysctl("net/ipv4/ip_forward").unwrap().trim(), "0");
         assert_eq!(node.sysctl("net/ipv4/conf/rf-vxlan4/rp_filter").unwrap().trim(), "2");
-        assert_eq!(contained(node, || apply(&plan, &mut standing, &links, &mut netlink)).unwrap(), [""; 0]);
+        assert_eq!(contained(node, || apply(&plan, &mut verified, &links, &mut netlink)).unwrap(), [""; 0]);
         node.set_sysctls(&[("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")]).unwrap();
     }
     cluster.pods_talk();
@@ -462,7 +462,7 @@ fn pods_are_reached_also_where_iptables_drops_what_is_forwarded() {
     cluster.follow(Encapsulation::default());
     cluster.pods_talk();
     assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, Vec::<String>::new());
-    // Somebody's rules come first, and what somebody flushes is put back.
+    // Rules of others come first, and flushed rules are restored.
     let node = &cluster.members[0].node.0;
     let rules = run(node, "iptables -S FORWARD");
     assert!(rules.lines().nth(1).unwrap().contains("192.0.2.1"), "{rules}");
@@ -472,7 +472,7 @@ fn pods_are_reached_also_where_iptables_drops_what_is_forwarded() {
     let node = &cluster.members[0].node.0;
     node.run(|| clean_up(&mut node.netlink().unwrap())).unwrap().unwrap();
     assert!(!run(node, "iptables -S FORWARD; ip6tables -S FORWARD").contains("ringfence"));
-    // A chain of which nobody knows what it means is told.
+    // A chain of unknown purpose is reported.
     run(
         node,
         "nft add table inet mine; nft 'add chain inet mine forward { type filter hook forward priority 0; policy drop; \

@@ -47,7 +47,7 @@ impl Core {
     fn carry_out(&mut self) {
         self.release_policies();
         self.heed_ranges();
-        self.planner.guard(self.guards());
+        self.planner.close_addresses(self.guards());
         self.settle_domains();
         self.dirty = false;
         if self.squeezed.is_some_and(|until| until <= Instant::now()) {
@@ -112,7 +112,7 @@ impl Core {
     fn sync(&mut self) -> Result<(), EnforceError> {
         let plan = self.planner.plan();
         self.setup.enforcer.sync(&plan)?;
-        self.retired = std::mem::replace(&mut self.held, plan).causes;
+        self.retired = std::mem::replace(&mut self.held, plan).rules;
         self.tell_scout();
         Ok(())
     }
@@ -121,8 +121,8 @@ impl Core {
         let mut moved = false;
         for delta in deltas {
             self.setup.enforcer.apply(delta)?;
-            if !delta.delete_causes.is_empty() {
-                let gone = delta.delete_causes.iter().filter_map(|id| Some((*id, self.held.causes.get(id)?.clone())));
+            if !delta.delete_rules.is_empty() {
+                let gone = delta.delete_rules.iter().filter_map(|id| Some((*id, self.held.rules.get(id)?.clone())));
                 self.retired = gone.collect();
             }
             self.held.apply(delta);

@@ -1,6 +1,6 @@
 //! What is said of addresses that several pods claim.
 
-use ringfence_engine::{Claimant, Dispute};
+use ringfence_engine::{AddressConflict, Claimant};
 use ringfence_model::Name;
 
 use super::state::Core;
@@ -12,9 +12,9 @@ const NAMED: usize = 3;
 const TOLD: usize = 64;
 
 /// Who has the address, and what follows.
-fn sentence(dispute: &Dispute) -> String {
+fn sentence(dispute: &AddressConflict) -> String {
     let list = |pods: &[Claimant]| pods.iter().map(|claimant| claimant.pod.to_string()).collect::<Vec<_>>().join(", ");
-    let Dispute { address, owners, refused, matters } = dispute;
+    let AddressConflict { address, owners, refused, matters } = dispute;
     let mut sentence = match &owners[..] {
         [] => format!("address {address} is nobody's"),
         [one] => format!("address {address} is pod {}'s", one.pod),
@@ -33,7 +33,7 @@ fn sentence(dispute: &Dispute) -> String {
 impl Core {
     /// Says in the log what is new about addresses that several pods claim.
     pub(super) fn note_disputes(&mut self) {
-        let disputes = self.planner.disputes();
+        let disputes = self.planner.address_conflicts();
         if disputes == self.disputes {
             return;
         }
@@ -63,7 +63,8 @@ impl Core {
 
     /// What the status says of each pod.
     pub(super) fn dispute_remarks(&self) -> Vec<(String, String)> {
-        let pods = |dispute: &Dispute| dispute.owners.iter().chain(&dispute.refused).cloned().collect::<Vec<_>>();
+        let pods =
+            |dispute: &AddressConflict| dispute.owners.iter().chain(&dispute.refused).cloned().collect::<Vec<_>>();
         let remarks = self.disputes.iter().flat_map(|dispute| {
             let sentence = sentence(dispute);
             pods(dispute).into_iter().map(move |pod| (format!("Pod {}", pod.pod), sentence.clone()))

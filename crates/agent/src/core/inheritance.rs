@@ -44,7 +44,7 @@ impl Core {
 
     /// Whether an address is closed as long as no pod has it.
     fn is_closed(&self, address: IpAddr) -> bool {
-        !self.held.endpoints.contains_key(&address) && self.held.gates.iter().any(|gate| gate.contains(&address))
+        !self.held.endpoints.contains_key(&address) && self.held.closed_cidrs.iter().any(|gate| gate.contains(&address))
     }
 
     /// The addresses of sandboxes that are gone are closed.

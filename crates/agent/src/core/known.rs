@@ -81,8 +81,8 @@ impl Core {
         }
         known.left_out = left_out;
         // Addresses first: a node has some in the ranges of its pods.
-        let told = setup.enforcer.set_known_addresses(&nodes, &services);
-        match told.and_then(|()| setup.enforcer.set_pod_ranges(&ranges)) {
+        let told = setup.enforcer.set_infra_addresses(&nodes, &services);
+        match told.and_then(|()| setup.enforcer.set_pod_cidrs(&ranges)) {
             Ok(()) => {
                 known.dirty = false;
                 setup.meters.mended.whole(KNOWN);
@@ -134,8 +134,8 @@ fn complaint(left_out: &BTreeMap<String, usize>) -> String {
     let mut named = worst_first(left_out);
     named.truncate(NAMED);
     format!(
-        "no room in the map `known_addresses` for {} addresses of Services of namespaces {}{}: who calls one has to be \
-         allowed to reach it as well as the pod behind it. hint: a larger map (--map-size known_addresses=…)",
+        "no room in the map `infra_addresses` for {} addresses of Services of namespaces {}{}: who calls one has to be \
+         allowed to reach it as well as the pod behind it. hint: a larger map (--map-size infra_addresses=…)",
         left_out.values().sum::<usize>(),
         named.join(", "),
         if left_out.len() > NAMED { ", …" } else { "" }

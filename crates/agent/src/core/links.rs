@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ringfence_datapath::{Done, Guarded, Interface};
+use ringfence_datapath::{GuardReport, GuardStatus, Interface};
 
 use super::state::Core;
 use crate::api;
@@ -94,7 +94,7 @@ impl Core {
     }
 
     /// Takes in what was done at links. Somebody may have waited for it.
-    pub(super) fn settled(&mut self, done: Done) {
+    pub(super) fn settled(&mut self, done: GuardReport) {
         self.carry(|core| {
             let settled = core.setup.enforcer.settle(done);
             // What could not be done at all is tried again with the next look.
@@ -107,7 +107,7 @@ impl Core {
         }
     }
 
-    fn take_guarded(&mut self, guarded: Guarded) {
+    fn take_guarded(&mut self, guarded: GuardStatus) {
         let Self { links, setup, .. } = self;
         if !guarded.restored.is_empty() {
             let names: Vec<_> = guarded.restored.iter().map(|index| links.name(*index)).collect();

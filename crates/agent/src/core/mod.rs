@@ -29,7 +29,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ringfence_datapath::Done;
+use ringfence_datapath::GuardReport;
 use ringfence_k8s::watch::Event;
 use ringfence_model::Domain;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -65,7 +65,7 @@ pub(crate) enum Message {
     /// bridges if it is on one. To be told before anybody waits for that pod.
     Placed(Told, Ports, Option<api::Bridge>),
     /// What was done at links of pods.
-    Guarded(Done),
+    Guarded(GuardReport),
     /// How the network plugin stands in the node's configuration.
     Chain(api::Chain),
     /// How the routes between nodes stand.

@@ -49,7 +49,7 @@ impl Core {
             return Demand::default();
         }
         let endpoints: BTreeSet<_> = self.held.endpoints.keys().copied().collect();
-        let gates: BTreeSet<_> = self.held.gates.iter().copied().collect();
+        let gates: BTreeSet<_> = self.held.closed_cidrs.iter().copied().collect();
         let outside = endpoints.iter().filter(|address| !gates.iter().any(|gate| gate.contains(*address)));
         let pods = gates.iter().copied().chain(outside.map(|address| IpNet::from(*address))).collect();
         Demand { patterns, pods, endpoints }

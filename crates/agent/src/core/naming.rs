@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-use ringfence_engine::CauseId;
+use ringfence_engine::RuleId;
 use ringfence_model::{Direction, PodKey, PolicyId, Protocol, Reason};
 
 use super::state::Core;
@@ -87,9 +87,9 @@ impl Core {
             Why::Program { reason, message } => {
                 return bare(reason, (*message).into(), program_hint(reason).map(Into::into));
             }
-            Why::Cause(id) => match self.held.causes.get(id).or_else(|| self.retired.get(id)) {
+            Why::Cause(id) => match self.held.rules.get(id).or_else(|| self.retired.get(id)) {
                 Some(cause) => cause.clone(),
-                None if *id == CauseId::DEFAULT => Reason::Default,
+                None if *id == RuleId::DEFAULT => Reason::Default,
                 None if !self.ready => {
                     let message = "decided by the policy that an earlier agent left in force".into();
                     return bare("earlier-policy", message, None);

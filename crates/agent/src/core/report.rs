@@ -97,8 +97,8 @@ impl Core {
                 without_room: self.setup.without_room.to_string(),
                 pin_dir: self.setup.pin_dir.clone(),
                 error: self.failure.as_ref().map(|failure| failure.error.to_string()),
-                gates: self.held.gates.iter().map(ToString::to_string).collect(),
-                peers: self.held.peers.len(),
+                gates: self.held.closed_cidrs.iter().map(ToString::to_string).collect(),
+                peers: self.held.ipcache.len(),
                 classes: classes(&self.held),
                 rulesets: rulesets(&self.held),
                 features: facts.features,
@@ -178,7 +178,7 @@ impl Core {
             unknown_addresses: self.unknown_addresses(),
             endpoints: self.held.endpoints.len(),
             unknown_interfaces: self.held.endpoints.len() - self.interfaces_known(),
-            peers: self.held.peers.len(),
+            peers: self.held.ipcache.len(),
             classes: classes(&self.held),
             rulesets: rulesets(&self.held),
             policies: policies.len(),
@@ -213,7 +213,7 @@ impl Core {
         });
         let mut rules: BTreeMap<RuleName, Count> = BTreeMap::new();
         for (id, count) in counters {
-            let Some(rule) = self.held.causes.get(&id).and_then(rule_name) else { continue };
+            let Some(rule) = self.held.rules.get(&id).and_then(rule_name) else { continue };
             let sum = rules.entry(rule).or_default();
             sum.accepted += count.accepted;
             sum.dropped += count.dropped;
@@ -225,13 +225,13 @@ impl Core {
 fn without_room(refusal: &ringfence_engine::Refusal) -> impl Iterator<Item = api::WithoutRoom> {
     let policies: Vec<_> = refusal.policies.iter().map(ToString::to_string).collect();
     let denied = refusal.pods.iter().map(|pod| (pod, false));
-    denied.chain(refusal.keeping.iter().map(|pod| (pod, true))).map(move |(pod, keeps)| api::WithoutRoom {
+    denied.chain(refusal.retaining.iter().map(|pod| (pod, true))).map(move |(pod, keeps)| api::WithoutRoom {
         keeps,
         namespace: pod.namespace.to_string(),
         pod: pod.name.to_string(),
         direction: refusal.direction.to_string(),
         policies: policies.clone(),
-        room: refusal.room.to_string(),
+        room: refusal.resource.to_string(),
     })
 }
 
@@ -252,7 +252,7 @@ fn rule_name(cause: &Reason) -> Option<RuleName> {
 }
 
 fn classes(plan: &Plan) -> usize {
-    plan.peers.values().map(|peer| peer.class).collect::<HashSet<_>>().len()
+    plan.ipcache.values().map(|peer| peer.peer_set).collect::<HashSet<_>>().len()
 }
 
 fn rulesets(plan: &Plan) -> usize {
@@ -275,29 +275,29 @@ fn plan_json(plan: &Plan) -> Value {
         })
         .collect();
     let peers: serde_json::Map<_, _> = plan
-        .peers
+        .ipcache
         .iter()
-        .map(|(net, peer)| (net.to_string(), json!({"class": id(peer.class.0), "fallback": id(peer.fallback.0)})))
+        .map(|(net, peer)| (net.to_string(), json!({"peer_set": id(peer.peer_set.0), "fallback": id(peer.fallback.0)})))
         .collect();
-    let mut entries: Vec<_> = plan.entries.iter().collect();
+    let mut entries: Vec<_> = plan.policy.iter().collect();
     entries.sort_unstable_by_key(|(key, _)| **key);
     let entries: Vec<_> = entries
         .into_iter()
         .map(|(key, block)| {
-            let point = |point: &ringfence_engine::Breakpoint| {
+            let point = |point: &ringfence_engine::PortVerdict| {
                 json!({
                     "protocol": point.key >> 16, "port": point.key & 0xffff,
-                    "verdict": if point.allow { "allow" } else { "deny" }, "cause": id(point.cause.0),
+                    "verdict": if point.allow { "allow" } else { "deny" }, "rule": id(point.rule_id.0),
                 })
             };
-            let block: Vec<_> = block.breakpoints().iter().map(point).collect();
-            json!({"ruleset": id(key.ruleset.0), "class": id(key.class.0), "block": block})
+            let block: Vec<_> = block.ranges().iter().map(point).collect();
+            json!({"ruleset": id(key.ruleset.0), "peer_set": id(key.peer_set.0), "port_table": block})
         })
         .collect();
-    let causes: BTreeMap<_, _> = plan.causes.iter().map(|(cause, reason)| (id(cause.0), reason.to_string())).collect();
-    let gates: Vec<_> = plan.gates.iter().map(ToString::to_string).collect();
+    let rules: BTreeMap<_, _> = plan.rules.iter().map(|(cause, reason)| (id(cause.0), reason.to_string())).collect();
+    let gates: Vec<_> = plan.closed_cidrs.iter().map(ToString::to_string).collect();
     json!({
         "apiVersion": api::VERSION, "kind": "Plan",
-        "endpoints": endpoints, "peers": peers, "entries": entries, "causes": causes, "gates": gates,
+        "endpoints": endpoints, "ipcache": peers, "policy": entries, "rules": rules, "closed_cidrs": gates,
     })
 }

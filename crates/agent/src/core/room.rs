@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
-use ringfence_engine::{Refusal, Room};
+use ringfence_engine::{Refusal, Resource};
 use ringfence_model::{Name, PodKey, PolicyId};
 
 use super::state::Core;
@@ -23,9 +23,9 @@ pub(super) fn reasons(refusals: &[Refusal], node: &str) -> BTreeMap<PolicyId, St
             reasons.entry(policy.clone()).or_insert_with(|| {
                 format!(
                     "node {node}: no room in {}. {} until their policies fit. hint: {}",
-                    refusal.room,
+                    refusal.resource,
                     fate(refusal, " there"),
-                    hint(refusal.room),
+                    hint(refusal.resource),
                 )
             });
         }
@@ -34,22 +34,24 @@ pub(super) fn reasons(refusals: &[Refusal], node: &str) -> BTreeMap<PolicyId, St
 }
 
 /// What can be done about it.
-fn hint(room: Room) -> &'static str {
-    match room {
-        Room::Memory => "fewer or smaller policies in this namespace, or more memory for the agent",
-        Room::Layout => "fewer port ranges, blocks or rules for these pods",
-        Room::Peers | Room::Prefixes | Room::Entries | Room::Breakpoints | Room::Causes => {
-            "fewer port ranges, blocks or rules for these pods, or a larger map"
-        }
+fn hint(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Memory => "fewer or smaller policies in this namespace, or more memory for the agent",
+        Resource::Layout => "fewer port ranges, blocks or rules for these pods",
+        Resource::Ipcache
+        | Resource::IpcacheCidrs
+        | Resource::Policy
+        | Resource::PortRanges
+        | Resource::RuleCounters => "fewer port ranges, blocks or rules for these pods, or a larger map",
     }
 }
 
 /// What becomes of the pods.
 fn fate(refusal: &Refusal, there: &str) -> String {
-    let Refusal { pods, keeping, direction, .. } = refusal;
+    let Refusal { pods, retaining, direction, .. } = refusal;
     let denied = || format!("{direction} of {} is denied whole{there}", some(pods));
-    let kept = || format!("{} keep for {direction} what they had{there}", some(keeping));
-    match (&pods[..], &keeping[..]) {
+    let kept = || format!("{} keep for {direction} what they had{there}", some(retaining));
+    match (&pods[..], &retaining[..]) {
         (_, []) => denied(),
         ([], _) => kept(),
         _ => format!("{}, {}", denied(), kept()),
@@ -59,7 +61,7 @@ fn fate(refusal: &Refusal, there: &str) -> String {
 /// The same for a status, the first few only.
 pub(super) fn warnings(refusals: &[Refusal]) -> Vec<String> {
     let warning = |refusal: &Refusal| {
-        format!("no room in {}. {} until {} fit", refusal.room, fate(refusal, ""), some(&refusal.policies))
+        format!("no room in {}. {} until {} fit", refusal.resource, fate(refusal, ""), some(&refusal.policies))
     };
     let mut warnings: Vec<_> = refusals.iter().take(NAMED).map(warning).collect();
     if let Some(more @ 1..) = refusals.len().checked_sub(NAMED) {
@@ -70,7 +72,7 @@ pub(super) fn warnings(refusals: &[Refusal]) -> Vec<String> {
 
 /// How many different pods have policies that do not fit.
 pub(super) fn pods(refusals: &[Refusal]) -> usize {
-    let pods = refusals.iter().flat_map(|refusal| refusal.pods.iter().chain(&refusal.keeping));
+    let pods = refusals.iter().flat_map(|refusal| refusal.pods.iter().chain(&refusal.retaining));
     pods.collect::<BTreeSet<&PodKey>>().len()
 }
 
@@ -92,7 +94,7 @@ pub(super) fn worst_first<N: Display + Ord>(counts: &BTreeMap<N, usize>) -> Vec<
 impl Core {
     /// Says in the log, and to whoever writes Events, that other pods have no room among the peers than before.
     pub(super) fn note_crowd(&mut self) {
-        let crowded = self.planner.crowded_out_count();
+        let crowded = self.planner.overflowed_address_count();
         if std::mem::replace(&mut self.crowded, crowded) != crowded {
             self.index.raise();
             if let Some(warning) = self.crowd_warning() {
@@ -109,12 +111,12 @@ impl Core {
             return None;
         }
         let mut namespaces: BTreeMap<Name, usize> = BTreeMap::new();
-        for (_, who) in self.planner.crowded_out() {
+        for (_, who) in self.planner.overflowed_addresses() {
             *namespaces.entry(who.pod.namespace).or_default() += 1;
         }
         Some(format!(
-            "no room in the map `peers` for {} addresses of pods of namespaces {}: whoever has policies here denies \
-             them. hint: a larger map (--map-size peers=…)",
+            "no room in the map `ipcache` for {} addresses of pods of namespaces {}: whoever has policies here denies \
+             them. hint: a larger map (--map-size ipcache=…)",
             self.crowded,
             some(&worst_first(&namespaces))
         ))
@@ -122,13 +124,13 @@ impl Core {
 
     /// What Events say of them.
     pub(super) fn crowd_claims(&self) -> impl Iterator<Item = Claim> + '_ {
-        self.planner.crowded_out().take(TOLD).map(|(address, who)| Claim {
+        self.planner.overflowed_addresses().take(TOLD).map(|(address, who)| Claim {
             pod: who.pod,
             uid: who.uid,
             reason: NO_CAPACITY,
             message: format!(
-                "no room in the map `peers` for address {address}: whoever has policies denies it. hint: a larger map \
-                 (--map-size peers=…)"
+                "no room in the map `ipcache` for address {address}: whoever has policies denies it. hint: a larger \
+                 map (--map-size ipcache=…)"
             ),
         })
     }
@@ -150,14 +152,14 @@ mod tests {
         let pod = |number| PodKey { namespace: "blue".into(), name: format!("pod{number}").as_str().into() };
         let refusal = |count| Refusal {
             pods: (0..count).map(pod).collect(),
-            keeping: Vec::new(),
+            retaining: Vec::new(),
             direction: Direction::Ingress,
             policies: (0..count).map(policy).collect(),
-            room: Room::Breakpoints,
+            resource: Resource::PortRanges,
         };
         let told = &reasons(&[refusal(40)], "n")[&policy(7)];
         assert!(
-            told.starts_with("node n: no room in the map `breakpoints`: too many port ranges. ingress of "),
+            told.starts_with("node n: no room in the map `port_ranges`: too many port ranges. ingress of "),
             "{told}"
         );
         assert!(told.contains("blue/pod0, blue/pod1, blue/pod2 and 37 more is denied whole there until"), "{told}");
@@ -166,12 +168,12 @@ mod tests {
         assert!(told[0].ends_with("NetworkPolicy blue/big2 and 1 more fit"), "{}", told[0]);
         assert!(told[3].contains("6 more"), "{}", told[3]);
         assert_eq!(pods(&[refusal(4), refusal(2)]), 4);
-        let keeping = Refusal { pods: vec![pod(9)], keeping: vec![pod(0)], ..refusal(1) };
-        let [told] = &warnings(std::slice::from_ref(&keeping))[..] else { panic!("one is one") };
+        let retaining = Refusal { pods: vec![pod(9)], retaining: vec![pod(0)], ..refusal(1) };
+        let [told] = &warnings(std::slice::from_ref(&retaining))[..] else { panic!("one is one") };
         assert!(
             told.contains("ingress of blue/pod9 is denied whole, blue/pod0 keep for ingress what they had until"),
             "{told}"
         );
-        assert_eq!(pods(&[keeping]), 2);
+        assert_eq!(pods(&[retaining]), 2);
     }
 }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use ringfence_engine::{Cause, CauseId, Dispute, Plan, Planner, Refusal, Scope};
+use ringfence_engine::{AddressConflict, Plan, Planner, Refusal, RuleId, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
-use ringfence_model::{DomainName, Name, Object, ObjectKey, PolicyId};
+use ringfence_model::{DomainName, Name, Object, ObjectKey, PolicyId, Reason};
 use tokio::sync::{oneshot, watch};
 
 use super::commit::Failure;
@@ -92,7 +92,7 @@ pub(crate) struct Core {
     /// What the kernel holds.
     pub(super) held: Plan,
     /// Causes deleted by the last change: records about them may still be on their way.
-    pub(super) retired: HashMap<CauseId, Cause>,
+    pub(super) retired: HashMap<RuleId, Reason>,
     pub(super) links: Links,
     pub(super) known: Known,
     pub(super) chain: Option<api::Chain>,
@@ -105,7 +105,7 @@ pub(crate) struct Core {
     /// What stands of namespaces that are being deleted.
     pub(super) ending: Ending,
     /// Addresses that several pods claim, or one that cannot have it.
-    pub(super) disputes: Vec<Dispute>,
+    pub(super) disputes: Vec<AddressConflict>,
     /// What is known to be forgotten of pods that had addresses before.
     pub(super) inheritance: Inheritance,
     /// Those who wait until addresses are closed.
@@ -134,7 +134,7 @@ impl Core {
     pub(crate) fn new(setup: Setup) -> Self {
         let node = Name::clone(&setup.node);
         let mut planner = Planner::with_limits(Scope::Node(Name::clone(&node)), setup.enforcer.limits());
-        planner.keep(setup.without_room == WithoutRoom::Keep);
+        planner.retain_previous(setup.without_room == WithoutRoom::Keep);
         let mut sandboxes = Sandboxes::default();
         for (request, recent) in &setup.sandboxes {
             sandboxes.restore(request, *recent);

@@ -186,7 +186,7 @@ fn denied(why: Why) -> Record {
 fn a_denial_is_told_with_names_and_a_way_out() {
     let mut fixture = Fixture::in_sync();
     fixture.step([apply(pod("b", "client", "10.244.1.7")), apply(deny_all("a", 1))]);
-    let cause = *fixture.kernel().causes.iter().find(|(_, cause)| cause.to_string().contains("ingress")).unwrap().0;
+    let cause = *fixture.kernel().rules.iter().find(|(_, cause)| cause.to_string().contains("ingress")).unwrap().0;
     let record = denied(Why::Cause(cause));
     let flow = fixture.ask(|reply| Question::Names(vec![record], reply)).remove(0).flow;
     assert_eq!(flow.source.to_string(), "b/client 10.244.1.7:40000");
@@ -209,7 +209,7 @@ fn the_plan_and_the_metrics_can_be_read() {
     let plan = fixture.ask(Question::Plan);
     assert_eq!(plan["kind"], "Plan");
     assert_eq!(plan["endpoints"]["10.244.0.2"]["pod"], "a/web");
-    assert_eq!(plan["gates"][0], "10.244.0.0/24");
+    assert_eq!(plan["closed_cidrs"][0], "10.244.0.0/24");
     let gauges = fixture.ask(Question::Gauges);
     let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
     for line in [

@@ -38,14 +38,14 @@ impl Core {
         warnings.extend(self.crowd_warning());
         warnings.extend(self.known_warning());
         warnings.extend(self.turn_warnings());
-        if self.planner.guards_are_widened() {
+        if self.planner.closed_addresses_are_widened() {
             warnings.push(
-                "no room in the map `gates` for each address of a sandbox that no pod is known to have: ranges around \
-                 them are closed"
+                "no room in the map `closed_cidrs` for each address of a sandbox that no pod is known to have: ranges \
+                 around them are closed"
                     .into(),
             );
         }
-        let unseated = self.planner.unseated().count();
+        let unseated = self.planner.excess_endpoints().count();
         if unseated > 0 {
             warnings.push(format!(
                 "no room in the map `endpoints` for {unseated} addresses of pods of this node: what has none is closed"

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ringfence_datapath::answers::Answers;
+use ringfence_datapath::dns_queue::DnsQueue;
 use ringfence_datapath::open_connections;
 use ringfence_model::DomainName;
 
@@ -62,7 +62,7 @@ pub(super) struct Worker {
     demand: Option<Demand>,
     servers: BTreeSet<SocketAddr>,
     /// The queue, while answers are read.
-    answers: Option<Answers>,
+    answers: Option<DnsQueue>,
     /// How the rule stands that sends answers to the queue, as far as was told since that was opened.
     rule: Option<Rule>,
     retry: Option<Instant>,
@@ -247,7 +247,7 @@ impl Worker {
             Some(answers) => answers,
             none => {
                 self.rule = None;
-                none.insert(Answers::open()?)
+                none.insert(DnsQueue::open()?)
             }
         };
         let pods = self.demand.as_ref().map(|demand| demand.pods.clone()).unwrap_or_default();

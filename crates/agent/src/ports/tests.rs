@@ -91,12 +91,12 @@ fn hardware(last_byte: u8) -> HardwareAddress {
     [2, 0, 0, 0, 0, last_byte]
 }
 
-fn known(bridge: Option<u32>, last_byte: Option<u8>) -> Port {
-    Port { bridge, mac: last_byte.map(hardware), pod: true, idle: false }
+fn known(bridge: Option<u32>, last_byte: Option<u8>) -> PodLink {
+    PodLink { bridge, mac: last_byte.map(hardware), pod: true, idle: false }
 }
 
-fn stranger(bridge: u32) -> Port {
-    Port { bridge: Some(bridge), mac: None, pod: false, idle: false }
+fn stranger(bridge: u32) -> PodLink {
+    PodLink { bridge: Some(bridge), mac: None, pod: false, idle: false }
 }
 
 fn owner(ports: &Ports, text: &str) -> Option<u32> {

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use ringfence_cni::conflist;
 use ringfence_model::{Name, Node};
 use ringfence_netns::Netlink;
-use ringfence_routes::{Encapsulation, Plan, Standing};
+use ringfence_routes::{Encapsulation, Plan, VerifiedFirewall};
 use tokio::sync::Notify;
 
 use super::nodes::{Nodes, Nudge};
@@ -46,7 +46,7 @@ pub(crate) struct Roads {
     /// What was last carried out whole.
     applied: Option<Plan>,
     /// What is known of the table of nftables.
-    standing: Option<Standing>,
+    verified: Option<VerifiedFirewall>,
     told: Option<api::Network>,
 }
 
@@ -70,7 +70,7 @@ impl Roads {
             clear,
             nodes: Nodes::default(),
             applied: None,
-            standing: None,
+            verified: None,
             told: None,
         }
     }
@@ -137,7 +137,7 @@ impl Roads {
     /// Brings everything to what the nodes want. False: try again.
     fn look(&mut self) -> Result<bool, Gone> {
         let Some(nodes) = self.nodes.all() else { return Ok(true) };
-        let carried_out = carry_out(&self.own, nodes, self.encapsulation, &mut self.standing).and_then(|plan| {
+        let carried_out = carry_out(&self.own, nodes, self.encapsulation, &mut self.verified).and_then(|plan| {
             // Before the configuration is there, and so before any pod is given an address. Once: later a pod that is
             // going might be taken for one that runs.
             if plan.is_some() && !self.recalled {
@@ -165,7 +165,7 @@ impl Roads {
             }
             Err(error) => {
                 // What is in the kernel is not known any more.
-                (self.applied, self.standing) = (None, None);
+                (self.applied, self.verified) = (None, None);
                 api::Network { error: Some(format!("{error:#}")), ..api::Network::default() }
             }
         };
@@ -199,12 +199,12 @@ fn carry_out(
     own: &Name,
     nodes: &BTreeMap<Name, Node>,
     encapsulation: Encapsulation,
-    standing: &mut Option<Standing>,
+    verified: &mut Option<VerifiedFirewall>,
 ) -> anyhow::Result<Option<Plan>> {
     let mut netlink = Netlink::open()?;
     let interfaces = ringfence_routes::interfaces(&mut netlink)?;
     let Some(plan) = ringfence_routes::plan(own, nodes, &interfaces, encapsulation) else { return Ok(None) };
-    for change in ringfence_routes::apply(&plan, standing, &interfaces, &mut netlink)? {
+    for change in ringfence_routes::apply(&plan, verified, &interfaces, &mut netlink)? {
         tracing::info!("{change}");
     }
     Ok(Some(plan))

@@ -35,10 +35,10 @@ fn what_somebody_flushes_is_back_within_a_second_and_told() {
     let (core, messages) = Handle::channel();
     let (tables, thread) = node.run(|| start(&core, Arc::clone(&meters))).unwrap().unwrap();
     let active = || node.run(|| conntrack::is_kept_active().unwrap()).unwrap();
-    let held = || node.run(|| answers::are_held().unwrap()).unwrap();
+    let held = || node.run(|| dns_queue::are_held().unwrap()).unwrap();
     until("tracking is active", active);
     let (listener, told) = Listener::channel().unwrap();
-    let queue = node.run(answers::Answers::open).unwrap().unwrap();
+    let queue = node.run(dns_queue::DnsQueue::open).unwrap().unwrap();
     let hold = Hold {
         queue: queue.number(),
         servers: ["192.0.2.1:53".parse().unwrap()].into(),

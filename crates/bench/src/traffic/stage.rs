@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use ringfence_datapath::{Config, Datapath, Interface, Port};
+use ringfence_datapath::{Config, Datapath, Interface, PodLink};
 use ringfence_engine::Plan;
 use ringfence_netns::{Namespace, Route, VethEnd};
 
@@ -143,13 +143,13 @@ impl Stage {
             let mut datapath = Datapath::open(Config::new(pins))?;
             datapath.sync(plan)?;
             datapath.set_interfaces(interfaces)?;
-            let port = Port { bridge: None, mac: None, pod: true, idle: true };
-            let mut keeper = datapath.doorkeeper()?;
-            let errand = datapath.guard(&interfaces.map(|(_, link)| (link.index, port)).into())?;
+            let port = PodLink { bridge: None, mac: None, pod: true, idle: true };
+            let mut keeper = datapath.link_guard()?;
+            let errand = datapath.guard_links(&interfaces.map(|(_, link)| (link.index, port)).into())?;
             if let Some(errand) = errand {
-                keeper.take(errand);
+                keeper.enqueue(errand);
             }
-            let guarded = datapath.work(&mut keeper)?;
+            let guarded = datapath.run_guard(&mut keeper)?;
             if !guarded.failed.is_empty() {
                 bail!("the pods' links are not guarded: {:?}", guarded.failed);
             }

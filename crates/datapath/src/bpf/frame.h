@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* A frame on a pod's link: what is read of it, and what neighbour discovery in it says. */
+/* Frames on a pod's link, and the neighbour discovery messages in them. */
 #ifndef RINGFENCE_FRAME_H
 #define RINGFENCE_FRAME_H
 
@@ -7,7 +7,7 @@
 
 #define RF_ETHERNET_HEADER 14
 #define RF_ARP_PACKET 28
-/* A frame without payload of its own is filled up to this. */
+/* The length to which a frame without payload of its own is padded. */
 #define RF_SHORTEST_FRAME 60
 #define RF_VLAN_ID 0xfff
 
@@ -24,7 +24,7 @@ struct rf_arp { /* of IPv4 on Ethernet (RFC 826) */
 
 _Static_assert(sizeof(struct rf_arp) == RF_ARP_PACKET, "ARP packet");
 
-/* The beginning of a frame. The IP header lies on a word, for which two bytes come before it. */
+/* The headers of a frame. The IP header is aligned to a word by two bytes before the frame. */
 struct rf_frame {
 	__u8 zero[2];
 	__u8 destination[6];
@@ -37,7 +37,7 @@ struct rf_frame {
 	};
 };
 
-/* Reads it with so many bytes behind the Ethernet header. */
+/* Reads the Ethernet header and `more` bytes behind it. */
 #define rf_read_frame(skb, frame, more)                                                                                \
 	(!bpf_skb_load_bytes(skb, 0, (frame)->destination, RF_ETHERNET_HEADER + (more)))
 
@@ -55,7 +55,7 @@ static __always_inline bool rf_is_group_mac(const __u8 *bytes)
 	return bytes[0] & 1;
 }
 
-/* The link-local address that the kernel makes of a hardware address (RFC 4291, appendix A). */
+/* The link-local address that the kernel derives from a hardware address (RFC 4291, appendix A). */
 static __always_inline void rf_link_local(struct rf_address *to, __u64 mac)
 {
 	const __u8 *bytes = (const __u8 *)&mac;
@@ -71,7 +71,7 @@ static __always_inline void rf_link_local(struct rf_address *to, __u64 mac)
 	to->bytes[15] = bytes[5];
 }
 
-/* What of ICMPv6 names addresses of links (RFC 4861). */
+/* ICMPv6 messages that contain link-layer addresses (RFC 4861). */
 enum {
 	RF_LISTENER_QUERY = 130,
 	RF_ROUTER_SOLICITATION = 133,
@@ -81,12 +81,12 @@ enum {
 	RF_REDIRECT = 137,
 	RF_LISTENER_REPORT = 143,
 };
-#define RF_DISCOVERY_FIXED 24 /* bytes of solicitations and advertisements of neighbours before their options */
-#define RF_ROUTER_FIXED 8 /* of solicitations of routers */
-#define RF_DISCOVERY_OPTIONS 2 /* options at most: a hardware address, and the nonce of RFC 7527 */
+#define RF_DISCOVERY_FIXED 24 /* bytes of neighbour solicitations and advertisements before their options */
+#define RF_ROUTER_FIXED 8 /* bytes of router solicitations before their options */
+#define RF_DISCOVERY_OPTIONS 2 /* the most options: a hardware address, and the nonce of RFC 7527 */
 enum { RF_SOURCE_MAC = 1, RF_TARGET_MAC = 2, RF_NONCE = 14 };
 
-struct rf_discovery { /* a message of neighbour discovery, as far as it is looked at */
+struct rf_discovery { /* the fields of a neighbour discovery message that are checked */
 	__u32 at; /* its offset in the frame */
 	__u32 fixed; /* bytes before its options */
 	struct rf_address target;
@@ -96,8 +96,8 @@ struct rf_discovery { /* a message of neighbour discovery, as far as it is looke
 };
 
 /*
- * Reads the options of a message that is as short as the kernel makes it; what is longer, or has other ones, is a
- * letter to somebody. Returns whether it is one of the kernel's.
+ * Reads the options of a message. Returns true if it has only options that the kernel sends. A longer message, or one
+ * with other options, could carry data to another pod.
  */
 __noinline int rf_read_discovery(struct __sk_buff *skb, struct rf_discovery *message)
 {
@@ -124,8 +124,8 @@ __noinline int rf_read_discovery(struct __sk_buff *skb, struct rf_discovery *mes
 }
 
 /*
- * Follows the headers of an IPv6 packet up to the transport header. Returns its offset in the frame; 0 if it lies in
- * an earlier fragment; -1 if there is none, which every first fragment has to have (RFC 7112).
+ * Follows the headers of an IPv6 packet up to the transport header. Returns its offset in the frame; 0 if it is in an
+ * earlier fragment; -1 if there is none, though every first fragment has to have one (RFC 7112).
  */
 __noinline int rf_find_transport(struct __sk_buff *skb, struct rf_packet *packet)
 {
@@ -136,10 +136,10 @@ __noinline int rf_find_transport(struct __sk_buff *skb, struct rf_packet *packet
 		__u8 next = READ_ONCE(packet->protocol), header[4];
 		bool options = next == 0 || next == 60, routing = next == 43, fragment = next == 44, auth = next == 51;
 
-		/* What lies in the frame behind the packet is none of it. */
+		/* Bytes of the frame behind the packet do not belong to it. */
 		if (READ_ONCE(packet->cursor) + sizeof(header) > RF_ETHERNET_HEADER + packet->length ||
 		    bpf_skb_load_bytes(skb, READ_ONCE(packet->cursor), header, sizeof(header)))
-			return next == 59 ? (int)READ_ONCE(packet->cursor) : -1; /* 59: nothing follows */
+			return next == 59 ? (int)READ_ONCE(packet->cursor) : -1; /* 59: no next header */
 		if (!options && !routing && !fragment && !auth)
 			return READ_ONCE(packet->cursor);
 		packet->protocol = header[0];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * The part of the kernel the program looks at. Structures carry only the fields used; the loader relocates their
+ * The kernel types that the program reads. Structures have only the fields that are used. The loader relocates their
  * offsets to those of the running kernel (CO-RE), so no generated header of three megabytes is needed.
  */
 #ifndef RINGFENCE_KERNEL_H
@@ -55,7 +55,7 @@ enum { NF_DROP = 0, NF_ACCEPT = 1 };
 enum { NF_INET_LOCAL_IN = 1, NF_INET_POST_ROUTING = 4 };
 enum { NFPROTO_IPV4 = 2, NFPROTO_IPV6 = 10 };
 
-/* include/uapi/linux/pkt_cls.h; the first is TCX_NEXT, the other TCX_DROP: whoever comes next decides, or nobody. */
+/* include/uapi/linux/pkt_cls.h; TC_ACT_UNSPEC is TCX_NEXT, TC_ACT_SHOT is TCX_DROP */
 enum { TC_ACT_UNSPEC = -1, TC_ACT_SHOT = 2 };
 
 /* include/uapi/linux/if_ether.h */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/* A packet as the judge sees it: free of hook, socket buffer and conntrack. */
+/* The parsed packet and its context, as input of the policy check. */
 #ifndef RINGFENCE_PACKET_H
 #define RINGFENCE_PACKET_H
 
@@ -19,47 +19,47 @@ struct rf_packet {
 	__u8 protocol;
 	__u8 family; /* 4 or 6 */
 	__u8 type; /* ICMP and ICMPv6 */
-	__u8 unparseable; /* addresses are good, the rest is not */
+	__u8 unparseable; /* addresses are valid, the rest is not */
 	__u16 cursor; /* while parsing: offset of the next header or option */
-	__u8 hops; /* IPv6: how many routers it may still pass */
+	__u8 hops; /* IPv6: hop limit */
 	__u8 tcp_flags;
 };
 
-/* The connection an ICMP error is about, as it was opened: which end of it the error is sent to. */
-enum rf_about {
-	RF_ABOUT_NONE = 0, /* none, or one that is not the receiver's */
-	RF_ABOUT_OPENED = 1, /* the receiver opened it */
-	RF_ABOUT_ANSWERED = 2, /* the receiver answers it */
+/* The role of an ICMP error's receiver in the connection that the error is about. */
+enum rf_error_role {
+	RF_ERROR_UNRELATED = 0, /* no connection, or none of the receiver's */
+	RF_ERROR_TO_CLIENT = 1, /* the receiver is the client */
+	RF_ERROR_TO_SERVER = 2, /* the receiver is the server */
 };
 
-/* Where the packet comes from and goes to, and what the kernel's connection tracking says of it. */
-struct rf_way {
-	struct rf_address other; /* with `about`: the other end */
-	struct rf_address called; /* with `rewritten`: whom the opener called, before a node rewrote that */
-	__u64 connection; /* address of what conntrack knows of it; 0: nothing */
+/* The context of a packet: interfaces, and the state of conntrack. */
+struct rf_context {
+	struct rf_address other; /* with `error_role`: the other end of the connection */
+	struct rf_address original; /* with `dnat`: the original destination */
+	__u64 connection; /* address of the conntrack entry; 0: none */
 	__u32 in; /* interface it arrived on, the port if that is a bridge; 0: none */
 	__u32 out; /* interface it leaves by; 0: none */
-	__u16 about_port; /* of who answers, host order */
-	__u16 called_port;
-	__u8 about; /* if related: enum rf_about */
-	__u8 about_protocol;
-	__u8 rewritten; /* conntrack rewrote the destination */
-	__u8 node; /* made by this node, not forwarded */
+	__u16 error_port; /* of the server, host order */
+	__u16 original_port;
+	__u8 error_role; /* if related: enum rf_error_role */
+	__u8 error_protocol;
+	__u8 dnat; /* conntrack translated the destination */
+	__u8 node; /* sent by this node, not forwarded */
 	__u8 local_in; /* for a socket of this node */
-	__u8 reply; /* travels from who answered to who opened the connection */
-	__u8 open; /* packets of the connection were let through before, by all who have a say */
-	__u8 related; /* conntrack knows the connection it is about */
-	__u8 translated; /* conntrack rewrote the destination, which is the source now */
-	__u8 tracked; /* conntrack knows it */
-	__u8 guess; /* enum rf_guess */
-	__u8 ruled; /* an end of it has rules: set by the judge */
+	__u8 reply; /* travels from the server to the client */
+	__u8 established; /* packets of the connection were let through before, by both sides */
+	__u8 related; /* conntrack relates it to another connection */
+	__u8 translated; /* conntrack translated the destination, and it equals the source now */
+	__u8 tracked; /* conntrack has an entry for it */
+	__u8 pickup; /* enum rf_pickup */
+	__u8 has_rules; /* an endpoint of it has rules: set by the policy check */
 };
 
-/* Who opened a TCP connection that conntrack came upon in the middle. */
-enum rf_guess {
-	RF_NO_GUESS = 0, /* conntrack saw it being opened */
-	RF_GUESSED = 1, /* conntrack takes who sent the first packet it saw for the opener */
-	RF_EITHER = 2, /* nobody knows: both directions have to allow it */
+/* The client of a TCP connection that conntrack picked up in the middle. */
+enum rf_pickup {
+	RF_PICKUP_NONE = 0, /* not picked up: conntrack saw it being opened */
+	RF_PICKUP_AS_TRACKED = 1, /* picked up: the sender of the first packet counts as the client */
+	RF_PICKUP_UNKNOWN = 2, /* picked up, and the client is unknown: both directions have to be allowed */
 };
 
 static __always_inline void rf_map_ipv4(struct rf_address *to, __be32 from)
@@ -85,15 +85,15 @@ static __always_inline bool rf_has_ports(__u8 protocol)
 	return protocol == RF_TCP || protocol == RF_UDP || protocol == RF_SCTP;
 }
 
-/* What a ruleset is asked about: keys of breakpoints. */
+/* The key of a packet in port tables. */
 static __always_inline __u32 rf_port_key(__u8 protocol, __u16 port)
 {
 	return protocol << 16 | (rf_has_ports(protocol) ? port : 0);
 }
 
 /*
- * Router and neighbour solicitation and advertisement, redirect (RFC 4861): without them there is no IPv6. What a
- * router has passed on is none of these (sections 6.1, 7.1), but might carry anything anywhere.
+ * Router and neighbour solicitation and advertisement, and redirect (RFC 4861), without which IPv6 does not work. A
+ * message that a router has forwarded is invalid (sections 6.1, 7.1) and could carry any data to any address.
  */
 static __always_inline bool rf_is_neighbour_discovery(const struct rf_packet *packet)
 {
@@ -101,7 +101,10 @@ static __always_inline bool rf_is_neighbour_discovery(const struct rf_packet *pa
 	       packet->type <= 137;
 }
 
-/* Unreachable, time exceeded, parameter problem; IPv6 also packet too big. Not redirect, which changes routes. */
+/*
+ * Unreachable, time exceeded, parameter problem; for IPv6 also packet too big. Redirects are no errors: they change
+ * routes.
+ */
 static __always_inline bool rf_is_error(const struct rf_packet *packet)
 {
 	if (packet->unparseable)
@@ -111,7 +114,7 @@ static __always_inline bool rf_is_error(const struct rf_packet *packet)
 	return packet->protocol == RF_ICMPV6 && packet->type >= 1 && packet->type <= 4;
 }
 
-/* Multicast, and the broadcast address of every link. Who gets a packet is not told by such a destination. */
+/* Multicast, and the limited broadcast address. Such a destination does not identify the receiver. */
 static __always_inline bool rf_is_group(const struct rf_address *address)
 {
 	if (rf_is_ipv4(address))
@@ -121,8 +124,8 @@ static __always_inline bool rf_is_group(const struct rf_address *address)
 }
 
 /*
- * Addresses that say nothing of who has them: unspecified and IPv6 link-local. Who sends or gets such packets is
- * known from the interface alone.
+ * Addresses that do not identify a host: unspecified and IPv6 link-local. The interface alone identifies the sender or
+ * receiver.
  */
 static __always_inline bool rf_is_anonymous(const struct rf_address *address)
 {

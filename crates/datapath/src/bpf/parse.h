@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * From bytes to struct rf_packet. Everything that hides the true destination or the ports makes a packet
- * unparseable: later fragments, source routes, truncation, too many extension headers.
+ * Parses bytes to struct rf_packet. A packet is unparseable if anything hides its true destination or its ports: later
+ * fragments, source routes, truncation, too many extension headers.
  */
 #ifndef RINGFENCE_PARSE_H
 #define RINGFENCE_PARSE_H
@@ -39,10 +39,10 @@ struct rf_ipv6 {
 _Static_assert(sizeof(struct rf_ipv4) == RF_IPV4_HEADER, "IPv4 header");
 _Static_assert(sizeof(struct rf_ipv6) == RF_IPV6_HEADER, "IPv6 header");
 
-/* Of a TCP header: up to its flags. */
+/* Bytes of a TCP header up to its flags. */
 #define RF_TCP_FLAGS 14
 
-/* Ports and the flags of TCP, or the type and identifier of ICMP. */
+/* Parses ports and the flags of TCP, or type and identifier of ICMP. */
 static __always_inline bool rf_parse_transport(const struct bpf_dynptr *bytes, __u32 at, struct rf_packet *packet)
 {
 	__u8 buffer[RF_TCP_FLAGS];
@@ -73,10 +73,10 @@ static __always_inline bool rf_parse_transport(const struct bpf_dynptr *bytes, _
 }
 
 /*
- * Whether the options are sound and none routes the packet by way of others (RFC 791: 131 and 137).
+ * Returns true if the options are valid and none is a source route (RFC 791: 131 and 137).
  *
- * The cursor is kept in the packet, of whose content the verifier knows nothing: in a variable it would be followed
- * through every sequence of options.
+ * The cursor is kept in the packet, whose content is unknown to the verifier. In a variable, the verifier would follow
+ * it through every sequence of options.
  */
 static __always_inline bool rf_check_options(const struct bpf_dynptr *bytes, __u32 end, struct rf_packet *packet)
 {
@@ -111,7 +111,7 @@ static __always_inline bool rf_check_options(const struct bpf_dynptr *bytes, __u
 	return READ_ONCE(packet->cursor) == end;
 }
 
-/* Returns false if there is not even a header with addresses. */
+/* Returns false if there is no header with addresses. */
 static __always_inline bool rf_parse_ipv4(const struct bpf_dynptr *bytes, struct rf_packet *packet)
 {
 	__u8 buffer[RF_IPV4_HEADER];
@@ -133,7 +133,7 @@ static __always_inline bool rf_parse_ipv4(const struct bpf_dynptr *bytes, struct
 	return true;
 }
 
-/* Follows extension headers up to the transport header; returns whether it can be reached. */
+/* Follows extension headers up to the transport header. Returns true if it can be reached. */
 static __always_inline bool rf_skip_extensions(const struct bpf_dynptr *bytes, struct rf_packet *packet)
 {
 	__u8 buffer[4];
@@ -149,9 +149,9 @@ static __always_inline bool rf_skip_extensions(const struct bpf_dynptr *bytes, s
 		header = bpf_dynptr_slice(bytes, READ_ONCE(packet->cursor), buffer, sizeof(buffer));
 		if (!header)
 			return false;
-		if (routing && header[3]) /* segments left: this is not its destination yet */
+		if (routing && header[3]) /* segments left: the packet has not reached its destination */
 			return false;
-		if (fragment && (header[2] || header[3] & 0xf8)) /* not the first one */
+		if (fragment && (header[2] || header[3] & 0xf8)) /* not the first fragment */
 			return false;
 		packet->protocol = header[0];
 		packet->cursor += fragment ? 8 : auth ? (header[1] + 2) * 4 : (header[1] + 1) * 8;

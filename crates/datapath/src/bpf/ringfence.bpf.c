@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * The attachments: netfilter at POSTROUTING and LOCAL_IN, IPv4 and IPv6; traffic control at the node's end of pods'
+ * The programs: netfilter at POSTROUTING and LOCAL_IN, for IPv4 and IPv6; traffic control at the node's end of pods'
  * links.
  */
 #include "kernel.h"
-#include "door.h"
+#include "link.h"
 #include "enforce.h"
 #include "parse.h"
-#include "way.h"
+#include "context.h"
 
 char LICENSE[] SEC("license") = "GPL";
 
-/* In a frame of its own: the compiler would give the stack of the dynptr to others once it is done with it. */
+/* A function with a stack frame of its own: otherwise the compiler would reuse the stack of the dynptr. */
 __noinline int rf_parse(struct bpf_nf_ctx *ctx, struct rf_packet *packet)
 {
 	struct bpf_dynptr bytes;
@@ -22,8 +22,8 @@ __noinline int rf_parse(struct bpf_nf_ctx *ctx, struct rf_packet *packet)
 	return ctx->state->pf == NFPROTO_IPV4 ? rf_parse_ipv4(&bytes, packet) : rf_parse_ipv6(&bytes, packet);
 }
 
-/* The compiler knows that a function returns 0 or 1 and leaves the comparison out; the verifier wants to see it. */
-static __always_inline int rf_verdict(int accepted)
+/* The compiler knows the range of the result and omits the comparison, but the verifier needs it. */
+static __always_inline int rf_hook_result(int accepted)
 {
 	barrier_var(accepted);
 	return accepted ? NF_ACCEPT : NF_DROP;
@@ -32,88 +32,89 @@ static __always_inline int rf_verdict(int accepted)
 SEC("netfilter")
 int ringfence(struct bpf_nf_ctx *ctx)
 {
-	struct rf_judgement judgement = {};
+	struct rf_verdict verdict = {};
 	struct rf_packet packet = {};
-	struct rf_way way = {};
+	struct rf_context context = {};
 
 	if (!rf_parse(ctx, &packet)) {
-		/* Not even addresses: the stack has checked the header before, so this is never a good packet. */
-		rf_count_drop(RF_UNPARSEABLE);
+		/* There are no addresses. The stack has checked the header before, so such a packet is never valid. */
+		rf_count_drop(RF_DROP_UNPARSEABLE);
 		return NF_DROP;
 	}
-	rf_find_way(ctx->skb, ctx->state->hook, &packet, &way);
-	return rf_verdict(rf_enforce(&packet, &way, 0, &judgement));
+	rf_find_context(ctx->skb, ctx->state->hook, &packet, &context);
+	return rf_hook_result(rf_enforce(&packet, &context, 0, &verdict));
 }
 
 /*
- * The same with circumstances from the map `trial` instead of the kernel's, for BPF_PROG_TEST_RUN, which gives
- * neither connection state nor interfaces. Leaves no trace unless asked to.
+ * Same as `ringfence`, with the context from the map `test_run`, for BPF_PROG_TEST_RUN, which provides neither
+ * connection state nor interfaces. Counts and stores nothing unless asked to.
  */
 SEC("netfilter")
-int ringfence_trial(struct bpf_nf_ctx *ctx)
+int ringfence_test(struct bpf_nf_ctx *ctx)
 {
-	struct rf_judgement judgement = {};
+	struct rf_verdict verdict = {};
 	struct rf_packet packet = {};
-	struct rf_way way = {};
-	struct rf_trial *asked;
-	__u32 zero = 0, how;
+	struct rf_context context = {};
+	struct rf_test_run *test;
+	__u32 zero = 0, options;
 	int accepted;
 
-	asked = bpf_map_lookup_elem(&trial, &zero);
-	if (!asked)
+	test = bpf_map_lookup_elem(&test_run, &zero);
+	if (!test)
 		return NF_DROP;
 	if (!rf_parse(ctx, &packet)) {
-		asked->accepted = false;
-		asked->reason = RF_UNPARSEABLE;
+		test->accepted = false;
+		test->reason = RF_DROP_UNPARSEABLE;
 		return NF_DROP;
 	}
-	way.in = asked->interface;
-	way.out = asked->out_interface;
-	way.local_in = asked->local_in;
-	way.translated = asked->translated;
-	rf_set_origin(&way);
-	rf_set_state(&way, asked->conntrack);
-	way.open |= asked->open;
-	rf_set_subject(&way, &packet, &asked->about_source, &asked->about_destination);
-	way.about_port = asked->about_port;
-	way.about_protocol = asked->about_protocol;
-	way.called = asked->called;
-	way.called_port = asked->called_port;
-	way.rewritten = asked->called_port != 0;
-	way.guess = asked->guessed;
-	how = (asked->flags & RF_TRIAL_FLOWS ? 0 : RF_NO_FLOWS) | (asked->flags & RF_TRIAL_TELL ? 0 : RF_QUIET);
-	accepted = rf_enforce(&packet, &way, how, &judgement);
-	asked->accepted = accepted;
-	asked->reason = judgement.reason;
-	asked->direction = judgement.direction;
-	asked->egress_ground = judgement.egress_ground;
-	asked->ingress_ground = judgement.ingress_ground;
-	asked->egress_cause = judgement.egress_cause;
-	asked->ingress_cause = judgement.ingress_cause;
-	asked->as_called = judgement.as_called;
-	asked->hit = judgement.lasting == 2;
-	return rf_verdict(accepted);
+	context.in = test->interface;
+	context.out = test->out_interface;
+	context.local_in = test->local_in;
+	context.translated = test->translated;
+	rf_set_origin(&context);
+	rf_set_state(&context, test->conntrack);
+	context.established |= test->established;
+	rf_set_error_role(&context, &packet, &test->error_client, &test->error_server);
+	context.error_port = test->error_port;
+	context.error_protocol = test->error_protocol;
+	context.original = test->original;
+	context.original_port = test->original_port;
+	context.dnat = test->original_port != 0;
+	context.pickup = test->pickup;
+	options = (test->flags & RF_TEST_FLOWS ? 0 : RF_NO_FLOW_TABLE) |
+		  (test->flags & RF_TEST_NOTIFY ? 0 : RF_NO_NOTIFY);
+	accepted = rf_enforce(&packet, &context, options, &verdict);
+	test->accepted = accepted != RF_DENIED;
+	test->reason = verdict.reason;
+	test->direction = verdict.direction;
+	test->egress_result = verdict.egress_result;
+	test->ingress_result = verdict.ingress_result;
+	test->egress_rule_id = verdict.egress_rule_id;
+	test->ingress_rule_id = verdict.ingress_rule_id;
+	test->by_original = verdict.by_original;
+	test->hit = accepted == RF_ALLOWED_BY_FLOW;
+	return rf_hook_result(accepted);
 }
 
-/* At the ingress of the node's end of a pod's link: what the pod sends. */
+/* At the ingress of the node's end of a pod's link: frames from the pod. */
 SEC("tc")
 int ringfence_from(struct __sk_buff *skb)
 {
 	struct rf_packet packet = {};
 	struct rf_frame frame = {};
-	int reason = rf_check_sent(skb, &frame, &packet);
+	int reason = rf_check_from_pod(skb, &frame, &packet);
 
 	if (!reason)
 		return TC_ACT_UNSPEC;
-	rf_tell_sent(skb, &frame, &packet, reason);
+	rf_notify_link_drop(skb, &frame, &packet, reason);
 	return TC_ACT_SHOT;
 }
 
-/* At its egress: what would reach the pod. */
+/* At its egress: frames to the pod. */
 SEC("tc")
 int ringfence_to(struct __sk_buff *skb)
 {
-	int reason = rf_check_delivery(skb);
+	int reason = rf_check_to_pod(skb);
 
 	if (!reason)
 		return TC_ACT_UNSPEC;
@@ -121,7 +122,7 @@ int ringfence_to(struct __sk_buff *skb)
 	return TC_ACT_SHOT;
 }
 
-/* Of every program there is: its id and name. */
+/* Lists id and name of every program. */
 SEC("iter/bpf_prog")
 int ringfence_list(struct bpf_iter__bpf_prog *ctx)
 {
@@ -129,12 +130,12 @@ int ringfence_list(struct bpf_iter__bpf_prog *ctx)
 	struct {
 		__u32 id;
 		char name[16];
-	} told = {};
+	} record = {};
 
 	if (!program)
 		return 0;
-	told.id = program->aux->id;
-	bpf_probe_read_kernel(told.name, sizeof(told.name), program->aux->name);
-	bpf_seq_write(ctx->meta->seq, &told, sizeof(told));
+	record.id = program->aux->id;
+	bpf_probe_read_kernel(record.name, sizeof(record.name), program->aux->name);
+	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
 	return 0;
 }

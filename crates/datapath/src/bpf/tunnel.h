@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
-/*
- * Tunnels between nodes: who puts a packet into one speaks for whoever he writes into it. Pods do not, whoever made
- * the tunnel.
- */
+/* Tunnels between nodes. A packet in a tunnel may have any inner source. So pods may not send into tunnels of nodes. */
 #ifndef RINGFENCE_TUNNEL_H
 #define RINGFENCE_TUNNEL_H
 
-#include "peers.h"
-#include "way.h"
+#include "ipcache.h"
+#include "context.h"
 
-/* Whether tunnels of nodes end where it is sent to. None does over TCP. */
+/* Returns true if a packet is sent to an end point of tunnels. No tunnel uses TCP. */
 static __always_inline bool rf_is_tunnelled(const struct rf_packet *packet)
 {
 	__u32 key = rf_port_key(packet->protocol, packet->destination_port);
@@ -18,17 +15,18 @@ static __always_inline bool rf_is_tunnelled(const struct rf_packet *packet)
 }
 
 /*
- * Whether a pod puts it into a tunnel: one of this node's, sent to this node or any other; or one of another node's,
- * whose packets for this node bear the addresses of nodes, also where that node holds nobody back.
+ * Returns true if a pod sends a packet into a tunnel: a local pod, to this node or any other, or a pod of another node,
+ * to this node. Tunnel packets of nodes have the address of a node, so the second case does not depend on the guard of
+ * the other node.
  */
-static __always_inline bool rf_enters_tunnel(const struct rf_packet *packet, const struct rf_way *way, __u32 flags,
-					     bool local_pod)
+static __always_inline bool rf_enters_tunnel(const struct rf_packet *packet, const struct rf_context *context,
+					     __u32 flags, bool local_pod)
 {
-	if (way->node || !rf_is_tunnelled(packet))
+	if (context->node || !rf_is_tunnelled(packet))
 		return false;
 	if (local_pod)
-		return way->local_in || rf_find_known(&packet->destination) & RF_KNOWN_NODE;
-	return way->local_in && rf_is_pod_elsewhere(&packet->source, flags);
+		return context->local_in || rf_find_infra(&packet->destination) & RF_INFRA_NODE;
+	return context->local_in && rf_is_remote_pod(&packet->source, flags);
 }
 
 #endif

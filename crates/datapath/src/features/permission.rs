@@ -1,4 +1,4 @@
-//! Whether this process may use `bpf()` at all, and who forbids it if not.
+//! Permission of this process to use `bpf()`, and the cause if it is denied.
 
 use std::fs;
 
@@ -7,10 +7,11 @@ use libbpf_rs::{ErrorKind, MapHandle, MapType};
 
 /// Number of the capability for maps and programs (`capability.h`).
 const CAP_BPF: u32 = 39;
-/// What the kernel calls it when system calls are filtered (`Seccomp:` in `/proc/PID/status`).
+/// State of a process with a seccomp filter (`Seccomp:` in `/proc/PID/status`).
 const FILTERED: &str = "2";
 
-/// Why the system call is not permitted, if it is not: features of the kernel cannot be told then.
+/// Returns the cause why `bpf()` is not permitted, or none if it is. Without permission, features of the kernel cannot
+/// be probed.
 pub(super) fn denied() -> Option<String> {
     let options = bpf_map_create_opts { sz: size_of::<bpf_map_create_opts>() as u64, ..Default::default() };
     let refused = MapHandle::create(MapType::Array, Some("ringfence_probe"), 4, 4, 1, &options).err()?;
@@ -20,7 +21,7 @@ pub(super) fn denied() -> Option<String> {
     Some(cause(&fs::read_to_string("/proc/self/status").unwrap_or_default()))
 }
 
-/// Who forbids it, by what the kernel says of this process.
+/// Determines from the status of the process what forbids `bpf()`.
 fn cause(status: &str) -> String {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let capabilities = field("CapEff:").and_then(|set| u64::from_str_radix(set, 16).ok()).unwrap_or(0);

@@ -1,46 +1,49 @@
-//! A change that does not fit is refused whole; one that fits without what it replaces is carried out in portions.
+//! A change that does not fit is refused as a whole. If new and old entries do not fit side by side, a change is
+//! applied in chunks.
 
 use std::collections::BTreeMap;
 
 use libbpf_rs::{MapCore as _, MapFlags};
 use ringfence_datapath::{ApplyError, Config};
-use ringfence_engine::{ClassId, Delta, EntryKey, PeerClass};
+use ringfence_engine::{Delta, IpcacheEntry, PeerSetId, PolicyKey};
 use ringfence_model::Protocol;
 
-use crate::kit::court::{Court, NEW};
+use crate::kit::fixture::{Fixture, NEW};
 use crate::kit::packet::Packet;
 use crate::kit::plan::Hand;
 
 fn plan() -> Hand {
-    Hand::web().peer("10.0.1.5", 9).gate("10.0.0.0/24")
+    Hand::web().peer("10.0.1.5", 9).cidr("10.0.0.0/24")
 }
 
-/// A change that adds this, and lets the pod of the plan go free.
+/// A delta with an addition that also makes the pod of the plan unrestricted.
 fn delta(addition: Hand) -> Delta {
     let plan = addition.endpoint("10.0.0.2", 0, 0).plan;
     Delta {
-        put_causes: plan.causes.into_iter().collect(),
-        put_entries: plan.entries.into_iter().collect(),
-        put_peers: plan.peers.into_iter().collect(),
+        put_rules: plan.rules.into_iter().collect(),
+        put_policy: plan.policy.into_iter().collect(),
+        put_ipcache: plan.ipcache.into_iter().collect(),
         put_endpoints: plan.endpoints.into_iter().collect(),
-        gates: (!plan.gates.is_empty()).then_some(plan.gates),
+        closed_cidrs: (!plan.closed_cidrs.is_empty()).then_some(plan.closed_cidrs),
         ..Delta::default()
     }
 }
 
 type Content = BTreeMap<(&'static str, Vec<u8>), Vec<u8>>;
 
-/// Every element of the maps of the policy; of counters and of unused breakpoints that they are there.
-fn content(court: &Court) -> Content {
+/// All elements of the policy maps. Of counters and unused port ranges only the number.
+fn content(fixture: &Fixture) -> Content {
     let mut all = Content::new();
-    for name in ["endpoints", "peers", "prefixes", "entries", "gates", "interfaces", "config", "breakpoints"] {
-        let map = court.map(name);
+    for name in
+        ["endpoints", "ipcache", "ipcache_cidrs", "policy", "closed_cidrs", "interfaces", "config", "port_ranges"]
+    {
+        let map = fixture.map(name);
         all.extend(map.keys().map(|key| {
             let value = map.lookup(&key, MapFlags::ANY).unwrap().unwrap();
             ((name, key), value)
         }));
     }
-    all.extend(court.map("counters").keys().map(|key| (("counters", key), Vec::new())));
+    all.extend(fixture.map("rule_counters").keys().map(|key| (("rule_counters", key), Vec::new())));
     all
 }
 
@@ -49,35 +52,39 @@ fn a_change_that_does_not_fit_touches_no_map() {
     type Full = (&'static str, fn(&mut Config), Hand);
     let cases: [Full; 7] = [
         ("endpoints", |config| config.sizes.endpoints = 1, Hand::default().endpoint("10.0.0.3", 7, 0)),
-        ("peers", |config| config.sizes.peers = 1, Hand::default().peer("10.0.1.6", 9)),
-        ("prefixes", |config| config.sizes.prefixes = 1, Hand::default().peer("10.0.2.0/24", 9)),
-        ("entries", |config| config.sizes.entries = 3, Hand::default().isolated(8, 70)),
-        ("counters", |config| config.sizes.causes = 2, Hand::default().allow_all(7, 9, 91)),
-        ("gates", |config| config.sizes.gates = 1, Hand::default().gate("10.0.0.0/24").gate("10.0.4.0/24")),
+        ("ipcache", |config| config.sizes.ipcache = 1, Hand::default().peer("10.0.1.6", 9)),
+        ("ipcache_cidrs", |config| config.sizes.ipcache_cidrs = 1, Hand::default().peer("10.0.2.0/24", 9)),
+        ("policy", |config| config.sizes.policy = 3, Hand::default().isolated(8, 70)),
+        ("rule_counters", |config| config.sizes.rule_counters = 2, Hand::default().allow_all(7, 9, 91)),
         (
-            "breakpoints",
-            |config| config.sizes.breakpoints = 8,
+            "closed_cidrs",
+            |config| config.sizes.closed_cidrs = 1,
+            Hand::default().cidr("10.0.0.0/24").cidr("10.0.4.0/24"),
+        ),
+        (
+            "port_ranges",
+            |config| config.sizes.port_ranges = 8,
             Hand::default().allow(8, 9, &[(Protocol::UDP, 1), (Protocol::UDP, 3)], 90, 70),
         ),
     ];
     for (full, shrink, addition) in cases {
-        let Some(mut court) = Court::with(shrink, &plan()) else { return };
-        let before = content(&court);
-        let error = court.datapath.apply(&delta(addition)).unwrap_err();
+        let Some(mut fixture) = Fixture::with(shrink, &plan()) else { return };
+        let before = content(&fixture);
+        let error = fixture.datapath.apply(&delta(addition)).unwrap_err();
         assert!(matches!(error, ApplyError::NoCapacity { map, .. } if map == full), "{full}: {error}");
-        assert_eq!(content(&court), before, "{full}");
-        assert!(!court.datapath.is_in_step());
-        assert!(court.ask(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80), &NEW).accepted, "{full}");
-        assert!(!court.ask(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81), &NEW).accepted, "{full}");
-        // What fits is carried out again, once everything has been compared.
-        court.datapath.sync(&plan().plan).unwrap();
-        court.datapath.apply(&delta(Hand::default())).unwrap();
-        assert!(court.ask(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81), &NEW).accepted, "{full}");
-        court.close();
+        assert_eq!(content(&fixture), before, "{full}");
+        assert!(!fixture.datapath.is_in_sync());
+        assert!(fixture.run(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80), &NEW).accepted, "{full}");
+        assert!(!fixture.run(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81), &NEW).accepted, "{full}");
+        // The plan that fits is applied again after the comparison.
+        fixture.datapath.sync(&plan().plan).unwrap();
+        fixture.datapath.apply(&delta(Hand::default())).unwrap();
+        assert!(fixture.run(&Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 81), &NEW).accepted, "{full}");
+        fixture.close();
     }
 }
 
-/// Two pods, `10.0.0.2` and `10.0.0.3`, on rulesets of these numbers, which let class 9 in at a port.
+/// Two pods, `10.0.0.2` and `10.0.0.3`, with these rulesets, which allow peer set 9 at a port.
 fn two(rulesets: [u64; 2], port: u16) -> Hand {
     let hand = Hand::default().peer("10.0.1.0/24", 9);
     let hand = hand.endpoint("10.0.0.2", rulesets[0], 0).endpoint("10.0.0.3", rulesets[1], 0);
@@ -90,30 +97,30 @@ fn two(rulesets: [u64; 2], port: u16) -> Hand {
 #[test]
 fn a_change_that_does_not_fit_beside_what_it_replaces_is_carried_out_in_portions() {
     let (old, new) = (two([20, 21], 80), two([30, 31], 81));
-    // Each ruleset takes up six: there is room for three of them, wherever their slices come to lie.
-    let Some(mut court) = Court::with(|config| config.sizes.breakpoints = 23, &old) else { return };
+    // Each ruleset uses six port ranges. There is room for three rulesets, wherever their extents are.
+    let Some(mut fixture) = Fixture::with(|config| config.sizes.port_ranges = 23, &old) else { return };
     let change = Delta {
-        put_causes: new.plan.causes.clone().into_iter().collect(),
-        put_entries: new.plan.entries.clone().into_iter().collect(),
+        put_rules: new.plan.rules.clone().into_iter().collect(),
+        put_policy: new.plan.policy.clone().into_iter().collect(),
         put_endpoints: new.plan.endpoints.into_iter().collect(),
-        delete_entries: old.plan.entries.keys().copied().collect(),
-        delete_causes: old.plan.causes.keys().copied().collect(),
+        delete_policy: old.plan.policy.keys().copied().collect(),
+        delete_rules: old.plan.rules.keys().copied().collect(),
         ..Delta::default()
     };
-    court.datapath.apply(&change).unwrap();
-    assert!(court.datapath.is_in_step());
-    expect_only_new(&court);
-    court.close();
+    fixture.datapath.apply(&change).unwrap();
+    assert!(fixture.datapath.is_in_sync());
+    expect_only_new(&fixture);
+    fixture.close();
 }
 
-/// Both pods are on the new policy, and nothing of the old one takes up room.
+/// Checks that both pods have the new policy, and that nothing of the old one uses room.
 #[track_caller]
-fn expect_only_new(court: &Court) {
+fn expect_only_new(fixture: &Fixture) {
     for pod in ["10.0.0.2", "10.0.0.3"] {
-        let accepted = |port| court.ask(&Packet::new("10.0.1.5", pod, Protocol::TCP, port), &NEW).accepted;
+        let accepted = |port| fixture.run(&Packet::new("10.0.1.5", pod, Protocol::TCP, port), &NEW).accepted;
         assert!(accepted(81) && !accepted(80), "{pod}");
     }
-    let held = court.datapath.capacity().into_iter().find(|capacity| capacity.map == "breakpoints").unwrap();
+    let held = fixture.datapath.map_usage().into_iter().find(|capacity| capacity.map == "port_ranges").unwrap();
     assert_eq!(held.used, 12, "what is old is gone");
 }
 
@@ -121,17 +128,20 @@ fn expect_only_new(court: &Court) {
 fn a_plan_that_does_not_fit_beside_the_one_before_is_synced_in_portions() {
     let (old, new) = (two([20, 21], 80), two([30, 31], 81));
     for peer in [9, 8] {
-        // Where the peers' class is another, they are denied on the way: for what both say there is no room.
-        let Some(mut court) = Court::with(|config| config.sizes.breakpoints = 23, &old) else { return };
+        // If the peers move to another peer set, they are denied on the way: there is no room for transitional entries.
+        let Some(mut fixture) = Fixture::with(|config| config.sizes.port_ranges = 23, &old) else { return };
         let mut plan = new.plan.clone();
-        for class in plan.peers.values_mut() {
-            *class = PeerClass::plain(ClassId(peer), class.fallback);
+        for peer_set in plan.ipcache.values_mut() {
+            *peer_set = IpcacheEntry::plain(PeerSetId(peer), peer_set.fallback);
         }
-        let entries = plan.entries.into_iter();
-        let moved = |key: EntryKey| EntryKey { class: if key.class.0 == 9 { ClassId(peer) } else { key.class }, ..key };
-        plan.entries = entries.map(|(key, block)| (moved(key), block)).collect();
-        court.datapath.sync(&plan).unwrap();
-        expect_only_new(&court);
-        court.close();
+        let entries = plan.policy.into_iter();
+        let moved = |key: PolicyKey| PolicyKey {
+            peer_set: if key.peer_set.0 == 9 { PeerSetId(peer) } else { key.peer_set },
+            ..key
+        };
+        plan.policy = entries.map(|(key, table)| (moved(key), table)).collect();
+        fixture.datapath.sync(&plan).unwrap();
+        expect_only_new(&fixture);
+        fixture.close();
     }
 }

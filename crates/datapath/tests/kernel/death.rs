@@ -18,14 +18,14 @@ use crate::kit::plan::Hand;
 use crate::kit::space::{PinDir, small};
 use crate::kit::talk::{Flood, is_refused, reaches};
 
-/// A pod that lets the world reach UDP port 80 and nothing else, in one of many ways to say so.
+/// A pod with UDP port 80 open to the world and nothing else. The plan has the same meaning in many variants.
 fn guarded(variant: u64) -> Plan {
-    let (ruleset, cause) = (100 + variant, 1000 + 2 * variant);
+    let (ruleset, rule_id) = (100 + variant, 1000 + 2 * variant);
     let mut hand = Hand::default()
         .endpoint(&address(2), ruleset, 0)
-        .isolated(ruleset, cause)
+        .isolated(ruleset, rule_id)
         .peer(WORLD, 50 + variant)
-        .allow(ruleset, 50 + variant, &[(Protocol::UDP, 80)], cause + 1, cause);
+        .allow(ruleset, 50 + variant, &[(Protocol::UDP, 80)], rule_id + 1, rule_id);
     // Others that come and go.
     for number in 0..variant % 5 {
         hand = hand.peer(&format!("10.{}.0.0/16", 100 + number), 300 + number).endpoint(
@@ -52,9 +52,9 @@ fn enforcement_outlives_the_process_and_the_program_is_replaced_without_a_gap() 
     let allowed = Flood::new(&net.world, &net.pods[0], &address(2), 80);
     assert!(is_refused(&net.world, &address(2), 22), "nobody has the datapath open");
 
-    // Other sizes: other maps. The old program goes when these are filled.
+    // Other sizes mean other maps. The old program is replaced when these are filled.
     let mut sizes = small();
-    sizes.peers *= 2;
+    sizes.ipcache *= 2;
     let mut datapath = net.open_with(Config { sizes, ..net.pins.config() });
     assert!(datapath.attachments().is_empty(), "not before the plan is there");
     datapath.sync(&guarded(1)).unwrap();
@@ -63,7 +63,7 @@ fn enforcement_outlives_the_process_and_the_program_is_replaced_without_a_gap() 
     assert_eq!(links(&net.pins).len(), 1);
     drop(datapath);
 
-    // Another program on the same maps: at once.
+    // Another program on the same maps is replaced at once.
     rename_links(&net.pins);
     let datapath = net.open_with(Config { sizes, ..net.pins.config() });
     assert!(datapath.attachments().iter().all(|(_, priority)| *priority == 95));
@@ -81,7 +81,7 @@ fn links(pins: &PinDir) -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("links-")).map(|e| e.path()).collect()
 }
 
-/// Makes the links look like those of another program.
+/// Renames the links to those of another program.
 fn rename_links(pins: &PinDir) {
     let entry =
         fs::read_dir(&pins.0).unwrap().flatten().find(|e| e.file_name().to_string_lossy().starts_with("links-"));
@@ -108,7 +108,7 @@ fn a_process_killed_at_any_instant_leaves_enforcement_whole() {
     let mut rng = Rng::new(1);
     let mut versions = HashSet::new();
     let mut synced = None;
-    // On a busy machine more of them may be needed until one gets as far as to replace the program.
+    // On a busy machine more kills may be needed until one process gets as far as to replace the program.
     for round in 0..4 * KILLS {
         if round >= KILLS && versions.len() > 1 {
             break;
@@ -122,8 +122,7 @@ fn a_process_killed_at_any_instant_leaves_enforcement_whole() {
                 .spawn()
                 .unwrap()
         });
-        // The first one tells how long it takes until it syncs for the second time; the others are killed at some
-        // instant of about that time.
+        // The first process shows the time until its second sync. The others are killed at about that time.
         match synced {
             None => synced = Some(time_to_sync(&mut child)),
             Some(time) => thread::sleep(time * u32::try_from(rng.below(150)).unwrap() / 100),
@@ -162,8 +161,8 @@ fn child() {
     let (pins, round) = told.rsplit_once(':').unwrap();
     let round: u64 = round.parse().unwrap();
     let mut sizes = small();
-    // Now and then other maps, which is a change of version.
-    sizes.peers *= 1 + u32::from(round.is_multiple_of(3));
+    // Other maps now and then, which is a change of version.
+    sizes.ipcache *= 1 + u32::from(round.is_multiple_of(3));
     let mut datapath = Datapath::open(Config { sizes, ..Config::new(PathBuf::from(pins)) }).unwrap();
     for (count, variant) in (round..).take(100_000).enumerate() {
         if count == 2 {

@@ -1,8 +1,8 @@
-//! Generated clusters and packets: the kernel says what the reference says.
+//! Generated clusters and packets: the kernel's verdicts equal those of the reference evaluator.
 
 use std::net::IpAddr;
 
-use ringfence_datapath::{Circumstances, Conntrack, Datapath, Drop, Ground, Tried};
+use ringfence_datapath::{Conntrack, Datapath, DropReason, PacketContext, PolicyResult, TestVerdict};
 use ringfence_engine::generate::{Rng, Settings};
 use ringfence_engine::{Plan, Planner, Scope, reference};
 use ringfence_model::{Connection, Direction, Name, Origin, Peer, Peers, Protocol, Reason, Tier, Verdict, World};
@@ -10,7 +10,7 @@ use ringfence_model::{Connection, Direction, Name, Origin, Peer, Peers, Protocol
 use crate::kit::packet::Packet;
 use crate::kit::space::Bench;
 
-/// `RINGFENCE_CASES` packets are tried, by default these.
+/// Number of packets, unless `RINGFENCE_CASES` gives another.
 const PACKETS: usize = 12_000;
 const PACKETS_PER_PLAN: usize = 25;
 const NODE: &str = "node0";
@@ -23,12 +23,12 @@ fn the_kernel_decides_as_the_reference() {
     let packets = std::env::var("RINGFENCE_CASES").map_or(PACKETS, |cases| cases.parse().unwrap());
     let bench = Bench::new();
     let mut datapath = bench.open();
-    let trial = datapath.trial().unwrap();
+    let test_run = datapath.test_run().unwrap();
     let mut tally = Tally::default();
     let mut seed = 0;
     while tally.packets < packets {
         let mut rng = Rng::new(seed);
-        // Now and then as clusters without cluster-wide policies are.
+        // Some clusters have no cluster-wide policies.
         let settings = Settings { tiers: seed % 4 != 0, ..Settings::default() };
         let mut world = settings.world(&mut rng);
         let mut planner = Planner::new(Scope::Node(NODE.into()));
@@ -44,7 +44,7 @@ fn the_kernel_decides_as_the_reference() {
             for packet in 0..PACKETS_PER_PLAN {
                 let lingering = (packet == 0).then(|| settings.lingering(&mut rng, &world, &pods)).flatten();
                 let case = Case::new(&settings, &mut rng, &world, lingering);
-                let said = trial.run(&case.bytes(), &case.circumstances(), 1).unwrap();
+                let said = test_run.run(&case.bytes(), &case.circumstances(), 1).unwrap();
                 case.check(seed, &world, &plan, &said, &mut tally);
             }
         }
@@ -54,7 +54,7 @@ fn the_kernel_decides_as_the_reference() {
     tally.assert_varied();
 }
 
-/// Something happens to the cluster, and its change reaches the kernel.
+/// Changes the cluster, and applies the change to the kernel.
 fn change(datapath: &mut Datapath, settings: &Settings, rng: &mut Rng, world: &mut World, planner: &mut Planner) {
     for _ in 0..3 {
         let event = settings.event(rng, world);
@@ -69,7 +69,7 @@ fn change(datapath: &mut Datapath, settings: &Settings, rng: &mut Rng, world: &m
     }
 }
 
-/// How a packet is made unreadable, or harder to read.
+/// A way in which a packet is malformed, or harder to parse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     Plain,
@@ -135,18 +135,18 @@ impl Case {
         matches!(&self.connection.origin, Origin::Node(node) if **node == *NODE)
     }
 
-    fn circumstances(&self) -> Circumstances {
-        Circumstances {
+    fn circumstances(&self) -> PacketContext {
+        PacketContext {
             interface: (!self.is_from_this_node()).then_some(1000),
             out_interface: Some(1001),
             conntrack: self.conntrack,
-            about: None,
-            called: None,
-            guessed: false,
+            related_to: None,
+            original_destination: None,
+            picked_up: false,
             translated: self.connection.translated,
             local_in: false,
             flows: false,
-            tell: false,
+            notify: false,
         }
     }
 
@@ -162,17 +162,19 @@ impl Case {
         }
     }
 
-    /// What should be: the reference for ends that are pods of this node, after what is no matter of policy.
+    /// Returns the expected result: that of the reference evaluator for local pods, after the checks that do not depend
+    /// on policy.
     fn expected(&self, world: &World, plan: &Plan) -> Result<(), Expected> {
         let connection = &self.connection;
         let (source, destination) = (connection.source.to_canonical(), connection.destination.to_canonical());
         let local = |address: &IpAddr| plan.endpoints.contains_key(address);
-        let gated = |address: &IpAddr| plan.gates.iter().any(|gate| gate.contains(address)) && !local(address);
+        let is_closed =
+            |address: &IpAddr| plan.closed_cidrs.iter().any(|cidr| cidr.contains(address)) && !local(address);
         let node = self.is_from_this_node();
         if connection.is_neighbour_discovery() && !self.is_unparseable() {
             return Ok(());
         }
-        if !node && (gated(&source) || gated(&destination)) {
+        if !node && (is_closed(&source) || is_closed(&destination)) {
             return Err(Expected::NotReady);
         }
         if self.is_unparseable() {
@@ -181,7 +183,7 @@ impl Case {
         }
         let ends = [(Direction::Egress, &source), (Direction::Ingress, &destination)];
         for (direction, address) in ends {
-            let verdict = judge(world, connection, direction);
+            let verdict = evaluate_direction(world, connection, direction);
             let owned = verdict.reason != Reason::NotAPod;
             assert_eq!(owned, local(address), "the plan has just the pods of the node");
             if owned && !verdict.allow {
@@ -191,16 +193,16 @@ impl Case {
         Ok(())
     }
 
-    fn check(&self, seed: u64, world: &World, plan: &Plan, said: &Tried, tally: &mut Tally) {
+    fn check(&self, seed: u64, world: &World, plan: &Plan, said: &TestVerdict, tally: &mut Tally) {
         let expected = self.expected(world, plan);
         let agree = match (&expected, said.dropped) {
             (Ok(()), None)
-            | (Err(Expected::NotReady), Some(Drop::EndpointNotReady))
-            | (Err(Expected::Unparseable), Some(Drop::Unparseable)) => true,
-            // Whose address it is cannot be known: there is nothing to look up.
-            (Err(Expected::Policy(_, verdict)), Some(Drop::Incomplete)) => verdict.reason == Reason::Undecided,
-            (Err(Expected::Policy(direction, verdict)), Some(Drop::Policy { cause, .. })) => {
-                said.direction == Some(*direction) && plan.causes.get(&cause) == Some(&verdict.reason)
+            | (Err(Expected::NotReady), Some(DropReason::EndpointNotReady))
+            | (Err(Expected::Unparseable), Some(DropReason::Unparseable)) => true,
+            // The owner of the address is unknown, so there is no decision to look up.
+            (Err(Expected::Policy(_, verdict)), Some(DropReason::Incomplete)) => verdict.reason == Reason::Undecided,
+            (Err(Expected::Policy(direction, verdict)), Some(DropReason::Policy { rule_id, .. })) => {
+                said.direction == Some(*direction) && plan.rules.get(&rule_id) == Some(&verdict.reason)
             }
             _ => false,
         };
@@ -214,39 +216,39 @@ impl Case {
         self.count_deciders(world, plan, tally);
     }
 
-    /// Who decides at the ends that are pods of this node, up to the first that denies.
+    /// Counts the deciding policies of local pods, up to the first that denies.
     fn count_deciders(&self, world: &World, plan: &Plan, tally: &mut Tally) {
         let Connection { source, destination, .. } = &self.connection;
         for (direction, address) in [(Direction::Egress, source), (Direction::Ingress, destination)] {
             if self.is_unparseable() || !plan.endpoints.contains_key(&address.to_canonical()) {
                 continue;
             }
-            let verdict = judge(world, &self.connection, direction);
+            let verdict = evaluate_direction(world, &self.connection, direction);
             tally.decided(world, &verdict);
             let other = Connection { established: !self.connection.established, ..self.connection.clone() };
-            tally.lingering += usize::from(judge(world, &other, direction) != verdict);
+            tally.lingering += usize::from(evaluate_direction(world, &other, direction) != verdict);
             if !verdict.allow {
                 return;
             }
         }
     }
 
-    /// Why it was accepted.
-    fn grounds_agree(&self, world: &World, plan: &Plan, said: &Tried) -> bool {
+    /// True if the reasons for an allowed packet agree.
+    fn grounds_agree(&self, world: &World, plan: &Plan, said: &TestVerdict) -> bool {
         if !said.accepted || self.is_unparseable() {
             return true;
         }
         let agree = |ground, address: IpAddr, direction| {
-            let verdict = judge(world, &self.connection, direction);
+            let verdict = evaluate_direction(world, &self.connection, direction);
             let local = plan.endpoints.contains_key(&address.to_canonical());
             match ground {
-                Ground::NeighbourDiscovery => self.connection.is_neighbour_discovery(),
-                Ground::NotAPod => !local,
-                Ground::OwnAddress => verdict.reason == Reason::OwnAddress,
-                Ground::LocalNode => verdict.reason == Reason::LocalNode,
-                Ground::Decided(cause) if cause.0 == 0 => verdict.reason == Reason::Default,
-                Ground::Decided(cause) => plan.causes.get(&cause) == Some(&verdict.reason),
-                Ground::Related | Ground::NotAsked => false,
+                PolicyResult::NeighbourDiscovery => self.connection.is_neighbour_discovery(),
+                PolicyResult::NotAPod => !local,
+                PolicyResult::OwnAddress => verdict.reason == Reason::OwnAddress,
+                PolicyResult::LocalNode => verdict.reason == Reason::LocalNode,
+                PolicyResult::Decided(rule_id) if rule_id.0 == 0 => verdict.reason == Reason::Default,
+                PolicyResult::Decided(rule_id) => plan.rules.get(&rule_id) == Some(&verdict.reason),
+                PolicyResult::Related | PolicyResult::NotEvaluated => false,
             }
         };
         agree(said.egress, self.connection.source, Direction::Egress)
@@ -261,9 +263,9 @@ enum Expected {
     Policy(Direction, Verdict),
 }
 
-/// What an end says, as this node knows it.
-fn judge(world: &World, connection: &Connection, direction: Direction) -> Verdict {
-    reference::judge_at(world, Some(&Name::from(NODE)), connection, direction)
+/// Returns the verdict of one end, as this node knows it.
+fn evaluate_direction(world: &World, connection: &Connection, direction: Direction) -> Verdict {
+    reference::evaluate_direction_at(world, Some(&Name::from(NODE)), connection, direction)
 }
 
 fn family(address: &IpAddr) -> bool {
@@ -289,7 +291,7 @@ fn reshape(packet: &mut Packet, shape: Shape, rng: &mut Rng) {
     }
 }
 
-/// That the packets were not all alike.
+/// Counts that prove that the packets were not all alike.
 #[derive(Default)]
 struct Tally {
     packets: usize,
@@ -298,13 +300,13 @@ struct Tally {
     not_ready: usize,
     unparseable: usize,
     v6: usize,
-    /// Ends for which a rule of a tier decided, and one that means nobody but hosts, nodes or domain names among them.
+    /// Ends that a rule of a tier decided, and those with rules about hosts only: nodes or domain names.
     admin: usize,
     network_policy: usize,
     baseline: usize,
     nodes: usize,
     domains: usize,
-    /// It mattered that the connection was open before, or that it was not.
+    /// Cases in which the verdict depended on whether the connection was open before.
     lingering: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What forged packets would do to others' connections, and what only looks forged: the node's own encapsulation.
+//! Forged packets cannot affect connections of others, and the node's own encapsulation does not count as forged.
 
 use ringfence_datapath::Datapath;
 
@@ -63,7 +63,7 @@ fn a_false_fragment_joins_no_datagram() {
             if expected { victim.hears_soon(MARKER) } else { victim.hears(MARKER) }
         };
         let families: [fn(usize) -> String; 2] = [address, address_v6];
-        // On a link of its own a first fragment that is forged gives the whole its interface, which netfilter refuses.
+        // On a link of its own, a forged first fragment gives the whole packet its interface, and netfilter drops that.
         for of in families {
             assert!(is_joined(of, false, true), "{joint:?}: no attack without a guard");
         }
@@ -82,7 +82,7 @@ fn a_forged_reset_leaves_connection_tracking_alone() {
     }
     for joint in [Joint::Routes, Joint::Bridge] {
         let (net, mut datapath) = stage(joint);
-        // With this any sequence number will do.
+        // With this setting any sequence number is accepted.
         net.node.run("echo 1 > /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal");
         let _server = Echo::new(&net.pods[2], &address(VICTIM), 80);
         let attacker = Wire::new(&net.pods[0], "eth0");
@@ -93,7 +93,7 @@ fn a_forged_reset_leaves_connection_tracking_alone() {
             let entry = all.lines().find(|line| line.contains(&format!("sport={port}")));
             entry.and_then(|entry| entry.split_whitespace().nth(4)?.parse::<u64>().ok()).unwrap_or(0)
         };
-        // One of each quarter of the numbers: some come after what was acknowledged.
+        // One reset in each quarter of the sequence numbers, so that some come after the acknowledged ones.
         let reset = |port: u16| {
             for quarter in 0..4 {
                 let packet = Ip::new(&address(FRIEND), &address(VICTIM), 6);
@@ -139,13 +139,13 @@ fn what_the_node_encapsulates_in_place_is_judged_as_its_pods() {
     assert!(!world.hears(MARKER), "without a guard nobody knows who forged it");
     assert!(datapath.drop_counters().unwrap().spoofed > spoofed);
     net.guard(&mut datapath);
-    // The way to what is beyond has to be known on both sides.
-    datapath.set_known_addresses(["fd00:50::1", "fd00:50::2"].map(|node| node.parse().unwrap()), []).unwrap();
+    // Both sides need a route to the addresses beyond.
+    datapath.set_infra_addresses(["fd00:50::1", "fd00:50::2"].map(|node| node.parse().unwrap()), []).unwrap();
     datapath.set_tunnels(&[(41, 0)].into()).unwrap();
     send();
     assert!(world.hears_soon(MARKER));
     world.forget();
-    // It is still the pod that sends, and its policy that is asked.
+    // The pod still sends, so its policy decides.
     let mut plan = Hand::default().isolated(8, 80);
     plan = plan.endpoint(&address(ATTACKER), 0, 8).endpoint(&address_v6(ATTACKER), 0, 8);
     datapath.sync(&plan.plan).unwrap();
@@ -170,10 +170,10 @@ fn pods_that_talk_are_taken_in_without_a_gap() {
         ];
         let _both = [Echo::new(&net.world, WORLD_V6, 80)];
         net.guard(&mut datapath);
-        // An agent of another version on other maps: its programs take the place of those there.
+        // An agent of another version with other maps: its programs replace those that are attached.
         drop(datapath);
         let mut config = net.pins.config();
-        config.sizes.peers *= 2;
+        config.sizes.ipcache *= 2;
         let mut datapath = net.open_with(config);
         let mut plan = Hand::default().isolated(7, 70);
         for of in [address, address_v6] {

@@ -1,5 +1,5 @@
-//! What is handed over: an address to another pod, whose predecessor's connections are forgotten, and pods to an agent
-//! of another version, which nothing of them notices.
+//! Handovers: an address passes to another pod without the connections of its predecessor, and pods pass to an agent of
+//! another version without losing a packet.
 
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use ringfence_datapath::{Config, Connections, forget_connections_of};
+use ringfence_datapath::{Config, Connections, delete_conntrack_entries_of};
 use ringfence_engine::Plan;
 use ringfence_model::Protocol;
 
@@ -18,7 +18,7 @@ use crate::kit::space::small;
 use crate::kit::talk::{Datagrams, Echo, Flood, Sink, reaches};
 use crate::kit::wire::{Ip, Wire, frame, kind_of};
 
-/// The pod may talk to anybody, or to nobody.
+/// A plan under which the pod may connect to any address, or to none.
 fn plan(own: &str, free: bool) -> Plan {
     let hand = Hand::default();
     if free { hand.endpoint(own, 0, 0).plan } else { hand.endpoint(own, 0, 8).isolated(8, 80).plan }
@@ -39,14 +39,14 @@ fn nothing_is_open_any_more_under_an_address_that_was_forgotten() {
             log.are_dead_at_once();
             sink.receives()
         });
-        // What waited for a neighbour to be found comes late.
+        // Packets that waited for neighbour resolution arrive late.
         while sink.receives() {}
         datapath.sync(&plan(&own, false)).unwrap();
         log.are_dead_at_once();
         assert!(sink.receives(), "what was open before drains");
         let forget = |address: &str| {
             let addresses = [address.parse().unwrap()].into();
-            net.node.enter(|| forget_connections_of(&addresses)).unwrap()
+            net.node.enter(|| delete_conntrack_entries_of(&addresses)).unwrap()
         };
         assert_eq!(forget(&other), 0, "nobody else's");
         log.are_dead_at_once();
@@ -60,24 +60,24 @@ fn nothing_is_open_any_more_under_an_address_that_was_forgotten() {
 
 const ATTACKER: usize = 2;
 const VICTIM: usize = 3;
-/// What the victim takes from the world alone, and what from the attacker alone.
+/// The victim accepts this port from the world only; the next one from the attacker only.
 const OF_THE_WORLD: u16 = 80;
 const OF_THE_ATTACKER: u16 = 81;
 
 /// Of both families.
 fn upgraded() -> Plan {
     let of = |[attacker, victim, world]: [&str; 3], hand: Hand, ruleset: u64| {
-        let (cause, friend, other) = (ruleset * 10, ruleset + 1, ruleset + 2);
-        let hand = hand.endpoint(attacker, 0, 0).endpoint(victim, ruleset, 0).isolated(ruleset, cause);
+        let (rule_id, friend, other) = (ruleset * 10, ruleset + 1, ruleset + 2);
+        let hand = hand.endpoint(attacker, 0, 0).endpoint(victim, ruleset, 0).isolated(ruleset, rule_id);
         let hand = hand.peer(world, friend).peer(attacker, other);
-        let hand = hand.allow(ruleset, friend, &[(Protocol::UDP, OF_THE_WORLD)], cause + 1, cause);
-        hand.allow(ruleset, other, &[(Protocol::UDP, OF_THE_ATTACKER)], cause + 2, cause)
+        let hand = hand.allow(ruleset, friend, &[(Protocol::UDP, OF_THE_WORLD)], rule_id + 1, rule_id);
+        hand.allow(ruleset, other, &[(Protocol::UDP, OF_THE_ATTACKER)], rule_id + 2, rule_id)
     };
     let hand = of([&address(ATTACKER), &address(VICTIM), WORLD], Hand::default(), 100);
     of([&address_v6(ATTACKER), &address_v6(VICTIM), WORLD_V6], hand, 200).plan
 }
 
-/// Sends what pretends to be from the world for as long as it lives.
+/// Sends packets with the address of the world for as long as it lives.
 fn forge(net: &Net, to: &str, from: &str, stop: &Arc<AtomicBool>) -> thread::JoinHandle<()> {
     let wire = Wire::new(&net.pods[0], "eth0");
     let packet = Ip::new(from, to, 17);
@@ -100,7 +100,7 @@ fn pods_from_before_an_upgrade_are_taken_in_without_a_gap() {
     }
     for joint in [Joint::Routes, Joint::Bridge] {
         let net = Net::new(joint, 2);
-        // What waits for a neighbour to be found may be lost.
+        // Packets that wait for neighbour resolution may be lost.
         for (space, to) in
             [(&net.pods[1], [address(VICTIM), address_v6(VICTIM)]), (&net.world, [WORLD, WORLD_V6].map(str::to_owned))]
         {
@@ -113,14 +113,14 @@ fn pods_from_before_an_upgrade_are_taken_in_without_a_gap() {
         datapath.sync(&upgraded()).unwrap();
         net.tell_interfaces(&mut datapath);
         drop(datapath);
-        // From here on packets are on their way all the time.
+        // From here on packets are always on their way.
         let [attacker, victim] = [&net.pods[0], &net.pods[1]];
         let mut allowed = Vec::new();
         let mut denied = Vec::new();
         for (victims, world, attackers) in
             [(address(VICTIM), WORLD, address(ATTACKER)), (address_v6(VICTIM), WORLD_V6, address_v6(ATTACKER))]
         {
-            // Its own ports, as each end of a flood is a socket.
+            // Ports of its own, because each end of a flood is a socket.
             allowed.push(Flood::new(attacker, victim, &victims, OF_THE_ATTACKER));
             allowed.push(Flood::new(attacker, &net.world, world, OF_THE_WORLD));
             allowed.push(Flood::new(&net.world, attacker, &attackers, OF_THE_WORLD));
@@ -133,10 +133,10 @@ fn pods_from_before_an_upgrade_are_taken_in_without_a_gap() {
         });
         let stop = Arc::new(AtomicBool::new(false));
         let mut forging = Vec::new();
-        // One with guards, of another layout; then two that take over from such a one.
+        // First one agent with link guards, of another layout; then two agents that take over from such an agent.
         for times in [2, 1, 3] {
             let mut sizes = small();
-            sizes.peers *= times;
+            sizes.ipcache *= times;
             let mut datapath = net.open_with(Config { sizes, ..net.pins.config() });
             datapath.sync(&upgraded()).unwrap();
             net.guard(&mut datapath);

@@ -1,23 +1,24 @@
-//! What a pod on a bridge can do to its neighbours with frames of its own making: nothing. Each attack is shown to work
-//! where only netfilter judges, and not to where the link is guarded.
+//! Attacks on neighbours with hand-made frames of a pod on a bridge. Each attack succeeds if only netfilter checks
+//! packets, and fails if the link is guarded.
 
 use std::collections::BTreeMap;
 
-use ringfence_datapath::{Datapath, Port};
+use ringfence_datapath::{Datapath, PodLink};
 
 use crate::kit::net::{Joint, Net, WORLD, address, address_v6};
 use crate::kit::plan::Hand;
 use crate::kit::talk::{Echo, reaches};
 use crate::kit::wire::{BROADCAST, Ip, Mac, Wire, arp, frame, kind_of, tagged};
 
-/// The pods by number: whoever attacks, egress open; who denies all ingress; who is open; who may send nothing.
+/// The pods by number: the attacker with open egress, a pod that denies all ingress, an open pod, and one that may send
+/// nothing.
 const ATTACKER: usize = 2;
 const VICTIM: usize = 3;
 const OPEN: usize = 4;
 const CAGED: usize = 5;
 
 const MARKER: &[u8] = b"this is a letter from a pod";
-/// A hardware address that nobody has.
+/// An unused hardware address.
 const NOBODY: Mac = [2, 0, 0, 0, 0, 0x99];
 const ALL_NODES: Mac = [0x33, 0x33, 0, 0, 0, 1];
 
@@ -31,7 +32,7 @@ struct Attack {
     name: String,
     by: usize,
     frame: Vec<u8>,
-    /// Who gets it.
+    /// The receiver.
     got_by: usize,
 }
 
@@ -70,7 +71,7 @@ impl Stage {
         std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, low[0], low[1], low[2], low[3]).to_string()
     }
 
-    /// Frames that netfilter does not see, or sees without the tags: to neighbours and to the router.
+    /// Frames that netfilter does not see, or sees without the tags, to neighbours and to the router.
     fn tags(&self) -> Vec<Attack> {
         let mut attacks = Vec::new();
         let tags: [(&str, &[(u16, u16)]); 5] = [
@@ -88,7 +89,7 @@ impl Stage {
                 }
             }
         }
-        // By the router, as a stranger it has to let in.
+        // Through the router, as a stranger that the router has to let in.
         let packet = letter(WORLD, &address(OPEN));
         let routed = tagged(self.router, self.mac(CAGED), &[(0x8100, 0)], 0x0800, &packet);
         attacks.push(Attack { name: "VLAN 0 by the router".into(), by: CAGED, frame: routed, got_by: OPEN });
@@ -99,7 +100,7 @@ impl Stage {
         attacks
     }
 
-    /// Packets that reach another than they are for.
+    /// Packets that reach a pod they are not for.
     fn ends(&self) -> Vec<Attack> {
         let mut attacks = Vec::new();
         let mut attack = |name: &str, by: usize, to: Mac, packet: &[u8], got_by: usize| {
@@ -117,7 +118,7 @@ impl Stage {
         attacks
     }
 
-    /// Who claims what is another's.
+    /// Attacks that claim addresses of others.
     fn claims(&self) -> Vec<Attack> {
         let (attacker, open) = (self.mac(ATTACKER), self.mac(OPEN));
         let victim = (self.mac(VICTIM), address(VICTIM));
@@ -162,23 +163,23 @@ impl Stage {
             let packet = Ip { hops: 255, ..Ip::new(source, "ff02::1", 58) };
             let message = packet.icmpv6(kind, &body);
             attack(name, ALL_NODES, attacker, 0x86dd, &packet.around(&message));
-            // Behind a header with nothing in it, or as a fragment that is the whole.
+            // Behind an empty extension header, or in a fragment that is the whole packet.
             let fragment = Ip { fragment: Some((0, false, 5)), ..packet.clone() };
             attack(&format!("{name}, as a fragment"), ALL_NODES, attacker, 0x86dd, &fragment.around(&message));
             let hidden = Ip { options: vec![58, 0, 1, 4, 0, 0, 0, 0], first: 60, ..packet };
             attack(&format!("{name}, hidden"), ALL_NODES, attacker, 0x86dd, &hidden.around(&message));
         }
-        // The bridge would learn where others are.
+        // From this frame the bridge would learn wrong positions.
         attack("another's hardware address", victim.0, open, 0x0806, &arp(1, (open, &address(OPEN)), target));
         attacks
     }
 
-    /// Whether an attack's frame arrives, with patience for one that should.
+    /// True if the frame of an attack arrives; waits longer for one that is expected.
     fn arrives(&self, attack: &Attack, expected: bool) -> bool {
         self.wires[&attack.got_by].forget();
         self.wires[&attack.by].send(&attack.frame);
         let wire = &self.wires[&attack.got_by];
-        // Tags are taken off on the way: what is behind the addresses and the ethertype stays.
+        // Tags are removed on the way. The bytes behind addresses and ethertype stay.
         let body = &attack.frame[attack.frame.len() - 16..];
         if expected { wire.hears_soon(body) } else { wire.hears(body) }
     }
@@ -189,8 +190,8 @@ fn letter(from: &str, to: &str) -> Vec<u8> {
     packet.around(&packet.udp(4000, 4001, MARKER))
 }
 
-/// What got through before has to, so that it is known to be an attack; then it must not. `told`: also where netfilter
-/// knows whose each port is.
+/// Attacks that succeed first, which proves that they are attacks, and then have to fail. `told`: the same if netfilter
+/// knows the pod of each port.
 fn closed_by_a_guard(told: bool, attacks: impl Fn(&Stage) -> Vec<Attack>) {
     let Some((stage, mut datapath)) = Stage::new() else { return };
     if told {
@@ -208,7 +209,7 @@ fn closed_by_a_guard(told: bool, attacks: impl Fn(&Stage) -> Vec<Attack>) {
     stage.net.detach(datapath);
 }
 
-/// What is allowed goes on: connections of both families, questions for neighbours, probes and announcements.
+/// Permitted traffic works: connections of both families, neighbour solicitations, probes and announcements.
 fn neighbours_talk(stage: &Stage) {
     let (attacker, open) = (&stage.net.pods[0], &stage.net.pods[2]);
     for space in [attacker, open, &stage.net.node] {
@@ -255,7 +256,7 @@ fn nobody_claims_a_neighbours_address() {
 fn what_a_bridge_floods_reaches_whom_it_is_for() {
     let Some((stage, mut datapath)) = Stage::new() else { return };
     stage.net.guard(&mut datapath);
-    // The bridge knows nobody's place any more.
+    // The bridge has forgotten all ports.
     for number in [ATTACKER, VICTIM, OPEN, CAGED] {
         stage.net.node.run(&format!("ip link set pod{number} type bridge_slave learning off"));
     }
@@ -264,27 +265,27 @@ fn what_a_bridge_floods_reaches_whom_it_is_for() {
     stage.wires[&ATTACKER].send(&frame(stage.mac(OPEN), stage.mac(ATTACKER), 0x0800, &packet));
     assert!(stage.wires[&OPEN].hears_soon(MARKER));
     assert!(!stage.wires[&CAGED].hears(MARKER) && !stage.wires[&VICTIM].hears(MARKER));
-    assert!(datapath.drop_counters().unwrap().astray > 0);
+    assert!(datapath.drop_counters().unwrap().misdirected > 0);
     stage.net.detach(datapath);
 }
 
 #[test]
 fn a_port_of_a_pod_we_know_nothing_of_is_closed() {
     let Some((stage, mut datapath)) = Stage::new() else { return };
-    let mut ports = stage.net.ports();
+    let mut ports = stage.net.links();
     let unknown = stage.net.node.index(&format!("pod{ATTACKER}"));
     let bridge = ports[&unknown].bridge;
-    ports.insert(unknown, Port { bridge, mac: None, pod: false, idle: false });
+    ports.insert(unknown, PodLink { bridge, mac: None, pod: false, idle: false });
     datapath.sync(&plan().endpoint("10.1.0.66", 0, 0).plan).unwrap();
     datapath.set_interfaces([]).unwrap();
-    assert!(stage.net.guard_ports(&mut datapath, &ports).failed.is_empty());
+    assert!(stage.net.guard_pod_links(&mut datapath, &ports).failed.is_empty());
     for (by, to) in [(ATTACKER, OPEN), (OPEN, ATTACKER)] {
         let packet = letter(WORLD, &address(to));
         stage.wires[&by].send(&frame(stage.mac(to), stage.mac(by), 0x0800, &packet));
         assert!(!stage.wires[&to].hears(MARKER), "from {by}");
     }
     assert!(datapath.drop_counters().unwrap().not_ready > 0);
-    // And known at last.
+    // At last the pod is known.
     stage.net.guard(&mut datapath);
     neighbours_talk(&stage);
     stage.net.detach(datapath);

@@ -1,13 +1,13 @@
-//! What test runs cannot show: real packets between namespaces, with connection tracking and address translation.
+//! Real packets between namespaces, with connection tracking and address translation, which test runs lack.
 
 use std::time::{Duration, Instant};
 
-use ringfence_datapath::{Config, Connections, Datapath, Drop, Flow, Outcome};
-use ringfence_engine::{CauseId, Delta};
+use ringfence_datapath::{Config, Connections, Datapath, DropReason, EventVerdict, Flow};
+use ringfence_engine::{Delta, RuleId};
 use ringfence_model::{Direction, Protocol};
 
-use crate::kit::court::clear;
 use crate::kit::eventually;
+use crate::kit::fixture::clear;
 use crate::kit::net::{Joint, Net, WORLD, WORLD_V6, address, address_v6, link};
 use crate::kit::plan::Hand;
 use crate::kit::space::Space;
@@ -16,15 +16,15 @@ use crate::kit::talk::{Connection, Datagrams, Echo, is_refused, ping, reaches};
 const TCP_80: (Protocol, u16) = (Protocol::TCP, 80);
 const UDP_80: (Protocol, u16) = (Protocol::UDP, 80);
 
-/// Pods `2..2 + pods`, without policy. Pod `n` is of class `100 + n`.
+/// Pods `2..2 + pods`, without policy. Pod `n` is in peer set `100 + n`.
 fn open_pods(pods: usize) -> Hand {
     (2..2 + pods).fold(Hand::default(), |hand, number| with_pod(hand, number, 0, 0))
 }
 
 fn with_pod(hand: Hand, number: usize, ingress: u64, egress: u64) -> Hand {
-    let class = 100 + u64::try_from(number).unwrap();
+    let peer_set = 100 + u64::try_from(number).unwrap();
     let (v4, v6) = (address(number), address_v6(number));
-    hand.endpoint(&v4, ingress, egress).endpoint(&v6, ingress, egress).peer(&v4, class).peer(&v6, class)
+    hand.endpoint(&v4, ingress, egress).endpoint(&v6, ingress, egress).peer(&v4, peer_set).peer(&v6, peer_set)
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn pods_talk_as_policy_says(joint: Joint) {
     for to in [address(3), address_v6(3)] {
         assert!(reaches(a, &to, 80) && reaches(a, &to, 81) && reaches(c, &to, 80), "open by default");
     }
-    // b lets a in on port 80 and nobody else; a is isolated too: what it opened is answered all the same.
+    // b accepts a on port 80 and no other pod; a is isolated too, but receives replies.
     let plan = with_pod(open_pods(3), 3, 7, 0).isolated(7, 70).allow(7, 102, &[TCP_80, UDP_80], 71, 70);
     let plan = with_pod(plan, 2, 8, 0).isolated(8, 80);
     datapath.sync(&plan.plan).unwrap();
@@ -68,7 +68,7 @@ fn pods_talk_as_policy_says(joint: Joint) {
     let drops = datapath.drop_counters().unwrap();
     assert!(drops.policy >= 10 && drops.total() == drops.policy, "{drops:?}");
     let counters = datapath.rule_counters().unwrap();
-    assert!(counters[&CauseId(71)].accepted >= 4 && counters[&CauseId(71)].dropped == 0, "{counters:?}");
+    assert!(counters[&RuleId(71)].accepted >= 4 && counters[&RuleId(71)].dropped == 0, "{counters:?}");
     assert_eq!(counters.values().map(|counter| counter.dropped).sum::<u64>(), drops.policy);
     only_what_lasts_is_remembered(&datapath, a);
     drop(servers);
@@ -76,7 +76,7 @@ fn pods_talk_as_policy_says(joint: Joint) {
     assert!(!net.node.run("nft list tables").contains("ringfence"));
 }
 
-/// Chance decides for each packet: one in sixteen.
+/// Each packet is remembered with a probability of one in sixteen.
 fn only_what_lasts_is_remembered(datapath: &Datapath, client: &Space) {
     const CONNECTIONS: usize = 400;
     let remembered = || datapath.flows().unwrap().iter().filter(|flow| flow.destination_port == 80).count();
@@ -157,8 +157,8 @@ fn open_connections_when_policy_changes(connections: Connections) {
     assert!(streams.iter_mut().all(Connection::lives) && datagrams.live(10));
     let isolated = with_pod(open_pods(2), 3, 7, 0).isolated(7, 70).plan;
     let delta = Delta {
-        put_causes: isolated.causes.into_iter().collect(),
-        put_entries: isolated.entries.into_iter().collect(),
+        put_rules: isolated.rules.into_iter().collect(),
+        put_policy: isolated.policy.into_iter().collect(),
         put_endpoints: isolated.endpoints.into_iter().collect(),
         ..Delta::default()
     };
@@ -170,13 +170,13 @@ fn open_connections_when_policy_changes(connections: Connections) {
     }
     assert!(streams.iter_mut().all(Connection::is_dead) && datagrams.are_dead(10));
     assert!(datapath.drop_counters().unwrap().cut > 0);
-    let cut = Outcome::Denied(Drop::Policy { cause: CauseId(70), cut: true });
+    let cut = EventVerdict::Denied(DropReason::Policy { rule_id: RuleId(70), cut: true });
     let mut seen = Vec::new();
     eventually("the cut is reported", || {
         seen.extend(events.poll(Duration::from_millis(100)).unwrap());
-        seen.iter().any(|event| event.outcome == cut && event.direction == Some(Direction::Ingress))
+        seen.iter().any(|event| event.verdict == cut && event.direction == Some(Direction::Ingress))
     });
-    // And back: retransmission brings the old connections to life, for conntrack still knows them.
+    // Back again: retransmission revives the old connections, because conntrack still has them.
     datapath.sync(&open_pods(2).plan).unwrap();
     assert!(datagrams.live(10) && reaches(a, &address(3), 80));
     net.detach(datapath);
@@ -205,7 +205,7 @@ fn a_connection_outlives_the_loss_of_the_flow_table() {
     assert!(stream.lives() && datagrams.live(10));
     let drops = datapath.drop_counters().unwrap();
     assert_eq!(drops.total(), 0, "{drops:?}");
-    assert_eq!(datapath.rule_counters().unwrap()[&CauseId(71)].accepted, 2, "two connections, each opened once");
+    assert_eq!(datapath.rule_counters().unwrap()[&RuleId(71)].accepted, 2, "two connections, each opened once");
     net.detach(datapath);
 }
 
@@ -249,7 +249,7 @@ fn services_are_judged_by_their_backend(joint: Joint) {
     }
     let net = Net::new(joint, 3);
     if joint == Joint::Bridge {
-        // As bridge plugins are told to, so that a pod reaches itself through a Service.
+        // Bridge plugins set this, so that a pod reaches itself through a Service.
         net.node.run("ip link set pod3 type bridge_slave hairpin on");
     }
     let (a, b, c) = (&net.pods[0], &net.pods[1], &net.pods[2]);
@@ -263,7 +263,7 @@ fn services_are_judged_by_their_backend(joint: Joint) {
         assert!(reaches(b, vip, 80), "hairpin");
     }
     assert!(reaches(&net.world, "192.168.50.1", 30080), "node port");
-    // a may reach b's port 8080, by egress and ingress; nobody else may, b itself neither.
+    // a may reach b's port 8080, by egress and ingress; no other pod may, and b itself may not.
     let plan = with_pod(open_pods(3), 3, 7, 0).isolated(7, 70).allow(7, 102, &[(Protocol::TCP, 8080)], 71, 70);
     let plan = with_pod(plan, 2, 0, 9).isolated(9, 90).allow(9, 103, &[(Protocol::TCP, 8080)], 91, 90);
     datapath.sync(&plan.plan).unwrap();
@@ -306,7 +306,7 @@ fn errors_about_a_connection_reach_an_isolated_pod() {
         assert!(Connection::new(&net.pods[0], to, 80).carries(60_000), "path MTU to {to}");
     }
     assert!(net.pods[0].run("ip route get 192.168.60.2").contains("mtu 1300"), "the error came");
-    // The same through a Service and masqueraded: the error is about who really talks to whom.
+    // The same through a Service and masqueraded. The error is about the actual ends.
     net.node.run(
         "nft 'add table ip proxy; add chain ip proxy pre { type nat hook prerouting priority -100; }; \
          add chain ip proxy post { type nat hook postrouting priority 100; }; \
@@ -375,7 +375,7 @@ fn spoofed_sources_are_dropped() {
             assert!(Datagrams::new(a, &from, to, 80).are_dead(10), "{from}");
             assert_eq!(spoofed(), before + 1, "{from}");
         }
-        // From outside with the address of a pod.
+        // A packet from outside with the address of a pod.
         net.world.run(&format!("ip addr add {}/32 dev eth0", address(3)));
         let before = spoofed();
         assert!(Datagrams::new(&net.world, &address(3), &address(2), 80).are_dead(10));
@@ -394,13 +394,13 @@ fn an_address_without_endpoint_waits_behind_the_gate() {
     let _server = Echo::new(a, &address(2), 80);
     let _elsewhere = Echo::new(&net.world, WORLD, 80);
     let mut datapath = net.open();
-    datapath.sync(&Hand::default().gate("10.1.0.0/24").gate("fd00:1::/64").plan).unwrap();
+    datapath.sync(&Hand::default().cidr("10.1.0.0/24").cidr("fd00:1::/64").plan).unwrap();
     assert!(is_refused(a, WORLD, 80) && is_refused(&net.world, &address(2), 80));
     assert!(is_refused(&net.pods[1], &address(2), 80));
     assert!(reaches(&net.node, &address(2), 80), "the node probes its pods before they are ready");
     assert!(reaches(&net.node, "192.168.50.2", 80));
     assert!(datapath.drop_counters().unwrap().not_ready > 0);
-    datapath.sync(&with_pod(Hand::default().gate("10.1.0.0/24").gate("fd00:1::/64"), 2, 0, 0).plan).unwrap();
+    datapath.sync(&with_pod(Hand::default().cidr("10.1.0.0/24").cidr("fd00:1::/64"), 2, 0, 0).plan).unwrap();
     assert!(reaches(a, WORLD, 80) && reaches(&net.world, &address(2), 80));
     assert!(is_refused(&net.pods[1], &address(2), 80), "the other one still waits");
     net.detach(datapath);
@@ -425,18 +425,18 @@ fn denials_are_counted_exactly_and_reported_now_and_then() {
     }
     let seconds = started.elapsed().as_secs() + 1;
     eventually("all are counted", || datapath.drop_counters().unwrap().policy == 50);
-    assert_eq!(datapath.rule_counters().unwrap()[&CauseId(70)].dropped, 50);
+    assert_eq!(datapath.rule_counters().unwrap()[&RuleId(70)].dropped, 50);
     let mut seen = Vec::new();
     eventually("both outcomes are reported", || {
         seen.extend(events.poll(Duration::from_millis(50)).unwrap());
         seen.len() >= 2
     });
-    let allowed: Vec<_> = seen.iter().filter(|event| event.outcome == Outcome::Allowed(CauseId(71))).collect();
+    let allowed: Vec<_> = seen.iter().filter(|event| event.verdict == EventVerdict::Allowed(RuleId(71))).collect();
     assert_eq!((allowed.len(), allowed[0].destination_port, allowed[0].protocol), (1, 80, Protocol::UDP));
     let denials: Vec<_> = seen.iter().filter(|event| event.destination_port == 81).collect();
     assert!(!denials.is_empty() && denials.len() as u64 <= seconds, "{denials:?}");
     let first = denials[0];
-    assert_eq!(first.outcome, Outcome::Denied(Drop::Policy { cause: CauseId(70), cut: false }));
+    assert_eq!(first.verdict, EventVerdict::Denied(DropReason::Policy { rule_id: RuleId(70), cut: false }));
     assert_eq!((first.source.to_string(), first.destination.to_string()), (WORLD.to_owned(), address(2)));
     assert_eq!((first.direction, first.interface), (Some(Direction::Ingress), net.node.index("up0")));
     net.detach(datapath);

@@ -1,10 +1,10 @@
 //! Connections that are open when a change of policy denies them: cut, or left to end by themselves.
 
-use ringfence_datapath::{Circumstances, Connections, Conntrack, Drop};
-use ringfence_engine::CauseId;
+use ringfence_datapath::{Connections, Conntrack, DropReason, PacketContext};
+use ringfence_engine::RuleId;
 use ringfence_model::Protocol;
 
-use crate::kit::court::{Court, NEW};
+use crate::kit::fixture::{Fixture, NEW};
 use crate::kit::net::{Joint, Net, WORLD, address};
 use crate::kit::packet::Packet;
 use crate::kit::plan::Hand;
@@ -22,47 +22,47 @@ const STATES: [(Conntrack, bool); 5] = [
 #[test]
 fn those_of_which_a_packet_was_let_through_are_cut_or_drain() {
     for connections in [Connections::Cut, Connections::Drain] {
-        let Some(court) = Court::with(|config| config.connections = connections, &Hand::web()) else { return };
+        let Some(fixture) = Fixture::with(|config| config.connections = connections, &Hand::web()) else { return };
         for flows in [false, true] {
             for (state, open) in STATES {
                 let packet = Packet::new("10.0.1.5", "10.0.0.2", Protocol::UDP, 81);
                 let packet = if state == Conntrack::Reply { packet.reply() } else { packet };
-                let before = court.datapath.drop_counters().unwrap();
-                let given = Circumstances { conntrack: state, flows, tell: true, ..NEW };
-                let said = court.ask(&packet, &given);
+                let before = fixture.datapath.drop_counters().unwrap();
+                let given = PacketContext { conntrack: state, flows, notify: true, ..NEW };
+                let verdict = fixture.run(&packet, &given);
                 let passes = open && connections == Connections::Drain;
-                assert_eq!(said.accepted, passes, "{connections:?} {state:?}: {said:?}");
-                let drops = court.datapath.drop_counters().unwrap();
+                assert_eq!(verdict.accepted, passes, "{connections:?} {state:?}: {verdict:?}");
+                let drops = fixture.datapath.drop_counters().unwrap();
                 assert_eq!(drops.policy - before.policy, u64::from(!passes), "{connections:?} {state:?}");
                 assert_eq!(drops.cut - before.cut, u64::from(open && !passes), "{connections:?} {state:?}");
             }
         }
-        court.close();
+        fixture.close();
     }
 }
 
-/// What is dropped for other reasons than policy is dropped while connections drain, too.
+/// Packets are dropped for other reasons than policy even while connections drain.
 #[test]
 fn draining_is_about_policy_only() {
-    let plan = Hand::web().gate("10.0.0.0/24");
-    let Some(court) = Court::with(|config| config.connections = Connections::Drain, &plan) else { return };
-    let open = Circumstances { conntrack: Conntrack::Established, ..NEW };
+    let plan = Hand::web().cidr("10.0.0.0/24");
+    let Some(fixture) = Fixture::with(|config| config.connections = Connections::Drain, &plan) else { return };
+    let open = PacketContext { conntrack: Conntrack::Established, ..NEW };
     let piece = Packet { fragment: Some(9), ..Packet::new("10.0.1.5", "10.0.0.2", Protocol::TCP, 80) };
-    assert_eq!(court.ask(&piece, &open).dropped, Some(Drop::Unparseable));
+    assert_eq!(fixture.run(&piece, &open).dropped, Some(DropReason::Unparseable));
     let gone = Packet::new("10.0.1.5", "10.0.0.7", Protocol::TCP, 80);
-    assert_eq!(court.ask(&gone, &open).dropped, Some(Drop::EndpointNotReady));
-    court.close();
+    assert_eq!(fixture.run(&gone, &open).dropped, Some(DropReason::EndpointNotReady));
+    fixture.close();
 }
 
-/// Copies of one packet share what connection tracking knows: that one of them was let through says nothing of others.
+/// Copies of one packet share a conntrack entry, so one allowed copy proves nothing about the others.
 #[test]
 fn what_is_for_many_is_never_open() {
     for connections in [Connections::Cut, Connections::Drain] {
         let plan = Hand::web().endpoint("fd00::2", 7, 0);
-        let Some(mut court) = Court::with(|config| config.connections = connections, &plan) else { return };
+        let Some(mut fixture) = Fixture::with(|config| config.connections = connections, &plan) else { return };
         let interface = ringfence_datapath::Interface { index: 10, bridge: None };
-        court.datapath.set_interfaces([("10.0.0.2".parse().unwrap(), interface)]).unwrap();
-        let to_the_pod = Circumstances { out_interface: Some(10), tell: true, ..NEW };
+        fixture.datapath.set_interfaces([("10.0.0.2".parse().unwrap(), interface)]).unwrap();
+        let to_the_pod = PacketContext { out_interface: Some(10), notify: true, ..NEW };
         for (from, to) in [
             ("10.0.1.5", "10.0.0.255"),
             ("10.0.1.5", "255.255.255.255"),
@@ -72,16 +72,20 @@ fn what_is_for_many_is_never_open() {
         ] {
             for conntrack in [Conntrack::New, Conntrack::Unanswered, Conntrack::Established] {
                 let packet = Packet::new(from, to, Protocol::UDP, 81);
-                let said = court.ask(&packet, &Circumstances { conntrack, ..to_the_pod });
-                assert_eq!(said.dropped, Some(Drop::Policy { cause: CauseId(70), cut: false }), "{to} {conntrack:?}");
+                let verdict = fixture.run(&packet, &PacketContext { conntrack, ..to_the_pod });
+                assert_eq!(
+                    verdict.dropped,
+                    Some(DropReason::Policy { rule_id: RuleId(70), cut: false }),
+                    "{to} {conntrack:?}"
+                );
             }
         }
-        assert_eq!(court.datapath.drop_counters().unwrap().cut, 0, "nor is it cut");
-        // What has one receiver, known by its interface or not, is.
+        assert_eq!(fixture.datapath.drop_counters().unwrap().cut, 0, "nor is it cut");
+        // Packets to a single receiver, identified by its interface or not, are allowed.
         let neighbour = Packet::new("fe80::5", "fe80::2", Protocol::UDP, 81);
-        let said = court.ask(&neighbour, &Circumstances { conntrack: Conntrack::Established, ..to_the_pod });
-        assert_eq!(said.accepted, connections == Connections::Drain, "{said:?}");
-        court.close();
+        let verdict = fixture.run(&neighbour, &PacketContext { conntrack: Conntrack::Established, ..to_the_pod });
+        assert_eq!(verdict.accepted, connections == Connections::Drain, "{verdict:?}");
+        fixture.close();
     }
 }
 
@@ -89,7 +93,7 @@ fn free() -> Hand {
     Hand::default().endpoint(&address(2), 0, 0)
 }
 
-/// The pod may not talk to anybody.
+/// The pod may connect to no address.
 fn silenced() -> Hand {
     Hand::default().endpoint(&address(2), 0, 8).isolated(8, 80)
 }
@@ -147,6 +151,6 @@ fn no_error_about_a_connection_that_was_cut_comes_through() {
     assert!(!log.are_refused());
     let drops = datapath.drop_counters().unwrap();
     assert_eq!((drops.policy - before.policy, drops.cut - before.cut), (1, 1));
-    assert_eq!(datapath.rule_counters().unwrap()[&CauseId(80)].dropped, 1);
+    assert_eq!(datapath.rule_counters().unwrap()[&RuleId(80)].dropped, 1);
     net.detach(datapath);
 }

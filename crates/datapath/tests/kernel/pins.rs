@@ -1,4 +1,4 @@
-//! What others do to pins and links takes no policy away while an agent lives, and is put right.
+//! Damage to pins and links by other programs removes no policy while an agent lives, and is repaired.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use libbpf_rs::Link;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use ringfence_datapath::{Datapath, Undone};
+use ringfence_datapath::{Datapath, Repairs};
 
 use crate::kit::net::{Joint, Net, WORLD, address};
 use crate::kit::plan::Hand;
@@ -21,7 +21,7 @@ fn guarded() -> Plan {
     hand.allow(100, 50, &[(Protocol::UDP, 80)], 1001, 1000).plan
 }
 
-/// Directories of pins, and the pins in them, that begin so.
+/// Returns the directories with this prefix, and the pins in them.
 fn pins(net: &Net, prefix: &str) -> Vec<PathBuf> {
     let directories = fs::read_dir(&net.pins.0).unwrap().flatten();
     let directories = directories.filter(|entry| {
@@ -32,7 +32,7 @@ fn pins(net: &Net, prefix: &str) -> Vec<PathBuf> {
     directories.flat_map(|entry| fs::read_dir(entry.path()).unwrap().flatten()).map(|entry| entry.path()).collect()
 }
 
-/// What a script does that "cleans" such a directory.
+/// Removes such a directory, as a cleanup script does.
 fn remove(net: &Net, prefix: &str) {
     for path in pins(net, prefix) {
         fs::remove_file(&path).unwrap();
@@ -57,14 +57,14 @@ fn pins_that_are_removed_open_nothing_and_are_put_back() {
     let _server = Echo::new(&net.pods[0], &address(2), 22);
     let denied = Flood::new(&net.world, &net.pods[0], &address(2), 81);
     let allowed = Flood::new(&net.world, &net.pods[0], &address(2), 80);
-    assert_eq!(datapath.mend().unwrap(), Undone::default(), "nothing is undone");
+    assert_eq!(datapath.repair().unwrap(), Repairs::default(), "nothing is undone");
     let (links, maps) = (pins(&net, "links-").len(), pins(&net, "maps-").len());
-    let all = |datapath: &mut Datapath, expected: Undone| {
-        assert_eq!(datapath.mend().unwrap(), expected);
+    let all = |datapath: &mut Datapath, expected: Repairs| {
+        assert_eq!(datapath.repair().unwrap(), expected);
         assert_eq!((pins(&net, "links-").len(), pins(&net, "maps-").len()), (links, maps));
-        assert_eq!(datapath.mend().unwrap(), Undone::default());
+        assert_eq!(datapath.repair().unwrap(), Repairs::default());
     };
-    let unpinned = |unpinned| Undone { unpinned, ..Undone::default() };
+    let unpinned = |unpinned| Repairs { unpinned, ..Repairs::default() };
     for (what, count) in [("links-", links), ("maps-", maps), ("", links + maps)] {
         remove(&net, what);
         assert!(is_refused(&net.world, &address(2), 22), "{what} is gone, and the agent looks later");
@@ -74,8 +74,8 @@ fn pins_that_are_removed_open_nothing_and_are_put_back() {
     fs::remove_file(&pins(&net, "maps-")[0]).unwrap();
     all(&mut datapath, unpinned(2));
     unmount(&net);
-    all(&mut datapath, Undone { unpinned: links + maps, directory: true, ..Undone::default() });
-    // What was put back is as good as what was there.
+    all(&mut datapath, Repairs { unpinned: links + maps, directory: true, ..Repairs::default() });
+    // Restored pins work like the first ones.
     drop(datapath);
     assert!(is_refused(&net.world, &address(2), 22), "the process is gone");
     let datapath = net.open();
@@ -99,14 +99,14 @@ fn a_link_that_was_detached_is_attached_again() {
         Link::open(path).unwrap().detach().unwrap();
     }
     assert!(reaches(&net.world, &address(2), 81), "nothing judges any more");
-    assert_eq!(datapath.mend().unwrap(), Undone { detached: 4, ..Undone::default() });
+    assert_eq!(datapath.repair().unwrap(), Repairs { detached: 4, ..Repairs::default() });
     assert!(is_refused(&net.world, &address(2), 81));
-    assert_eq!(datapath.mend().unwrap(), Undone::default());
+    assert_eq!(datapath.repair().unwrap(), Repairs::default());
     assert_eq!(pins(&net, "links-").len(), 4);
-    // The pins are those of the new links.
+    // The pins belong to the new links.
     drop(datapath);
     assert!(is_refused(&net.world, &address(2), 81));
-    // Detached while no agent is there: the next one finds that out.
+    // The link is detached while no agent runs. The next agent notices that.
     for path in pins(&net, "links-") {
         Link::open(path).unwrap().detach().unwrap();
     }
@@ -135,7 +135,7 @@ fn an_agent_makes_do_with_what_is_left_of_the_pins() {
                 fs::remove_file(pins.iter().find(|path| path.ends_with("ipv6-local-in")).unwrap()).unwrap();
             }
             _ => {
-                let name = if what == "config" { "config" } else { "peers" };
+                let name = if what == "config" { "config" } else { "ipcache" };
                 fs::remove_file(pins(&net, "maps-").iter().find(|path| path.ends_with(name)).unwrap()).unwrap();
             }
         }
@@ -144,7 +144,7 @@ fn an_agent_makes_do_with_what_is_left_of_the_pins() {
         assert!(is_refused(&net.world, &address(2), 22), "{what}: what is left enforces until the first sync");
         datapath.sync(&guarded()).unwrap();
         assert_eq!((pins(&net, "links-").len(), datapath.attachments().len()), (4, 4), "{what}");
-        assert_eq!(datapath.mend().unwrap(), Undone::default(), "{what}");
+        assert_eq!(datapath.repair().unwrap(), Repairs::default(), "{what}");
         drop(datapath);
     }
     let (sent, received) = denied.end();
@@ -156,7 +156,7 @@ fn an_agent_makes_do_with_what_is_left_of_the_pins() {
     assert!(!net.pins.0.exists());
 }
 
-/// What a thread does in a mount namespace of its own, from which nothing gets out.
+/// Runs work on a thread in a mount namespace of its own.
 fn mounting<T: Send>(receiving: MsFlags, work: impl FnOnce() -> T + Send) -> T {
     let inside = || {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -166,8 +166,8 @@ fn mounting<T: Send>(receiving: MsFlags, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(inside).join()).unwrap()
 }
 
-/// Does something in a container of a node: with a mount of its own of the file system of the pins, which hears of the
-/// node's. It is called before and after the node has unmounted its one.
+/// Runs two closures in a container of a node, which has its own mount of the file system of the pins and receives
+/// mount events of the node: one before and one after the node unmounts its mount.
 fn container(net: &Net, before: impl FnOnce() -> Datapath + Send, after: impl FnOnce(Datapath) + Send) {
     mounting(MsFlags::MS_PRIVATE, || {
         fs::create_dir_all(&net.pins.0).unwrap();
@@ -203,18 +203,18 @@ fn a_container_hears_that_the_file_system_was_unmounted_on_the_node() {
     let before = || {
         let mut datapath = net.open();
         datapath.sync(&guarded()).unwrap();
-        assert_eq!(datapath.mend().unwrap(), Undone::default());
+        assert_eq!(datapath.repair().unwrap(), Repairs::default());
         datapath
     };
     container(&net, before, |mut datapath| {
-        let error = datapath.mend().unwrap_err().to_string();
+        let error = datapath.repair().unwrap_err().to_string();
         assert!(error.contains("was unmounted on the node"), "{error}");
         assert!(is_refused(&net.world, &address(2), 22), "and goes on enforcing");
         net.detach(datapath);
     });
 }
 
-/// What is pinned nowhere ends with the process: then links are closed, and open again with the next one.
+/// Unpinned programs end with the process. The links are closed then, and opened by the next process.
 #[test]
 fn an_agent_that_cannot_pin_closes_the_links_before_it_ends() {
     if !crate::kit::can_run() {
@@ -232,14 +232,14 @@ fn an_agent_that_cannot_pin_closes_the_links_before_it_ends() {
         let denied = Mutex::new(None);
         let before = || {
             let mut datapath = open();
-            assert!(datapath.leave().unwrap().is_none(), "what is pinned stays, and nothing is closed");
+            assert!(datapath.close_before_exit().unwrap().is_none(), "what is pinned stays, and nothing is closed");
             *denied.lock().unwrap() = Some(Flood::new(&net.world, &net.pods[0], &address(2), 81));
             datapath
         };
         container(&net, before, |mut datapath| {
-            let errand = datapath.leave().unwrap();
-            assert!(errand.is_some());
-            net.carry_out(&mut datapath, errand);
+            let work = datapath.close_before_exit().unwrap();
+            assert!(work.is_some());
+            net.carry_out(&mut datapath, work);
         });
         // The container is gone with its mounts, and with them every link to netfilter.
         let _outside = Echo::new(&net.world, WORLD, 22);

@@ -1,5 +1,5 @@
-//! Packets under another's address have no effect at all: no answer of the kernel carries what is in them to whoever
-//! has the address, no fragment waits for others, no connection is known.
+//! Packets with the address of another have no effect: no reply of the kernel carries their content to the owner of the
+//! address, no fragment is kept, and no connection is tracked.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use ringfence_datapath::Datapath;
 
 use crate::kit::net::{Joint, Net, WORLD, WORLD_V6, address, address_v6};
 use crate::kit::plan::Hand;
-use crate::kit::wire::{DOUBT, Ip, Wire, frame, kind_of};
+use crate::kit::wire::{Ip, SILENCE, Wire, frame, kind_of};
 
 const CAGED: usize = 2;
 const MARKER: &[u8] = b"what nobody is to know";
 
-/// A way to make the kernel answer, and the packet for it.
+/// A packet that makes the kernel answer.
 struct Question {
     name: &'static str,
     packet: Vec<u8>,
-    /// Number of the pod that gets the answer; none: the world.
+    /// Number of the pod that receives the answer. None: the world.
     collector: Option<usize>,
 }
 
-/// Node and pods, of which one may send nothing, and a node that answers without counting how often.
+/// A node with pods, of which one may send nothing. The node answers without rate limits.
 fn stage(joint: Joint) -> (Net, Datapath) {
     let net = Net::new(joint, 3);
     let mut datapath = net.open();
@@ -53,7 +53,7 @@ fn questions(joint: Joint) -> Vec<Question> {
     let bad = Ip { options: vec![7, 3, 1, 0], ..Ip::new(WORLD, "10.98.0.1", 17) };
     ask("bad option", datagram(&bad));
     if joint == Joint::Routes {
-        // A bridge that hands packets to netfilter drops it at once.
+        // A bridge that hands packets to netfilter drops this packet at once.
         let bad = Ip { options: vec![17, 0, 0xc2, 4, 0, 0, 0, 0], first: 0, ..Ip::new(WORLD_V6, "fd00:98::1", 17) };
         ask("bad hop-by-hop option", datagram(&bad));
     }
@@ -63,7 +63,7 @@ fn questions(joint: Joint) -> Vec<Question> {
         ask("fragment that stays alone", first.around(&first.udp(4000, 4001, &part)[..64]));
     }
     if joint == Joint::Bridge {
-        // Back out of the bridge, to a neighbour: who is told of the better way is the neighbour that seems to ask.
+        // Out of the bridge again, to a neighbour: the redirect goes to the apparent sender.
         let packet = datagram(&Ip::new(&address(3), &address(4), 17));
         all.push(Question { name: "redirect", packet, collector: Some(3) });
     }
@@ -97,11 +97,11 @@ fn the_kernel_answers_no_false_source() {
             let frame = frame(router, caged.mac, kind_of(&question.packet), &question.packet);
             let collector = question.collector.map_or(&world, |number| &pods[number - 2]);
             collector.forget();
-            // The kernel answers the same one but now and then, after some seconds at most.
+            // The kernel answers equal packets only every few seconds.
             let mut attempts = 0..if expected { 8 } else { 1 };
             attempts.any(|_| {
                 caged.send(&frame);
-                collector.hears_for(MARKER, if expected { Duration::from_millis(1500) } else { DOUBT })
+                collector.hears_for(MARKER, if expected { Duration::from_millis(1500) } else { SILENCE })
             })
         };
         let all = questions(joint);

@@ -1,17 +1,17 @@
-//! Connections whose destination a node rewrites: allowed as called and as it became, unless a Service or a node was
-//! called.
+//! Connections whose destination a node translates. They are allowed only if both the original and the translated
+//! destination are, unless the original is a Service or a node.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ringfence_datapath::{About, Circumstances, Conntrack, Datapath, Drop, Outcome};
-use ringfence_engine::{CauseId, Planner, Scope};
+use ringfence_datapath::{Conntrack, Datapath, DropReason, EventVerdict, PacketContext, TrackedConnection};
+use ringfence_engine::{Planner, RuleId, Scope};
 use ringfence_model::{
     Action, Direction, IpBlock, Labels, Namespace, NamespaceSelection, Node, Object, Peer, Peers, Pod, PodKey,
     PodPhase, PodSelection, Policy, PolicyId, PolicyKind, Ports, Protocol, Rule, Selector, Tier,
 };
 
-use crate::kit::court::{Court, NEW};
+use crate::kit::fixture::{Fixture, NEW};
 use crate::kit::net::{Joint, Net, WORLD, WORLD_V6, address, address_v6};
 use crate::kit::packet::Packet;
 use crate::kit::plan::{Hand, ip};
@@ -24,8 +24,8 @@ fn plan() -> Hand {
     hand.peer("192.0.2.7", 51).allow(8, 51, &[(Protocol::TCP, 80)], 81, 86)
 }
 
-fn called(address: &str) -> Circumstances {
-    Circumstances { called: Some(address.parse().unwrap()), tell: true, ..NEW }
+fn original_destination(address: &str) -> PacketContext {
+    PacketContext { original_destination: Some(address.parse().unwrap()), notify: true, ..NEW }
 }
 
 fn call() -> Packet {
@@ -33,82 +33,88 @@ fn call() -> Packet {
 }
 
 fn tell(datapath: &mut Datapath) {
-    datapath.set_known_addresses([ip("192.168.50.1")], [ip("10.97.0.1"), ip("fd00:97::1")]).unwrap();
+    datapath.set_infra_addresses([ip("192.168.50.1")], [ip("10.97.0.1"), ip("fd00:97::1")]).unwrap();
 }
 
 #[test]
 fn both_destinations_have_to_be_allowed() {
-    let Some(mut court) = Court::new(&plan()) else { return };
-    tell(&mut court.datapath);
+    let Some(mut fixture) = Fixture::new(&plan()) else { return };
+    tell(&mut fixture.datapath);
     for (whom, allowed) in
         [("10.7.7.7:80", true), ("169.254.169.254:80", false), ("192.0.2.7:80", true), ("192.0.2.7:81", false)]
     {
         for conntrack in [Conntrack::New, Conntrack::Unanswered, Conntrack::Established, Conntrack::Reply] {
             let packet = if conntrack == Conntrack::Reply { call().reply() } else { call() };
-            let said = court.ask(&packet, &Circumstances { conntrack, ..called(whom) });
-            assert_eq!((said.accepted, said.as_called), (allowed, !allowed), "{whom} {conntrack:?}: {said:?}");
+            let said = fixture.run(&packet, &PacketContext { conntrack, ..original_destination(whom) });
+            assert_eq!((said.accepted, said.by_original), (allowed, !allowed), "{whom} {conntrack:?}: {said:?}");
         }
     }
-    // It is allowed as called, but not as it became.
+    // The original destination is allowed, but not the translated one.
     let to_it = Packet::new("10.0.0.3", "169.254.169.254", Protocol::TCP, 80);
-    let said = court.ask(&to_it, &called("192.0.2.7:80"));
-    assert_eq!(said.dropped, Some(Drop::Policy { cause: CauseId(85), cut: false }));
-    assert!(!said.as_called);
-    // Of a pod without rules, or no pod, nobody asks.
+    let said = fixture.run(&to_it, &original_destination("192.0.2.7:80"));
+    assert_eq!(said.dropped, Some(DropReason::Policy { rule_id: RuleId(85), cut: false }));
+    assert!(!said.by_original);
+    // A sender without rules, or one that is no pod, needs no permission.
     for source in ["10.0.0.4", "10.9.9.8"] {
         let packet = Packet::new(source, "10.9.9.9", Protocol::TCP, 8080);
-        assert!(court.ask(&packet, &called("169.254.169.254:80")).accepted);
+        assert!(fixture.run(&packet, &original_destination("169.254.169.254:80")).accepted);
     }
-    court.close();
+    fixture.close();
 }
 
 #[test]
 fn addresses_of_services_and_nodes_are_not_asked_about() {
     let closed = Hand::default().endpoint("10.0.0.3", 0, 8).isolated(8, 80);
     let closed = closed.peer("10.9.9.9", 60).allow_all(8, 60, 81);
-    let Some(mut court) = Court::new(&closed) else { return };
-    assert!(court.ask(&call(), &called("10.97.0.1:80")).accepted, "nobody said yet which addresses are of Services");
-    tell(&mut court.datapath);
+    let Some(mut fixture) = Fixture::new(&closed) else { return };
+    assert!(
+        fixture.run(&call(), &original_destination("10.97.0.1:80")).accepted,
+        "nobody said yet which addresses are of Services"
+    );
+    tell(&mut fixture.datapath);
     for known in ["10.97.0.1:80", "192.168.50.1:30080"] {
-        assert!(court.ask(&call(), &called(known)).accepted, "{known}");
+        assert!(fixture.run(&call(), &original_destination(known)).accepted, "{known}");
     }
-    assert!(!court.ask(&call(), &called("10.97.0.2:80")).accepted, "what nobody knows is asked about");
-    court.close();
+    assert!(!fixture.run(&call(), &original_destination("10.97.0.2:80")).accepted, "what nobody knows is asked about");
+    fixture.close();
 }
 
 #[test]
 fn the_denial_names_whom_the_pod_called() {
-    let Some(mut court) = Court::new(&plan()) else { return };
-    tell(&mut court.datapath);
-    let mut events = court.datapath.events().unwrap();
-    assert!(!court.ask(&call(), &called("169.254.169.254:80")).accepted);
+    let Some(mut fixture) = Fixture::new(&plan()) else { return };
+    tell(&mut fixture.datapath);
+    let mut events = fixture.datapath.events().unwrap();
+    assert!(!fixture.run(&call(), &original_destination("169.254.169.254:80")).accepted);
     let event = events.poll(Duration::from_secs(1)).unwrap().pop().unwrap();
-    assert_eq!(event.outcome, Outcome::Denied(Drop::Policy { cause: CauseId(85), cut: false }));
+    assert_eq!(event.verdict, EventVerdict::Denied(DropReason::Policy { rule_id: RuleId(85), cut: false }));
     assert_eq!(event.direction, Some(Direction::Egress));
     let named = SocketAddr::new(event.destination, event.destination_port);
     assert_eq!((event.source, named), (ip("10.0.0.3"), "169.254.169.254:80".parse().unwrap()));
-    court.close();
+    fixture.close();
 }
 
 #[test]
 fn errors_about_them_are_judged_alike() {
-    let Some(mut court) = Court::new(&plan()) else { return };
-    tell(&mut court.datapath);
-    let about = About { source: ip("10.0.0.3"), destination: ip("10.9.9.9"), protocol: Protocol::TCP, port: 8080 };
+    let Some(mut fixture) = Fixture::new(&plan()) else { return };
+    tell(&mut fixture.datapath);
+    let about =
+        TrackedConnection { source: ip("10.0.0.3"), destination: ip("10.9.9.9"), protocol: Protocol::TCP, port: 8080 };
     for (whom, allowed) in [("10.7.7.7:80", true), ("169.254.169.254:80", false)] {
-        let given = Circumstances { conntrack: Conntrack::Related, about: Some(about), ..called(whom) };
+        let given =
+            PacketContext { conntrack: Conntrack::Related, related_to: Some(about), ..original_destination(whom) };
         for (from, to) in [("10.9.9.9", "10.0.0.3"), ("10.0.0.3", "10.9.9.9")] {
-            let said = court.ask(&Packet::new(from, to, Protocol::ICMP, 3), &given);
+            let said = fixture.run(&Packet::new(from, to, Protocol::ICMP, 3), &given);
             assert_eq!(said.accepted, allowed, "{from} to {to}: {said:?}");
         }
     }
-    court.close();
+    fixture.close();
 }
 
 const METADATA: &str = "169.254.169.254";
 const METADATA_V6: &str = "fd00:ec2::254";
 
-/// What agents for workload identity write: to themselves on the node, to its loopback, or to elsewhere.
+/// The rules of workload identity agents: they redirect to themselves on the node, to its loopback address, or
+/// elsewhere.
 fn rewrite(net: &Net, to: &str, to_v6: &str) {
     net.node.run("echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet");
     net.node.run(&format!(
@@ -169,19 +175,19 @@ fn policy(kind: PolicyKind, tier: Tier, rules: Vec<Rule>) -> Object {
     })
 }
 
-fn rule(action: Action, blocks: Vec<IpBlock>) -> Rule {
-    Rule { name: None, action, peers: Peers::List(blocks.into_iter().map(Peer::Block).collect()), ports: Ports::Any }
+fn rule(action: Action, tables: Vec<IpBlock>) -> Rule {
+    Rule { name: None, action, peers: Peers::List(tables.into_iter().map(Peer::Block).collect()), ports: Ports::Any }
 }
 
-fn block(cidr: &str, except: &str) -> IpBlock {
+fn table(cidr: &str, except: &str) -> IpBlock {
     IpBlock::new(cidr.parse().unwrap(), (!except.is_empty()).then(|| except.parse().unwrap()))
 }
 
-/// "No metadata service", by an Admin rule, and by the exception of a NetworkPolicy.
+/// Denies the metadata service by a rule of an Admin policy, and by an exception in a NetworkPolicy.
 fn guard_rails() -> [Object; 2] {
     let (v4, v6) = (format!("{METADATA}/32"), format!("{METADATA_V6}/128"));
-    let deny = rule(Action::Deny, vec![block(&v4, ""), block(&v6, "")]);
-    let except = rule(Action::Accept, vec![block("0.0.0.0/0", &v4), block("::/0", &v6)]);
+    let deny = rule(Action::Deny, vec![table(&v4, ""), table(&v6, "")]);
+    let except = rule(Action::Accept, vec![table("0.0.0.0/0", &v4), table("::/0", &v6)]);
     [
         policy(PolicyKind::ClusterNetworkPolicy, Tier::Admin, vec![deny]),
         policy(PolicyKind::NetworkPolicy, Tier::NetworkPolicy, vec![except]),
@@ -201,7 +207,7 @@ fn no_metadata_service_means_none_wherever_the_node_sends_it() {
         planner.commit();
         let mut datapath = net.open();
         datapath.sync(&planner.plan()).unwrap();
-        datapath.set_known_addresses([ip("192.168.50.1"), ip("fd00:50::1")], []).unwrap();
+        datapath.set_infra_addresses([ip("192.168.50.1"), ip("fd00:50::1")], []).unwrap();
         let _servers = [
             Echo::new(&net.node, "192.168.50.1", 8080),
             Echo::new(&net.node, "127.0.0.1", 8080),
@@ -229,7 +235,7 @@ fn no_metadata_service_means_none_wherever_the_node_sends_it() {
             }
         }
         assert!(reaches(guarded, WORLD, 8080) && reaches(guarded, WORLD_V6, 8080), "what nobody named");
-        // A port of the node that leads to somebody: the node was called.
+        // A port of the node that is redirected: the original destination is the node.
         net.node.run(
             "nft 'add table ip port; add chain ip port pre { type nat hook prerouting priority -100; }; \
              add rule ip port pre ip daddr 192.168.50.1 tcp dport 30080 dnat to 192.168.50.2:8080'",

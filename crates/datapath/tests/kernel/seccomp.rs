@@ -1,5 +1,5 @@
-//! A container whose seccomp profile forbids `bpf()` without `CAP_SYS_ADMIN`, as the default of CRI-O and podman
-//! (`seccomp.json` of containers/common) does: who is to blame is told, by a real `runc`.
+//! A container whose seccomp profile forbids `bpf()` without `CAP_SYS_ADMIN`, as the default of CRI-O and podman does
+//! (`seccomp.json` of containers/common). The error names the profile. Tried with a real `runc`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,12 +7,12 @@ use std::process::Command;
 
 use ringfence_datapath::features;
 
-/// What the default profile comes to for a container with the agent's capabilities: error 1, `EPERM`.
+/// The effect of the default profile on a container with the agent's capabilities: error 1, `EPERM`.
 const PROFILE: &str = r#"{"defaultAction": "SCMP_ACT_ALLOW",
     "syscalls": [{"names": ["bpf"], "action": "SCMP_ACT_ERRNO", "errnoRet": 1}]}"#;
 const CAPABILITIES: &str = r#"["CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"]"#;
 
-/// A bundle of `runc` that goes with the test.
+/// A bundle of `runc` that is removed with the test.
 struct Bundle(PathBuf);
 
 impl Bundle {
@@ -63,12 +63,12 @@ fn a_profile_that_forbids_the_system_call_is_named() {
     let said = bundle.run(PROFILE);
     assert!(said.contains("forbidden by the seccomp profile") && said.contains("--seccomp Unconfined"), "{said}");
     assert!(!said.contains("netfilter programs"), "the kernel is not to blame: {said}");
-    // The same container without that rule can do all that is needed.
+    // Without that rule of the profile, the same container can do everything that is needed.
     let said = bundle.run(r#"{"defaultAction": "SCMP_ACT_ALLOW"}"#);
     assert!(said.contains("missing: []"), "{said}");
 }
 
-/// Runs inside the container: says what is missing.
+/// Runs inside the container and prints the missing features.
 #[test]
 #[ignore = "is run by another test, in a container"]
 fn child() {

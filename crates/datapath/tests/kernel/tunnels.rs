@@ -1,4 +1,4 @@
-//! Tunnels of nodes: pods put nothing into them, whoever made them.
+//! Tunnels of nodes: pods can send nothing into them, whichever program created them.
 
 use ringfence_datapath::Datapath;
 
@@ -9,12 +9,12 @@ use crate::kit::wire::{Ip, Wire, frame};
 const POD: usize = 2;
 const VICTIM: usize = 3;
 const NODE: &str = "192.168.50.1";
-/// A pod of the other node, which the victim lets in.
+/// A pod of the other node, from which the victim accepts connections.
 const REMOTE: &str = "10.2.0.9";
 const PORT: u16 = 8472;
 const MARKER: &[u8] = b"hand-wrapped in a tunnel";
 
-/// A node with a VXLAN link as flannel makes it; the victim lets nobody in but a pod of the other node, the world.
+/// A node with a VXLAN link as flannel creates it. The victim accepts only a pod of the other node, the world.
 fn stage(joint: Joint) -> (Net, Datapath) {
     let net = Net::new(joint, 2);
     net.node.run(&format!("ip link add vx0 type vxlan id 1 local {NODE} dev up0 dstport {PORT} nolearning"));
@@ -38,7 +38,7 @@ fn wrapped(from: &str, to: &str, port: u16) -> (Ip, Vec<u8>) {
 
 fn tell(datapath: &mut Datapath) {
     datapath.set_tunnels(&[(17, PORT), (4, 0)].into()).unwrap();
-    datapath.set_known_addresses([NODE, WORLD].map(ip), [ip("10.97.0.1")]).unwrap();
+    datapath.set_infra_addresses([NODE, WORLD].map(ip), [ip("10.97.0.1")]).unwrap();
 }
 
 #[test]
@@ -97,8 +97,8 @@ fn nor_into_one_of_another_node() {
         tell(&mut datapath);
         assert!(!arrives(PORT, false), "{joint:?}");
         assert!(arrives(PORT + 1, true), "{joint:?}: to a node, but not into a tunnel");
-        // The same port of whoever is no node is nobody's tunnel.
-        datapath.set_known_addresses([ip(NODE)], []).unwrap();
+        // The same port of an address that is no node's belongs to no tunnel.
+        datapath.set_infra_addresses([ip(NODE)], []).unwrap();
         assert!(arrives(PORT, true), "{joint:?}");
         net.detach(datapath);
     }

@@ -24,11 +24,11 @@ const PARTS: u32 = 20;
 const SOURCES: std::ops::Range<u16> = 40_000..40_004;
 
 /// Who answered, and when first.
-pub(crate) type Answers = HashMap<Ipv4Addr, Instant>;
+pub(crate) type DnsQueue = HashMap<Ipv4Addr, Instant>;
 
 /// A sweep under way.
 pub(crate) struct Sweep {
-    answers: Arc<Mutex<Answers>>,
+    answers: Arc<Mutex<DnsQueue>>,
     sent: Arc<AtomicU64>,
     own: Ipv4Addr,
     _end: End,
@@ -44,7 +44,7 @@ impl Sweep {
     ) -> anyhow::Result<Self> {
         let family = IpAddr::from(from);
         let socket = namespace.run(|| raw(family, SockProtocol::Tcp))??;
-        let (answers, sent, end): (Arc<Mutex<Answers>>, Arc<AtomicU64>, Arc<AtomicBool>) = Default::default();
+        let (answers, sent, end): (Arc<Mutex<DnsQueue>>, Arc<AtomicU64>, Arc<AtomicBool>) = Default::default();
         let (heard, number, stop) = (Arc::clone(&answers), Arc::clone(&sent), Arc::clone(&end));
         let ledger = Arc::clone(ledger);
         let own = range.first().copied().unwrap_or(from);
@@ -77,7 +77,7 @@ impl Sweep {
     }
 
     /// Who answered up to now. The first address of a range is the node's own on it, and no pod's.
-    pub(crate) fn answers(&self) -> Answers {
+    pub(crate) fn answers(&self) -> DnsQueue {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
         answers.remove(&self.own);
         answers
@@ -89,7 +89,7 @@ impl Sweep {
     }
 }
 
-fn listen(socket: &OwnedFd, family: IpAddr, heard: &Mutex<Answers>) {
+fn listen(socket: &OwnedFd, family: IpAddr, heard: &Mutex<DnsQueue>) {
     while let Some((from, ports)) = receive(socket, family) {
         let [source, destination] = [[ports[0], ports[1]], [ports[2], ports[3]]].map(u16::from_be_bytes);
         if let IpAddr::V4(from) = from

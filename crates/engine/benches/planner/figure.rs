@@ -1,4 +1,4 @@
-//! What was measured, and how it is told.
+//! The measured figures, and their output.
 
 use std::io::{self, Write as _};
 use std::time::Duration;

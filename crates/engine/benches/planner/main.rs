@@ -1,4 +1,4 @@
-//! What planning costs at 100,000 pods and 10,000 policies, 250 pods on the node: time to the first plan, time of one
+//! The cost of planning at 100,000 pods and 10,000 policies, 250 pods on the node: time to the first plan, time of one
 //! pod event and of one policy event (`apply` and `commit`), memory.
 //!
 //! `cargo bench -p ringfence-engine --bench planner [-- --json]`. For a profiler or an instruction counter one part can

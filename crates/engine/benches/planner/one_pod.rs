@@ -1,4 +1,4 @@
-//! 10,000 policies on one pod, each with a block of addresses of its own, every second one with a port.
+//! 10,000 policies on one pod, each with an `ipBlock` of its own, every second one with a port.
 
 use ringfence_engine::generate::{Rng, Segmented};
 use ringfence_engine::{Planner, Scope};
@@ -10,7 +10,7 @@ use ringfence_model::{
 use crate::figure::Figure;
 use crate::timed;
 
-/// How long an event may take, in milliseconds.
+/// The longest time of an event, in milliseconds.
 const TARGET: Option<f64> = Some(5.0);
 
 pub(crate) fn run(figures: &mut Vec<Figure>) {

@@ -25,7 +25,8 @@ pub(crate) struct Shape {
     cluster: Segmented,
 }
 
-/// 10,000 NetworkPolicies about pods; with a block of addresses each; and with 1,000 cluster-wide policies more.
+/// 10,000 NetworkPolicies about pods; the same with an `ipBlock` each; and with 1,000 cluster-wide policies in
+/// addition.
 pub(crate) const SHAPES: [Shape; 3] = [
     Shape { label: "selectors", cluster: cluster(false, 0) },
     Shape { label: "with ipBlocks", cluster: cluster(true, 0) },

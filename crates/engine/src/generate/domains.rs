@@ -1,4 +1,4 @@
-//! Random domain names, what they stand for, and patterns that mean some of them.
+//! Random domain names, their addresses, and patterns that match some of them.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ use crate::reference;
 const NAMES: &[&str] =
     &["example.com", "www.example.com", "a.www.example.com", "notexample.com", "example.org", "www.example.org", "com"];
 
-/// What a random name stands for: no address, few, or many, and where it lingers.
+/// A random domain name with no, few or many addresses, some of them expired.
 pub(super) fn domain(rng: &mut Rng) -> Domain {
     let count = *rng.pick(&[0, 1, 1, 2, 3, 5, 120]);
     let addresses = (0..count).map(|_| {
@@ -40,11 +40,12 @@ pub(super) fn lingering(world: &World) -> Vec<IpAddr> {
     world.domains.values().flat_map(|domain| domain.lingering.iter().copied()).collect()
 }
 
-/// Whether it matters to the source that a connection was open before, or that it was not.
+/// True if the verdict of the source differs between new and open connections.
 pub(super) fn matters(world: &World, connection: &Connection) -> bool {
-    let judge =
-        |established| reference::judge(world, &Connection { established, ..connection.clone() }, Direction::Egress);
-    judge(false) != judge(true)
+    let evaluate_direction = |established| {
+        reference::evaluate_direction(world, &Connection { established, ..connection.clone() }, Direction::Egress)
+    };
+    evaluate_direction(false) != evaluate_direction(true)
 }
 
 pub(super) fn pattern(rng: &mut Rng) -> DomainPattern {

@@ -52,7 +52,7 @@ impl Settings {
         let older =
             if tier == Tier::Admin { PolicyKind::AdminNetworkPolicy } else { PolicyKind::BaselineAdminNetworkPolicy };
         let kind = if rng.percent(15) { older } else { PolicyKind::ClusterNetworkPolicy };
-        // One name for several kinds: only the kind tells them apart then.
+        // One name for several kinds, so that only the kind distinguishes them.
         let name = name("policy", rng.below(self.policies));
         Policy {
             id: PolicyId { kind, namespace: None, name },
@@ -140,7 +140,7 @@ fn selector(rng: &mut Rng) -> Selector {
     requirements.collect()
 }
 
-/// Ports that are no neighbours: a block of many breakpoints.
+/// Ports that are not adjacent, which make a port table of many ranges.
 fn many_ports(rng: &mut Rng) -> Vec<PortMatch> {
     let protocol = protocol(rng);
     let (step, count) = (2 + rng.below(3), 20 + rng.below(30));
@@ -168,7 +168,7 @@ pub(super) fn net(rng: &mut Rng, v6: bool) -> IpNet {
     let pool: &[&str] = if v6 {
         &[
             "::/0",
-            // Around all of IPv4 as mapped into IPv6, of which it says nothing.
+            // A CIDR around all of IPv4 as mapped into IPv6, which matches no IPv4 address.
             "::/90",
             "fd00::/16",
             "fd00::/60",
@@ -202,7 +202,7 @@ fn block(rng: &mut Rng) -> IpBlock {
     let v6 = rng.percent(30);
     let except: Vec<_> = (0..rng.below(3)).map(|_| net(rng, v6)).collect();
     let cidr = net(rng, v6);
-    // An exception has to lie inside, and other prefixes say nothing; a few of those all the same.
+    // An `except` has to lie inside of the `cidr`; others have no effect. A few of those are kept.
     let except = except.into_iter().filter(|net| {
         let inside = cidr.trunc().contains(&net.trunc()) && cidr.prefix_len() < net.prefix_len();
         inside || net.prefix_len() == 30

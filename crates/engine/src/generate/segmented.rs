@@ -12,20 +12,20 @@ use ringfence_model::{
 
 use super::Rng;
 
-/// What the cluster looks like.
+/// Shape of the cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Segmented {
-    /// How many namespaces.
+    /// Number of namespaces.
     pub namespaces: usize,
-    /// How many workloads each.
+    /// Workloads per namespace.
     pub workloads: usize,
-    /// How many pods in all, spread over the workloads.
+    /// Pods of the whole cluster, spread over the workloads.
     pub pods: usize,
-    /// How many of them on `node0`.
+    /// Pods on `node0`.
     pub local: usize,
-    /// Whether each workload may also talk to a block of addresses outside.
+    /// Each workload may also connect to a CIDR outside of the cluster.
     pub blocks: bool,
-    /// How many cluster-wide policies, every second one in the Baseline tier.
+    /// Cluster-wide policies, every second one in the Baseline tier.
     pub tiers: usize,
 }
 
@@ -45,7 +45,7 @@ impl Segmented {
         namespaces.chain([Object::Node(node)]).chain(pods).chain(policies).chain(tiered)
     }
 
-    /// How many policies there are in namespaces.
+    /// The number of policies in namespaces.
     pub fn policies(&self) -> usize {
         self.namespaces * (self.workloads + 2)
     }
@@ -128,8 +128,9 @@ impl Segmented {
         }
     }
 
-    /// A cluster-wide policy, by number, as of a generation: 25 rules for the namespaces of one team, about the pods of
-    /// one tier of application in the namespaces of another team each, and some about blocks of addresses outside.
+    /// A cluster-wide policy by number, as of a generation. It has 25 rules for the namespaces of one team. Most are
+    /// about the pods of one application tier in the namespaces of another team, some about CIDRs outside of the
+    /// cluster.
     pub fn tiered_policy(&self, number: usize, generation: u16) -> Policy {
         let mut rng = Rng::new(number as u64);
         let team = |number: usize| NamespaceSelection::Matching(with("team", &format!("t{}", number % 10)));
@@ -172,7 +173,7 @@ impl Segmented {
 /// The tiers of applications.
 const TIERS: [&str; 3] = ["front", "mid", "data"];
 
-/// How many rules of a cluster-wide policy are about connections in; of 25.
+/// Ingress rules of a cluster-wide policy, of 25 rules.
 const INGRESS: usize = 13;
 /// The rules from this one on are about addresses.
 const BLOCKS: usize = 19;

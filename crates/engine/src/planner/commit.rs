@@ -1,4 +1,4 @@
-//! Commit: from what is marked to deltas.
+//! Commit: turns marks into deltas.
 
 use foldhash::HashSet;
 use std::collections::BTreeSet;
@@ -9,94 +9,102 @@ use ipnet::IpNet;
 use ringfence_model::{Name, PodKey};
 
 use super::Planner;
-use super::atoms::AtomKey;
-use super::classes::NO_ROOM;
-use super::crowd::covers;
-use super::kept::DIRECTIONS;
-use super::ledger::{Held, Print};
-use super::subjects::Doubt;
-use super::turnover::Turnover;
-use crate::{Block, CauseId, ClassId, Delta, Endpoint, EntryKey, RulesetId};
+use super::accounting::{Fingerprint, StoredTable};
+use super::overflow::covers;
+use super::peer_selectors::PeerSelector;
+use super::peer_sets::NO_ROOM;
+use super::retained::DIRECTIONS;
+use super::ruleset_diff::RulesetDiff;
+use super::subjects::Invalidation;
+use crate::{Delta, Endpoint, PeerSetId, PolicyKey, PortTable, RuleId, RulesetId};
 
 impl Planner {
-    /// Computes what the events since the last commit change: no delta or up to five, to be carried out in order.
+    /// Computes the changes of the events since the last commit: up to five deltas, to be carried out in order.
     ///
-    /// After each write of each of them every endpoint gives the verdicts of the plan before or of the plan after. But
-    /// those of a ruleset for which there is no room any more, or again, may be denied in between.
+    /// After each write of a delta every endpoint gives the verdicts of the plan before or of the plan after. Rulesets
+    /// that lose their room or get it back may be denied in between.
     pub fn commit(&mut self) -> Vec<Delta> {
         let (mut first, mut second) = (Delta::default(), Delta::default());
         self.refresh_namespaces();
-        self.refresh_claims();
+        self.refresh_owners();
         let mut moved = std::mem::take(&mut self.dirty.endpoints);
-        let mut turnover = self.refresh_subjects(&mut first, &mut moved);
-        self.settle(&mut first, &mut turnover);
-        self.refresh_gates(&mut first);
-        self.retire(turnover, &mut first);
-        self.settle(&mut second, &mut Turnover::default());
-        let before = self.make_room(&mut first, &mut second);
-        self.seat(&mut moved);
+        let mut diff = self.refresh_subjects(&mut first, &mut moved);
+        self.recompute(&mut first, &mut diff);
+        self.refresh_closed_cidrs(&mut first);
+        self.remove_rulesets(diff, &mut first);
+        self.recompute(&mut second, &mut RulesetDiff::default());
+        let before = self.evict_over_limit(&mut first, &mut second);
+        self.limit_endpoints(&mut moved);
         self.refresh_endpoints(&moved, &mut first);
         let after = self.readmit();
         let mut last = Delta::default();
-        self.let_go(&mut last);
+        self.release_retained(&mut last);
         let mut deltas = [before, first, second, after, last];
         self.deny_without_room(&mut deltas);
-        self.sweep_if_due();
+        self.gc_if_due();
         deltas.into_iter().filter(|delta| !delta.is_empty()).map(Delta::sorted).collect()
     }
 
-    /// Finds the atoms that select pods in namespaces whose labels changed.
+    /// Finds the peer selectors that select pods in namespaces whose labels changed.
     fn refresh_namespaces(&mut self) {
         for sym in std::mem::take(&mut self.dirty.namespaces) {
             let Some(namespace) = self.namespaces.get_mut(&sym) else { continue };
-            let admits = |atom: &super::atoms::Atom| match &atom.key {
-                AtomKey::Pods(selection) => {
-                    !atom.rulesets.is_empty() && selection.admits(sym, namespace.labels.as_deref())
+            let admits = |peer_selector: &super::peer_selectors::CachedSelector| match &peer_selector.key {
+                PeerSelector::Pods(selection) => {
+                    !peer_selector.rulesets.is_empty() && selection.admits(sym, namespace.labels.as_deref())
                 }
-                AtomKey::Block(_) | AtomKey::Nodes(_) | AtomKey::Domain(_) | AtomKey::Port(_) => false,
+                PeerSelector::Block(_) | PeerSelector::Nodes(_) | PeerSelector::Domain(_) | PeerSelector::Port(_) => {
+                    false
+                }
             };
-            namespace.candidates =
-                self.atoms.iter().filter(|(_, atom)| admits(atom)).map(|(number, _)| number).collect();
+            namespace.candidates = self
+                .peer_selectors
+                .iter()
+                .filter(|(_, peer_selector)| admits(peer_selector))
+                .map(|(number, _)| number)
+                .collect();
             self.dirty.identities.extend(&namespace.identities);
-            // What a pod of an unknown namespace may is not known, so what it has in dispute is closed.
-            self.dirty.addresses.extend(self.pods.disputed_in(sym));
+            // The rules about a pod of an unknown namespace are unknown, so addresses it shares with other pods are
+            // closed.
+            self.dirty.addresses.extend(self.pods.conflicting_in(sym));
             let subjects = namespace.identities.iter().filter(|identity| self.locals.contains(identity));
-            self.dirty.subjects.extend(subjects.map(|identity| (*identity, Doubt::Policies)));
+            self.dirty.subjects.extend(subjects.map(|identity| (*identity, Invalidation::Policies)));
         }
     }
 
-    /// Finds out anew who has the addresses about which the ranges of nodes say something else than before.
-    fn refresh_claims(&mut self) {
+    /// Determines the owners of addresses again that changed pod CIDRs may affect.
+    fn refresh_owners(&mut self) {
         let (nodes, ranges) = (std::mem::take(&mut self.dirty.nodes), std::mem::take(&mut self.dirty.ranges));
-        let addresses = self.pods.settle_again(&nodes, &ranges, &self.strings);
+        let addresses = self.pods.resolve_again(&nodes, &ranges, &self.strings);
         self.dirty.endpoints.extend(&addresses);
         self.dirty.addresses.extend(addresses);
     }
 
-    /// The ranges of the pods in scope, and what else is guarded.
-    fn refresh_gates(&mut self, delta: &mut Delta) {
-        if !std::mem::take(&mut self.dirty.gates) {
+    /// Recomputes the closed CIDRs: pod CIDRs of the nodes in scope, and closed addresses.
+    fn refresh_closed_cidrs(&mut self, delta: &mut Delta) {
+        if !std::mem::take(&mut self.dirty.closed_cidrs) {
             return;
         }
         let ranges = || self.nodes.values().flatten();
         let outside = |address: &IpAddr| !ranges().any(|range| range.contains(address));
-        let guards: BTreeSet<IpAddr> = self.guards.iter().copied().filter(outside).collect();
-        let mut gates: Vec<IpNet> = ranges().map(IpNet::trunc).chain(guards.iter().copied().map(IpNet::from)).collect();
-        self.widened = gates.len() > self.limits.gates;
-        if self.widened {
-            // None may be open: ranges around them are closed.
-            let room = self.limits.gates.saturating_sub(ranges().count());
-            gates = ranges().map(IpNet::trunc).chain(covers(&guards, |_| None, room)).collect();
+        let closed_addresses: BTreeSet<IpAddr> = self.closed_addresses.iter().copied().filter(outside).collect();
+        let mut closed_cidrs: Vec<IpNet> =
+            ranges().map(IpNet::trunc).chain(closed_addresses.iter().copied().map(IpNet::from)).collect();
+        self.closed_addresses_widened = closed_cidrs.len() > self.limits.closed_cidrs;
+        if self.closed_addresses_widened {
+            // All of these have to be closed, so wider ranges are.
+            let capacity = self.limits.closed_cidrs.saturating_sub(ranges().count());
+            closed_cidrs = ranges().map(IpNet::trunc).chain(covers(&closed_addresses, |_| None, capacity)).collect();
         }
-        gates.sort_unstable();
-        gates.dedup();
-        if gates != self.published.gates {
-            self.published.gates.clone_from(&gates);
-            delta.gates = Some(gates);
+        closed_cidrs.sort_unstable();
+        closed_cidrs.dedup();
+        if closed_cidrs != self.published.closed_cidrs {
+            self.published.closed_cidrs.clone_from(&closed_cidrs);
+            delta.closed_cidrs = Some(closed_cidrs);
         }
     }
 
-    /// Points addresses to their rulesets.
+    /// Sets the rulesets of addresses.
     pub(super) fn refresh_endpoints(&mut self, moved: &HashSet<IpAddr>, delta: &mut Delta) {
         for address in moved {
             let endpoint = self.endpoint(*address);
@@ -119,13 +127,13 @@ impl Planner {
     fn endpoint(&self, address: IpAddr) -> Option<Endpoint> {
         let owners = self.pods.owners(address);
         let pod = owners.first().map(|index| &self.pods[*index]).filter(|pod| pod.local);
-        let pod = pod.filter(|_| !self.unseated.contains(&address))?;
+        let pod = pod.filter(|_| !self.excess_endpoints.contains(&address))?;
         let rules = self.pods.identities[pod.identity].rules.as_ref();
-        // In dispute: which policies select it?
+        // The rulesets of an address with conflicting owners are unknown.
         let [ingress, egress] = match rules {
-            _ if !self.pods.are_alike(&owners) => [RulesetId::CONFLICT; 2],
+            _ if !self.pods.are_alike(&owners) => [RulesetId::COLLISION; 2],
             Some(rules) => std::array::from_fn(|way| match self.in_force(rules.applied[way]) {
-                RulesetId::NO_ROOM => self.kept_at(address, pod, DIRECTIONS[way]).unwrap_or(RulesetId::NO_ROOM),
+                RulesetId::NO_ROOM => self.retained_at(address, pod, DIRECTIONS[way]).unwrap_or(RulesetId::NO_ROOM),
                 id => id,
             }),
             None => [RulesetId::NONE; 2],
@@ -140,84 +148,88 @@ impl Planner {
         })
     }
 
-    /// Moves marked peers to their classes and computes the entries that makes necessary or superfluous.
-    pub(super) fn settle(&mut self, delta: &mut Delta, turnover: &mut Turnover) {
-        let (born, dead) = self.move_peers(delta, !turnover.is_empty());
-        for class in dead {
-            let content = Arc::clone(&self.classes[class].content);
-            for atom in &content.atoms {
-                self.atoms[*atom].classes.remove(&class);
+    /// Moves marked peers to their peer sets, and adds and removes the policy entries that this takes.
+    pub(super) fn recompute(&mut self, delta: &mut Delta, diff: &mut RulesetDiff) {
+        let (born, dead) = self.move_ipcache(delta, !diff.is_empty());
+        for peer_set in dead {
+            let content = Arc::clone(&self.peer_sets[peer_set].content);
+            for peer_selector in &content.peer_selectors {
+                self.peer_selectors[*peer_selector].peer_sets.remove(&peer_set);
             }
-            for number in self.concerned(class, &content.atoms) {
+            for number in self.concerned(peer_set, &content.peer_selectors) {
                 let ruleset = &mut self.rulesets.slab[number];
-                let Some(held) = ruleset.entries.remove(&class) else { continue };
-                self.ledger.leave(&held);
+                let Some(stored) = ruleset.entries.remove(&peer_set) else { continue };
+                self.accounting.remove(&stored);
                 if ruleset.published {
-                    let class = self.classes[class].id;
-                    delta.delete_entries.push(EntryKey { ruleset: ruleset.id, class });
+                    let peer_set = self.peer_sets[peer_set].id;
+                    delta.delete_policy.push(PolicyKey { ruleset: ruleset.id, peer_set });
                 }
             }
         }
-        let new: HashSet<u32> = turnover.fresh.iter().map(|(number, _)| *number).collect();
-        for class in born {
-            let content = Arc::clone(&self.classes[class].content);
-            for atom in &content.atoms {
-                self.atoms[*atom].classes.insert(class);
+        let new: HashSet<u32> = diff.fresh.iter().map(|(number, _)| *number).collect();
+        for peer_set in born {
+            let content = Arc::clone(&self.peer_sets[peer_set].content);
+            for peer_selector in &content.peer_selectors {
+                self.peer_selectors[*peer_selector].peer_sets.insert(peer_set);
             }
-            for number in self.concerned(class, &content.atoms) {
+            for number in self.concerned(peer_set, &content.peer_selectors) {
                 if !new.contains(&number) {
-                    self.put_entry(number, class, delta);
+                    self.put_entry(number, peer_set, delta);
                 }
             }
         }
-        self.fill(turnover, delta);
+        self.fill_new_rulesets(diff, delta);
     }
 
-    /// The rulesets that may decide about a class with these atoms as they do about no other.
-    fn concerned(&self, class: u32, atoms: &[u32]) -> Vec<u32> {
-        if class == NO_ROOM {
+    /// The rulesets that may decide about this peer set in a way of its own.
+    fn concerned(&self, peer_set: u32, peer_selectors: &[u32]) -> Vec<u32> {
+        if peer_set == NO_ROOM {
             return self.rulesets.slab.iter().map(|(number, _)| number).collect();
         }
-        self.atoms.rulesets(atoms)
+        self.peer_selectors.rulesets(peer_selectors)
     }
 
-    /// What a ruleset decides about a class.
-    pub(super) fn decide(&self, number: u32, class: u32) -> Block {
-        if class == NO_ROOM {
-            return Block::constant(false, CauseId::NO_ROOM);
+    /// Computes the port table of a ruleset for a peer set.
+    pub(super) fn port_table(&self, number: u32, peer_set: u32) -> PortTable {
+        if peer_set == NO_ROOM {
+            return PortTable::constant(false, RuleId::NO_ROOM);
         }
-        self.rulesets.slab[number].decide(&self.classes[class].content, &self.atoms)
+        self.rulesets.slab[number].port_table(&self.peer_sets[peer_set].content, &self.peer_selectors)
     }
 
-    /// Stores what a ruleset decides about a class, if that is not what it decides about the fallback.
-    pub(super) fn put_entry(&mut self, number: u32, class: u32, delta: &mut Delta) {
-        let (ruleset, known) = (&self.rulesets.slab[number], &self.classes[class]);
-        if known.id == ClassId::CONFLICT {
+    /// Stores the port table of a ruleset for a peer set, unless it equals that of the fallback.
+    pub(super) fn put_entry(&mut self, number: u32, peer_set: u32, delta: &mut Delta) {
+        let (ruleset, known) = (&self.rulesets.slab[number], &self.peer_sets[peer_set]);
+        if known.id == PeerSetId::COLLISION {
             return;
         }
-        let block = self.decide(number, class);
-        let print = Print::of(&block);
-        if class != NO_ROOM && print == ruleset.fallback[usize::from(known.content.universal)].print() {
+        let table = self.port_table(number, peer_set);
+        let fingerprint = Fingerprint::of(&table);
+        if peer_set != NO_ROOM && fingerprint == ruleset.fallback[usize::from(known.content.any_pod)].fingerprint() {
             return;
         }
-        let key = EntryKey { ruleset: ruleset.id, class: known.id };
-        let held = if ruleset.refused.is_some() { Held::Print(print) } else { Held::Whole(self.shared(block)) };
-        self.ledger.enter(&held);
+        let key = PolicyKey { ruleset: ruleset.id, peer_set: known.id };
+        let stored = if ruleset.refused.is_some() {
+            StoredTable::Fingerprint(fingerprint)
+        } else {
+            StoredTable::Whole(self.shared(table))
+        };
+        self.accounting.add(&stored);
         let ruleset = &mut self.rulesets.slab[number];
-        if let (true, Held::Whole(block)) = (ruleset.published, &held) {
-            delta.put_entries.push((key, Arc::clone(block)));
+        if let (true, StoredTable::Whole(table)) = (ruleset.published, &stored) {
+            delta.put_policy.push((key, Arc::clone(table)));
         }
-        ruleset.entries.insert(class, held);
-        self.relieve(delta);
+        ruleset.entries.insert(peer_set, stored);
+        self.bound_memory(delta);
     }
 
-    /// The one copy of equal decisions.
-    pub(super) fn shared(&mut self, block: Block) -> Arc<Block> {
-        if let Some(shared) = self.blocks.get(&block) {
+    /// Returns the shared copy of a port table.
+    pub(super) fn shared(&mut self, table: PortTable) -> Arc<PortTable> {
+        if let Some(shared) = self.tables.get(&table) {
             return Arc::clone(shared);
         }
-        let block = Arc::new(block);
-        self.blocks.insert(Arc::clone(&block));
-        block
+        let table = Arc::new(table);
+        self.tables.insert(Arc::clone(&table));
+        table
     }
 }

@@ -1,15 +1,15 @@
-//! Content hashes: what ids are made of.
+//! Content hashes, which ids are made of.
 
 use ringfence_model::{Action, IpBlock, Name, NamespaceSelection, Peer, Peers, PodSelection, Policy, PolicyId};
 use ringfence_model::{PortMatch, Ports, Protocol, Requirement, Rule, Selector};
 
-/// A full hash: two contents with one are taken to be equal.
+/// A full hash. Two contents with the same hash are taken to be equal.
 pub(super) type Digest = [u8; 32];
 
 /// Ids below are reserved for the constants of `plan`.
 const RESERVED: u64 = 16;
 
-/// Ids cut short, so that contents collide.
+/// Shortened ids for tests, so that contents collide.
 #[cfg(feature = "testing")]
 pub(crate) mod short {
     use std::cell::Cell;
@@ -18,7 +18,7 @@ pub(crate) mod short {
         static BYTES: Cell<usize> = const { Cell::new(8) };
     }
 
-    /// Ids that are made on this thread while some work is done have so many bytes.
+    /// Runs work on this thread with ids of so many bytes.
     pub(crate) fn with<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
         let before = BYTES.replace(bytes);
         let done = work();
@@ -31,12 +31,12 @@ pub(crate) mod short {
     }
 }
 
-/// An unambiguous text of a value, to be hashed: everything of variable length carries its length.
+/// An unambiguous encoding of a value, to be hashed: everything of variable length is preceded by its length.
 #[derive(Default)]
 pub(super) struct Content(Vec<u8>);
 
 impl Content {
-    /// Starts with the kind of thing that is hashed.
+    /// Starts with the kind of the value.
     pub(super) fn new(kind: &str) -> Self {
         let mut content = Self(Vec::with_capacity(256));
         content.text(kind);
@@ -52,7 +52,7 @@ impl Content {
         Self::id_of(&self.digest())
     }
 
-    /// The same of a hash.
+    /// Same as [`Self::id`], from a hash.
     pub(super) fn id_of(digest: &Digest) -> u64 {
         let mut first = [0; 8];
         first.copy_from_slice(&digest[..8]);
@@ -61,7 +61,7 @@ impl Content {
         u64::from_le_bytes(first).max(RESERVED)
     }
 
-    /// How many bytes it has so far.
+    /// The number of bytes so far.
     pub(super) fn length_so_far(&self) -> usize {
         self.0.len()
     }

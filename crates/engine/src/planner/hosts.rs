@@ -1,9 +1,9 @@
-//! Hosts: nodes and domain names, which rules mean by their addresses.
+//! Hosts: nodes and domain names, which rules match by their addresses.
 //!
-//! An atom in use that means hosts is an atom of each of their addresses, which therefore are entries of their own
-//! among the prefixes ([`super::prefixes`]). Several hosts may have an address; it has the atoms of them all.
-//! Domain names linger at addresses whose time is over: these have the atom only in connections that were open before.
-//! Those of their addresses that are inside of the cluster have only atoms that name them, none of a wildcard.
+//! A peer selector in use that matches hosts applies to each of their addresses, so these are prefixes of their own
+//! ([`super::prefixes`]). Several hosts may share an address, which then has the peer selectors of all of them.
+//! Addresses of a domain name that have expired linger: they have the peer selector only in connections that were open
+//! before. Addresses inside of the cluster have peer selectors with the exact name only, no wildcards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use ringfence_model::{Domain, DomainName, DomainPattern, Name, Node};
 
 use super::Planner;
-use super::atoms::AtomKey;
+use super::peer_selectors::PeerSelector;
 use super::prefixes::Prefixes;
 use super::strings::{Pairs, Sym, matches};
 
@@ -21,13 +21,13 @@ use super::strings::{Pairs, Sym, matches};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Address {
     ip: IpAddr,
-    /// Only in connections that were open before.
+    /// The host has the address only in connections that were open before.
     lingers: bool,
-    /// Only for atoms that name the host.
+    /// The address has exact-name selectors only.
     inside: bool,
 }
 
-/// An atom that means a host; whether it names it, not by a wildcard.
+/// A peer selector that matches a host, and true if it is not a wildcard.
 type Meaning = (u32, bool);
 
 /// The addresses of a node or of a domain name.
@@ -35,77 +35,84 @@ type Meaning = (u32, bool);
 pub(super) struct Host {
     /// Sorted.
     addresses: Box<[Address]>,
-    /// The atoms in use that mean it, ascending.
-    atoms: Vec<Meaning>,
+    /// The peer selectors in use that match it, ascending.
+    peer_selectors: Vec<Meaning>,
 }
 
 /// All nodes and domain names, in scope or not.
 #[derive(Debug, Default)]
 pub(super) struct Hosts {
     nodes: HashMap<Name, (Pairs, Host)>,
-    /// By the name read backwards: names below a name follow it.
+    /// By the reversed name: names below a name follow it.
     domains: BTreeMap<Backwards, (DomainName, Host)>,
-    /// The atoms in use that mean nodes.
+    /// The peer selectors in use that match nodes.
     selectors: Vec<u32>,
 }
 
-/// A domain name, read backwards.
+/// A reversed domain name.
 type Backwards = String;
 
 fn backwards(name: &DomainName) -> Backwards {
     name.as_str().chars().rev().collect()
 }
 
-/// Whether an atom names the hosts it means.
-fn names(key: &AtomKey) -> bool {
-    !matches!(key, AtomKey::Domain(pattern) if pattern.is_wildcard())
+/// True if a peer selector names its hosts exactly.
+fn names(key: &PeerSelector) -> bool {
+    !matches!(key, PeerSelector::Domain(pattern) if pattern.is_wildcard())
 }
 
-fn include(prefixes: &mut Prefixes, atom: u32, at: Address) {
+fn include(prefixes: &mut Prefixes, peer_selector: u32, at: Address) {
     if at.lingers {
-        prefixes.linger(atom, at.ip);
+        prefixes.linger(peer_selector, at.ip);
     } else {
-        prefixes.include(atom, at.ip);
+        prefixes.include(peer_selector, at.ip);
     }
 }
 
-fn exclude(prefixes: &mut Prefixes, atom: u32, at: Address) {
+fn exclude(prefixes: &mut Prefixes, peer_selector: u32, at: Address) {
     if at.lingers {
-        prefixes.cease(atom, at.ip);
+        prefixes.cease(peer_selector, at.ip);
     } else {
-        prefixes.exclude(atom, at.ip);
+        prefixes.exclude(peer_selector, at.ip);
     }
 }
 
 impl Host {
-    fn new(addresses: &[IpAddr], lingering: &[IpAddr], inside: &BTreeSet<IpAddr>, mut atoms: Vec<Meaning>) -> Self {
+    fn new(
+        addresses: &[IpAddr],
+        lingering: &[IpAddr],
+        inside: &BTreeSet<IpAddr>,
+        mut peer_selectors: Vec<Meaning>,
+    ) -> Self {
         let address = |lingers| move |ip: &IpAddr| Address { ip: *ip, lingers, inside: inside.contains(ip) };
         let mut addresses: Vec<_> =
             addresses.iter().map(address(false)).chain(lingering.iter().map(address(true))).collect();
         addresses.sort_unstable();
         addresses.dedup();
-        atoms.sort_unstable();
-        Self { addresses: addresses.into(), atoms }
+        peer_selectors.sort_unstable();
+        Self { addresses: addresses.into(), peer_selectors }
     }
 
-    /// Atoms of addresses.
+    /// Pairs of peer selector and address.
     fn pairs(&self) -> impl Iterator<Item = (u32, Address)> + '_ {
-        self.atoms.iter().flat_map(|(atom, names)| self.meant(*names).map(|address| (*atom, address)))
+        self.peer_selectors
+            .iter()
+            .flat_map(|(peer_selector, names)| self.meant(*names).map(|address| (*peer_selector, address)))
     }
 
-    /// The addresses that an atom has which names the host, or does not.
+    /// The addresses that an exact selector, or a wildcard, applies to.
     fn meant(&self, names: bool) -> impl Iterator<Item = Address> + '_ {
         self.addresses.iter().copied().filter(move |address| names || !address.inside)
     }
 
-    fn has(&self, (atom, address): (u32, Address)) -> bool {
-        let Ok(position) = self.position(atom) else { return false };
-        let (_, names) = self.atoms[position];
+    fn has(&self, (peer_selector, address): (u32, Address)) -> bool {
+        let Ok(position) = self.position(peer_selector) else { return false };
+        let (_, names) = self.peer_selectors[position];
         (names || !address.inside) && self.addresses.binary_search(&address).is_ok()
     }
 
-    fn position(&self, atom: u32) -> Result<usize, usize> {
-        self.atoms.binary_search_by_key(&atom, |(atom, _)| *atom)
+    fn position(&self, peer_selector: u32) -> Result<usize, usize> {
+        self.peer_selectors.binary_search_by_key(&peer_selector, |(peer_selector, _)| *peer_selector)
     }
 }
 
@@ -118,7 +125,7 @@ impl Hosts {
         self.domains.values().map(|(name, _)| name)
     }
 
-    /// How many addresses they have, those of several counted for each.
+    /// The number of addresses; shared ones count for each host.
     pub(super) fn addresses(&self) -> usize {
         let nodes = self.nodes.values().map(|(_, host)| host);
         nodes.chain(self.domains.values().map(|(_, host)| host)).map(|host| host.addresses.len()).sum()
@@ -128,15 +135,15 @@ impl Hosts {
         self.nodes.values().flat_map(|(labels, _)| labels.iter().flat_map(|(key, value)| [*key, *value]))
     }
 
-    /// The hosts an atom means.
-    fn meant(&mut self, key: &AtomKey) -> Vec<&mut Host> {
+    /// The hosts that a peer selector matches.
+    fn meant(&mut self, key: &PeerSelector) -> Vec<&mut Host> {
         match key {
-            AtomKey::Nodes(selector) => {
+            PeerSelector::Nodes(selector) => {
                 let nodes = self.nodes.values_mut().filter(|(labels, _)| matches(selector, labels));
                 nodes.map(|(_, host)| host).collect()
             }
-            AtomKey::Domain(pattern) => self.named(pattern),
-            AtomKey::Pods(_) | AtomKey::Block(_) | AtomKey::Port(_) => Vec::new(),
+            PeerSelector::Domain(pattern) => self.named(pattern),
+            PeerSelector::Pods(_) | PeerSelector::Block(_) | PeerSelector::Port(_) => Vec::new(),
         }
     }
 
@@ -152,15 +159,16 @@ impl Hosts {
 }
 
 impl Planner {
-    /// A node is there, with these labels and addresses.
+    /// Adds or replaces a node.
     pub(super) fn apply_node_host(&mut self, node: &Node) {
         let labels = self.strings.labels(&node.labels);
-        let means = |atom: &u32| match &self.atoms[*atom].key {
-            AtomKey::Nodes(selector) => matches(selector, &labels),
-            AtomKey::Pods(_) | AtomKey::Block(_) | AtomKey::Domain(_) | AtomKey::Port(_) => false,
+        let means = |peer_selector: &u32| match &self.peer_selectors[*peer_selector].key {
+            PeerSelector::Nodes(selector) => matches(selector, &labels),
+            PeerSelector::Pods(_) | PeerSelector::Block(_) | PeerSelector::Domain(_) | PeerSelector::Port(_) => false,
         };
-        let atoms = self.hosts.selectors.iter().copied().filter(means).map(|atom| (atom, true)).collect();
-        let after = Host::new(&node.addresses, &[], &BTreeSet::new(), atoms);
+        let peer_selectors =
+            self.hosts.selectors.iter().copied().filter(means).map(|peer_selector| (peer_selector, true)).collect();
+        let after = Host::new(&node.addresses, &[], &BTreeSet::new(), peer_selectors);
         let before = self.hosts.nodes.remove(&node.name).map(|(_, host)| host);
         self.move_host(&before.unwrap_or_default(), &after);
         self.hosts.nodes.insert(Name::clone(&node.name), (labels, after));
@@ -172,11 +180,12 @@ impl Planner {
         }
     }
 
-    /// A domain name stands for these addresses.
+    /// Adds or replaces a domain name.
     pub(super) fn apply_domain(&mut self, domain: Domain) {
-        let atoms = domain.name.patterns().map(AtomKey::Domain);
-        let atoms = atoms.filter_map(|key| Some((self.atoms.in_use(&key)?, names(&key)))).collect();
-        let after = Host::new(&domain.addresses, &domain.lingering, &domain.inside, atoms);
+        let peer_selectors = domain.name.patterns().map(PeerSelector::Domain);
+        let peer_selectors =
+            peer_selectors.filter_map(|key| Some((self.peer_selectors.in_use(&key)?, names(&key)))).collect();
+        let after = Host::new(&domain.addresses, &domain.lingering, &domain.inside, peer_selectors);
         let key = backwards(&domain.name);
         let before = self.hosts.domains.remove(&key).map(|(_, host)| host);
         self.move_host(&before.unwrap_or_default(), &after);
@@ -189,42 +198,42 @@ impl Planner {
         }
     }
 
-    /// What a host was is what it is now: addresses get and lose atoms.
+    /// Replaces the addresses of a host: addresses gain and lose peer selectors.
     fn move_host(&mut self, before: &Host, after: &Host) {
-        for (atom, address) in after.pairs().filter(|pair| !before.has(*pair)) {
-            include(&mut self.prefixes, atom, address);
+        for (peer_selector, address) in after.pairs().filter(|pair| !before.has(*pair)) {
+            include(&mut self.prefixes, peer_selector, address);
             self.dirty.nets.insert(IpNet::from(address.ip));
         }
-        for (atom, address) in before.pairs().filter(|pair| !after.has(*pair)) {
-            exclude(&mut self.prefixes, atom, address);
+        for (peer_selector, address) in before.pairs().filter(|pair| !after.has(*pair)) {
+            exclude(&mut self.prefixes, peer_selector, address);
             self.dirty.nets.insert(IpNet::from(address.ip));
         }
     }
 
-    /// An atom that means hosts comes into use.
-    pub(super) fn join_hosts(&mut self, atom: u32, key: &AtomKey) {
-        if matches!(key, AtomKey::Nodes(_)) {
-            self.hosts.selectors.push(atom);
+    /// Activates a peer selector that matches hosts.
+    pub(super) fn activate_host_selector(&mut self, peer_selector: u32, key: &PeerSelector) {
+        if matches!(key, PeerSelector::Nodes(_)) {
+            self.hosts.selectors.push(peer_selector);
         }
         for host in self.hosts.meant(key) {
-            if let Err(position) = host.position(atom) {
-                host.atoms.insert(position, (atom, names(key)));
+            if let Err(position) = host.position(peer_selector) {
+                host.peer_selectors.insert(position, (peer_selector, names(key)));
                 for address in host.meant(names(key)) {
-                    include(&mut self.prefixes, atom, address);
+                    include(&mut self.prefixes, peer_selector, address);
                     self.dirty.nets.insert(IpNet::from(address.ip));
                 }
             }
         }
     }
 
-    /// An atom that means hosts goes out of use.
-    pub(super) fn leave_hosts(&mut self, atom: u32, key: &AtomKey) {
-        self.hosts.selectors.retain(|other| *other != atom);
+    /// Deactivates a peer selector that matches hosts.
+    pub(super) fn deactivate_host_selector(&mut self, peer_selector: u32, key: &PeerSelector) {
+        self.hosts.selectors.retain(|other| *other != peer_selector);
         for host in self.hosts.meant(key) {
-            if let Ok(position) = host.position(atom) {
-                host.atoms.remove(position);
+            if let Ok(position) = host.position(peer_selector) {
+                host.peer_selectors.remove(position);
                 for address in host.meant(names(key)) {
-                    exclude(&mut self.prefixes, atom, address);
+                    exclude(&mut self.prefixes, peer_selector, address);
                     self.dirty.nets.insert(IpNet::from(address.ip));
                 }
             }

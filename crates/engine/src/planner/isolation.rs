@@ -1,4 +1,4 @@
-//! Isolation: the NetworkPolicies that deny what none of their rules accepts.
+//! Isolation: the NetworkPolicies that deny the connections that none of their rules accepts.
 
 use std::sync::Arc;
 
@@ -8,27 +8,27 @@ use super::digest::{Content, Digest};
 use super::layout::Change;
 use super::policy::Policy;
 use super::rulesets::Ruleset;
-use crate::{Cause, CauseId};
+use crate::RuleId;
 
 /// The policies that isolate the subject.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Isolation {
-    pub(super) cause: CauseId,
-    /// Of all of them.
+    pub(super) rule_id: RuleId,
+    /// The digest of all of these policies.
     pub(super) digest: Digest,
 }
 
 impl Isolation {
-    /// Who of these policies isolates, if any does. `model`: a ruleset of other policies, and how they differ.
+    /// Finds the isolating policies. `base`: a ruleset of other policies, and their difference.
     pub(super) fn of(
         direction: Direction,
         policies: &[Arc<Policy>],
-        model: Option<(&Ruleset, &Change)>,
+        base: Option<(&Ruleset, &Change)>,
     ) -> Option<Self> {
-        if let Some((model, change)) = model {
+        if let Some((base, change)) = base {
             let names = |changed: &[Arc<Policy>]| isolating(changed).map(|policy| policy.id_digest).collect::<Vec<_>>();
             if names(&change.added) == names(&change.removed) {
-                return model.isolated;
+                return base.isolated;
             }
         }
         let mut content = Content::new("isolated");
@@ -39,12 +39,12 @@ impl Isolation {
         }
         (content.length_so_far() > empty).then(|| {
             let digest = content.digest();
-            Self { cause: CauseId(Content::id_of(&digest)), digest }
+            Self { rule_id: RuleId(Content::id_of(&digest)), digest }
         })
     }
 
-    /// What the cause stands for.
-    pub(super) fn reason(ruleset: &Ruleset) -> Cause {
+    /// The reason that the rule id stands for.
+    pub(super) fn reason(ruleset: &Ruleset) -> Reason {
         let mut policies: Vec<PolicyId> = isolating(&ruleset.policies).map(|policy| policy.id.clone()).collect();
         policies.sort_unstable();
         Reason::Isolated { direction: ruleset.direction, policies: policies.into() }

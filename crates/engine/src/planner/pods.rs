@@ -1,4 +1,4 @@
-//! Pods, grouped by what policy can see of them, and who owns which address.
+//! Pods, grouped by the properties that policy can see, and the owners of addresses.
 
 use foldhash::{HashMap, HashSet};
 use std::collections::BTreeMap;
@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use ringfence_model::Name;
 
-use super::claims::{Contest, Ranges};
-use super::classes::EMPTY;
+use super::ownership::{ContestedAddress, PodCidrs};
+use super::peer_sets::EMPTY;
 use super::slab::Slab;
 use super::strings::{NamedPort, Pairs, Strings, Sym};
 use crate::RulesetId;
@@ -21,24 +21,24 @@ pub(super) struct Pod {
     pub(super) uid: Name,
     pub(super) node: Option<Sym>,
     pub(super) created: i64,
-    /// It runs and is not about to end.
-    pub(super) steady: bool,
+    /// It runs and is not terminating.
+    pub(super) running: bool,
     pub(super) addresses: Box<[IpAddr]>,
     pub(super) identity: u32,
-    /// Whether policy is enforced on it here.
+    /// Its policy is enforced here.
     pub(super) local: bool,
-    /// Where it is in the list of its identity.
+    /// Its position in the list of its identity.
     position: u32,
 }
 
 impl Pod {
-    /// Whether its claim to an address leaves nothing to that of another (`Pod::precedes` of the model).
+    /// True if its claim to an address excludes that of another pod (`Pod::precedes` of the model).
     pub(super) fn precedes(&self, other: &Self) -> bool {
-        self.steady && self.node != other.node && self.created != 0 && self.created < other.created
+        self.running && self.node != other.node && self.created != 0 && self.created < other.created
     }
 }
 
-/// What policy can see of a pod.
+/// The properties of a pod that policy can see.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Visible {
     pub(super) namespace: Sym,
@@ -47,20 +47,20 @@ pub(super) struct Visible {
     pub(super) ports: Box<[NamedPort]>,
 }
 
-/// All pods of which policy sees the same.
+/// All pods with the same visible properties.
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) visible: Arc<Visible>,
     pub(super) pods: Vec<u32>,
-    /// How many of them policy is enforced on here.
+    /// The number of pods whose policy is enforced here.
     pub(super) local: u32,
-    /// The class of what they satisfy as pods, blocks aside.
-    pub(super) class: u32,
-    /// What is enforced on those that are local.
+    /// The peer set of its pods, CIDRs and hosts aside.
+    pub(super) peer_set: u32,
+    /// The policy of its local pods.
     pub(super) rules: Option<Box<Enforced>>,
 }
 
-/// What is enforced on a pod.
+/// The policy of a pod.
 #[derive(Debug, Default)]
 pub(super) struct Enforced {
     /// All policies that select it, by number, in the order of evaluation.
@@ -76,18 +76,18 @@ pub(super) enum Applied {
     #[default]
     Nothing,
     /// Ids collide: everything is denied.
-    Conflict,
-    /// This one would not fit and is not laid out: everything is denied.
+    Collision,
+    /// The ruleset is over quota and not laid out: everything is denied.
     NoRoom(RulesetId),
-    /// This one.
+    /// A ruleset, by number and id.
     Ruleset(u32, RulesetId),
 }
 
 impl Applied {
-    /// The ruleset there ought to be, if there is one to be made.
+    /// The id of the target ruleset, if there is one.
     pub(super) fn wanted(self) -> Option<RulesetId> {
         match self {
-            Self::Nothing | Self::Conflict => None,
+            Self::Nothing | Self::Collision => None,
             Self::NoRoom(id) | Self::Ruleset(_, id) => Some(id),
         }
     }
@@ -117,12 +117,12 @@ pub(super) struct Pods {
     by_key: HashMap<(Sym, Name), u32>,
     pub(super) identities: Slab<Identity>,
     by_visible: HashMap<Arc<Visible>, u32>,
-    /// The pod that has an address; the first of those that do.
+    /// The pod that has an address; the first of several owners.
     owners: BTreeMap<Address, u32>,
-    /// Addresses of which there is more to say.
-    pub(super) contested: HashMap<IpAddr, Contest>,
-    pub(super) ranges: Ranges,
-    /// Local pods have the addresses they are said to have, whatever is said of others.
+    /// Addresses with several claims or none accepted.
+    pub(super) contested: HashMap<IpAddr, ContestedAddress>,
+    pub(super) ranges: PodCidrs,
+    /// Claims of local pods win over those of others.
     pub(super) knows_own: bool,
 }
 
@@ -134,20 +134,20 @@ impl std::ops::Index<u32> for Pods {
     }
 }
 
-/// What the world says of a pod.
+/// The properties of a pod in the world.
 pub(super) struct Facts {
     pub(super) visible: Visible,
     pub(super) name: Name,
     pub(super) uid: Name,
     pub(super) node: Option<Sym>,
     pub(super) created: i64,
-    pub(super) steady: bool,
+    pub(super) running: bool,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) local: bool,
 }
 
 impl Pods {
-    /// No pods. `knows_own`: local ones have the addresses they are said to have, whatever is said of others.
+    /// `knows_own`: claims of local pods win over those of others.
     pub(super) fn new(knows_own: bool) -> Self {
         Self { knows_own, ..Self::default() }
     }
@@ -156,20 +156,20 @@ impl Pods {
         self.by_key.get(&(namespace, Name::clone(name))).copied()
     }
 
-    /// Whether the pod is as these facts say.
+    /// True if the pod has these properties.
     pub(super) fn is(&self, index: u32, facts: &Facts) -> bool {
         let pod = &self.slab[index];
         *self.identities[pod.identity].visible == facts.visible
             && pod.uid == facts.uid
             && pod.node == facts.node
             && pod.created == facts.created
-            && pod.steady == facts.steady
+            && pod.running == facts.running
             && *pod.addresses == *facts.addresses
     }
 
-    /// Adds a pod that is not there; returns its identity, and whether that is new.
+    /// Adds a new pod. Returns its identity, and true if that is new.
     pub(super) fn insert(&mut self, facts: Facts, strings: &Strings) -> (u32, bool) {
-        let Facts { visible, name, uid, node, created, steady, addresses, local } = facts;
+        let Facts { visible, name, uid, node, created, running, addresses, local } = facts;
         let namespace = visible.namespace;
         let (identity, fresh) = match self.by_visible.get(&visible) {
             Some(identity) => (*identity, false),
@@ -180,7 +180,7 @@ impl Pods {
         *locals += u32::from(local);
         let by_name = Name::clone(&name);
         let addresses = Box::from(addresses);
-        let pod = Pod { namespace, name, uid, node, created, steady, addresses, identity, local, position };
+        let pod = Pod { namespace, name, uid, node, created, running, addresses, identity, local, position };
         let index = self.slab.insert(pod);
         self.identities[identity].pods.push(index);
         self.by_key.insert((namespace, by_name), index);
@@ -193,13 +193,13 @@ impl Pods {
     fn add_identity(&mut self, visible: Visible) -> u32 {
         let visible = Arc::new(visible);
         let identity =
-            Identity { visible: Arc::clone(&visible), pods: Vec::new(), local: 0, class: EMPTY, rules: None };
+            Identity { visible: Arc::clone(&visible), pods: Vec::new(), local: 0, peer_set: EMPTY, rules: None };
         let index = self.identities.insert(identity);
         self.by_visible.insert(visible, index);
         index
     }
 
-    /// Removes a pod. Its identity stays, even if nobody has it any more.
+    /// Removes a pod. Its identity stays, even without pods.
     pub(super) fn remove(&mut self, index: u32, strings: &Strings) -> Option<Pod> {
         let pod = self.slab.remove(index)?;
         self.by_key.remove(&(pod.namespace, Name::clone(&pod.name)));
@@ -215,19 +215,19 @@ impl Pods {
         Some(pod)
     }
 
-    /// Forgets an identity that nobody has.
+    /// Removes an identity without pods.
     pub(super) fn remove_identity(&mut self, index: u32) -> Option<Identity> {
         let identity = self.identities.remove(index)?;
         self.by_visible.remove(&identity.visible);
         Some(identity)
     }
 
-    /// The pod that has an address; the first of those that do.
+    /// The pod that has an address; the first of several owners.
     pub(super) fn sole(&self, address: IpAddr) -> Option<u32> {
         self.owners.get(&Address::of(address)).copied()
     }
 
-    /// An address is had by this pod, or by nobody.
+    /// Sets or removes the first owner of an address.
     pub(super) fn set_owner(&mut self, address: IpAddr, owner: Option<u32>) {
         match owner {
             Some(owner) => drop(self.owners.insert(Address::of(address), owner)),
@@ -250,7 +250,7 @@ impl Pods {
         self.owners.iter().map(|(address, owner)| (address.get(), &self.slab[*owner]))
     }
 
-    /// How many addresses are owned.
+    /// The number of owned addresses.
     pub(super) fn owned_count(&self) -> usize {
         self.owners.len()
     }

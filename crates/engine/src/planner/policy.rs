@@ -1,4 +1,4 @@
-//! Policies as the planner keeps them: interned, resolved as far as possible, hashed.
+//! Policies in the planner: interned, resolved as far as possible, hashed.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use ringfence_model::{
 use super::digest::{Content, Digest};
 use super::layout;
 use super::strings::{Compiled, Condition, Selection, Strings, Sym};
-use crate::{CauseId, port_key};
+use crate::{RuleId, port_key};
 
 /// A policy.
 #[derive(Debug)]
@@ -18,26 +18,26 @@ pub(super) struct Policy {
     pub(super) tier: Tier,
     priority: u32,
     pub(super) subject: Selection,
-    /// Of everything in it.
+    /// The digest of the whole policy.
     pub(super) digest: Digest,
-    /// Of what it is called.
+    /// The digest of kind, namespace and name.
     pub(super) id_digest: Digest,
     ingress: Option<Box<[Rule]>>,
     egress: Option<Box<[Rule]>>,
-    /// How much its rules of each direction take up.
+    /// The size of its rules in each direction.
     sizes: [Size; 2],
     /// There is no memory for its rules.
     pub(super) rules_withheld: bool,
 }
 
-/// How much rules take up, whatever they are about.
+/// The size of rules.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Size {
     pub(super) rules: usize,
     pub(super) ranges: usize,
     /// Alternatives of the other end.
     peers: usize,
-    /// Prefixes that tell the addresses of blocks from others, equal ones each.
+    /// Prefixes of `ipBlock`s; equal ones count each.
     pub(super) nets: usize,
 }
 
@@ -67,7 +67,7 @@ impl Size {
         size
     }
 
-    /// Bytes of memory they take up in each ruleset they are in.
+    /// Bytes of memory for the layout in each ruleset.
     pub(super) fn layout(self) -> usize {
         layout::bytes(self.rules, self.ranges, self.peers)
     }
@@ -79,13 +79,13 @@ pub(super) struct Rule {
     /// Its position in the policy's list.
     index: u32,
     name: Option<Name>,
-    pub(super) cause: CauseId,
+    pub(super) id: RuleId,
     pub(super) action: Action,
     pub(super) peers: Peers,
     pub(super) ports: Ports,
 }
 
-/// What a matching rule does.
+/// The action of a matching rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Accept,
@@ -135,7 +135,7 @@ impl Peer {
 impl Policy {
     /// `digest`: the hash of the whole policy.
     pub(super) fn new(strings: &mut Strings, policy: &model::Policy, digest: Digest) -> Self {
-        // Objects of one namespace come with a string each; keep one.
+        // Every object has its own copy of the namespace's name; keep one.
         let namespace = policy.id.namespace.as_ref().map(|name| {
             let sym = strings.intern(name);
             Name::clone(strings.name(sym))
@@ -165,7 +165,7 @@ impl Policy {
         }
     }
 
-    /// How much the rules of a direction take up.
+    /// The size of the rules of a direction.
     pub(super) fn size(&self, direction: Direction) -> Size {
         match direction {
             Direction::Ingress => self.sizes[0],
@@ -173,7 +173,7 @@ impl Policy {
         }
     }
 
-    /// The blocks that rules of a direction mean.
+    /// The `ipBlock`s of the rules of a direction.
     pub(super) fn blocks(&self, direction: Direction) -> impl Iterator<Item = &IpBlock> {
         let rules = self.rules(direction).unwrap_or_default().iter();
         let peers = rules.flat_map(|rule| match &rule.peers {
@@ -183,7 +183,7 @@ impl Policy {
         peers.filter_map(Peer::block)
     }
 
-    /// What verdicts of a rule refer to.
+    /// The reference to a rule in verdicts.
     pub(super) fn reference(&self, direction: Direction, rule: &Rule) -> RuleRef {
         RuleRef { policy: self.id.clone(), direction, index: rule.index as usize, name: rule.name.clone() }
     }
@@ -195,7 +195,7 @@ impl Policy {
 }
 
 impl Peers {
-    /// Whether every address, and whether every pod of every known namespace is meant.
+    /// True if every address matches, and true if every pod of every known namespace does.
     pub(super) fn any(&self) -> [bool; 2] {
         match self {
             Self::Any => [true, true],
@@ -211,7 +211,7 @@ impl Rule {
         Some(Self {
             index: u32::try_from(index).ok()?,
             name: rule.name.clone(),
-            cause: cause(policy, direction, index, rule),
+            id: rule_id(policy, direction, index, rule),
             action,
             peers: if known { Peers::new(strings, &rule.peers) } else { Peers::Any },
             ports: if known { Ports::new(strings, &rule.ports) } else { Ports::Any },
@@ -242,11 +242,11 @@ impl Rule {
 fn rules(strings: &mut Strings, policy: &model::Policy, direction: Direction) -> Option<Box<[Rule]>> {
     let count = policy.rules(direction)?.len();
     let rules: Box<[_]> = (0..count).filter_map(|index| Rule::new(strings, policy, direction, index)).collect();
-    // Without rules, only a NetworkPolicy has an opinion: it isolates.
+    // Without rules, only a NetworkPolicy decides anything: it isolates.
     (policy.tier == Tier::NetworkPolicy || !rules.is_empty()).then_some(rules)
 }
 
-/// What a rule does, and whether its peers and ports count; none: it never matches.
+/// The action of a rule, and true if its peers and ports count. None: it never matches.
 fn effect(tier: Tier, rule: &model::Rule) -> Option<(Action, bool)> {
     let known = rule.unknown().is_none();
     match &rule.action {
@@ -258,7 +258,7 @@ fn effect(tier: Tier, rule: &model::Rule) -> Option<(Action, bool)> {
     }
 }
 
-fn cause(policy: &model::Policy, direction: Direction, index: usize, rule: &model::Rule) -> CauseId {
+fn rule_id(policy: &model::Policy, direction: Direction, index: usize, rule: &model::Rule) -> RuleId {
     let mut content = Content::new("rule");
     content.policy_id(&policy.id);
     content.text(&policy.uid);
@@ -266,7 +266,7 @@ fn cause(policy: &model::Policy, direction: Direction, index: usize, rule: &mode
     content.number(direction as u8);
     content.length(index);
     content.optional(rule.name.as_ref());
-    CauseId(content.id())
+    RuleId(content.id())
 }
 
 impl Peers {
@@ -275,7 +275,7 @@ impl Peers {
         let peers = peers.iter().filter_map(|peer| match peer {
             model::Peer::Pods(selection) => {
                 let selection = strings.selection(selection);
-                Some(if selection.is_universal() { Peer::AnyPod } else { Peer::Pods(Arc::new(selection)) })
+                Some(if selection.selects_any_pod() { Peer::AnyPod } else { Peer::Pods(Arc::new(selection)) })
             }
             model::Peer::Block(block) => Some(Peer::Block(Arc::new(block.clone()))),
             model::Peer::Nodes(selector) => Some(Peer::Nodes(Arc::new(strings.selector(selector)))),
@@ -309,7 +309,7 @@ impl Ports {
     }
 }
 
-/// The keys of a range; ports of protocols that have none match nothing.
+/// The keys of a port range; none for protocols without ports.
 pub(super) fn keys(range: PortRange) -> Option<(u32, u32)> {
     let PortRange { protocol, first, last } = range;
     (protocol.has_ports() && first <= last).then(|| (port_key(protocol, first), port_key(protocol, last)))

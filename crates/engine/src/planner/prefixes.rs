@@ -1,8 +1,8 @@
-//! Longest-match closure of blocks.
+//! Longest-match closure of CIDRs.
 //!
-//! The kernel looks up the longest prefix only, so each prefix that a block in use mentions (its `cidr` and every
-//! `except`) is an entry that carries all blocks its addresses are in. So is each address that some host in use has
-//! ([`super::hosts`]): it carries the atoms of its hosts too.
+//! The kernel finds the longest prefix only. So each prefix of an `ipBlock` in use (its `cidr` and every `except`) is
+//! an entry with all `ipBlock`s that match its addresses. Each address of a host in use ([`super::hosts`]) is an entry
+//! too, with the peer selectors of its hosts.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, btree_map};
@@ -12,33 +12,32 @@ use foldhash::HashMap;
 use ipnet::IpNet;
 use ringfence_model::IpBlock;
 
-/// A prefix that is mentioned.
+/// A prefix of an `ipBlock` or host.
 #[derive(Debug, Default)]
 struct Prefix {
-    /// How many blocks, and pairs of an address and an atom of its hosts, mention it.
+    /// The number of `ipBlock`s that mention it, plus that of pairs of an address and a peer selector of its hosts.
     mentions: u32,
-    /// What the addresses satisfy for which this prefix is the longest match, as far as it is about addresses,
-    /// ascending.
-    atoms: Vec<u32>,
+    /// The address-based peer selectors that addresses satisfy for which this prefix is the longest match, ascending.
+    peer_selectors: Vec<u32>,
 }
 
-/// All prefixes of blocks and hosts in use.
+/// All prefixes of `ipBlock`s and hosts in use.
 #[derive(Debug, Default)]
 pub(super) struct Prefixes {
     nets: HashMap<IpNet, Prefix>,
-    /// The same in order: what is inside of a prefix follows it.
+    /// The same prefixes in order: those inside a prefix follow it.
     order: BTreeSet<IpNet>,
-    /// How many prefixes have a length, IPv4 and IPv6.
+    /// The number of prefixes of each length, IPv4 and IPv6.
     lengths: [BTreeMap<u8, u32>; 2],
-    /// How many hosts give an address an atom.
+    /// The number of hosts that give an address a peer selector.
     hosts: HashMap<(IpAddr, u32), u32>,
-    /// The atoms that addresses have in connections that were open before, and of how many hosts.
+    /// The peer selectors of addresses in connections that were open before, and the number of their hosts.
     lingering: HashMap<IpAddr, BTreeMap<u32, u32>>,
 }
 
 impl Prefixes {
-    /// A block comes into use. Returns the prefixes that changed.
-    pub(super) fn add(&mut self, atom: u32, block: &IpBlock) -> Vec<IpNet> {
+    /// Adds an `ipBlock`. Returns the prefixes that changed.
+    pub(super) fn add(&mut self, peer_selector: u32, block: &IpBlock) -> Vec<IpNet> {
         if is_void(block) {
             return Vec::new();
         }
@@ -49,26 +48,26 @@ impl Prefixes {
         for net in inside(&self.order, block.cidr()) {
             if !block.except().iter().any(|except| except.contains(net))
                 && let Some(prefix) = self.nets.get_mut(net)
-                && let Err(position) = prefix.atoms.binary_search(&atom)
+                && let Err(position) = prefix.peer_selectors.binary_search(&peer_selector)
             {
-                prefix.atoms.insert(position, atom);
+                prefix.peer_selectors.insert(position, peer_selector);
                 changed.push(*net);
             }
         }
         changed
     }
 
-    /// A block is not used any more. Returns the prefixes that changed.
-    pub(super) fn remove(&mut self, atom: u32, block: &IpBlock) -> Vec<IpNet> {
+    /// Removes an `ipBlock`. Returns the prefixes that changed.
+    pub(super) fn remove(&mut self, peer_selector: u32, block: &IpBlock) -> Vec<IpNet> {
         if is_void(block) {
             return Vec::new();
         }
         let mut changed: Vec<_> = mentioned(block).collect();
         for net in inside(&self.order, block.cidr()) {
             if let Some(prefix) = self.nets.get_mut(net)
-                && let Ok(position) = prefix.atoms.binary_search(&atom)
+                && let Ok(position) = prefix.peer_selectors.binary_search(&peer_selector)
             {
-                prefix.atoms.remove(position);
+                prefix.peer_selectors.remove(position);
                 changed.push(*net);
             }
         }
@@ -78,67 +77,70 @@ impl Prefixes {
         changed
     }
 
-    /// A host with an address comes to have an atom, or one that has it gets the address.
-    pub(super) fn include(&mut self, atom: u32, address: IpAddr) {
-        let hosts = self.hosts.entry((address, atom)).or_default();
+    /// Adds a peer selector of a host to an address.
+    pub(super) fn include(&mut self, peer_selector: u32, address: IpAddr) {
+        let hosts = self.hosts.entry((address, peer_selector)).or_default();
         *hosts += 1;
         if *hosts == 1 {
             let prefix = self.mention(IpNet::from(address));
-            if let Err(position) = prefix.atoms.binary_search(&atom) {
-                prefix.atoms.insert(position, atom);
+            if let Err(position) = prefix.peer_selectors.binary_search(&peer_selector) {
+                prefix.peer_selectors.insert(position, peer_selector);
             }
         }
     }
 
-    /// A host with an address and an atom loses one of them.
-    pub(super) fn exclude(&mut self, atom: u32, address: IpAddr) {
-        let Some(hosts) = self.hosts.get_mut(&(address, atom)) else { return };
+    /// Removes a peer selector of a host from an address.
+    pub(super) fn exclude(&mut self, peer_selector: u32, address: IpAddr) {
+        let Some(hosts) = self.hosts.get_mut(&(address, peer_selector)) else { return };
         *hosts -= 1;
         if *hosts == 0 {
-            self.hosts.remove(&(address, atom));
+            self.hosts.remove(&(address, peer_selector));
             let net = IpNet::from(address);
             if let Some(prefix) = self.nets.get_mut(&net)
-                && let Ok(position) = prefix.atoms.binary_search(&atom)
+                && let Ok(position) = prefix.peer_selectors.binary_search(&peer_selector)
             {
-                prefix.atoms.remove(position);
+                prefix.peer_selectors.remove(position);
             }
             self.unmention(net);
         }
     }
 
-    /// A host with an atom comes to linger at an address. The address is mentioned, so that it is an entry.
-    pub(super) fn linger(&mut self, atom: u32, address: IpAddr) {
-        *self.lingering.entry(address).or_default().entry(atom).or_default() += 1;
+    /// Adds a peer selector of a host to an address, for open connections only. The address becomes an entry.
+    pub(super) fn linger(&mut self, peer_selector: u32, address: IpAddr) {
+        *self.lingering.entry(address).or_default().entry(peer_selector).or_default() += 1;
         self.mention(IpNet::from(address));
     }
 
-    /// A host with an atom does not linger at an address any more.
-    pub(super) fn cease(&mut self, atom: u32, address: IpAddr) {
-        let Entry::Occupied(mut atoms) = self.lingering.entry(address) else { return };
-        let btree_map::Entry::Occupied(mut hosts) = atoms.get_mut().entry(atom) else { return };
+    /// Removes a peer selector of a host from an address, for open connections only.
+    pub(super) fn cease(&mut self, peer_selector: u32, address: IpAddr) {
+        let Entry::Occupied(mut peer_selectors) = self.lingering.entry(address) else { return };
+        let btree_map::Entry::Occupied(mut hosts) = peer_selectors.get_mut().entry(peer_selector) else { return };
         *hosts.get_mut() -= 1;
         if *hosts.get() == 0 {
             hosts.remove();
         }
-        if atoms.get().is_empty() {
-            atoms.remove();
+        if peer_selectors.get().is_empty() {
+            peer_selectors.remove();
         }
         self.unmention(IpNet::from(address));
     }
 
-    /// What a prefix satisfies beyond everything else in connections that were open before, ascending.
+    /// The peer selectors that a prefix has in addition in connections that were open before, ascending.
     pub(super) fn lingering(&self, net: IpNet) -> Vec<u32> {
         if self.lingering.is_empty() || net.prefix_len() < net.max_prefix_len() {
             return Vec::new();
         }
-        self.lingering.get(&net.addr()).map(|atoms| atoms.keys().copied().collect()).unwrap_or_default()
+        self.lingering
+            .get(&net.addr())
+            .map(|peer_selectors| peer_selectors.keys().copied().collect())
+            .unwrap_or_default()
     }
 
-    /// A prefix is mentioned once more.
+    /// Adds a reference to a prefix.
     fn mention(&mut self, net: IpNet) -> &mut Prefix {
         if !self.nets.contains_key(&net) {
-            let atoms = self.parent(net).to_vec();
-            self.nets.insert(net, Prefix { mentions: 0, atoms });
+            let peer_selectors = self.parent(net).to_vec();
+            self.nets.insert(net, Prefix { mentions: 0, peer_selectors });
             self.order.insert(net);
             *self.lengths[family(net)].entry(net.prefix_len()).or_default() += 1;
         }
@@ -164,29 +166,29 @@ impl Prefixes {
         }
     }
 
-    /// How many are single addresses, and how many are wider.
+    /// The number of single addresses, and that of CIDRs.
     pub(super) fn count(&self) -> (usize, usize) {
         let of = |lengths: &BTreeMap<u8, u32>, longest| lengths.get(&longest).map_or(0, |count| *count as usize);
         let single = of(&self.lengths[0], 32) + of(&self.lengths[1], 128);
         (single, self.nets.len() - single)
     }
 
-    /// Those inside a range, itself included.
+    /// The prefixes inside a range, itself included.
     pub(super) fn inside(&self, range: IpNet) -> impl Iterator<Item = IpNet> + '_ {
         inside(&self.order, range).copied()
     }
 
-    /// What is satisfied in exactly this prefix, if it is one.
+    /// The peer selectors of exactly this prefix, if it is an entry.
     pub(super) fn get(&self, net: IpNet) -> Option<&[u32]> {
-        self.nets.get(&net).map(|prefix| &*prefix.atoms)
+        self.nets.get(&net).map(|prefix| &*prefix.peer_selectors)
     }
 
-    /// What the addresses of a prefix satisfy that is no entry (or, an address, may be one).
+    /// The peer selectors of the longest entry around a prefix; a single address may be an entry itself.
     pub(super) fn around(&self, net: IpNet) -> &[u32] {
         self.longest(net, net.prefix_len() == net.max_prefix_len())
     }
 
-    /// What is satisfied in the longest prefix around a prefix.
+    /// The peer selectors of the longest entry around a prefix, itself excluded.
     fn parent(&self, net: IpNet) -> &[u32] {
         self.longest(net, false)
     }
@@ -205,22 +207,22 @@ fn family(net: IpNet) -> usize {
     usize::from(net.addr().is_ipv6())
 }
 
-/// Whether its exceptions leave nothing of a block.
+/// True if its `except`s leave nothing of an `ipBlock`.
 fn is_void(block: &IpBlock) -> bool {
     block.except().iter().any(|except| except.contains(&block.cidr()))
 }
 
-/// Whether a prefix is one address.
+/// True if a prefix is a single address.
 pub(super) fn is_single(net: IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
 }
 
-/// The prefixes that are entries because of a block.
+/// The prefixes that are entries because of an `ipBlock`.
 pub(super) fn needed(block: &IpBlock) -> impl Iterator<Item = IpNet> + '_ {
     mentioned(block).filter(|_| !is_void(block))
 }
 
-/// The prefixes that tell the addresses of a block from others.
+/// The prefixes that separate the addresses of an `ipBlock` from others.
 fn mentioned(block: &IpBlock) -> impl Iterator<Item = IpNet> + '_ {
     let cidr = block.cidr();
     std::iter::once(cidr).chain(block.except().iter().copied().filter(move |except| cidr.contains(except)))

@@ -1,9 +1,9 @@
-//! Values by small numbers that are reused.
+//! Values by small numbers that are used again.
 
 use std::ops::{Index, IndexMut};
 
-/// A vector with holes. Numbers of removed values are given out again, so whoever removes one must know that nobody
-/// holds its number any more.
+/// A vector with holes. Numbers of removed values are used again, so a value may be removed only after the last
+/// reference to its number is gone.
 #[derive(Debug)]
 pub(super) struct Slab<T> {
     slots: Vec<Option<T>>,

@@ -1,4 +1,4 @@
-//! Interned strings, and what is made of them: label sets, selectors, port names.
+//! Interned strings, and label sets, selectors and named ports made of them.
 
 use foldhash::{HashMap, HashSet};
 use ringfence_model::{Labels, Name, NamespaceSelection, PodSelection, Protocol, Requirement, Selector};
@@ -39,7 +39,7 @@ impl Strings {
         self.names.len()
     }
 
-    /// Forgets all others.
+    /// Drops all other strings.
     pub(super) fn retain(&mut self, live: &HashSet<Sym>) {
         let names = &mut self.names;
         self.numbers.retain(|_, number| {
@@ -92,11 +92,11 @@ pub(super) type Compiled = Box<[Condition]>;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Condition {
     key: Sym,
-    /// None: whatever the value.
+    /// None: any value.
     values: Option<Box<[Sym]>>,
-    /// What a value among `values` gives.
+    /// The result for a value among `values`.
     wanted: bool,
-    /// What a missing key gives.
+    /// The result for a missing key.
     absent: bool,
 }
 
@@ -106,7 +106,7 @@ impl Condition {
         self.values.as_ref().is_none_or(|values| values.contains(value)) == self.wanted
     }
 
-    /// Labels of which an object must have one, if that is what it asks for.
+    /// The labels of which an object must have one; none if the condition can hold without.
     pub(super) fn one_of(&self) -> Option<impl Iterator<Item = (Sym, Sym)>> {
         let values = self.values.as_ref().filter(|_| self.wanted && !self.absent)?;
         Some(values.iter().map(|value| (self.key, *value)))
@@ -122,7 +122,7 @@ impl Condition {
     }
 }
 
-/// Writes what a selector means.
+/// Writes the content of a selector, to be hashed.
 pub(super) fn describe(selector: &[Condition], strings: &Strings, content: &mut Content) {
     content.length(selector.len());
     for Condition { key, values, wanted, absent } in selector {
@@ -133,7 +133,7 @@ pub(super) fn describe(selector: &[Condition], strings: &Strings, content: &mut 
     }
 }
 
-/// Whether an object with these labels is selected.
+/// True if an object with these labels is selected.
 pub(super) fn matches(selector: &[Condition], labels: &[(Sym, Sym)]) -> bool {
     selector.iter().all(|condition| condition.holds(labels))
 }
@@ -153,7 +153,7 @@ pub(super) enum Namespaces {
 }
 
 impl Selection {
-    /// Whether pods of a namespace can be selected. `labels`: those of its object, if that is known.
+    /// True if pods of a namespace can be selected. `labels`: those of its object, if it is known.
     pub(super) fn admits(&self, namespace: Sym, labels: Option<&[(Sym, Sym)]>) -> bool {
         match &self.namespaces {
             Namespaces::Named(name) => *name == namespace,
@@ -162,11 +162,11 @@ impl Selection {
     }
 
     /// Every pod of every known namespace.
-    pub(super) fn is_universal(&self) -> bool {
+    pub(super) fn selects_any_pod(&self) -> bool {
         self.pods.is_empty() && matches!(&self.namespaces, Namespaces::Matching(selector) if selector.is_empty())
     }
 
-    /// Writes what it means, so that equal selections have equal hashes in every process.
+    /// Writes the content, so that equal selections have equal hashes in every process.
     pub(super) fn describe(&self, strings: &Strings, content: &mut Content) {
         match &self.namespaces {
             Namespaces::Named(name) => {

@@ -1,4 +1,4 @@
-//! Subjects: which policies select the local pods, and the rulesets they make.
+//! Subjects: the local pods, the policies that select them, and their rulesets.
 
 use foldhash::HashSet;
 use std::net::IpAddr;
@@ -7,44 +7,44 @@ use std::sync::Arc;
 use ringfence_model::Direction;
 
 use super::Planner;
-use super::listing::{Model, position};
 use super::pods::Applied;
 use super::policy::Policy;
-use super::recipe::Recipe;
+use super::policy_lists::{BaseRulesets, position};
+use super::ruleset_diff::RulesetDiff;
+use super::ruleset_spec::RulesetSpec;
 use super::strings::{Namespaces, Sym, matches};
-use super::turnover::Turnover;
 use crate::{Delta, RulesetId};
 
-/// Why the rulesets of a subject may differ.
+/// The reason why the rulesets of a subject may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Doubt {
-    /// It may have no pods any more.
+pub(super) enum Invalidation {
+    /// The subject may have no pods any more.
     Subject,
-    /// Policies came or went that select it.
+    /// Policies that select it were added or removed.
     Rulesets,
-    /// Which policies select it has to be found.
+    /// The list of its policies has to be found.
     Policies,
 }
 
 impl Planner {
-    /// Notes that the rulesets of an identity may differ.
-    pub(super) fn doubt(&mut self, identity: u32, doubt: Doubt) {
-        let known = self.dirty.subjects.entry(identity).or_insert(doubt);
-        *known = doubt.max(*known);
+    /// Marks an identity whose rulesets may differ.
+    pub(super) fn invalidate(&mut self, identity: u32, invalidation: Invalidation) {
+        let known = self.dirty.subjects.entry(identity).or_insert(invalidation);
+        *known = invalidation.max(*known);
     }
 
-    /// A policy is there from now on: adds it to the subjects it selects.
+    /// Adds a new policy to the subjects that it selects.
     pub(super) fn select(&mut self, number: u32) {
         let policy = Arc::clone(&self.policies.slab[number]);
         for identity in self.selected(&policy) {
             let Some(rules) = &mut self.pods.identities[identity].rules else { continue };
             let position = position(&self.policies.slab, &rules.policies, number);
             rules.policies.insert(position, number);
-            self.doubt(identity, Doubt::Rulesets);
+            self.invalidate(identity, Invalidation::Rulesets);
         }
     }
 
-    /// A policy is gone.
+    /// Removes a policy from its subjects.
     pub(super) fn deselect(&mut self, number: u32, policy: &Policy) {
         let subjects: Vec<u32> = match &policy.subject.namespaces {
             Namespaces::Named(_) => self.selected(policy),
@@ -55,12 +55,12 @@ impl Planner {
             let Some(rules) = &mut self.pods.identities[identity].rules else { continue };
             if let Some(position) = rules.policies.iter().position(|other| *other == number) {
                 rules.policies.remove(position);
-                self.doubt(identity, Doubt::Rulesets);
+                self.invalidate(identity, Invalidation::Rulesets);
             }
         }
     }
 
-    /// The local identities a policy selects.
+    /// The local identities that a policy selects.
     fn selected(&self, policy: &Policy) -> Vec<u32> {
         let named = match &policy.subject.namespaces {
             Namespaces::Named(name) => self.namespaces.get(name).map(|namespace| &namespace.identities),
@@ -83,16 +83,16 @@ impl Planner {
     }
 
     /// Finds the rulesets of all marked subjects. Adds the addresses of those that changed to `moved`.
-    pub(super) fn refresh_subjects(&mut self, delta: &mut Delta, moved: &mut HashSet<IpAddr>) -> Turnover {
-        let mut turnover = Turnover::default();
+    pub(super) fn refresh_subjects(&mut self, delta: &mut Delta, moved: &mut HashSet<IpAddr>) -> RulesetDiff {
+        let mut diff = RulesetDiff::default();
         let mut marked: Vec<_> = std::mem::take(&mut self.dirty.subjects).into_iter().collect();
         marked.sort_unstable();
-        let models = self.relist(&marked);
+        let bases = self.refresh_policy_lists(&marked);
         let mut subjects: Vec<_> =
-            marked.iter().filter_map(|(identity, _)| self.subject(*identity, models.get(identity))).collect();
-        self.ration(&mut subjects);
-        self.hold(&subjects, &mut turnover);
-        // First who stays and who goes: what is new can be made of what goes.
+            marked.iter().filter_map(|(identity, _)| self.subject(*identity, bases.get(identity))).collect();
+        self.apply_quotas(&mut subjects);
+        self.retain_rulesets(&subjects, &mut diff);
+        // References are counted first, so that new rulesets can be based on unused ones.
         for subject in &subjects {
             for target in subject.targets {
                 if let Target::Known(Applied::Ruleset(number, _)) = target {
@@ -101,16 +101,16 @@ impl Planner {
             }
             for applied in subject.before {
                 if let Applied::Ruleset(number, _) = applied {
-                    self.release(number, &mut turnover);
+                    self.release(number, &mut diff);
                 }
             }
         }
-        for Subject { identity, before, model, targets } in subjects {
+        for Subject { identity, before, base, targets } in subjects {
             let [ingress, egress] = targets;
-            let applied = [(Direction::Ingress, ingress, model[0]), (Direction::Egress, egress, model[1])];
-            let applied = applied.map(|(direction, target, model)| match target {
+            let applied = [(Direction::Ingress, ingress, base[0]), (Direction::Egress, egress, base[1])];
+            let applied = applied.map(|(direction, target, base)| match target {
                 Target::Known(applied) => applied,
-                Target::Missing(id) => self.make(identity, direction, id, model, delta, &mut turnover),
+                Target::Missing(id) => self.build_ruleset(identity, direction, id, base, delta, &mut diff),
             });
             if let Some(rules) = &mut self.pods.identities[identity].rules {
                 rules.applied = applied;
@@ -119,53 +119,52 @@ impl Planner {
                 moved.extend(self.pods.addresses(identity));
             }
         }
-        turnover
-            .retired
-            .retain(|number| self.rulesets.slab[*number].subjects == 0 && !turnover.successors.contains_key(number));
-        turnover.retired.sort_unstable();
-        turnover.retired.dedup();
-        turnover
+        diff.unused
+            .retain(|number| self.rulesets.slab[*number].subjects == 0 && !diff.replacements.contains_key(number));
+        diff.unused.sort_unstable();
+        diff.unused.dedup();
+        diff
     }
 
-    /// What a marked identity has, and has to have.
-    fn subject(&mut self, identity: u32, model: Option<&Model>) -> Option<Subject> {
+    /// The current and the target rulesets of a marked identity.
+    fn subject(&mut self, identity: u32, base: Option<&BaseRulesets>) -> Option<Subject> {
         let known = self.pods.identities.get(identity)?;
         let before = known.rules.as_ref().map_or_else(Default::default, |rules| rules.applied);
         let targets = if known.local == 0 {
             self.pods.identities[identity].rules = None;
             self.locals.remove(&identity);
             [Target::Known(Applied::Nothing), Target::Known(Applied::Nothing)]
-        } else if let Some(Model { applied, same: true }) = model {
+        } else if let Some(BaseRulesets { applied, same: true }) = base {
             applied.map(Target::Known)
         } else {
             [Direction::Ingress, Direction::Egress].map(|direction| self.find(identity, direction))
         };
-        Some(Subject { identity, before, model: model.map_or(before, |model| model.applied), targets })
+        Some(Subject { identity, before, base: base.map_or(before, |base| base.applied), targets })
     }
 
-    /// What makes the ruleset of an identity, if any policy governs the direction.
-    pub(super) fn recipe(&self, identity: u32, direction: Direction) -> Option<Recipe<'_>> {
+    /// The content of the ruleset of an identity, if any policy governs the direction.
+    pub(super) fn spec(&self, identity: u32, direction: Direction) -> Option<RulesetSpec<'_>> {
         let known = &self.pods.identities[identity];
-        Recipe::new(direction, &known.rules.as_ref()?.policies, &self.policies.slab, &known.visible.ports)
+        RulesetSpec::new(direction, &known.rules.as_ref()?.policies, &self.policies.slab, &known.visible.ports)
     }
 
-    /// The ruleset an identity has to have, if it is there.
+    /// The ruleset of an identity, if it exists.
     pub(super) fn find(&self, identity: u32, direction: Direction) -> Target {
-        let Some(recipe) = self.recipe(identity, direction) else { return Target::Known(Applied::Nothing) };
-        let id = recipe.id(&self.strings);
+        let Some(spec) = self.spec(identity, direction) else { return Target::Known(Applied::Nothing) };
+        let id = spec.id(&self.strings);
         match self.rulesets.by_id.get(&id) {
-            Some(number) if recipe.made(&self.rulesets.slab[*number]) => Target::Known(Applied::Ruleset(*number, id)),
-            Some(_) => Target::Known(Applied::Conflict),
+            Some(number) if spec.matches(&self.rulesets.slab[*number]) => Target::Known(Applied::Ruleset(*number, id)),
+            Some(_) => Target::Known(Applied::Collision),
             None => Target::Missing(id),
         }
     }
 
-    /// A ruleset has one subject less.
-    pub(super) fn release(&mut self, number: u32, turnover: &mut Turnover) {
+    /// Removes a subject from a ruleset.
+    pub(super) fn release(&mut self, number: u32, diff: &mut RulesetDiff) {
         let ruleset = &mut self.rulesets.slab[number];
         ruleset.subjects -= 1;
         if ruleset.subjects == 0 {
-            turnover.retired.push(number);
+            diff.unused.push(number);
         }
     }
 }
@@ -174,24 +173,24 @@ impl Planner {
 #[derive(Debug)]
 pub(super) struct Subject {
     pub(super) identity: u32,
-    /// What it has.
+    /// Its current rulesets.
     pub(super) before: [Applied; 2],
-    /// What its new rulesets can be laid out after.
-    pub(super) model: [Applied; 2],
-    /// What it has to have.
+    /// The base of its new rulesets.
+    pub(super) base: [Applied; 2],
+    /// Its target rulesets.
     pub(super) targets: [Target; 2],
 }
 
-/// The ruleset a subject has to have.
+/// The target ruleset of a subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Known(Applied),
-    /// There is none of this id yet.
+    /// No ruleset with this id exists yet.
     Missing(RulesetId),
 }
 
 impl Target {
-    /// The ruleset there ought to be, if there is one to be made.
+    /// The id of the target ruleset, if there is one.
     pub(super) fn wanted(self) -> Option<RulesetId> {
         match self {
             Self::Known(applied) => applied.wanted(),

@@ -12,7 +12,7 @@ pub(crate) fn feed(planner: &mut Planner, event: &Event) {
     }
 }
 
-/// What a planner makes of these objects at once.
+/// The plan of a new planner for these objects.
 pub(crate) fn fresh(mut planner: Planner, objects: impl IntoIterator<Item = Object>) -> Plan {
     objects.into_iter().for_each(|object| planner.apply(object));
     planner.commit();
@@ -35,7 +35,7 @@ pub(crate) fn follow(rng: &mut Rng, settings: &Settings, world: &mut World, plan
     }
     planner.commit().iter().for_each(|delta| folded.apply(delta));
     if rng.percent(30) {
-        planner.sweep_now();
+        planner.gc_now();
     }
     assert_eq!(*folded, planner.plan(), "the sum of the deltas is the plan");
 }

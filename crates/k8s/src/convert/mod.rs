@@ -42,7 +42,7 @@ pub enum Kind {
     BaselineAdminNetworkPolicy,
 }
 
-/// What is needed to find a kind in the API.
+/// The API resource of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Resource {
     /// API group; empty for the core group.
@@ -53,9 +53,9 @@ pub struct Resource {
     pub kind: &'static str,
     /// Name in paths.
     pub plural: &'static str,
-    /// Whether its objects are in namespaces.
+    /// The objects are namespaced.
     pub namespaced: bool,
-    /// Whether a server may lack the kind; then there are no objects of it.
+    /// A server may lack the kind; then there are no objects of it.
     pub optional: bool,
 }
 
@@ -71,7 +71,7 @@ impl Kind {
         Self::BaselineAdminNetworkPolicy,
     ];
 
-    /// Where the API has it.
+    /// The API resource of the kind.
     pub fn resource(self) -> Resource {
         let core =
             |kind, plural, namespaced| Resource { group: "", version: "v1", kind, plural, namespaced, optional: false };
@@ -138,7 +138,7 @@ impl Kind {
         }
     }
 
-    /// What an object of this kind is called.
+    /// The key of an object of this kind.
     pub fn key(self, object: &Value) -> ObjectKey {
         let name = Name::from(text(at(object, &["metadata", "name"])));
         let namespace = || namespace_of(object).into();

@@ -1,9 +1,9 @@
 //! NetworkPolicy.
 //!
-//! How it fails closed, from the inside out: a peer or port that is not understood makes its rule match nothing; a
-//! list of rules that is none leaves its direction isolated without rules; a type that is not known, or an unknown
-//! field of the specification, isolates both directions; and a subject that is not understood becomes the whole
-//! namespace, isolated in both directions without any rule.
+//! Conversion fails closed, from the inside out. An unknown peer or port makes its rule match nothing. A list of rules
+//! that is no list leaves its direction isolated without rules. An unknown policy type, or an unknown field of the
+//! specification, isolates both directions. An unknown subject becomes the whole namespace, isolated in both directions
+//! without rules.
 
 use ringfence_model::{
     Action, Direction, IpBlock, Name, NamespaceSelection, Peer, Peers, PodSelection, Policy, PolicyId, PolicyKind,
@@ -136,7 +136,7 @@ fn types(spec: &Value, path: &Path<'_>, reader: &mut Reader<'_>) -> Types {
     types
 }
 
-/// Whether nothing is written: null or an empty list. Anything that is no list is something.
+/// True if the value is null or an empty list. A value that is no list is not empty.
 fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }

@@ -11,14 +11,14 @@ use crate::diagnostic::Reason;
 use crate::json::{entries, get, items, text, type_name};
 use crate::path::{FieldPath, Path};
 
-/// Why something could not be understood.
+/// A value that could not be converted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotUnderstood {
     /// The field, seen from the object.
     pub path: FieldPath,
-    /// What is the matter with it.
+    /// The cause.
     pub cause: String,
-    /// What kind of trouble that is.
+    /// The kind of problem.
     pub reason: Reason,
 }
 

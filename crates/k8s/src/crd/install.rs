@@ -12,28 +12,28 @@ use tokio::time::Instant;
 use super::{BUNDLE, CHANNEL, Channel};
 use crate::json::{at, text};
 
-/// How long a definition may take until its objects are served.
-const LIMIT: Duration = Duration::from_secs(30);
+/// The time that a definition may take until its objects are served.
+const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Under this name the definitions' fields are owned.
 const MANAGER: &str = "ringfence";
 
-/// What became of a definition.
+/// The result for a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum Installed {
     /// The cluster had none.
     Created,
     /// The cluster had another.
     Changed {
-        /// What that one said of itself.
+        /// The identity of the earlier definition.
         from: Identity,
     },
     /// The cluster had just this.
     Unchanged,
 }
 
-/// Why a definition was not installed.
+/// The reason why a definition was not installed.
 #[derive(Debug, thiserror::Error)]
 pub enum InstallError {
     /// It would take something from the cluster.
@@ -41,7 +41,7 @@ pub enum InstallError {
     Refused {
         /// The definition.
         name: String,
-        /// What would be taken.
+        /// The objection.
         reason: String,
     },
     /// The API server refused or could not be reached.
@@ -54,16 +54,16 @@ pub enum InstallError {
         error: kube::Error,
     },
     /// The definition is there and its objects are not served.
-    #[error("{name} is not established after {LIMIT:?}: {reason}")]
+    #[error("{name} is not established after {ESTABLISH_TIMEOUT:?}: {reason}")]
     NotEstablished {
         /// The definition.
         name: String,
-        /// What the API server says of it.
+        /// The message of the API server.
         reason: String,
     },
 }
 
-/// Which definition it is.
+/// The identity of a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Its release, such as `v0.2.0`; empty if it does not say.
@@ -73,7 +73,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// What a definition says of itself.
+    /// Reads the identity from the annotations of a definition.
     pub fn of(definition: &Value) -> Self {
         let annotation = |name: &str| text(at(definition, &["metadata", "annotations", name])).to_owned();
         Self { bundle: annotation(BUNDLE), channel: annotation(CHANNEL) }
@@ -85,7 +85,7 @@ impl Identity {
         Self { bundle: annotation(BUNDLE), channel: annotation(CHANNEL) }
     }
 
-    /// What speaks against replacing `installed` by this.
+    /// The objection to replacing `installed` by this definition, if there is one.
     fn objection(&self, installed: &Self) -> Option<String> {
         let loses = installed.channel == Channel::Experimental.name() && self.channel != installed.channel;
         if loses {
@@ -118,7 +118,7 @@ impl Identity {
 #[derive(Debug, PartialEq, Eq)]
 struct Version<'a> {
     numbers: [u64; 3],
-    /// What comes after the dash of a version before the release.
+    /// The pre-release part of a version, after the dash.
     before: Option<&'a str>,
 }
 
@@ -149,7 +149,7 @@ impl PartialOrd for Version<'_> {
 /// # Errors
 /// The cluster has one that this would take something from (unless `force`), the API server refuses, or the definition
 /// is not established in time.
-pub async fn install(client: &Client, definition: &Value, force: bool) -> Result<Outcome, InstallError> {
+pub async fn install(client: &Client, definition: &Value, force: bool) -> Result<Installed, InstallError> {
     let name = text(at(definition, &["metadata", "name"])).to_owned();
     let api: Api<CustomResourceDefinition> = Api::all(client.clone());
     let failed = |error: kube::Error| InstallError::Api { name: name.clone(), error };
@@ -168,9 +168,9 @@ pub async fn install(client: &Client, definition: &Value, force: bool) -> Result
     let unchanged = same && from.as_ref() == Some(&wanted);
     established(&api, &name, after).await?;
     Ok(match from {
-        Some(_) if unchanged => Outcome::Unchanged,
-        Some(from) => Outcome::Changed { from },
-        None => Outcome::Created,
+        Some(_) if unchanged => Installed::Unchanged,
+        Some(from) => Installed::Changed { from },
+        None => Installed::Created,
     })
 }
 
@@ -179,7 +179,7 @@ async fn established(
     name: &str,
     mut definition: CustomResourceDefinition,
 ) -> Result<(), InstallError> {
-    let end = Instant::now() + LIMIT;
+    let end = Instant::now() + ESTABLISH_TIMEOUT;
     loop {
         let reason = match condition(&definition, "Established") {
             Some((true, _)) => return Ok(()),
@@ -199,7 +199,7 @@ async fn established(
     }
 }
 
-/// Whether a condition holds, and what is said about it.
+/// The status of a condition, and its message.
 fn condition(definition: &CustomResourceDefinition, kind: &str) -> Option<(bool, String)> {
     let conditions = definition.status.as_ref()?.conditions.as_ref()?;
     let found = conditions.iter().find(|condition| condition.type_ == kind)?;

@@ -31,10 +31,11 @@ pub const BUNDLE: &str = "policy.networking.k8s.io/bundle-version";
 /// The annotation of a definition that names its channel.
 pub const CHANNEL: &str = "policy.networking.k8s.io/channel";
 
-/// Which fields a definition has. Both channels are definitions of the same kinds; a cluster has one of them.
+/// The channel of a definition, which decides its fields. Both channels define the same kinds; a cluster has one of
+/// them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Channel {
-    /// What is settled.
+    /// Stable fields.
     #[default]
     Standard,
     /// That, and peers by node and by domain name.
@@ -69,7 +70,7 @@ impl FromStr for Channel {
     }
 }
 
-/// What a definition says besides its schema.
+/// The parts of a definition besides its schema.
 struct Definition {
     kind: &'static str,
     plural: &'static str,
@@ -78,7 +79,7 @@ struct Definition {
     version: &'static str,
     /// The release of the network policy API that it is of.
     bundle: &'static str,
-    /// Where the API was approved; API servers want to know for groups below `k8s.io`.
+    /// Link to the approval of the API, which API servers require for groups below `k8s.io`.
     approval: &'static str,
     columns: &'static [Column],
     schema: fn(Channel) -> Schema,
@@ -97,7 +98,7 @@ impl Column {
     const AGE: Self = Self { name: "Age", kind: "date", path: ".metadata.creationTimestamp" };
 }
 
-/// The kinds that clusters know by definition: the current one, then those it replaces.
+/// The kinds with definitions: the current one, then those it replaces.
 pub const KINDS: [Kind; 3] = [Kind::ClusterNetworkPolicy, Kind::AdminNetworkPolicy, Kind::BaselineAdminNetworkPolicy];
 
 fn parts_of(kind: Kind) -> Option<&'static Definition> {

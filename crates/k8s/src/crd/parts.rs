@@ -2,7 +2,7 @@
 
 use super::schema::Schema;
 
-/// What a domain name of a rule looks like. Upstream's own class `A-z` is kept: what it lets in, it lets in everywhere.
+/// The pattern of a domain name in a rule. It keeps upstream's character class `A-z`, with all characters in it.
 pub(super) const DOMAIN: &str =
     r"^(\*\.)?([a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.)+[a-zA-z0-9]([-a-zA-Z0-9_]*[a-zA-Z0-9])?\.?$";
 const CONDITION_REASON: &str = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$";
@@ -12,10 +12,10 @@ const CONDITION_TYPE: &str =
 /// Every pattern of our schemas.
 pub(super) const PATTERNS: [&str; 3] = [DOMAIN, CONDITION_REASON, CONDITION_TYPE];
 
-/// A block of addresses: the rule and what is said where it does not hold.
+/// A CIDR: the rule, and the message for values that break it.
 pub(super) const CIDR: (&str, &str) = ("isCIDR(self)", "must be a range of addresses in CIDR notation");
 
-/// Most blocks or names of one peer.
+/// The most CIDRs or names of one peer.
 const ADDRESSES_MAX: usize = 25;
 
 /// A whole definition's schema: `spec` and the status of policies.
@@ -43,7 +43,7 @@ pub(super) fn pods(choice: Schema, namespaces: NamespaceSelector) -> Schema {
     choice.optional("namespaces", selector("All pods of certain namespaces.")).optional("pods", pods)
 }
 
-/// Whether `pods` may do without `namespaceSelector`.
+/// Presence of `namespaceSelector` in `pods`.
 #[derive(Clone, Copy)]
 pub(super) enum NamespaceSelector {
     Optional,
@@ -63,7 +63,7 @@ pub(super) fn nodes() -> Schema {
     selector("Nodes with certain labels, under any of their addresses.")
 }
 
-/// Domain names, which stand for the addresses that the cluster's DNS gives for them.
+/// Domain names, which match the addresses that the cluster's DNS returns for them.
 pub(super) fn domain_names() -> Schema {
     let name = Schema::text("A name, or *. and a name for all names below it.").with("pattern", DOMAIN);
     Schema::list("Addresses that the cluster's DNS servers give for one of these names.", name)

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{admin, cluster, parts};
 use crate::json::{at, get, items, text};
 
-/// Whether a value keeps a rule.
+/// A function that returns true if a value satisfies a rule.
 type Rule = fn(&Value) -> bool;
 
 /// The rules by their text.
@@ -29,12 +29,12 @@ const RULES: &[(&str, Rule)] = &[
     (admin::ONLY.0, |object| text(at(object, &["metadata", "name"])) == "default"),
 ];
 
-/// Whether a value keeps a rule. One that is not known here is not kept: nothing passes unchecked.
+/// True if a value satisfies a rule. An unknown rule is never satisfied, so that nothing passes unchecked.
 pub(crate) fn holds(rule: &str, value: &Value) -> bool {
     RULES.iter().any(|(known, holds)| *known == rule && holds(value))
 }
 
-/// Whether a text matches a pattern of our schemas, with the same caution.
+/// True if a text matches a pattern of our schemas. An unknown pattern never matches.
 pub(crate) fn matches(pattern: &str, text: &str) -> bool {
     static PATTERNS: LazyLock<HashMap<&str, Regex>> = LazyLock::new(|| {
         let compiled = parts::PATTERNS.iter().filter_map(|pattern| Some((*pattern, Regex::new(pattern).ok()?)));
@@ -51,7 +51,7 @@ fn has_port(rule: &Value, list: &str, field: &str) -> bool {
     items(get(rule, list)).iter().any(|port| !get(port, field).is_null())
 }
 
-/// A block as `isCIDR` takes it: no leading zeros, no zone, not IPv4 within IPv6; host bits are fine.
+/// A CIDR in the syntax of `isCIDR`: no leading zeros, no zone, not IPv4 within IPv6; host bits are permitted.
 fn is_cidr(text: &str) -> bool {
     let Some((address, length)) = text.split_once('/') else { return false };
     let plain = length.bytes().all(|byte| byte.is_ascii_digit()) && (length == "0" || !length.starts_with('0'));

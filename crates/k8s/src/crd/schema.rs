@@ -46,7 +46,7 @@ impl Schema {
         Self::object(about).with("additionalProperties", values.into_value())
     }
 
-    /// An object of which exactly one field is given.
+    /// An object with exactly one of its fields.
     pub(super) fn choice(about: &str) -> Self {
         Self::object(about).with("minProperties", 1).with("maxProperties", 1)
     }

@@ -83,7 +83,7 @@ pub(crate) fn known<'s>(schema: &'s Value, field: &str) -> Option<&'s Value> {
     schema.get("properties").and_then(|fields| fields.get(field)).or_else(|| schema.get("additionalProperties"))
 }
 
-/// Whether a schema says nothing of the fields of its objects.
+/// True if a schema does not define the fields of its objects.
 fn is_free(schema: &Value) -> bool {
     get(schema, "type") == "object"
         && get(schema, "properties").is_null()

@@ -17,21 +17,21 @@ use crate::{strict, validate};
 /// One object of a file.
 #[derive(Debug)]
 pub struct Document {
-    /// Where it begins.
+    /// The place where it begins.
     pub location: Location,
     /// Kind, namespace and name: `NetworkPolicy shop/allow-web`.
     pub title: String,
     /// The object as it is written.
     pub value: Value,
-    /// What it is to policy, for the kinds that policy depends on.
+    /// The converted object, for kinds that policy depends on.
     pub object: Option<Object>,
-    /// Whether an API server would take it, as far as is known of its kind.
+    /// An API server would accept it, as far as its kind is known.
     pub valid: bool,
     tree: Node,
 }
 
 impl Document {
-    /// Where a field is written, or the innermost thing around it that is.
+    /// The place of a field, or of the innermost enclosing one that is written.
     pub fn locate(&self, path: &FieldPath) -> Location {
         located(&self.location.file, self.tree.locate(path))
     }

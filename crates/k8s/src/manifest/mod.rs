@@ -26,11 +26,11 @@ use crate::diagnostic::{Diagnostic, Location, Severity};
 pub struct Manifests {
     /// The objects, in the order of files and of documents in them.
     pub documents: Vec<Document>,
-    /// What there is to say about them, in the same order.
+    /// The diagnostics, in the same order.
     pub diagnostics: Vec<Diagnostic>,
-    /// How many objects of each kind (`apps/v1 Deployment`) were left aside because policy does not depend on it.
+    /// The number of objects of each kind (`apps/v1 Deployment`) that policy does not depend on.
     pub left_aside: BTreeMap<String, usize>,
-    /// Where the last object of a name is.
+    /// The place of the last object of each name.
     places: HashMap<ObjectKey, Location>,
     /// The files, by name.
     sources: BTreeMap<Arc<str>, String>,
@@ -70,7 +70,7 @@ impl Manifests {
         self.sources.insert(file, text);
     }
 
-    /// How many errors and how many warnings there are.
+    /// The number of errors, and that of warnings.
     pub fn counts(&self) -> (usize, usize) {
         let errors = self.diagnostics.iter().filter(|d| d.severity == Severity::Error).count();
         (errors, self.diagnostics.len() - errors)

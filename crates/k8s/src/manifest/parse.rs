@@ -22,7 +22,7 @@ pub(super) struct Problem {
 #[derive(Debug)]
 pub(super) struct Parsed {
     pub(super) root: Node,
-    /// What does not keep it from being read.
+    /// Problems that do not prevent reading.
     pub(super) problems: Vec<Problem>,
 }
 
@@ -122,7 +122,7 @@ impl Builder {
                     let message = "an alias inside the value it stands for".to_owned();
                     return Err(Problem { position, message });
                 };
-                // Counted before it is copied: a few lines of aliases of aliases may stand for billions of nodes.
+                // Counted before copying: a few lines of nested aliases may stand for billions of nodes.
                 self.nodes += node.size;
                 self.check_size(position)?;
                 let node = Node { position, ..node.clone() };
@@ -200,8 +200,8 @@ impl Builder {
     }
 }
 
-/// Takes over the entries of a map, or of a list of maps of which the first counts, in place of those there are:
-/// `kubectl` reads entries in their order, and the last one counts. False for anything else.
+/// Replaces entries by those of a map, or of a list of maps of which the first wins. `kubectl` reads entries in their
+/// order, and the last one wins. Returns false for other nodes.
 fn merge_into(entries: &mut Vec<Entry>, node: Node) -> bool {
     match node.content {
         Content::Map(others) => {

@@ -28,7 +28,7 @@ impl Manifests {
         writeln!(out, "{head}")?;
         if let Some((location, text)) = line {
             let number = location.line.to_string();
-            // Tabs stay tabs so that the mark stands under its character.
+            // Tabs are kept, so that the mark is below its character.
             let before = text.chars().take(location.column.saturating_sub(1));
             let indent: String = before.map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
             writeln!(out, "{number} | {text}")?;

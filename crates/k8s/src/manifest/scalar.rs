@@ -1,4 +1,4 @@
-//! What a plain YAML scalar means to kubectl, which reads YAML 1.1 by way of JSON.
+//! Plain YAML scalars as kubectl reads them: as YAML 1.1, converted to JSON.
 
 use serde_json::{Number, Value};
 

@@ -1,4 +1,4 @@
-//! Which files there are, and what is in them.
+//! Manifest files and their content.
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -8,7 +8,7 @@ use crate::diagnostic::{Diagnostic, Location, Severity};
 
 type Source = Result<(String, String), Box<Diagnostic>>;
 
-/// How files in a directory are called that hold manifests.
+/// File name extensions of manifests in a directory.
 const ENDINGS: [&str; 3] = ["yaml", "yml", "json"];
 
 /// Reads a file, every manifest below a directory in order of name, or `-`.

@@ -42,7 +42,7 @@ pub(super) struct Entry {
     pub(super) key: String,
     pub(super) position: Position,
     pub(super) node: Node,
-    /// Whether it came in by `<<` and so gives way to one that is written.
+    /// The entry was merged by `<<`, so a written one replaces it.
     pub(super) merged: bool,
 }
 
@@ -88,8 +88,8 @@ impl Node {
         }
     }
 
-    /// Where a field is written, or the innermost thing around it that is. A scalar is where its value is, lists and
-    /// maps are where their key is.
+    /// The place of a field, or of the innermost enclosing one that is written: of a scalar the value, of lists and
+    /// maps the key.
     pub(super) fn locate(&self, path: &FieldPath) -> Position {
         let (mut node, mut position) = (self, self.position);
         for segment in path.segments() {

@@ -1,4 +1,4 @@
-//! What is wrong with a field, in the words the API server uses for it.
+//! Field errors, in the words of the API server.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::json;
 use crate::path::{FieldPath, Path};
 
-/// The kinds of field errors the API server knows.
+/// The kinds of field errors of the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// Two items that must differ do not.
@@ -29,7 +29,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// `reason` of a cause in a `Status`.
+    /// The `reason` of a cause in a `Status`.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Duplicate => "FieldValueDuplicate",
@@ -60,13 +60,13 @@ impl ErrorKind {
 /// One thing that is wrong with one field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// Which field.
+    /// The field.
     pub path: FieldPath,
-    /// What kind of mistake.
+    /// The kind of error.
     pub kind: ErrorKind,
     /// The value found; none where showing it does not help.
     pub bad_value: Option<Value>,
-    /// What would be right.
+    /// A description of valid values.
     pub detail: String,
 }
 
@@ -94,7 +94,7 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// The `Status` (422, `Invalid`) that tells a client about `errors`.
+/// The `Status` (422, `Invalid`) that reports `errors` to a client.
 ///
 /// `group` is empty for the core group.
 pub fn status(group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Value {
@@ -170,7 +170,7 @@ impl Errors {
         }
     }
 
-    /// Whether something of one of these kinds was found.
+    /// True if there is an error of one of these kinds.
     pub(crate) fn any(&self, kinds: &[ErrorKind]) -> bool {
         self.0.iter().any(|error| kinds.contains(&error.kind))
     }

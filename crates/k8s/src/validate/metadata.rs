@@ -14,7 +14,7 @@ const ANNOTATIONS_MAX: usize = 256 * 1024;
 /// Finalizers that need no prefix.
 const FINALIZERS: [&str; 3] = ["foregroundDeletion", "kubernetes", "orphan"];
 
-/// What names a kind allows.
+/// The syntax of names of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Naming {
     /// DNS labels (RFC 1123).
@@ -96,7 +96,7 @@ fn check_name(metadata: &Value, naming: Naming, path: &Path<'_>, errors: &mut Er
     let name = errors.string(get(metadata, "name"), &name_path).unwrap_or_default();
     let prefix = errors.string(get(metadata, "generateName"), &prefix_path).unwrap_or_default();
     if !prefix.is_empty() && name.is_empty() {
-        // What is appended is made of letters and digits, so one dash at the end is fine.
+        // A generated suffix consists of letters and digits, so one dash at the end is valid.
         let example = format!("{prefix}x");
         errors.all_invalid(&prefix_path, prefix, naming.check(&example));
     }

@@ -35,7 +35,7 @@ use crate::json;
 
 /// Validates an object of a kind that has rules here; `None` for other kinds.
 ///
-/// Kinds that clusters know by definition are held against that of the experimental channel, which has every field.
+/// Kinds with a definition are validated against the experimental channel, which has every field.
 pub fn object(object: &Value) -> Option<Vec<FieldError>> {
     let api_version = json::text(json::get(object, "apiVersion"));
     let kind = json::text(json::get(object, "kind"));

@@ -110,7 +110,7 @@ fn check_block(block: &Value, path: &Path<'_>, errors: &mut Errors) {
         None | Some("") => return errors.required(&cidr_path, ""),
         Some(text) => check_cidr(text, &cidr_path, errors),
     };
-    // Without a block there is nothing to hold exceptions against.
+    // Without a `cidr` there is nothing to compare `except` with.
     let Some(cidr) = cidr else { return };
     let path = path.field("except");
     for (i, except) in errors.list(get(block, "except"), &path).iter().enumerate() {
@@ -125,7 +125,7 @@ fn check_block(block: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-/// A block and its prefix length as written.
+/// A CIDR, and its prefix length as written.
 type Written = (IpNet, u8);
 
 fn check_cidr(text: &str, path: &Path<'_>, errors: &mut Errors) -> Option<Written> {
@@ -136,7 +136,7 @@ fn check_cidr(text: &str, path: &Path<'_>, errors: &mut Errors) -> Option<Writte
     net
 }
 
-/// The lengths are compared as written, so an IPv4-mapped block takes nothing out of but its like.
+/// The lengths are compared as written, so an IPv4-mapped CIDR can only exclude another one.
 fn strictly_inside((inner, inner_length): Written, (outer, outer_length): Written) -> bool {
     outer.contains(&inner.network()) && inner_length > outer_length
 }

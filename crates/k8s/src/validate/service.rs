@@ -138,7 +138,7 @@ fn check_port_name<'v>(
     }
 }
 
-/// Where there is no target, the API server takes the port.
+/// Without a `targetPort` the API server uses the port.
 fn check_target(target: &Value, port: i64, path: &Path<'_>, errors: &mut Errors) {
     let number = match target {
         Value::String(name) if !name.is_empty() => {

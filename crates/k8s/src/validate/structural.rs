@@ -1,4 +1,4 @@
-//! Objects of kinds that clusters know by definition, held against the definition's schema.
+//! Validation of objects against the schema of their definition.
 
 use std::collections::BTreeMap;
 
@@ -78,7 +78,7 @@ fn fields(object: &Value, schema: &Value, path: &Path<'_>, pass: &[&str], errors
     }
 }
 
-/// How many there are of something.
+/// Checks the number of items, properties or characters.
 fn counts(found: usize, what: &str, [least, most]: [&str; 2], schema: &Value, path: &Path<'_>, errors: &mut Errors) {
     let bound = |word: &str| get(schema, word).as_u64().and_then(|bound| usize::try_from(bound).ok());
     let some = |bound: usize| if bound == 1 { format!("1 {what}") } else { format!("{bound} {what}s") };
@@ -140,7 +140,7 @@ fn lists(value: &Value, schema: &Value, path: &Path<'_>, errors: &mut Errors) {
     }
 }
 
-/// Each value that is there more than once is told of once.
+/// Reports each repeated value once.
 fn distinct(list: &[Value], schema: &Value, path: &Path<'_>, errors: &mut Errors) {
     let id: fn(&Value, &Value) -> Value = match text(get(schema, "x-kubernetes-list-type")) {
         "set" => |item, _| item.clone(),

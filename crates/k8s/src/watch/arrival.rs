@@ -28,10 +28,10 @@ const DEFINITIONS: Resource = Resource {
 
 /// After how many seconds the server shall end a watch, by chance.
 const WATCH: (u32, u32) = (300, 600);
-/// How often the kind is asked for where its definition cannot be watched: up to twice as rarely, by chance.
+/// The interval at which the kind is probed if its definition cannot be watched: up to twice as long, by chance.
 const POLL: Duration = Duration::from_secs(30);
 
-/// What is known of the kind's coming.
+/// The state of waiting for the kind.
 pub(super) struct Arrival {
     definitions: Asker,
     resource: Resource,
@@ -54,8 +54,8 @@ impl Arrival {
     pub(super) async fn wait(&mut self) {
         // The definition may be established a little before its objects are served, or stay so without serving them.
         tokio::time::sleep(self.backoff.step(None)).await;
-        // As of version 0 a definition that is there already is told first. Together with bookmarks, servers whose
-        // storage cannot tell its progress refuse that.
+        // At version 0 an existing definition is sent first. With bookmarks, servers whose storage cannot report its
+        // progress refuse that version.
         let watched = self.definitions.watch("0", rand::random_range(WATCH.0..=WATCH.1), false).await;
         let pause = match watched {
             Ok(lines) => {
@@ -69,7 +69,7 @@ impl Arrival {
         tokio::time::sleep(pause.unwrap_or_default() + POLL + rand::random_range(Duration::ZERO..=POLL)).await;
     }
 
-    /// Whether a line said so before the watch ended.
+    /// True if a line reported the condition before the watch ended.
     async fn established(&self, mut lines: impl Stream<Item = Result<Line, Refusal>> + Unpin) -> bool {
         while let Some(line) = lines.next().await {
             match line {
@@ -82,7 +82,7 @@ impl Arrival {
     }
 }
 
-/// Whether objects of that version can be asked for.
+/// True if objects of that version are served.
 fn serves(definition: &Value, version: &str) -> bool {
     let mut versions = items(at(definition, &["spec", "versions"])).iter();
     let mut conditions = items(at(definition, &["status", "conditions"])).iter();

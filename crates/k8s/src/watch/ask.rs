@@ -1,4 +1,4 @@
-//! What is asked of the API server about one kind, and what it answers.
+//! Requests to the API server about one kind, and their responses.
 //!
 //! `kube`'s own calls do not say how long a server asks to be left alone (`Retry-After`), end every watch within five
 //! minutes, and read a list only as a whole. Here objects are taken from an answer one by one as it comes in.
@@ -26,18 +26,18 @@ use super::list::{self, List};
 use super::refusal::Refusal;
 use super::{Floor, Subject};
 
-/// How long the server may take to begin an answer, and between two parts of one that is not a watch.
-const ANSWER: Duration = Duration::from_mins(1);
+/// The time that the server may take to begin a response, and between two parts of one that is no watch.
+const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Objects asked for at a time, where the server reads them from its storage.
 const PAGE: &str = "500";
 /// Parts of an answer that wait to be read.
 const PARTS: usize = 4;
-/// How much longer than the server said a watch may last without a word, not even its end.
+/// The extra time for a watch that receives nothing, not even its end.
 const SLACK: Duration = Duration::from_secs(5);
 
 /// Takes from an object what is worth knowing.
 pub(super) type Reader<T> = Arc<dyn Fn(&Value) -> T + Send + Sync>;
-/// What a watch says.
+/// The lines of a watch.
 pub(super) type Lines = BoxStream<'static, Result<Line, Refusal>>;
 
 /// Asks about the objects of a kind.
@@ -58,7 +58,7 @@ impl Asker {
         Self { client, path, selectors }
     }
 
-    /// A list, or the part of one that a token stands for.
+    /// Requests a list, or the part of one after a continue token.
     pub(super) async fn list<T: Send + 'static>(
         &self,
         floor: &Floor,
@@ -76,7 +76,7 @@ impl Asker {
         let read = Arc::clone(read);
         let (parts, received) = mpsc::channel(PARTS);
         let reading = tokio::task::spawn_blocking(move || list::parse(received, &*read));
-        let mut chunks = chunks(body, ANSWER);
+        let mut chunks = chunks(body, RESPONSE_TIMEOUT);
         let mut broken = None;
         while let Some(chunk) = chunks.next().await {
             match chunk {
@@ -97,15 +97,15 @@ impl Asker {
         broken.map_or_else(|| read.map_err(|error| Refusal::Garbled(error.to_string())), Err)
     }
 
-    /// Whether the server has come as far as a version: the shortest list that is not older.
+    /// Probes that the server has reached a version, by the shortest list that is not older.
     pub(super) async fn knows(&self, version: &str) -> Result<(), Refusal> {
         let [version, not_older] = at_least(version);
         let body = self.ask(&[version, not_older, ("limit", "1")]).await?;
-        timeout(ANSWER, body.collect_bytes()).await.map_err(silent)?.map_err(|error| Refusal::way(&error))?;
+        timeout(RESPONSE_TIMEOUT, body.collect_bytes()).await.map_err(silent)?.map_err(|error| Refusal::way(&error))?;
         Ok(())
     }
 
-    /// What happens after a version, for so many seconds.
+    /// Watches the changes after a version, for so many seconds.
     pub(super) async fn watch(&self, version: &str, seconds: u32, bookmarks: bool) -> Result<Lines, Refusal> {
         let seconds_text = seconds.to_string();
         let mut query = vec![("watch", "true"), ("timeoutSeconds", &*seconds_text), ("resourceVersion", version)];
@@ -119,7 +119,7 @@ impl Asker {
     /// Asks, and gives the answer's content if the server agrees.
     async fn ask(&self, query: &[(&str, &str)]) -> Result<Body, Refusal> {
         let request = Request::get(self.uri(query)).body(Body::empty()).map_err(|error| Refusal::way(&error))?;
-        let asked = timeout(ANSWER, self.client.send(request)).await.map_err(silent)?;
+        let asked = timeout(RESPONSE_TIMEOUT, self.client.send(request)).await.map_err(silent)?;
         let response = asked.map_err(|error| Refusal::way(&error))?;
         if response.status().is_success() { Ok(response.into_body()) } else { Err(refusal(response).await) }
     }
@@ -141,12 +141,12 @@ fn silent(_: tokio::time::error::Elapsed) -> Refusal {
     Refusal::Way("the API server does not answer".into())
 }
 
-/// What a server says that does not agree. Under load it says so in plain text, and only a header tells for how long.
+/// Reads a refusal. Under load the server sends plain text, and only a header gives the time to wait.
 async fn refusal(response: Response<Body>) -> Refusal {
     let code = response.status().as_u16();
     let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let pause = header.map(Duration::from_secs);
-    let body = timeout(ANSWER, response.into_body().collect_bytes()).await;
+    let body = timeout(RESPONSE_TIMEOUT, response.into_body().collect_bytes()).await;
     let text = body.ok().and_then(Result::ok).map(|body| String::from_utf8_lossy(&body).trim().to_owned());
     let text = text.unwrap_or_default();
     match serde_json::from_str::<Status>(&text) {

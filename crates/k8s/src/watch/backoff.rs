@@ -1,4 +1,4 @@
-//! How long to wait before trying again.
+//! Exponential back-off.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ impl Backoff {
         self.bound = self.first;
     }
 
-    /// How long to wait now: at least for as long as the other side asks, if it does.
+    /// Returns the time to wait now: at least as long as the other side asks for.
     pub fn step(&mut self, asked: Option<Duration>) -> Duration {
         let bound = self.bound;
         self.bound = (bound * 2).min(self.longest);

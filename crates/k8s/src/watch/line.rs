@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::refusal::Refusal;
 use crate::json::{at, text};
 
-/// What a watch says.
+/// A line of a watch.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Line {
     /// An object is new or has changed.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::Receiver;
 /// A list, or a part of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct List<T> {
-    /// What was taken from each object.
+    /// The extracts of all objects.
     pub(super) objects: Vec<T>,
     /// The version it is of.
     pub(super) version: String,

@@ -26,7 +26,8 @@ use super::{Floor, News, Progress, Subject};
 /// After how many seconds the server shall end a watch: by chance, so that those that began together do not end
 /// together.
 const WATCH: (u32, u32) = (300, 600);
-/// The same for a watch after an interruption: its end tells soon whether the server still knows the version.
+/// The same for a watch after an interruption. It ends early, so the loop learns soon that the server still has the
+/// version.
 const FIRST_WATCH: (u32, u32) = (60, 120);
 /// A watch that lasted so long went well, whatever it said.
 const LIVED: Duration = Duration::from_secs(30);
@@ -52,7 +53,7 @@ enum State {
     Listed { version: String },
     /// Lines come in.
     Watching { version: String, lines: Lines, since: Instant, heard: bool },
-    /// Nothing was heard for a whole watch, not even a mark: does the server still know the version?
+    /// A whole watch brought nothing, not even a bookmark, so the server may not have the version any more.
     Doubt { version: String },
     /// Something went wrong; what to do after a wait, which the server may have asked for.
     Retry { version: Option<String>, pause: Option<Duration> },
@@ -66,11 +67,11 @@ pub(super) struct Loop<T> {
     name: &'static str,
     read: Reader<T>,
     progress: Box<dyn Progress>,
-    /// How old a list may be.
+    /// The age that a list may have.
     floor: Floor,
-    /// How often in a row the server said that it has not come so far.
+    /// Consecutive responses that the server has not reached the version.
     ahead: u32,
-    /// How often in a row a watch ended with an error that may be about what it was to say.
+    /// Consecutive watches that ended with an error that may concern their next event.
     spoilt: u32,
     optional: bool,
     /// Says when the server may have the kind; for optional ones.
@@ -80,7 +81,7 @@ pub(super) struct Loop<T> {
     /// The last watch was interrupted or refused.
     interrupted: bool,
     state: State,
-    /// What was said last about the connection: nothing, fine, or an error.
+    /// The last reported state of the connection: none, connected, or an error.
     said: Option<Result<(), String>>,
     backoff: Backoff,
     /// A watch that lasted so long went well, whatever it said.
@@ -136,7 +137,7 @@ impl<T: Send + 'static> Loop<T> {
         Self { backoff: Backoff::patient(), ..self }
     }
 
-    /// What comes next.
+    /// Returns the next event.
     pub(super) async fn next(&mut self) -> News<T> {
         loop {
             if let Some(news) = self.ready.pop_front() {
@@ -199,9 +200,9 @@ impl<T: Send + 'static> Loop<T> {
         }
     }
 
-    /// A list was refused: does the server's storage know less than it did? A server may lag behind for a while; one
-    /// that says so again and again, or knows nothing of the version at all, is asked for what is the newest now. That
-    /// is what its storage holds, and so it is right also if that was set back.
+    /// Handles a refused list: the server's storage may have been reset. A server may lag behind for a while. If it
+    /// says so repeatedly, or does not know the version at all, the loop requests the newest list. That is the content
+    /// of its storage, and so is correct even after a reset.
     fn doubt(&mut self, refusal: &Refusal) {
         self.ahead = if refusal.is_ahead() { self.ahead + 1 } else { 0 };
         if self.floor != Floor::Newest && (refusal.is_lost() || self.ahead >= PATIENCE) {
@@ -228,7 +229,7 @@ impl<T: Send + 'static> Loop<T> {
                 self.connected();
                 State::Watching { version, lines, since: Instant::now(), heard: false }
             }
-            // The kind is gone: the list will say so.
+            // The kind is gone; the list will report that.
             Err(refusal) if self.optional && refusal.is_missing() => State::Retry { version: None, pause: None },
             Err(refusal) => self.refused(&refusal, version),
         }
@@ -241,7 +242,7 @@ impl<T: Send + 'static> Loop<T> {
         };
         let line = match line {
             Some(Ok(line)) => line,
-            // It may have been an event: only a list tells.
+            // The line may have been an event, so only a new list is complete.
             Some(Err(refusal @ Refusal::Garbled(_))) => return self.failed(&refusal, None),
             Some(Err(refusal)) => return self.refused(&refusal, version),
             None => return self.ended(version, since, heard),
@@ -325,7 +326,7 @@ impl<T: Send + 'static> Loop<T> {
         }
     }
 
-    /// Everything up to a version is about to be told: from now on nothing older may be.
+    /// Records that everything up to a version is about to be delivered, so that later lists must not be older.
     fn reached(&mut self, version: &str) {
         self.progress.reached(self.name, version);
         self.floor = Floor::NotOlderThan(version.to_owned());

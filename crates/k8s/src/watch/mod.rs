@@ -33,23 +33,23 @@ pub use backoff::Backoff;
 pub use intake::Intake;
 use r#loop::{Loop, Signals};
 
-/// How old a list may be.
+/// The age that a list may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Floor {
     /// Whatever the server has at hand: nothing was ever carried out.
     Any,
     /// Not older than a version, up to which everything may have been carried out.
     NotOlderThan(String),
-    /// The newest there is: something was carried out, and of which version is not known.
+    /// The newest list: something was carried out, and its version is unknown.
     Newest,
 }
 
 /// Remembers how far the streams have come, so that those after a restart do not go back.
 pub trait Progress: Send + Sync {
-    /// How old the first list of a kind may be; kinds are told by their names in paths.
+    /// The age that the first list of a kind may have, by the plural name of the kind.
     fn floor(&self, plural: &str) -> Floor;
 
-    /// Everything of a kind up to a version is about to be told.
+    /// Records that everything of a kind up to a version is about to be delivered.
     fn reached(&self, plural: &str, version: &str);
 }
 
@@ -75,7 +75,7 @@ impl<P: Progress + ?Sized> Progress for Arc<P> {
     }
 }
 
-/// Which objects are followed.
+/// The objects that are followed.
 #[derive(Clone, Debug)]
 pub struct Subject {
     /// Their kind.
@@ -95,7 +95,7 @@ impl From<Resource> for Subject {
     }
 }
 
-/// What happened to objects of one kind, or to what is known of them.
+/// An event about objects of one kind, or about the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News<T> {
     /// All there are: at the beginning, and after a gap. Those not among them are gone.
@@ -104,7 +104,7 @@ pub enum News<T> {
     Put(T),
     /// One is gone; as it was last.
     Gone(T),
-    /// The server cannot be reached or refuses, and why. Comes again when the cause changes. Attempts go on.
+    /// The server cannot be reached or refuses, with the cause. Sent again when the cause changes. Attempts go on.
     Disconnected(String),
     /// The kind is being watched: at the beginning, and again after `Disconnected`.
     Connected,
@@ -136,7 +136,7 @@ pub enum Event {
     Apply {
         /// The object.
         object: Object,
-        /// What was not understood in it.
+        /// The problems of the object.
         diagnostics: Vec<Diagnostic>,
     },
     /// An object is gone.
@@ -147,17 +147,17 @@ pub enum Event {
         kind: Kind,
         /// All objects of that kind there are.
         objects: Vec<Object>,
-        /// What was not understood in them.
+        /// The problems of the objects.
         diagnostics: Vec<Diagnostic>,
     },
     /// Every kind has been listed. Comes once, after the first [`Event::Reset`] of the last kind.
     InSync,
-    /// The API server cannot be reached or refuses; what is known of the kind grows old. Comes again when the cause
+    /// The API server cannot be reached or refuses, so the state of the kind becomes stale. Sent again when the cause
     /// changes. Attempts go on.
     Disconnected {
         /// The kind.
         kind: Kind,
-        /// Why.
+        /// The cause.
         error: String,
     },
     /// The kind is being watched: at the beginning, and again after [`Event::Disconnected`].

@@ -1,4 +1,4 @@
-//! Why the API server does not give what was asked for.
+//! Refusals: failed requests to the API server.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,23 +10,23 @@ const LONGEST: Duration = Duration::from_mins(5);
 /// The reason in a status by which a server says that it has not come as far as a version.
 const AHEAD: &str = "ResourceVersionTooLarge";
 
-/// Why there is no answer, or why it ended.
+/// The reason why a request failed or its response ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// The server answers with an error.
     Status {
         /// Its code, as in HTTP.
         code: u16,
-        /// What it says.
+        /// The message of the server.
         message: String,
         /// For how long it wants to be left alone.
         pause: Option<Duration>,
-        /// The version asked for is newer than what it knows.
+        /// The requested version is newer than the server's.
         ahead: bool,
     },
     /// The server cannot be reached, or the connection broke.
     Way(String),
-    /// What the server sent cannot be understood.
+    /// The response cannot be parsed.
     Garbled(String),
 }
 
@@ -42,7 +42,7 @@ impl Refusal {
         Self::Status { code: status.code, message: status.message, pause, ahead }
     }
 
-    /// An error on the way, with its causes, without saying anything twice.
+    /// A connection error with its causes, each of them once.
     pub(super) fn way(error: &dyn std::error::Error) -> Self {
         let mut text = error.to_string();
         let mut cause = error.source();
@@ -66,7 +66,7 @@ impl Refusal {
         matches!(self, Self::Status { code: 404, .. })
     }
 
-    /// The server knows nothing of the version any more, or it is none of its own.
+    /// True if the server does not have the version any more, or never had it.
     pub(super) fn is_lost(&self) -> bool {
         matches!(self, Self::Status { code: 400 | 410 | 422, .. })
     }

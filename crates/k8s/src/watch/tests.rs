@@ -1,4 +1,4 @@
-//! How the loop behaves towards an API server that is busy, behind, or set back.
+//! Behaviour of the loop towards an API server that is busy, behind, or reset.
 
 mod crowd;
 
@@ -15,12 +15,12 @@ use super::r#loop::{Loop, Signals};
 use super::{Floor, Forgetful, News, Progress};
 use crate::convert::Kind;
 
-/// How many times quicker than in earnest the loop waits here.
+/// The factor by which waits are shorter in tests.
 const HURRY: u32 = 20;
 /// A minute at that pace.
 const MINUTE: Duration = Duration::from_secs(3);
 
-/// What was asked, and when.
+/// Requests and their times.
 type Asked = Vec<(String, Instant)>;
 /// Answers a query, before which so many of its sort came.
 type Answer = dyn Fn(&str, usize) -> Response<Body> + Send + Sync;
@@ -34,7 +34,7 @@ struct Server {
 }
 
 impl Server {
-    /// `answer` is told the query, and how many of its sort (watches, others) came before it.
+    /// `answer` receives the query, and the number of earlier requests of its sort (watches, others).
     fn new(answer: impl Fn(&str, usize) -> Response<Body> + Send + Sync + 'static) -> Self {
         Self { asked: Arc::default(), answer: Arc::new(answer) }
     }
@@ -150,7 +150,7 @@ impl Progress for Known {
     }
 }
 
-/// What a server says that has too much to do: no status, and a header.
+/// The response of an overloaded server: no status, and a header.
 fn busy(seconds: Option<u32>) -> Response<Body> {
     let answer = Response::builder().status(429);
     let answer = seconds.into_iter().fold(answer, |answer, seconds| answer.header("Retry-After", seconds));

@@ -96,7 +96,7 @@ fn selector() -> BoxedStrategy<Value> {
 
 fn choice(json: &[&str]) -> BoxedStrategy<Value> {
     let values: Vec<Value> = json.iter().map(|text| serde_json::from_str(text).expect("a JSON literal")).collect();
-    // What comes first is chosen more often: the mistakes are at the end.
+    // Earlier values are chosen more often: the invalid ones are at the end.
     let half = select(values[..values.len().div_ceil(2)].to_vec());
     prop_oneof![3 => half, 1 => select(values)].boxed()
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use ringfence_datapath::{Tracked, forget_connections};
+use ringfence_datapath::{ConntrackEntry, delete_conntrack_entries};
 use ringfence_netns::Namespace;
 
 use super::table::{Port, Protocol};
@@ -28,8 +28,8 @@ impl Destinations {
         let mut all = Self::default();
         for port in ports.iter().filter(|port| port.protocol == Protocol::Udp) {
             for address in &port.addresses {
-                let called = SocketAddr::new(*address, port.number);
-                all.by_address.entry(called).or_default().extend(&port.serving);
+                let original_destination = SocketAddr::new(*address, port.number);
+                all.by_address.entry(original_destination).or_default().extend(&port.serving);
             }
             if let Some(number) = port.on_nodes {
                 all.by_node_port.entry(number).or_default().extend(&port.serving);
@@ -40,14 +40,17 @@ impl Destinations {
 
     /// Whether a conversation goes where it would not go now: to an endpoint that serves no more, by a Service that is
     /// gone, or untranslated to a Service that came later.
-    fn is_stale(&self, tracked: &Tracked, own: &[IpAddr]) -> bool {
-        if tracked.protocol != UDP {
+    fn is_stale(&self, entry: &ConntrackEntry, own: &[IpAddr]) -> bool {
+        if entry.protocol != UDP {
             return false;
         }
-        let of_node = || own.contains(&tracked.called.ip()).then(|| self.by_node_port.get(&tracked.called.port()));
-        match self.by_address.get(&tracked.called).or_else(|| of_node().flatten()) {
-            Some(serving) => !serving.contains(&tracked.answering),
-            None => tracked.called != tracked.answering,
+        let of_node = || {
+            own.contains(&entry.original_destination.ip())
+                .then(|| self.by_node_port.get(&entry.original_destination.port()))
+        };
+        match self.by_address.get(&entry.original_destination).or_else(|| of_node().flatten()) {
+            Some(serving) => !serving.contains(&entry.reply_source),
+            None => entry.original_destination != entry.reply_source,
         }
     }
 
@@ -55,7 +58,7 @@ impl Destinations {
     pub(super) fn sweep(&self, namespace: &str, own: &[IpAddr]) -> std::io::Result<()> {
         let inside = Namespace::open(namespace).map_err(std::io::Error::other)?;
         let forgotten = inside
-            .run(|| forget_connections(|tracked| self.is_stale(tracked, own)))
+            .run(|| delete_conntrack_entries(|entry| self.is_stale(entry, own)))
             .map_err(std::io::Error::other)?
             .map_err(std::io::Error::other)?;
         if forgotten > 0 {
@@ -85,18 +88,22 @@ mod tests {
         }])
     }
 
-    fn is_stale(destinations: &Destinations, protocol: u8, called: &str, answering: &str) -> bool {
-        let tracked = Tracked { protocol, called: called.parse().unwrap(), answering: answering.parse().unwrap() };
-        destinations.is_stale(&tracked, &NODE)
+    fn is_stale(destinations: &Destinations, protocol: u8, original_destination: &str, reply_source: &str) -> bool {
+        let entry = ConntrackEntry {
+            protocol,
+            original_destination: original_destination.parse().unwrap(),
+            reply_source: reply_source.parse().unwrap(),
+        };
+        destinations.is_stale(&entry, &NODE)
     }
 
     #[test]
     fn conversations_with_endpoints_that_serve_stay() {
         let now = destinations(&["10.245.1.2:53"]);
-        for called in ["10.97.0.10:53", "10.89.0.11:30053"] {
-            assert!(!is_stale(&now, UDP, called, "10.245.1.2:53"), "{called}");
-            assert!(is_stale(&now, UDP, called, "10.245.1.3:53"), "{called}");
-            assert!(!is_stale(&now, 6, called, "10.245.1.3:53"), "TCP ends by itself");
+        for original_destination in ["10.97.0.10:53", "10.89.0.11:30053"] {
+            assert!(!is_stale(&now, UDP, original_destination, "10.245.1.2:53"), "{original_destination}");
+            assert!(is_stale(&now, UDP, original_destination, "10.245.1.3:53"), "{original_destination}");
+            assert!(!is_stale(&now, 6, original_destination, "10.245.1.3:53"), "TCP ends by itself");
         }
     }
 

@@ -4,7 +4,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use ringfence_k8s::convert::Kind;
-use ringfence_k8s::crd::install::{InstallError, Outcome, install};
+use ringfence_k8s::crd::install::{InstallError, Installed, install};
 use ringfence_k8s::crd::{Channel, KINDS, definition};
 use serde_json::{Value, json};
 
@@ -206,9 +206,9 @@ async fn definitions_are_there_and_stay() {
         let client = server.client();
         for kind in KINDS {
             let installed = install(&client, &definition(kind, Channel::Experimental).unwrap(), false).await.unwrap();
-            assert_ne!(installed, Outcome::Created);
+            assert_ne!(installed, Installed::Created);
             let again = install(&client, &definition(kind, Channel::Experimental).unwrap(), false).await.unwrap();
-            assert_eq!(again, Outcome::Unchanged);
+            assert_eq!(again, Installed::Unchanged);
             let standard = definition(kind, Channel::Standard).unwrap();
             let refused = install(&client, &standard, false).await.unwrap_err();
             assert!(matches!(refused, InstallError::Refused { .. }), "{refused}");

@@ -78,7 +78,7 @@ fn opens(fixture: &Fixture, address: &str, established: bool) -> bool {
         translated: false,
         established,
     };
-    fixture.kernel().judge(&connection, Direction::Egress).allow
+    fixture.kernel().evaluate_direction(&connection, Direction::Egress).allow
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn is_guarded(fixture: &Fixture) -> bool {
     let plan = fixture.kernel();
     let address = "10.244.0.2".parse().unwrap();
     plan.endpoints.get(&address).is_none_or(|endpoint| endpoint.ingress != RulesetId::NONE)
-        && plan.gates.iter().any(|gate| gate.contains(&address))
+        && plan.closed_cidrs.iter().any(|gate| gate.contains(&address))
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn they_stand_until_its_pods_are_gone() {
         fixture.step([gone(ObjectKey::Pod(PodKey { namespace: "a".into(), name: "web".into() }))]);
         assert!(!said(&mut fixture));
         assert_eq!(fixture.status().policies, []);
-        assert!(fixture.kernel().entries.is_empty());
+        assert!(fixture.kernel().policy.is_empty());
     }
 }
 

@@ -83,7 +83,7 @@ fn a_namespace_with_more_addresses_of_services_than_fit_goes_without_and_nobody_
     assert!(services.is_superset(&set(&["10.96.0.1", "192.0.3.7", "10.96.0.7"])), "{services:?}");
     let status = fixture.status();
     assert!(status.ready);
-    let warning = status.warnings.iter().find(|warning| warning.contains("known_addresses")).unwrap();
+    let warning = status.warnings.iter().find(|warning| warning.contains("infra_addresses")).unwrap();
     assert!(warning.contains("for 173 addresses of Services of namespaces blue (173):"), "{warning}");
     let gauges = fixture.ask(crate::core::Question::Gauges);
     let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
@@ -92,7 +92,7 @@ fn a_namespace_with_more_addresses_of_services_than_fit_goes_without_and_nobody_
     fixture.step([Message::Services(News::One(key("shop", "db"), service("10.96.0.2", "")))]);
     assert!(known(&fixture)[0].1.contains(&"10.96.0.2".parse().unwrap()));
     fixture.step([Message::Services(News::One(key("blue", "big"), Addresses::default()))]);
-    assert!(!fixture.status().warnings.iter().any(|warning| warning.contains("known_addresses")));
+    assert!(!fixture.status().warnings.iter().any(|warning| warning.contains("infra_addresses")));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
-use ringfence_datapath::{Interface, Port};
+use ringfence_datapath::{Interface, PodLink};
 use ringfence_netns::Tunnel;
 use tokio::sync::oneshot;
 
@@ -17,8 +17,8 @@ use crate::interfaces::{Found, Nudge};
 use crate::ports::Ports;
 use ringfence_k8s::watch::Event;
 
-fn port(pod: bool) -> Port {
-    Port { bridge: Some(3), mac: Some([2, 0, 0, 0, 0, 7]), pod, idle: false }
+fn port(pod: bool) -> PodLink {
+    PodLink { bridge: Some(3), mac: Some([2, 0, 0, 0, 0, 7]), pod, idle: false }
 }
 
 /// Addresses and the links they are behind, all of them ports of one bridge.

@@ -108,7 +108,7 @@ fn hostile_policies() {
     };
     let ports = |count| (0..count).map(|n| json!({"port": 2 * n + 1})).collect();
     let spec = |field: &str, list: Vec<Value>| json!({"podSelector": {}, "ingress": [{field: list}]});
-    let limits = Limits { peers: 100_000, prefixes: 50_000, breakpoints: 1 << 20, ..Limits::NONE };
+    let limits = Limits { ipcache: 100_000, ipcache_cidrs: 50_000, port_ranges: 1 << 20, ..Limits::NONE };
     for (what, spec) in [
         ("ports", spec("ports", ports(32_000))),
         ("addresses", spec("from", addresses(38_000))),

@@ -23,7 +23,7 @@ fn all_pods(namespace: &str) -> Object {
     Kind::NetworkPolicy.convert(&json!({"metadata": metadata, "spec": spec})).0
 }
 
-const LIMITS: Limits = Limits { breakpoints: 1000, ..Limits::NONE };
+const LIMITS: Limits = Limits { port_ranges: 1000, ..Limits::NONE };
 
 /// A policy of namespace `b` that takes up much more than there is.
 fn big() -> Message {
@@ -59,7 +59,7 @@ fn who_asks_for_too_much_goes_without_and_nobody_else_notices() {
     let [without] = &status.without_room[..] else { panic!("{:?}", status.without_room) };
     assert_eq!((without.pod.as_str(), without.direction.as_str()), ("greedy", "ingress"));
     assert_eq!(without.policies, ["NetworkPolicy b/big"]);
-    assert!(status.warnings[0].starts_with("no room in the map `breakpoints`"), "{:?}", status.warnings);
+    assert!(status.warnings[0].starts_with("no room in the map `port_ranges`"), "{:?}", status.warnings);
     let row = status.endpoints.iter().find(|endpoint| endpoint.pod == "greedy").unwrap();
     assert_eq!(row.ingress.as_deref(), Some("no room"));
     let gauges = fixture.ask(Question::Gauges);
@@ -131,7 +131,7 @@ fn where_it_is_set_pods_keep_what_they_had_and_new_ones_are_denied() {
 
 #[test]
 fn pods_that_are_more_than_there_is_room_for_are_told_of_with_their_namespace() {
-    let mut fixture = Fixture::in_sync_within(Limits { peers: 20, prefixes: 20, ..Limits::NONE });
+    let mut fixture = Fixture::in_sync_within(Limits { ipcache: 20, ipcache_cidrs: 20, ..Limits::NONE });
     let far = |number: u8| {
         let Object::Pod(mut pod) = pod("b", &format!("far{number}"), &format!("10.244.7.{number}")) else { panic!() };
         pod.node = Some("there".into());
@@ -140,7 +140,7 @@ fn pods_that_are_more_than_there_is_room_for_are_told_of_with_their_namespace() 
     fixture.step((0..60).map(far).chain([apply(all_pods("a"))]));
     let status = fixture.status();
     assert!(status.ready);
-    let warning = status.warnings.iter().find(|warning| warning.contains("map `peers`")).unwrap();
+    let warning = status.warnings.iter().find(|warning| warning.contains("map `ipcache`")).unwrap();
     assert!(warning.contains("41 addresses of pods of namespaces b (41)"), "{warning}");
     let told = fixture.ask(Question::Claims);
     assert!(told.len() == 41 && told.iter().all(|claim| claim.reason == NO_CAPACITY), "{told:?}");
@@ -148,7 +148,7 @@ fn pods_that_are_more_than_there_is_room_for_are_told_of_with_their_namespace() 
     let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
     assert!(text.contains("\nringfence_peers_without_room 41\n"), "{text}");
     assert_eq!(fixture.ask(Question::Ready), Ok("ok; no room for 41 addresses of pods as peers".into()));
-    assert!(fixture.kernel().peers.len() <= 40);
+    assert!(fixture.kernel().ipcache.len() <= 40);
     assert_eq!(fixture.kernel(), fixture.core.planner.plan());
 }
 

@@ -282,7 +282,7 @@ fn a_predecessor_of_the_same_name_takes_nothing_with_it() {
 /// Whether an address is closed: no pod has it, and it is guarded.
 fn closed(fixture: &Fixture, address: &str) -> bool {
     let (plan, address) = (fixture.kernel(), address.parse().unwrap());
-    !plan.endpoints.contains_key(&address) && plan.gates.iter().any(|gate| gate.contains(&address))
+    !plan.endpoints.contains_key(&address) && plan.closed_cidrs.iter().any(|gate| gate.contains(&address))
 }
 
 /// A node whose pods have addresses outside of every range, as with a network plugin that has them of a cloud.
@@ -370,11 +370,11 @@ fn ranges_that_the_network_plugin_does_not_use_say_nothing() {
         event(Event::Reset { kind: ringfence_k8s::convert::Kind::Pod, objects: Vec::new(), diagnostics: Vec::new() });
     fixture.step([reset, event(Event::InSync), apply(pod("a", "cloudy", ""))]);
     assert!(add(&mut fixture, "cloudy", "10.9.0.8", "c1"));
-    let gates: Vec<_> = fixture.kernel().gates.iter().map(ToString::to_string).collect();
+    let gates: Vec<_> = fixture.kernel().closed_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(gates, ["10.9.0.8/32"], "what is in the node's range may be another node's");
     // One inside is enough: they are in use.
     fixture.step([apply(pod("a", "usual", ""))]);
     assert!(add(&mut fixture, "usual", "10.244.0.9", "c2"));
-    let gates: Vec<_> = fixture.kernel().gates.iter().map(ToString::to_string).collect();
+    let gates: Vec<_> = fixture.kernel().closed_cidrs.iter().map(ToString::to_string).collect();
     assert_eq!(gates, ["10.9.0.8/32", "10.244.0.0/24"]);
 }

@@ -320,13 +320,13 @@ impl Drop for Place {
 fn config(pin_dir: PathBuf) -> Config {
     let sizes = [
         ("endpoints", 64),
-        ("peers", 1024),
-        ("prefixes", 1024),
-        ("entries", 1024),
-        ("breakpoints", 1024),
-        ("causes", 256),
+        ("ipcache", 1024),
+        ("ipcache_cidrs", 1024),
+        ("policy", 1024),
+        ("port_ranges", 1024),
+        ("rule_counters", 256),
         ("flows", 1024),
-        ("denials", 256),
+        ("drop_dedup", 256),
     ];
     Config {
         node: "here".into(),

@@ -1,10 +1,10 @@
-//! A program of somebody else's at a link.
+//! A program of another owner at a link.
 
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use libbpf_rs::libbpf_sys;
 
-/// Puts a program into tcx at a link, for what comes in, that lets everything pass whatever comes behind it.
+/// Attaches a program to tcx, for frames from the pod, that lets everything pass whatever programs follow.
 #[expect(unsafe_code, reason = "the library loads programs from files alone")]
 pub(crate) fn let_all_pass(index: u32) {
     // `r0 = 0` (`TCX_PASS`), `exit`.

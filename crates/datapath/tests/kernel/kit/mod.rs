@@ -1,6 +1,6 @@
-//! What the tests share: namespaces, hand-made plans, packets.
+//! Shared parts of the tests: namespaces, hand-made plans, packets.
 
-pub(crate) mod court;
+pub(crate) mod fixture;
 pub(crate) mod foreign;
 pub(crate) mod net;
 pub(crate) mod packet;
@@ -12,7 +12,7 @@ pub(crate) mod wire;
 
 use std::time::{Duration, Instant};
 
-/// Whether a test that needs root and the kernel program can run; says why not. In CI it has to.
+/// True if a test that needs root and the kernel program can run; prints the reason if not. In CI it has to run.
 pub(crate) fn can_run() -> bool {
     let features = ringfence_datapath::features::probe();
     if features.is_supported() {
@@ -23,13 +23,13 @@ pub(crate) fn can_run() -> bool {
     false
 }
 
-/// Says why a test cannot run. In CI it has to.
+/// Prints the reason why a test is skipped. In CI no test may be skipped.
 pub(crate) fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "in CI this has to run: {why}");
     eprintln!("skipped: {why}");
 }
 
-/// Waits until something is so, at most ten seconds.
+/// Waits until a condition is true, at most ten seconds.
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !is_so() {

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
-use ringfence_datapath::{Config, Datapath, Doorkeeper, Errand, Guarded, Interface, Port};
+use ringfence_datapath::{Config, Datapath, GuardStatus, GuardWork, Interface, LinkGuard, PodLink};
 
 use super::space::{PinDir, Space};
 use super::wire::{Mac, Wire};
 
-/// How pods are joined to their node.
+/// The connection between pods and their node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Joint {
     Routes,
@@ -22,8 +22,8 @@ pub(crate) struct Net {
     pub(crate) world: Space,
     pub(crate) pins: PinDir,
     joint: Joint,
-    /// Of the datapath that was opened last.
-    keeper: Mutex<Option<Doorkeeper>>,
+    /// Link guard of the datapath that was opened last.
+    guard: Mutex<Option<LinkGuard>>,
 }
 
 pub(crate) const WORLD: &str = "192.168.50.2";
@@ -46,7 +46,7 @@ impl Net {
             node.run("for f in iptables ip6tables; do echo 1 > /proc/sys/net/bridge/bridge-nf-call-$f; done");
         }
         let pods = (2..).take(pods).map(|number| pod(&node, joint, number)).collect();
-        Self { node, pods, world, pins: PinDir::new(), joint, keeper: Mutex::default() }
+        Self { node, pods, world, pins: PinDir::new(), joint, guard: Mutex::default() }
     }
 
     pub(crate) fn is_bridged(&self) -> bool {
@@ -59,11 +59,11 @@ impl Net {
 
     pub(crate) fn open_with(&self, config: Config) -> Datapath {
         let datapath = self.node.enter(|| Datapath::open(config)).unwrap();
-        *self.keeper.lock().unwrap() = Some(datapath.doorkeeper().unwrap());
+        *self.guard.lock().unwrap() = Some(datapath.link_guard().unwrap());
         datapath
     }
 
-    /// Tells the interfaces of all pods.
+    /// Sets the interfaces of all pods.
     pub(crate) fn tell_interfaces(&self, datapath: &mut Datapath) {
         let mut addresses = Vec::new();
         let bridge = (self.joint == Joint::Bridge).then(|| self.node.index("br0"));
@@ -75,55 +75,55 @@ impl Net {
         datapath.set_interfaces(addresses).unwrap();
     }
 
-    /// The ports of all pods, as the agent finds them.
-    pub(crate) fn ports(&self) -> BTreeMap<u32, Port> {
+    /// Returns the links of all pods, as the agent finds them.
+    pub(crate) fn links(&self) -> BTreeMap<u32, PodLink> {
         let bridge = (self.joint == Joint::Bridge).then(|| self.node.index("br0"));
         let port = |(number, pod): (usize, &Space)| {
             let mac = Some(Wire::new(pod, "eth0").mac);
-            (self.node.index(&format!("pod{number}")), Port { bridge, mac, pod: true, idle: false })
+            (self.node.index(&format!("pod{number}")), PodLink { bridge, mac, pod: true, idle: false })
         };
         (2..).zip(&self.pods).map(port).collect()
     }
 
-    /// Tells interfaces, and puts a guard at each.
-    pub(crate) fn guard(&self, datapath: &mut Datapath) -> Guarded {
+    /// Sets the interfaces and guards all pod links.
+    pub(crate) fn guard(&self, datapath: &mut Datapath) -> GuardStatus {
         self.tell_interfaces(datapath);
-        let ports = self.ports();
-        let guarded = self.guard_ports(datapath, &ports);
-        assert!(guarded.failed.is_empty() && guarded.guarded.len() == ports.len(), "{guarded:?}");
+        let links = self.links();
+        let guarded = self.guard_pod_links(datapath, &links);
+        assert!(guarded.failed.is_empty() && guarded.guarded.len() == links.len(), "{guarded:?}");
         guarded
     }
 
-    /// Has the doors be these.
-    pub(crate) fn guard_ports(&self, datapath: &mut Datapath, ports: &BTreeMap<u32, Port>) -> Guarded {
-        let errand = datapath.guard(ports).unwrap();
-        self.carry_out(datapath, errand)
+    /// Sets the guarded links.
+    pub(crate) fn guard_pod_links(&self, datapath: &mut Datapath, links: &BTreeMap<u32, PodLink>) -> GuardStatus {
+        let work = datapath.guard_links(links).unwrap();
+        self.carry_out(datapath, work)
     }
 
-    /// Does what is to be done at links.
-    pub(crate) fn carry_out(&self, datapath: &mut Datapath, errand: Option<Errand>) -> Guarded {
-        let mut keeper = self.keeper.lock().unwrap();
-        let keeper = keeper.as_mut().unwrap();
-        if let Some(errand) = errand {
-            keeper.take(errand);
+    /// Carries out work at links.
+    pub(crate) fn carry_out(&self, datapath: &mut Datapath, work: Option<GuardWork>) -> GuardStatus {
+        let mut guard = self.guard.lock().unwrap();
+        let guard = guard.as_mut().unwrap();
+        if let Some(work) = work {
+            guard.enqueue(work);
         }
-        datapath.work(keeper).unwrap()
+        datapath.run_guard(guard).unwrap()
     }
 
-    /// Looks whether the doors are where they belong, and puts them back.
-    pub(crate) fn check_guards(&self, datapath: &mut Datapath) -> Guarded {
-        self.keeper.lock().unwrap().as_mut().unwrap().look();
+    /// Checks that the programs are attached, and attaches missing ones.
+    pub(crate) fn check_all_links(&self, datapath: &mut Datapath) -> GuardStatus {
+        self.guard.lock().unwrap().as_mut().unwrap().check_all_links();
         self.carry_out(datapath, None)
     }
 
-    /// The hardware address to which a pod sends what is for others.
+    /// Returns the hardware address of a pod's gateway.
     pub(crate) fn gateway(&self, number: usize) -> Mac {
         let port = if self.joint == Joint::Bridge { "br0".to_owned() } else { format!("pod{number}") };
         Wire::new(&self.node, &port).mac
     }
 
-    /// Takes the programs from all links, as somebody else may.
-    pub(crate) fn take_doors_away(&self) {
+    /// Detaches the programs from all links, as another program may do.
+    pub(crate) fn remove_link_programs(&self) {
         let nothing = std::env::temp_dir().join("rfdp-nothing-is-pinned-here");
         self.node.enter(|| ringfence_datapath::remove(&nothing)).unwrap();
     }
@@ -163,7 +163,7 @@ fn pod(node: &Space, joint: Joint, number: usize) -> Space {
     pod
 }
 
-/// Joins two namespaces by a veth pair.
+/// Connects two namespaces by a veth pair.
 pub(crate) fn link(one: &Space, name: &str, other: &Space, other_name: &str) {
     one.run(&format!("ip link add {name} type veth peer name {other_name} netns {}", other.name));
     one.run(&format!("ip link set {name} up"));

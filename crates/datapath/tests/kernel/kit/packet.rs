@@ -4,23 +4,23 @@ use std::net::IpAddr;
 
 use ringfence_model::Protocol;
 
-/// A packet to be built.
+/// A packet under construction.
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) protocol: Protocol,
     pub(crate) source_port: u16,
-    /// For ICMP: the type.
+    /// For ICMP the type.
     pub(crate) port: u16,
     /// IPv4: bytes of options, padded to words. IPv6: extension headers, by their number.
     pub(crate) options: Vec<u8>,
     pub(crate) extensions: Vec<u8>,
     /// Offset of the fragment in units of eight bytes.
     pub(crate) fragment: Option<u16>,
-    /// Bytes of transport header and payload that are there.
+    /// Bytes of transport header and payload that are present.
     pub(crate) payload: usize,
-    /// Routers it may still pass.
+    /// Hop limit.
     pub(crate) hops: u8,
 }
 
@@ -42,7 +42,7 @@ impl Packet {
         }
     }
 
-    /// The reply to it.
+    /// Builds the reply to the packet.
     pub(crate) fn reply(&self) -> Self {
         Self {
             source: self.destination,

@@ -1,4 +1,4 @@
-//! Network namespaces that go when they are dropped.
+//! Network namespaces that are removed when they are dropped.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// A fresh one with its loopback up.
+    /// Creates a namespace with its loopback interface up.
     pub(crate) fn new(role: &str) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let space = Self { name: format!("rfdp-{}-{number}-{role}", std::process::id()) };
@@ -39,7 +39,7 @@ impl Space {
         })
     }
 
-    /// The same, without `CAP_SYS_ADMIN`: as an agent in its container.
+    /// The same without `CAP_SYS_ADMIN`, as an agent in its container.
     pub(crate) fn enter_without_admin<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.enter(|| {
             drop_admin();
@@ -47,7 +47,7 @@ impl Space {
         })
     }
 
-    /// Runs a command line inside; it has to succeed.
+    /// Runs a command inside, which has to succeed.
     pub(crate) fn run(&self, line: &str) -> String {
         let output = self.try_run(line);
         assert!(
@@ -65,7 +65,7 @@ impl Space {
         self.enter(|| Command::new("sh").args(["-c", line]).output().unwrap())
     }
 
-    /// The index of an interface inside.
+    /// Returns the index of an interface inside.
     pub(crate) fn index(&self, interface: &str) -> u32 {
         let output = self.run(&format!("ip -o link show dev {interface}"));
         output.split(':').next().unwrap().trim().parse().unwrap()
@@ -78,13 +78,13 @@ impl Drop for Space {
     }
 }
 
-/// Runs a command outside; it has to succeed.
+/// Runs a command outside, which has to succeed.
 pub(crate) fn host(command: &[&str]) {
     let output = Command::new(command[0]).args(&command[1..]).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A pin directory that goes, with all that is pinned, when it is dropped.
+/// A pin directory that is removed with all pins when it is dropped.
 pub(crate) struct PinDir(pub(crate) PathBuf);
 
 impl PinDir {
@@ -105,20 +105,20 @@ impl Drop for PinDir {
     }
 }
 
-/// Sizes that let many tests run at once.
+/// Map sizes so small that many tests can run at once.
 pub(crate) fn small() -> Sizes {
     Sizes {
         endpoints: 256,
-        peers: 4096,
-        prefixes: 1024,
-        entries: 1 << 14,
-        breakpoints: 1 << 14,
-        causes: 4096,
-        gates: 16,
-        pod_ranges: 16,
-        known_addresses: 64,
+        ipcache: 4096,
+        ipcache_cidrs: 1024,
+        policy: 1 << 14,
+        port_ranges: 1 << 14,
+        rule_counters: 4096,
+        closed_cidrs: 16,
+        pod_cidrs: 16,
+        infra_addresses: 64,
         flows: 4096,
-        denials: 512,
+        drop_dedup: 512,
         events: 1 << 18,
     }
 }

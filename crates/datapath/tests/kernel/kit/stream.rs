@@ -1,4 +1,4 @@
-//! TCP connections of which both ends are at hand, and resets made by hand.
+//! TCP connections with access to both ends, and hand-made resets.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
@@ -10,11 +10,11 @@ use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType
 use super::space::Space;
 use super::talk::checksum;
 
-/// Long enough for what is let through to come, also when it was lost before and is sent again.
-const PATIENCE: Duration = Duration::from_secs(8);
-/// Long enough for a second attempt to come, were it let through.
-const DOUBT: Duration = Duration::from_millis(700);
-/// Between two looks.
+/// Long enough for a packet that is let through, even if it was dropped before and is sent again.
+const TIMEOUT: Duration = Duration::from_secs(8);
+/// Long enough for a second transmission to arrive if it is let through.
+const SILENCE: Duration = Duration::from_millis(700);
+/// The time between two checks.
 const PAUSE: Duration = Duration::from_millis(5);
 
 const ETHERNET: usize = 14;
@@ -25,12 +25,12 @@ pub(crate) struct Ends {
     client: TcpStream,
     server: TcpStream,
     said: u64,
-    /// Sees all packets of the client.
+    /// Receives all packets of the client.
     tap: OwnedFd,
 }
 
 impl Ends {
-    /// Opens one, which has to be let through.
+    /// Opens a connection, which has to be let through.
     pub(crate) fn new(client: &Space, server: &Space, address: &str, port: u16) -> Self {
         let at: SocketAddrV4 = format!("{address}:{port}").parse().unwrap();
         let listener = server.enter(|| TcpListener::bind(at)).unwrap();
@@ -38,7 +38,7 @@ impl Ends {
             let all = SockProtocol::EthAll;
             socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_NONBLOCK, all).unwrap()
         });
-        let client = client.enter(|| TcpStream::connect_timeout(&at.into(), PATIENCE)).unwrap();
+        let client = client.enter(|| TcpStream::connect_timeout(&at.into(), TIMEOUT)).unwrap();
         let (server, _) = listener.accept().unwrap();
         for end in [&client, &server] {
             end.set_nonblocking(true).unwrap();
@@ -47,33 +47,33 @@ impl Ends {
         Self { client, server, said: 0, tap }
     }
 
-    /// Whether the server gets what the client says now.
+    /// True if the server receives what the client sends now.
     pub(crate) fn client_reaches(&mut self) -> bool {
         self.said += 1;
-        says(&self.client, &self.server, self.said, PATIENCE)
+        says(&self.client, &self.server, self.said, TIMEOUT)
     }
 
     pub(crate) fn server_reaches(&mut self) -> bool {
         self.said += 1;
-        says(&self.server, &self.client, self.said, PATIENCE)
+        says(&self.server, &self.client, self.said, TIMEOUT)
     }
 
     pub(crate) fn both_ways(&mut self) -> bool {
         self.client_reaches() && self.server_reaches()
     }
 
-    /// Whether nothing of what the client says gets to the server.
+    /// True if the server receives nothing of what the client sends.
     pub(crate) fn client_is_cut(&mut self) -> bool {
         self.said += 1;
-        !says(&self.client, &self.server, self.said, DOUBT)
+        !says(&self.client, &self.server, self.said, SILENCE)
     }
 
     pub(crate) fn server_is_cut(&mut self) -> bool {
         self.said += 1;
-        !says(&self.server, &self.client, self.said, DOUBT)
+        !says(&self.server, &self.client, self.said, SILENCE)
     }
 
-    /// The number of the byte that the client would send next.
+    /// Returns the sequence number of the next byte from the client.
     fn next_byte(&self, source: SocketAddrV4, destination: SocketAddrV4) -> u32 {
         let mut next = None;
         let mut frame = [0; 2048];
@@ -84,7 +84,7 @@ impl Ends {
     }
 }
 
-/// The number after that of the last byte of a segment from one to another.
+/// Returns the sequence number after the last byte of a segment from one end to the other.
 fn end_of(frame: &[u8], source: SocketAddrV4, destination: SocketAddrV4) -> Option<u32> {
     let packet = frame.get(ETHERNET..)?;
     let ends = [source.ip().octets(), destination.ip().octets()].concat();
@@ -98,7 +98,7 @@ fn end_of(frame: &[u8], source: SocketAddrV4, destination: SocketAddrV4) -> Opti
     Some(number.wrapping_add(u32::try_from(length.checked_sub(header)?).ok()?))
 }
 
-/// Says a number, and waits until the other end has read it.
+/// Sends a number, and waits until the other end has read it.
 fn says(mut from: &TcpStream, mut to: &TcpStream, number: u64, patience: Duration) -> bool {
     if from.write_all(&number.to_be_bytes()).is_err() {
         return false;
@@ -117,7 +117,8 @@ fn says(mut from: &TcpStream, mut to: &TcpStream, number: u64, patience: Duratio
     false
 }
 
-/// Resets a connection for all who see the client's packets, but for the server: the first router drops it.
+/// Resets a connection for everything that sees the client's packets, except the server: the first router drops the
+/// reset.
 pub(crate) fn reset_that_dies(client: &Space, ends: &Ends) {
     let (std::net::SocketAddr::V4(source), std::net::SocketAddr::V4(destination)) =
         (ends.client.local_addr().unwrap(), ends.client.peer_addr().unwrap())

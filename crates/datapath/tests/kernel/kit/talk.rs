@@ -1,4 +1,4 @@
-//! Who can talk to whom: echo servers and clients inside namespaces.
+//! Echo servers and clients inside namespaces.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
@@ -15,11 +15,11 @@ use nix::sys::socket::{
 use super::space::Space;
 
 /// Long enough for a packet that is let through, on a busy machine with retransmissions.
-const PATIENCE: Duration = Duration::from_secs(3);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than any answer takes, unless it is lost.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Short enough to wait for one that is dropped.
-const DOUBT: Duration = Duration::from_millis(400);
+/// Short enough to wait for an answer that is dropped.
+const SILENCE: Duration = Duration::from_millis(400);
 
 /// Link-local addresses end in `%` and the index of the interface.
 fn socket_address(address: &str, port: u16) -> SocketAddr {
@@ -124,9 +124,9 @@ impl Connection {
         space.enter(|| TcpStream::connect_timeout(&to, timeout)).ok().map(Self)
     }
 
-    /// Opens one that has to be let through.
+    /// Opens a connection, which has to be let through.
     pub(crate) fn new(space: &Space, to: &str, port: u16) -> Self {
-        Self::open(space, to, port, PATIENCE).unwrap_or_else(|| panic!("{} cannot connect to {to}:{port}", space.name))
+        Self::open(space, to, port, TIMEOUT).unwrap_or_else(|| panic!("{} cannot connect to {to}:{port}", space.name))
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -141,30 +141,30 @@ impl Connection {
         self.0.write_all(&sent).is_ok() && self.0.read_exact(&mut received).is_ok() && received == sent
     }
 
-    /// Whether bytes come back.
+    /// True if bytes come back.
     pub(crate) fn lives(&mut self) -> bool {
-        self.echoes(10, PATIENCE)
+        self.echoes(10, TIMEOUT)
     }
 
-    /// Whether many bytes come back.
+    /// True if many bytes come back.
     pub(crate) fn carries(&mut self, bytes: usize) -> bool {
-        self.echoes(bytes, PATIENCE)
+        self.echoes(bytes, TIMEOUT)
     }
 
-    /// Whether nothing comes back.
+    /// True if nothing comes back.
     pub(crate) fn is_dead(&mut self) -> bool {
-        !self.echoes(10, DOUBT)
+        !self.echoes(10, SILENCE)
     }
 }
 
-/// Whether a TCP connection opens and carries bytes.
+/// True if a TCP connection opens and carries bytes.
 pub(crate) fn reaches(space: &Space, to: &str, port: u16) -> bool {
-    Connection::open(space, to, port, PATIENCE).is_some_and(|mut connection| connection.lives())
+    Connection::open(space, to, port, TIMEOUT).is_some_and(|mut connection| connection.lives())
 }
 
-/// Whether a TCP connection does not open.
+/// True if a TCP connection does not open.
 pub(crate) fn is_refused(space: &Space, to: &str, port: u16) -> bool {
-    Connection::open(space, to, port, DOUBT).is_none()
+    Connection::open(space, to, port, SILENCE).is_none()
 }
 
 /// A UDP socket for one peer.
@@ -175,7 +175,7 @@ impl Datagrams {
         Self::bound(space, socket_address(from, 0), to, port)
     }
 
-    /// One with a port of its own.
+    /// Binds to a port.
     pub(crate) fn bound(space: &Space, from: impl ToSocketAddrs, to: &str, port: u16) -> Self {
         let to = socket_address(to, port);
         let from = from.to_socket_addrs().unwrap().next().unwrap();
@@ -195,10 +195,10 @@ impl Datagrams {
         self.0.send(&vec![7; bytes]).is_ok() && self.0.recv(&mut [0; 64]).is_ok()
     }
 
-    /// Whether one is answered. Datagrams get lost where a processor's queue is full, which tests at the same time may
-    /// bring about: one that is not answered in a while is sent again.
+    /// True if a datagram is answered. Parallel tests may fill a processor's queue, which loses datagrams, so a
+    /// datagram without an answer is sent again.
     pub(crate) fn live(&self, bytes: usize) -> bool {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + TIMEOUT;
         while Instant::now() < end {
             if self.answered(bytes, AGAIN) {
                 return true;
@@ -208,29 +208,29 @@ impl Datagrams {
     }
 
     pub(crate) fn are_dead(&self, bytes: usize) -> bool {
-        !self.answered(bytes, DOUBT)
+        !self.answered(bytes, SILENCE)
     }
 
-    /// Whether one arrives without another being sent.
+    /// True if a datagram arrives without another being sent.
     pub(crate) fn arrives(&self) -> bool {
-        self.0.set_read_timeout(Some(DOUBT)).unwrap();
+        self.0.set_read_timeout(Some(SILENCE)).unwrap();
         self.0.recv(&mut [0; 64]).is_ok()
     }
 
-    /// Sends one and does not wait.
+    /// Sends a datagram and does not wait.
     pub(crate) fn are_dead_at_once(&self) {
         self.0.send(&[7; 10]).unwrap();
     }
 }
 
-/// A stream of datagrams, and how many of them arrived.
+/// A stream of datagrams that counts how many arrive.
 pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     sender: Option<JoinHandle<u64>>,
     receiver: Option<JoinHandle<u64>>,
 }
 
-/// Between two datagrams of a flood.
+/// The time between two datagrams of a flood.
 const PACE: Duration = Duration::from_micros(500);
 
 impl Flood {
@@ -238,7 +238,7 @@ impl Flood {
         let at = socket_address(address, port);
         let socket = to.enter(|| UdpSocket::bind(at).unwrap());
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        // A busy machine may keep the receiver waiting; what it has to say is about the network, not about that.
+        // The receiver may wait on a busy machine, and losses in the network only are to be measured.
         setsockopt(&socket, sockopt::RcvBufForce, &(64 << 20)).unwrap();
         let any = if at.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let source = from.enter(|| UdpSocket::bind(any).unwrap());
@@ -266,7 +266,7 @@ impl Flood {
         Self { stop, sender: Some(sender), receiver: Some(receiver) }
     }
 
-    /// How many were sent and how many of these arrived.
+    /// Returns the number of datagrams sent and the number of datagrams received.
     pub(crate) fn end(mut self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         let join = |thread: &mut Option<JoinHandle<u64>>| thread.take().unwrap().join().unwrap();
@@ -289,22 +289,22 @@ impl Sink {
         Self(space.enter(|| UdpSocket::bind(at).unwrap()))
     }
 
-    /// Whether a datagram comes.
+    /// True if a datagram arrives.
     pub(crate) fn receives(&self) -> bool {
-        self.0.set_read_timeout(Some(DOUBT)).unwrap();
+        self.0.set_read_timeout(Some(SILENCE)).unwrap();
         self.0.recv(&mut [0; 64]).is_ok()
     }
 }
 
 impl Datagrams {
-    /// Whether an error came: port unreachable.
+    /// True if an error arrived: port unreachable.
     pub(crate) fn are_refused(&self) -> bool {
-        self.0.set_read_timeout(Some(DOUBT)).unwrap();
+        self.0.set_read_timeout(Some(SILENCE)).unwrap();
         self.0.recv(&mut [0; 64]).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     }
 }
 
-/// Tells a sender of datagrams, by an ICMP error made by hand, that nobody listens. From an address of the space.
+/// Sends a hand-made ICMP error (port unreachable) to a sender of datagrams, from an address of the space.
 pub(crate) fn unreachable(space: &Space, own: &str, datagrams: &Datagrams, (from, to, port): (&str, &str, u16)) {
     let source_port = datagrams.0.local_addr().unwrap().port();
     let mut about = vec![0x45, 0, 0, 38, 0, 1, 0, 0, 64, 17, 0, 0];

@@ -1,4 +1,4 @@
-//! Frames made by hand, as whoever has `CAP_NET_RAW` in a pod can send them, and who gets what.
+//! Hand-made frames, as a pod with `CAP_NET_RAW` can send them, and their receivers.
 
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -17,10 +17,10 @@ pub(crate) type Mac = [u8; 6];
 pub(crate) const BROADCAST: Mac = [0xff; 6];
 /// `PACKET_OUTGOING` (include/uapi/linux/if_packet.h).
 const OUTGOING: u8 = 4;
-/// How long to wait for a frame that ought not to come.
-pub(crate) const DOUBT: Duration = Duration::from_millis(250);
-/// How long one that ought to come may take, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The time to wait for a frame that must not arrive.
+pub(crate) const SILENCE: Duration = Duration::from_millis(250);
+/// The time to wait for a frame that has to arrive, on a busy machine.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A packet socket at an interface of a space.
 pub(crate) struct Wire {
@@ -42,7 +42,7 @@ impl Wire {
         })
     }
 
-    /// What came before is not taken for what this brings about.
+    /// Drops all frames that arrived before.
     pub(crate) fn forget(&self) {
         let mut buffer = vec![0; 65_536];
         while recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT).is_ok() {}
@@ -52,21 +52,21 @@ impl Wire {
         sendto(self.socket.as_raw_fd(), frame, &self.at, MsgFlags::empty()).unwrap();
     }
 
-    /// Whether a frame with these bytes in it comes, for a while: one that ought not to.
+    /// True if a frame with these bytes arrives within a short time. Used for frames that must not arrive.
     pub(crate) fn hears(&self, marker: &[u8]) -> bool {
-        self.hears_for(marker, DOUBT)
+        self.hears_for(marker, SILENCE)
     }
 
-    /// Whether one comes that ought to.
+    /// True if a frame with these bytes arrives. Used for frames that have to arrive.
     pub(crate) fn hears_soon(&self, marker: &[u8]) -> bool {
-        self.hears_for(marker, PATIENCE)
+        self.hears_for(marker, TIMEOUT)
     }
 
     pub(crate) fn hears_for(&self, marker: &[u8], patience: Duration) -> bool {
         let end = Instant::now() + patience;
         let mut buffer = vec![0; 65_536];
         while Instant::now() < end {
-            // What is sent here passes by, too: answers that carry what they are about.
+            // Frames sent here pass by too: replies that contain the original packet.
             if let Ok((length, Some(from))) = recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer)
                 && from.pkttype() != OUTGOING
                 && buffer[..length].windows(marker.len()).any(|part| part == marker)
@@ -78,12 +78,12 @@ impl Wire {
     }
 }
 
-/// Ethernet.
+/// Builds an Ethernet frame.
 pub(crate) fn frame(to: Mac, from: Mac, kind: u16, body: &[u8]) -> Vec<u8> {
     [&to[..], &from, &kind.to_be_bytes(), body].concat()
 }
 
-/// The same with tags between: their ethertypes and what they say.
+/// The same with tags: their ethertypes and values.
 pub(crate) fn tagged(to: Mac, from: Mac, tags: &[(u16, u16)], kind: u16, body: &[u8]) -> Vec<u8> {
     let mut bytes = [&to[..], &from].concat();
     for (ethertype, tag) in tags {
@@ -95,7 +95,7 @@ pub(crate) fn tagged(to: Mac, from: Mac, tags: &[(u16, u16)], kind: u16, body: &
     bytes
 }
 
-/// The ethertype of a packet.
+/// Returns the ethertype of a packet.
 pub(crate) fn kind_of(packet: &[u8]) -> u16 {
     if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd }
 }
@@ -111,7 +111,7 @@ pub(crate) struct Ip {
     pub(crate) options: Vec<u8>,
     /// IPv6: the number of the first extension header.
     pub(crate) first: u8,
-    /// Offset in bytes, whether more follow, identification.
+    /// Offset in bytes, true if more fragments follow, identification.
     pub(crate) fragment: Option<(u16, bool, u16)>,
 }
 
@@ -121,7 +121,7 @@ impl Ip {
         Self { source, destination, protocol, hops: 64, options: Vec::new(), first: 0, fragment: None }
     }
 
-    /// The packet around the bytes of its protocol.
+    /// Builds the packet around a payload.
     pub(crate) fn around(&self, payload: &[u8]) -> Vec<u8> {
         match (self.source, self.destination) {
             (IpAddr::V4(from), IpAddr::V4(to)) => self.ipv4(from.octets(), to.octets(), payload),
@@ -167,7 +167,7 @@ impl Ip {
         bytes
     }
 
-    /// UDP.
+    /// Builds a UDP datagram.
     pub(crate) fn udp(&self, from: u16, to: u16, payload: &[u8]) -> Vec<u8> {
         let mut bytes = [from.to_be_bytes(), to.to_be_bytes()].concat();
         bytes.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
@@ -178,7 +178,7 @@ impl Ip {
         bytes
     }
 
-    /// ICMPv6 of a type and code.
+    /// Builds an ICMPv6 message of a type and code.
     pub(crate) fn icmpv6(&self, kind: u8, payload: &[u8]) -> Vec<u8> {
         let mut bytes = vec![kind, 0, 0, 0];
         bytes.extend(payload);
@@ -221,7 +221,7 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
     (!u16::try_from(sum).unwrap()).to_be_bytes()
 }
 
-/// ARP of Ethernet and IPv4: a question (1) or an answer (2).
+/// Builds an ARP packet for Ethernet and IPv4: a request (1) or a reply (2).
 pub(crate) fn arp(operation: u16, sender: (Mac, &str), target: (Mac, &str)) -> Vec<u8> {
     let octets = |text: &str| text.parse::<std::net::Ipv4Addr>().unwrap().octets();
     let mut bytes = vec![0, 1, 8, 0, 6, 4];

@@ -1,4 +1,4 @@
-//! How the three kinds differ.
+//! The differences between the three kinds of cluster-wide policy.
 
 use ringfence_model::{Action, Name, PolicyKind, PortMatch, Tier};
 use serde_json::Value;
@@ -13,7 +13,7 @@ use crate::path::{Path, Segment};
 /// The name a BaselineAdminNetworkPolicy must have: there is one in a cluster.
 pub(crate) const ONLY_BASELINE: &str = "default";
 
-/// What the fields of a kind are called and may hold.
+/// Names and permitted values of the fields of a kind.
 pub(super) struct Dialect {
     pub(super) kind: PolicyKind,
     pub(super) title: &'static str,
@@ -25,9 +25,9 @@ pub(super) struct Dialect {
     priority: Option<u32>,
     /// The actions of rules, and what they mean.
     actions: &'static [(&'static str, Action)],
-    /// What `to` may hold; `from` may hold the first two.
+    /// The permitted kinds of peer in `to`; `from` permits the first two.
     pub(super) peers: &'static [&'static str],
-    /// Whether `pods` may do without `namespaceSelector`, and then means all namespaces.
+    /// `pods` may lack `namespaceSelector`, and then means all namespaces.
     pub(super) any_namespace: bool,
     /// The field of a rule with its ports, and how to read an item of it.
     pub(super) ports: &'static str,

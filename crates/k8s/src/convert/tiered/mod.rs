@@ -1,11 +1,10 @@
 //! ClusterNetworkPolicy, AdminNetworkPolicy and BaselineAdminNetworkPolicy: ordered rules of the tiers around
 //! NetworkPolicy.
 //!
-//! How they fail closed: a peer or port that is not understood makes an accepting rule match nothing and any other deny
-//! everything, and so does an unknown action (`policy.networking.k8s.io`, "unknown peers"). What is wrong with the
-//! policy as a whole is wrong with each of its rules. Then a subject that is not understood is every pod, a tier that
-//! is not understood is Admin, a priority that is not understood comes first, and a list of rules that is none denies
-//! its direction. A policy without rules does nothing whatever else is in it.
+//! Conversion fails closed. An unknown peer, port or action makes an accepting rule match nothing and any other rule
+//! deny everything (`policy.networking.k8s.io`, "unknown peers"). A problem of the whole policy is a problem of each of
+//! its rules. Then an unknown subject is every pod, an unknown tier is Admin, an unknown priority comes first, and a
+//! list of rules that is no list denies its direction. A policy without rules does nothing in any case.
 
 mod dialect;
 mod peer;
@@ -62,7 +61,7 @@ fn read(policy: &Value, dialect: &Dialect) -> (Policy, Vec<Diagnostic>) {
     (policy, reader.finish())
 }
 
-/// What a policy says, as far as it is understood.
+/// The specification of a policy, as far as it could be converted.
 struct Specification {
     tier: Tier,
     priority: u32,

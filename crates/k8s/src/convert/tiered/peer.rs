@@ -15,7 +15,7 @@ pub(super) fn subject(value: &Value, path: &Path<'_>, dialect: &Dialect) -> Resu
     pods(form, value, &path.field(form), dialect)
 }
 
-/// What an item of `from` or `to` stands for: any of these. Never empty.
+/// Converts an item of `from` or `to` to alternatives. The result is never empty.
 pub(super) fn peers(
     value: &Value,
     path: &Path<'_>,

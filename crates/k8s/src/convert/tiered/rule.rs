@@ -148,7 +148,8 @@ impl Draft<'_, '_> {
         if found.is_empty() { Ports::Any } else { Ports::List(found) }
     }
 
-    /// By name things can only be accepted: what a name stands for is known once a pod has asked for it.
+    /// Domain names are permitted in accepting rules only: their addresses are known only after a pod has resolved
+    /// them.
     fn domains(&mut self, peers: &Value, path: &Path<'_>) {
         if *self.action == Action::Accept {
             return;

@@ -1,5 +1,5 @@
-//! What the watches of a thousand agents ask of their API server: while all is well, when all agents start at once, and
-//! while it refuses. A measurement: `cargo test --release -p ringfence-k8s crowd -- --ignored --nocapture`.
+//! Load of a thousand agents on their API server: in normal operation, at a common start, and while it refuses. A
+//! measurement: `cargo test --release -p ringfence-k8s crowd -- --ignored --nocapture`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,11 +12,11 @@ use super::{HURRY, Server, busy, is_watch, list, run, silence_and};
 
 /// So many agents, each with a watch for each of so many kinds.
 const LOOPS: usize = 1000 * 9;
-/// What the server does.
+/// The state of the server.
 const WELL: u8 = 0;
 const REFUSES_WATCHES: u8 = 1;
 const REFUSES_ALL: u8 = 2;
-/// How many minutes it is followed in each state.
+/// Minutes of measurement in each state.
 const MINUTES: u64 = 15;
 
 /// Follows with all of them for so long, as they would have it in earnest.
