@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use futures::{Stream, StreamExt as _};
 use kube::ResourceExt as _;
-use ringfence_k8s::watch::News;
+use ringfence_k8s::watch::Update;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -70,29 +70,29 @@ impl<V> Known<V> {
         &self.state
     }
 
-    /// Takes in news.
-    pub(crate) fn take(&mut self, news: News<(Key, V)>) -> Different {
-        if let News::Disconnected(error) = news {
+    /// Takes in an update.
+    pub(crate) fn take(&mut self, update: Update<(Key, V)>) -> Different {
+        if let Update::Disconnected(error) = update {
             tracing::debug!(kind = self.state.kind, error, "the watch is interrupted");
             (self.state.connected, self.state.error) = (false, Some(error));
             return Different::Nothing;
         }
         (self.state.connected, self.state.error) = (true, None);
-        let changed = match news {
-            News::Reset(objects) => {
+        let changed = match update {
+            Update::Reset(objects) => {
                 self.objects = objects.into_iter().collect();
                 self.state.synced = true;
                 Different::All
             }
-            News::Put((key, object)) => {
+            Update::Apply((key, object)) => {
                 self.objects.insert(key.clone(), object);
                 Different::One(key)
             }
-            News::Gone((key, _)) => {
+            Update::Delete((key, _)) => {
                 self.objects.remove(&key);
                 Different::One(key)
             }
-            News::Connected | News::Disconnected(_) => Different::Nothing,
+            Update::Connected | Update::Disconnected(_) => Different::Nothing,
         };
         self.state.objects = self.objects.len();
         changed
@@ -101,15 +101,15 @@ impl<V> Known<V> {
 
 /// Follows the objects, for ever, and tells the planning thread how the watch stands.
 pub(crate) async fn keep<V>(
-    news: impl Stream<Item = News<(Key, V)>> + Send,
+    updates: impl Stream<Item = Update<(Key, V)>> + Send,
     known: &mut Known<V>,
     core: &Handle,
     tell: impl Fn(Change<'_, V>) -> Result<(), Gone>,
 ) -> Result<(), Gone> {
-    let mut news = std::pin::pin!(news);
+    let mut updates = std::pin::pin!(updates);
     let mut told = None;
-    while let Some(news) = news.next().await {
-        match known.take(news) {
+    while let Some(update) = updates.next().await {
+        match known.take(update) {
             Different::Nothing => {}
             Different::One(key) => tell(Change { key: Some(&key), objects: &known.objects })?,
             Different::All => tell(Change { key: None, objects: &known.objects })?,

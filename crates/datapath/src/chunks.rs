@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn portions_add_up_to_the_change_and_every_pod_is_on_one_whole_policy() {
+    fn chunks_add_up_to_the_change_and_every_pod_is_on_one_whole_policy() {
         let settings = Settings { pods: 12, policies: 10, ..Settings::default() };
         let (mut divided, mut flips) = (0, 0);
         for seed in 0..60 {

@@ -17,8 +17,8 @@ use ringfence_model::{
 
 pub use segmented::Segmented;
 
-/// Does some work on this thread with ids of so few bytes that contents collide. Planners made outside of it must not
-/// be used inside.
+/// Runs work on this thread with ids of so few bytes that contents collide. Planners made outside must not be used
+/// inside.
 pub fn with_short_ids<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
     crate::planner::short_ids(bytes, work)
 }
@@ -33,7 +33,7 @@ impl Rng {
         Self(seed)
     }
 
-    /// 64 random bits.
+    /// Returns 64 random bits.
     pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -42,17 +42,17 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// A number below `bound`, which is not 0.
+    /// Returns a number below `bound`, which is not 0.
     pub fn below(&mut self, bound: usize) -> usize {
         usize::try_from(self.bits() >> 33).unwrap_or_default() % bound
     }
 
-    /// True so many times of a hundred.
+    /// True with a probability in percent.
     pub fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }
 
-    /// One of a list that is not empty.
+    /// Returns an element of a list that is not empty.
     pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
         &list[self.below(list.len())]
     }
@@ -68,15 +68,15 @@ impl Rng {
 /// Size and variety of clusters.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// At most so many namespaces.
+    /// Largest number of namespaces.
     pub namespaces: usize,
-    /// At most so many pods.
+    /// Largest number of pods.
     pub pods: usize,
-    /// At most so many policies.
+    /// Largest number of policies.
     pub policies: usize,
-    /// So many nodes, named `node0` and so on.
+    /// Number of nodes, named `node0` and so on.
     pub nodes: usize,
-    /// Also cluster-wide policies, and learnt domain names.
+    /// True for cluster-wide policies and domain names too.
     pub tiers: bool,
 }
 
@@ -96,7 +96,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Carries it out.
+    /// Applies the event to a world.
     pub fn happen(&self, world: &mut World) {
         match self {
             Self::Apply(object) => world.apply(object.clone()),
@@ -131,7 +131,7 @@ impl Settings {
         }
         let names: Vec<_> = world.domains.keys().cloned().collect();
         if !names.is_empty() && rng.percent(50) {
-            // Names that come by chance are seldom ones a rule means.
+            // Random names rarely match a rule.
             let mut policy = self.policy(rng);
             let egress = policy.egress.take().unwrap_or_default();
             policy.egress = Some([domains::rule(rng.pick(&names))].into_iter().chain(egress).collect());
@@ -227,8 +227,9 @@ impl Settings {
         }
     }
 
-    /// A connection of one of some pods for which it matters whether it was open before, if one is found: an address
-    /// lingers and a rule about its name decides, which hardly ever happens by chance.
+    /// Returns a connection of one of these pods whose verdict depends on whether it was open before, if one is found.
+    /// An address has to be lingering and a rule about its name has to decide, which random connections hardly ever
+    /// meet.
     pub fn lingering(&self, rng: &mut Rng, world: &World, sources: &[IpAddr]) -> Option<Connection> {
         let lingering = domains::lingering(world);
         let mut tried = (0..200).filter(|_| !lingering.is_empty() && !sources.is_empty()).map(|_| {
@@ -240,7 +241,7 @@ impl Settings {
         })
     }
 
-    /// A protocol and a destination port, now and then one that the destination declares.
+    /// Returns a protocol and a destination port, sometimes one that the destination declares.
     fn asked(rng: &mut Rng, destination: Option<&Pod>) -> (Protocol, u16) {
         let declared = destination.map_or(&[][..], |pod| &pod.ports);
         if !declared.is_empty() && rng.percent(40) {

@@ -65,7 +65,7 @@ impl PortTable {
                 merged.push(range);
             }
         }
-        debug_assert!(merged.first().is_some_and(|first| first.key == 0), "a block decides from key 0 on");
+        debug_assert!(merged.first().is_some_and(|first| first.key == 0), "a port table decides from key 0 on");
         Self::new(merged.into())
     }
 

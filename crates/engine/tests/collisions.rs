@@ -1,4 +1,5 @@
-//! Contents whose ids collide: with ids of one byte there are many. What collides is denied; nothing is opened by it.
+//! Contents whose ids collide, as happens often with ids of one byte. Colliding contents are denied, and nothing is
+//! allowed by a collision.
 
 use std::collections::HashMap;
 
@@ -25,7 +26,7 @@ fn a_collision_denies_and_never_opens() {
     assert!(tally.denied * 20 > tally.questions && tally.allowed * 20 > tally.questions, "{tally:?}");
 }
 
-/// A plan without the reasons of its rule ids: of two that collide the reports name one.
+/// A plan without the reasons of its rule ids, because only one reason is reported for two that collide.
 fn policy(plan: &Plan) -> Plan {
     Plan { rules: HashMap::default(), ..plan.clone() }
 }

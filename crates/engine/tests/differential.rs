@@ -92,7 +92,8 @@ impl Seen {
         }
     }
 
-    /// Of peers and ports only what all alternatives are: of several it does not show which matched.
+    /// Counts peers and ports only if all alternatives are of one kind, because the verdict does not show which
+    /// alternative matched.
     fn rule(&mut self, rule: &Rule) {
         self.note(match &rule.action {
             _ if rule.unknown().is_some() => "denied as not understood",
@@ -142,7 +143,7 @@ impl Seen {
     }
 }
 
-/// All there is to see but what no verdict can be for.
+/// All reasons, except those that no verdict of these clusters can have.
 const REASONS: &[&str] = &[
     "not a pod",
     "own address",

@@ -1,4 +1,4 @@
-//! One namespace asks for more than there is: it is denied, and everybody else goes on.
+//! A namespace with demands beyond the limits is denied, and all others are not affected.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use ringfence_model::{
     Rule, Selector, Tier,
 };
 
-/// Less than what the policies of `blue` below want.
+/// Below the demands of the policies of `blue` below.
 const LIMITS: Limits =
     Limits { port_ranges: 4000, policy: 2000, ipcache_cidrs: 500, ipcache: 500, rule_counters: 500, ..Limits::NONE };
 
@@ -87,7 +87,7 @@ impl Cluster {
         self.ask(from, to).allow
     }
 
-    /// Everything that others do takes effect, and what was in force is.
+    /// Changes of others take effect, and their earlier policies are in force.
     fn others_go_on(&mut self) {
         assert!(self.may("red/friend", "red/victim"));
         self.pod("red/friend", 2, "app=none");
@@ -103,7 +103,7 @@ impl Cluster {
         assert!(self.may("red/victim", "green/fresh") && !self.may("green/fresh", "red/victim"), "a pod");
     }
 
-    /// `blue/big` is denied for want of room.
+    /// Checks that `blue/big` is denied because a resource is exhausted.
     fn blue_is_refused(&self, room: Resource) {
         assert_eq!(self.ask("red/friend", "blue/big").reason, Reason::NoRoom);
         let [refusal] = &self.planner.refusals()[..] else { panic!("{:?}", self.planner.refusals()) };
@@ -161,7 +161,7 @@ fn many_ports() {
     cluster.blue_is_refused(Resource::PortRanges);
     cluster.others_go_on();
     cluster.blue_is_refused(Resource::PortRanges);
-    // Deleted policies free their room.
+    // Deleted policies free their share.
     for number in 0..3 {
         let id = PolicyId {
             kind: PolicyKind::NetworkPolicy,
@@ -202,7 +202,7 @@ fn many_rules() {
 #[test]
 fn many_peers() {
     let mut cluster = Cluster::new();
-    // Each pod is in a peer set of its own, and each ruleset of `blue` decides about all of them.
+    // Each pod is in a peer set of its own, and each ruleset of `blue` has an entry for all of them.
     for number in 0..60_u8 {
         cluster.pod(&format!("blue/pod{number}"), 100 + number, &format!("n={number}"));
         let peers = (0..60).map(|peer| pods(&format!("n={peer}"))).collect();
@@ -215,7 +215,7 @@ fn many_peers() {
     cluster.others_go_on();
 }
 
-/// More rules and ports than are laid out cost nothing but themselves.
+/// Rules and ports that are not laid out cost no more than their own storage.
 #[test]
 fn what_is_refused_before_it_is_laid_out_takes_no_time() {
     let mut cluster = Cluster::new();
@@ -230,7 +230,7 @@ fn what_is_refused_before_it_is_laid_out_takes_no_time() {
     cluster.others_go_on();
 }
 
-/// The rules of a policy were withheld for want of memory, whatever room there is in maps.
+/// The rules of a policy are withheld because of memory, although there is room in all maps.
 #[test]
 fn a_policy_without_its_rules_denies_whom_it_selects() {
     let mut cluster = Cluster::new();
@@ -251,7 +251,7 @@ fn a_policy_without_its_rules_denies_whom_it_selects() {
     assert!(cluster.planner.refusals().is_empty() && cluster.may("red/friend", "blue/big"));
 }
 
-/// A namespace with more pods than there is room for. They are on two nodes, of which one has a pod CIDR.
+/// A namespace with more pods than fit. They are on two nodes, of which one has a pod CIDR.
 #[test]
 fn many_pods() {
     let mut cluster = Cluster::new();
@@ -266,7 +266,7 @@ fn many_pods() {
     let stray = |number: u16| -> IpAddr { [10, 2, number.to_be_bytes()[0], number.to_be_bytes()[1]].into() };
     cluster.pod("red/open", 20, "app=open");
     cluster.pod("red/lenient", 21, "app=lenient");
-    // Pods labelled `bad` are denied, all others are allowed: a pod that the Deny rule misses gets in.
+    // Pods labelled `bad` are denied and all others are allowed, so a pod that the Deny rule misses would be allowed.
     cluster.policy("red/all", "app=lenient", vec![rule(Peers::Any, Ports::Any)]);
     let bad = Rule { action: Action::Deny, ..rule(Peers::List(vec![pods("bad=true")]), Ports::Any) };
     cluster.planner.apply(Object::Policy(Policy {
@@ -306,14 +306,14 @@ fn many_pods() {
         );
     }
     assert_eq!(without_room, 2 * out.len());
-    // Others in the same range, next to them, of the same node, and outside.
+    // Pods of others in the same range, next to them, on the same node, and outside.
     let strangers = ["10.1.0.1", "10.2.0.1", "192.0.2.1", "10.2.4.1", "10.0.0.2"];
     for stranger in strangers {
         assert!(cluster.may(stranger, "red/lenient") && cluster.may("red/lenient", stranger), "{stranger}");
     }
     cluster.others_go_on();
     assert!(cluster.plan.ipcache.len() <= LIMITS.ipcache + LIMITS.ipcache_cidrs);
-    // They go: all is as it was.
+    // After they are deleted, everything is as before.
     for number in 0..400 {
         for name in [format!("far{number}"), format!("stray{number}")] {
             let key = PodKey { namespace: "blue".into(), name: name.as_str().into() };

@@ -1,4 +1,5 @@
-//! Many domain names with many addresses: what nothing asks for is not planned, and a change is as big as what changed.
+//! Many domain names with many addresses. Names that no rule matches are not planned, and deltas are as small as the
+//! change.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -49,7 +50,7 @@ fn policy() -> Policy {
     }
 }
 
-/// The verdict about an address of a name, equal in plan and reference.
+/// Returns the verdict about an address of a name, which has to be equal in plan and reference.
 fn evaluate_direction(world: &World, planner: &Planner, (number, host): (u32, u32), established: bool, expected: bool) {
     let connection = Connection {
         source: world.pods.values().next().expect("a pod").addresses[0],
@@ -65,7 +66,7 @@ fn evaluate_direction(world: &World, planner: &Planner, (number, host): (u32, u3
     assert_eq!(decision.allow(), expected, "{number}, {host}");
 }
 
-/// A name comes, changes, or goes.
+/// Adds, changes or removes a name.
 fn change(event: Result<Domain, u32>, world: &mut World, planner: &mut Planner) -> Vec<Delta> {
     match event {
         Ok(domain) => {
@@ -81,7 +82,7 @@ fn change(event: Result<Domain, u32>, world: &mut World, planner: &mut Planner) 
     planner.commit()
 }
 
-/// Pods under the policy, and the first names.
+/// Pods under the policy, and some names.
 fn cluster(names: u32) -> (World, Planner) {
     let cluster = Segmented { namespaces: 2, workloads: 2, pods: 8, local: 8, ..Segmented::default() };
     let pods = cluster.objects().filter(|object| !matches!(object, Object::Policy(_)));

@@ -1,4 +1,4 @@
-//! Events in any order and grouping lead to the plan a fresh planner makes, and deltas add up to it.
+//! Events in any order and grouping lead to the plan of a fresh planner, and the sum of all deltas is that plan.
 
 mod kit;
 

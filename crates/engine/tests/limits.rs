@@ -16,8 +16,8 @@ fn fresh(limits: Limits, objects: impl IntoIterator<Item = Object>) -> Plan {
     kit::fresh(Planner::with_limits(Scope::Cluster, limits), objects)
 }
 
-fn points<'a>(blocks: impl Iterator<Item = &'a Arc<PortTable>>) -> usize {
-    blocks.collect::<HashSet<_>>().into_iter().map(|block| block.ranges().len()).sum()
+fn range_count<'a>(tables: impl Iterator<Item = &'a Arc<PortTable>>) -> usize {
+    tables.collect::<HashSet<_>>().into_iter().map(|table| table.ranges().len()).sum()
 }
 
 /// The use of each resource by a plan.
@@ -28,8 +28,8 @@ fn used(plan: &Plan) -> Limits {
         ipcache: single,
         ipcache_cidrs: plan.ipcache.len() - single,
         policy: plan.policy.len(),
-        port_ranges: points(plan.policy.values()),
-        // That no policy has an opinion is not counted in the kernel.
+        port_ranges: range_count(plan.policy.values()),
+        // The default decision has no counter in the kernel.
         rule_counters: plan.rules.keys().filter(|rule_id| **rule_id != RuleId::DEFAULT).count(),
         closed_cidrs: plan.closed_cidrs.len(),
         layout: usize::MAX,
@@ -59,7 +59,7 @@ fn hosts(world: &World) -> usize {
 }
 
 fn is_within(plan: &Plan, limits: Limits, hosts: usize) -> bool {
-    // The entries of `NO_ROOM` take up room themselves, if there is any.
+    // The entries of `NO_ROOM` use room themselves, if there is any.
     let used = used(plan);
     used.endpoints <= limits.endpoints
         && used.ipcache <= limits.ipcache.saturating_add(hosts)
@@ -114,7 +114,7 @@ fn nothing_is_allowed_that_would_be_denied_if_there_was_room() {
                     plan.evaluate_direction(&connection, direction),
                 );
                 if some.reason == Reason::NotAPod && all.reason != Reason::NotAPod {
-                    // Too many endpoints: what has none is closed.
+                    // There are too many endpoints. An address without one is closed.
                     continue;
                 }
                 let no_room = some.reason == Reason::NoRoom;
@@ -135,7 +135,7 @@ fn by_namespace(plan: &Plan) -> BTreeMap<Name, HashSet<Arc<PortTable>>> {
         let of = all.entry(Arc::clone(&endpoint.pod.namespace)).or_default();
         for ruleset in [endpoint.ingress, endpoint.egress] {
             let policy = plan.policy.iter().filter(|(key, _)| key.ruleset == ruleset);
-            of.extend(policy.map(|(_, block)| Arc::clone(block)));
+            of.extend(policy.map(|(_, table)| Arc::clone(table)));
         }
     }
     all
@@ -162,22 +162,22 @@ fn who_asks_for_no_more_than_a_fair_share_notices_nothing() {
         let port_ranges = 1 + used(&unlimited).port_ranges * (20 + rng.below(75)) / 100;
         let plan = fresh(Limits { port_ranges, ..Limits::NONE }, world.objects());
         let held = by_namespace(&unlimited);
-        let payers = held.values().filter(|blocks| !blocks.is_empty()).count();
+        let payers = held.values().filter(|tables| !tables.is_empty()).count();
         assert_eq!(plan.ipcache, unlimited.ipcache, "classes are what they would be");
         for (address, endpoint) in &unlimited.endpoints {
-            let modest = points(held[&endpoint.pod.namespace].iter()) <= (port_ranges - 1) / payers.max(1);
+            let modest = range_count(held[&endpoint.pod.namespace].iter()) <= (port_ranges - 1) / payers.max(1);
             assert!(!modest || plan.endpoints[address] == *endpoint, "seed {seed}: {endpoint:?}");
             served += usize::from(modest && endpoint.ingress != RulesetId::NONE);
             refused += usize::from(plan.endpoints[address] != *endpoint);
         }
-        for (key, block) in &plan.policy {
-            assert!(key.ruleset == RulesetId::NO_ROOM || unlimited.policy[key] == *block, "seed {seed}");
+        for (key, table) in &plan.policy {
+            assert!(key.ruleset == RulesetId::NO_ROOM || unlimited.policy[key] == *table, "seed {seed}");
         }
     }
     assert!(served > 300 && refused > 300, "{served} served, {refused} refused");
 }
 
-/// The writes of a delta, one by one, in the order an applier makes them.
+/// Returns the writes of a delta one by one, in the order of the applier.
 fn writes(delta: &Delta) -> Vec<Delta> {
     let mut writes = Vec::new();
     macro_rules! each {
@@ -232,7 +232,7 @@ fn at_every_write_a_pod_is_on_one_whole_policy_or_denied_for_want_of_room() {
                     for direction in [Direction::Ingress, Direction::Egress] {
                         let plans = [&before, &after, &free_before, &free_after];
                         let now = plan.evaluate_direction(connection, direction);
-                        // A peer that overflows no longer, or not yet, gets the verdict of a plan without limits.
+                        // A peer that overflows in one of the plans only may get the verdict of a plan without limits.
                         let whole = plans.iter().any(|plan| plan.evaluate_direction(connection, direction) == now);
                         let whole = whole || now.reason == Reason::NoRoom;
                         assert!(whole, "seed {seed}, step {step}: {connection:?}: {now:?} after {write:?}");

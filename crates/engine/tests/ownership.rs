@@ -1,5 +1,4 @@
-//! A node that writes into the API what it likes of its own pods' addresses: other nodes' addresses stay whose they
-//! are.
+//! A node that writes false addresses of its own pods into the API cannot take addresses of other nodes' pods.
 
 use std::net::IpAddr;
 
@@ -14,7 +13,7 @@ const VICTIM: &str = "10.0.0.2";
 const FRIEND: &str = "10.0.1.2";
 const STRANGER: &str = "10.0.1.3";
 
-/// The result of [`talks`] in the honest world.
+/// The result of [`talks`] in a world without false claims.
 const RIGHT: [bool; 4] = [true, false, true, false];
 
 fn node(number: usize, ranges: bool) -> Object {
@@ -105,7 +104,7 @@ fn talks(world: &World) -> [bool; 4] {
     })
 }
 
-/// Pods of node 2 that say they have the addresses of others; of some age.
+/// Adds pods of node 2 that claim the addresses of others, with ages from a range.
 fn hostile(rng: &mut Rng, world: &mut World, age: std::ops::RangeInclusive<i64>) {
     for number in 0..=rng.below(4) {
         let span = usize::try_from(age.end() - age.start() + 1).expect("a span");
@@ -124,7 +123,7 @@ fn a_hostile_writer_of_status_has_nothing_of_it() {
         for ranges in [true, false] {
             let mut world = honest(ranges);
             assert_eq!(talks(&world), RIGHT);
-            // Without ranges this is so of claims that are newer.
+            // Without pod CIDRs this is true for newer claims only.
             hostile(rng, &mut world, if ranges { 0..=200 } else { 101..=200 });
             assert_eq!(talks(&world), RIGHT, "seed {seed}, ranges: {ranges}: {:#?}", world.pods);
         }

@@ -16,7 +16,7 @@ fn connections(rng: &mut Rng, world: &World) -> Vec<Connection> {
     (0..PROBES).map(|_| settings().connection(rng, world)).collect()
 }
 
-/// Decisions of the plan, which are those of the reference.
+/// Verdicts of the plan, which equal those of the reference.
 fn decide(world: &World, connections: &[Connection]) -> Vec<Decision> {
     let mut planner = Planner::new(Scope::Cluster);
     planner.reset(world.objects());
@@ -46,7 +46,7 @@ fn renamed(policy: &Policy, name: &str) -> Policy {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// P1: one rule more never takes a connection away.
+    /// P1: an additional rule never denies a connection.
     #[test]
     fn rules_only_add(seed: u64) {
         let rng = &mut Rng::new(seed);
@@ -66,7 +66,7 @@ proptest! {
         }
     }
 
-    /// P2: neither the order of rules nor the names of policies matter to what is accepted.
+    /// P2: the order of rules and the names of policies do not affect what is accepted.
     #[test]
     fn order_does_not_matter(seed: u64) {
         let rng = &mut Rng::new(seed);
@@ -84,7 +84,7 @@ proptest! {
         prop_assert_eq!(allowed(&world, &connections), allowed(&other, &connections));
     }
 
-    /// P3: a policy twice is a policy once.
+    /// P3: a second copy of a policy changes nothing.
     #[test]
     fn repetition_does_not_matter(seed: u64) {
         let rng = &mut Rng::new(seed);
@@ -96,7 +96,7 @@ proptest! {
         prop_assert_eq!(before, allowed(&world, &connections));
     }
 
-    /// P4: a policy says nothing about the pods of other namespaces.
+    /// P4: a policy does not affect the pods of other namespaces.
     #[test]
     fn namespaces_keep_to_themselves(seed: u64) {
         let rng = &mut Rng::new(seed);

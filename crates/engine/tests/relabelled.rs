@@ -1,4 +1,4 @@
-//! A pod that is relabelled among many policies: what its labels do not decide stays as it is.
+//! A pod that is relabelled among many policies. The delta contains only what its labels decide.
 
 use ringfence_engine::{Delta, Planner, Scope};
 use ringfence_k8s::convert::Kind;
@@ -11,7 +11,7 @@ fn object(kind: Kind, value: &Value) -> Object {
     object
 }
 
-/// The pod of this node whose role is one of these.
+/// A pod of this node with a role.
 fn pod(name: &str, number: u8, role: &str) -> Object {
     let pod = json!({
         "metadata": {"namespace": "a", "name": name, "uid": name, "labels": {"app": "web", "role": role}},
@@ -34,7 +34,7 @@ fn policy(name: &str, selector: &Value, number: u8) -> Object {
     object(Kind::NetworkPolicy, &policy)
 }
 
-/// Policies that select every pod, and some that ask for a role.
+/// Policies that select every pod, and some that select a role.
 fn world() -> Vec<Object> {
     let mut world = vec![object(Kind::Namespace, &json!({"metadata": {"name": "a"}}))];
     world.extend((0..200).map(|number| policy(&format!("p{number}"), &json!({}), number)));
@@ -57,11 +57,11 @@ fn planner(objects: impl IntoIterator<Item = Object>) -> Planner {
     planner
 }
 
-/// `others`: pods beside it, which have the same policies until it is relabelled.
+/// `others`: pods with the same policies until the pod is relabelled.
 fn relabel(others: u8) {
     let others: Vec<_> = (0..others).map(|number| pod(&format!("other{number}"), 100 + number, "guest")).collect();
     let mut planner = planner(world().into_iter().chain(others.clone()).chain([pod("pod", 1, "guest")]));
-    // True if its policies differ then.
+    // True if its policies differ afterwards.
     for (role, other) in
         [("child", false), ("cook", true), ("waiter", true), ("cook", true), ("guest", true), ("old", false)]
     {

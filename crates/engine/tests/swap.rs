@@ -1,5 +1,5 @@
-//! "At every instant each pod sees one whole policy, old or new": every single write of every delta is carried out
-//! apart, and after each of them every endpoint is asked about every peer.
+//! At every instant each pod sees one whole policy, old or new. Every single write of every delta is applied
+//! separately, and after each write every endpoint is evaluated for every peer.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -63,7 +63,7 @@ fn is_rule_or_host(event: &Event) -> bool {
     }
 }
 
-/// The ranges that nodes have for their pods.
+/// Returns the pod CIDRs of nodes.
 fn ranges(world: &World) -> Vec<(&str, &[IpNet])> {
     let ranges = world.nodes.values().map(|node| (&*node.name, &*node.pod_cidrs));
     ranges.filter(|(_, ranges)| !ranges.is_empty()).collect()
@@ -85,10 +85,10 @@ fn answers(plan: &Plan, endpoint: IpAddr, peer: IpAddr) -> Answers {
                 if ruleset == RulesetId::COLLISION || peer_set.peer_set == PeerSetId::COLLISION {
                     return (false, RuleId::DEFAULT);
                 }
-                let point = plan.lookup(ruleset, peer_set, established, port_key(protocol, port));
-                let point = point.expect("every decision is there");
-                assert!(plan.rules.contains_key(&point.rule_id), "every cause is there");
-                (point.allow, point.rule_id)
+                let verdict = plan.lookup(ruleset, peer_set, established, port_key(protocol, port));
+                let verdict = verdict.expect("every decision is there");
+                assert!(plan.rules.contains_key(&verdict.rule_id), "every reason is there");
+                (verdict.allow, verdict.rule_id)
             })
         })
     };
@@ -117,7 +117,7 @@ fn seen<'a>(world: &'a World, scope: &Scope, address: IpAddr) -> Visible<'a> {
     (pods, nodes.collect(), [domains, lingering, inside])
 }
 
-/// Addresses worth asking about: those of pods, nodes and domain names, and both ends of every prefix.
+/// Addresses to evaluate: those of pods, nodes and domain names, and both ends of every prefix.
 fn peers(worlds: [&World; 2], plans: [&Plan; 2]) -> BTreeSet<IpAddr> {
     let pods = worlds.into_iter().flat_map(|world| world.pods.values()).flat_map(|pod| pod.addresses.iter().copied());
     let nodes = worlds.into_iter().flat_map(|world| world.nodes.values().flat_map(|node| &node.addresses));
@@ -144,7 +144,7 @@ struct Change<'a> {
     worlds: [&'a World; 2],
     before: &'a Plan,
     after: &'a Plan,
-    /// The old policies about the new peers, if only policies, nodes and domain names changed.
+    /// The old policies with the new peers, if only policies, nodes and domain names changed.
     between: Option<&'a Plan>,
     deltas: &'a [Delta],
 }
@@ -208,87 +208,87 @@ fn instants(before: &Plan, deltas: &[Delta]) -> Vec<(Plan, u32)> {
     instants
 }
 
-/// A packet, and the instants at which it reads the maps: epoch, endpoint, ipcache entry of the address, that of the
-/// CIDR around it, policy entry of the peer set, that of the fallback, epoch.
-struct HeldUp {
+/// A packet, and the instants at which it reads the maps. In this order: epoch, endpoint, ipcache entry of the address,
+/// ipcache entry of the CIDR around it, policy entry of the peer set, policy entry of the fallback, epoch.
+struct InterruptedPacket {
     own: IpAddr,
     peer: IpAddr,
     direction: Direction,
     established: bool,
     key: u32,
-    looks: [usize; 7],
+    reads: [usize; 7],
 }
 
-/// StoredTable up everywhere, once anywhere, or once for the whole change.
-fn looks(rng: &mut Rng, instants: usize) -> [usize; 7] {
-    let mut looks = [0; 7].map(|_| rng.below(instants));
-    looks.sort_unstable();
+/// Chooses the instants: interrupted at every read, at one read, or at one read for the whole change.
+fn reads(rng: &mut Rng, instants: usize) -> [usize; 7] {
+    let mut reads = [0; 7].map(|_| rng.below(instants));
+    reads.sort_unstable();
     let (first, last) = match rng.below(3) {
-        0 => return looks,
-        1 => (looks[0], looks[6]),
+        0 => return reads,
+        1 => (reads[0], reads[6]),
         _ => (0, instants - 1),
     };
-    // Mostly between the peer set and its policy entry.
+    // Mostly between the ipcache entry and the policy entry.
     let pause = if rng.percent(50) { 4 } else { 1 + rng.below(6) };
-    std::array::from_fn(|look| if look < pause { first } else { last })
+    std::array::from_fn(|read| if read < pause { first } else { last })
 }
 
 /// The result for a packet that is interrupted between its reads.
 #[derive(Debug, PartialEq, Eq)]
-enum Heard {
-    /// There are no rules.
-    Nothing,
+enum ReadResult {
+    /// The endpoint has no rules.
+    NoRules,
     Verdict(bool, RuleId),
-    /// Something is missing: the packet asks again.
+    /// An entry is missing, so the packet is evaluated again.
     Missing,
 }
 
-impl HeldUp {
-    fn hears(&self, instants: &[(Plan, u32)]) -> Heard {
-        let [_, endpoint, address, range, entry, fallback, _] = self.looks.map(|look| &instants[look].0);
-        let Some(endpoint) = endpoint.endpoints.get(&self.own) else { return Heard::Nothing };
+impl InterruptedPacket {
+    fn evaluate(&self, instants: &[(Plan, u32)]) -> ReadResult {
+        let [_, endpoint, address, range, entry, fallback, _] = self.reads.map(|read| &instants[read].0);
+        let Some(endpoint) = endpoint.endpoints.get(&self.own) else { return ReadResult::NoRules };
         let ruleset = endpoint.ruleset(self.direction);
         if ruleset == RulesetId::NONE {
-            return Heard::Nothing;
+            return ReadResult::NoRules;
         }
         let around = || {
             let ranges = range.ipcache.iter().filter(|(net, _)| !is_address(net) && net.contains(&self.peer));
             ranges.max_by_key(|(net, _)| net.prefix_len()).map_or(IpcacheEntry::UNKNOWN, |(_, peer_set)| *peer_set)
         };
         let peer_set = address.ipcache.get(&self.peer.into()).copied().unwrap_or_else(around);
-        let block = |plan: &Plan, peer_set: PeerSetId| plan.policy.get(&PolicyKey { ruleset, peer_set }).cloned();
-        let block = block(entry, peer_set.of(self.established)).or_else(|| block(fallback, peer_set.fallback));
-        let Some(block) = block else { return Heard::Missing };
-        let point = block.at(self.key);
-        Heard::Verdict(point.allow, point.rule_id)
+        let table = |plan: &Plan, peer_set: PeerSetId| plan.policy.get(&PolicyKey { ruleset, peer_set }).cloned();
+        let table = table(entry, peer_set.of(self.established)).or_else(|| table(fallback, peer_set.fallback));
+        let Some(table) = table else { return ReadResult::Missing };
+        let verdict = table.at(self.key);
+        ReadResult::Verdict(verdict.allow, verdict.rule_id)
     }
 
-    /// The same question, all looks at one instant.
+    /// The same packet with all reads at one instant.
     fn at(&self, instant: usize) -> Self {
-        Self { looks: [instant; 7], ..*self }
+        Self { reads: [instant; 7], ..*self }
     }
 
     fn saw_the_epoch_rise(&self, instants: &[(Plan, u32)]) -> bool {
-        let [before, .., after] = self.looks;
+        let [before, .., after] = self.reads;
         instants[before].1 != instants[after].1
     }
 }
 
-/// Verdicts that neither the plan before nor the one after gives, of packets held up anywhere during changes.
+/// Verdicts of interrupted packets that neither the plan before nor the one after gives.
 #[derive(Debug, Default)]
 struct Third {
     questions: usize,
-    /// Results without a check of the epoch.
+    /// Such verdicts, if the epoch is not checked.
     unseen: usize,
-    /// Of these, accepted where both plans deny.
+    /// Of these, the packets that are accepted although both plans deny them.
     opened: usize,
-    /// Though the epoch is the same before and after judging.
+    /// Such verdicts with the same epoch before and after, which must not exist.
     left: usize,
     example: String,
     asked_again: usize,
 }
 
-fn hold_up(change: &Change<'_>, rng: &mut Rng, third: &mut Third, context: &str) {
+fn interrupt(change: &Change<'_>, rng: &mut Rng, third: &mut Third, context: &str) {
     let instants = instants(change.before, change.deltas);
     let seen = |world, address| seen(change.worlds[world], change.scope, address);
     let same = |address: &IpAddr| seen(0, *address) == seen(1, *address);
@@ -298,42 +298,42 @@ fn hold_up(change: &Change<'_>, rng: &mut Rng, third: &mut Third, context: &str)
         return;
     }
     for _ in 0..300 {
-        let looks = looks(rng, instants.len());
-        let question = HeldUp {
+        let reads = reads(rng, instants.len());
+        let packet = InterruptedPacket {
             own: *rng.pick(&endpoints),
             peer: *rng.pick(&peers),
             direction: *rng.pick(&[Direction::Ingress, Direction::Egress]),
             established: rng.percent(30),
             key: port_key(*rng.pick(&[Protocol::TCP, Protocol::UDP]), 80 + u16::from(rng.percent(50))),
-            looks,
+            reads,
         };
-        let [before, after] = [0, instants.len() - 1].map(|instant| question.at(instant).hears(&instants));
-        let heard = question.hears(&instants);
+        let [before, after] = [0, instants.len() - 1].map(|instant| packet.at(instant).evaluate(&instants));
+        let result = packet.evaluate(&instants);
         third.questions += 1;
-        let again = question.saw_the_epoch_rise(&instants) || heard == Heard::Missing;
+        let again = packet.saw_the_epoch_rise(&instants) || result == ReadResult::Missing;
         third.asked_again += usize::from(again);
-        if heard == Heard::Missing || heard == before || heard == after {
+        if result == ReadResult::Missing || result == before || result == after {
             continue;
         }
         third.unseen += 1;
-        let denies = |heard: &Heard| matches!(heard, Heard::Verdict(false, _));
-        third.opened += usize::from(denies(&before) && denies(&after) && !denies(&heard));
+        let denies = |result: &ReadResult| matches!(result, ReadResult::Verdict(false, _));
+        third.opened += usize::from(denies(&before) && denies(&after) && !denies(&result));
         if !again {
             third.left += 1;
-            let (own, peer) = (question.own, question.peer);
-            third.example = format!("{context}: {own} about {peer}: {heard:?}, {before:?} before, {after:?} after");
+            let (own, peer) = (packet.own, packet.peer);
+            third.example = format!("{context}: {own} about {peer}: {result:?}, {before:?} before, {after:?} after");
         }
     }
 }
 
-/// Commits random events; `wanted` selects which kinds.
+/// Commits random events. `wanted` selects their kinds.
 fn run(seeds: std::ops::Range<u64>, wanted: impl Fn(&Event) -> bool) -> Seen {
     let mut seen_so_far = Seen::default();
     changes(seeds, wanted, |change, _, context| check(change, context, &mut seen_so_far));
     seen_so_far
 }
 
-/// Random changes: what is done with each.
+/// Calls a function with each of several random changes.
 fn changes(
     seeds: std::ops::Range<u64>,
     wanted: impl Fn(&Event) -> bool,
@@ -351,7 +351,7 @@ fn changes(
             for _ in 0..=rng.below(3) {
                 let Some(event) = (0..100).map(|_| settings.event(rng, &world)).find(&wanted) else { continue };
                 event.happen(&mut world);
-                // The ranges of nodes decide whose an address is: that is about pods.
+                // The pod CIDRs of nodes decide which pods have an address, so such a change is one of pods.
                 rules_and_hosts &= is_rule_or_host(&event) && ranges(&old) == ranges(&world);
                 match &event {
                     Event::Apply(object) => planner.apply(object.clone()),
@@ -391,12 +391,12 @@ fn anything_changes_whole() {
     assert!(seen.questions > 100_000 && seen.twofold > 5, "{} questions, {} twofold", seen.questions, seen.twofold);
 }
 
-/// However long a packet is held up between any two of its looks at the maps: if the epoch did not rise meanwhile, it
-/// hears what one of the two plans says. Without a look at the epoch it would not.
+/// A packet may be interrupted between any two of its reads. If the epoch does not rise meanwhile, its verdict is that
+/// of one of the two plans. Without the check of the epoch that would not be true.
 #[test]
 fn no_packet_hears_what_neither_plan_says() {
     let mut third = Third::default();
-    changes(0..150, |_| true, |change, rng, context| hold_up(change, rng, &mut third, context));
+    changes(0..150, |_| true, |change, rng, context| interrupt(change, rng, &mut third, context));
     assert_eq!(third.left, 0, "{third:?}");
     assert!(third.unseen > 150 && third.opened > 2, "the epoch makes the difference: {third:?}");
     assert!(third.asked_again < third.questions, "{third:?}");

@@ -1,4 +1,4 @@
-//! The pages of `vectors/` are true: of the reference evaluator and of the plan.
+//! The tables in `vectors/` are true for the reference evaluator and for the plan.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -103,7 +103,7 @@ fn connection(world: &World, from: &str, to: &str, port: &str) -> Connection {
 }
 
 impl Section {
-    /// The world of its manifests and names, and what the reader has to say about them. Later objects replace earlier
+    /// Returns the world of the manifests and names, and the diagnostics of the reader. Later objects replace earlier
     /// ones.
     fn world(&self) -> (World, Vec<String>) {
         let (mut world, mut said) = (World::default(), Vec::new());
@@ -139,7 +139,7 @@ impl Section {
         (world, said)
     }
 
-    /// Asks everything. Returns what is wrong, and how much was asked.
+    /// Evaluates every case. Returns the wrong ones, and the number of cases.
     fn check(&self, page: &str) -> (Vec<String>, usize) {
         let title = format!("{page}, {}", self.title);
         let (world, said) = self.world();
@@ -174,7 +174,7 @@ impl Section {
         (wrong, asked)
     }
 
-    /// The numbers of the cases it states: `(case 3)` or `(cases 3, 4)` in its title.
+    /// Returns the numbers of the cases in the title: `(case 3)` or `(cases 3, 4)`.
     fn cases(&self) -> impl Iterator<Item = usize> {
         let list = self.title.rsplit_once("(case").and_then(|(_, list)| list.strip_suffix(')')).unwrap_or_default();
         let numbers = list.trim_start_matches('s').split(',');

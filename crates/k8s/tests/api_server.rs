@@ -1,4 +1,4 @@
-//! Held against a real API server: what it refuses, with the same fields and reasons, and what it sends on a watch.
+//! Comparison with a real API server: refusals with their fields and reasons, and the events of a watch.
 //!
 //! Needs `RINGFENCE_TEST_KUBECONFIG`: the kubeconfig of an API server (kube-apiserver with etcd is enough) whose
 //! namespace `default` may be written to. Objects are only created as a dry run, but for one policy of the watch test.
@@ -89,7 +89,7 @@ fn ours(object: &Value) -> Causes {
     causes
 }
 
-/// The disagreement between the server and us about an object, if there is one.
+/// Returns the difference between the server's verdict and ours about an object, if there is one.
 async fn compare(client: &Client, object: &Value) -> Option<String> {
     let status = create(client, object).await;
     let mismatches = strict::check(object).unwrap();

@@ -1,4 +1,4 @@
-//! Manifests as people write them, and what is said about them.
+//! Manifests as people write them, and the diagnostics about them.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! The cluster-wide kinds: what each field means, and what is denied where it is not understood.
+//! The cluster-wide kinds: the meaning of each field, and the denial if it is not understood.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 #![expect(clippy::needless_pass_by_value, reason = "calls read better with a bare json!(…)")]
 
@@ -20,7 +20,7 @@ fn convert(kind: Kind, name: &str, spec: Value) -> (Policy, Vec<Diagnostic>) {
     (policy, diagnostics)
 }
 
-/// The policy in short, and the paths of what was said; those of warnings with a `?`.
+/// Returns the policy in short, and the paths of diagnostics; those of warnings with a `?`.
 fn short(kind: Kind, spec: Value) -> (String, Vec<String>) {
     let (policy, diagnostics) = convert(kind, "default", spec);
     let tier = match policy.tier {

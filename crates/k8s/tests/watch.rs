@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 type Lines = mpsc::UnboundedSender<std::io::Result<Bytes>>;
 
-/// Stands for no answer at all.
+/// Stands for a broken connection.
 const BROKEN: u16 = 599;
 
 /// The server's response to the next request.
@@ -29,11 +29,11 @@ enum Answer {
     Watch(mpsc::UnboundedReceiver<std::io::Result<Bytes>>),
     /// A status.
     Error(u16, &'static str),
-    /// No answer at all.
+    /// A broken connection.
     Broken,
 }
 
-/// The server: answers in order, and remembers what it was asked.
+/// The server, which sends its answers in order and records the requests.
 #[derive(Clone, Default)]
 struct Server {
     answers: Arc<Mutex<VecDeque<Answer>>>,
@@ -75,7 +75,7 @@ impl Server {
         }
     }
 
-    /// The query of request number `i` once it has come.
+    /// Returns the query of request number `i` once it has arrived.
     fn asked(&self, i: usize) -> String {
         self.asked.lock().unwrap()[i].clone()
     }
@@ -100,7 +100,7 @@ fn namespace(name: &str, version: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "resourceVersion": version}})
 }
 
-/// The next event in short, or a panic after some time without any.
+/// Returns the next event in short; panics after some time without one.
 async fn next(events: &mut (impl Stream<Item = Event> + Unpin)) -> String {
     let event = tokio::time::timeout(Duration::from_secs(40), events.next()).await.expect("no event").unwrap();
     short(&event)
@@ -246,7 +246,7 @@ async fn what_is_not_understood_comes_with_a_diagnostic() {
     assert!(server.asked(0).starts_with("/apis/networking.k8s.io/v1/networkpolicies?"), "{}", server.asked(0));
 }
 
-/// Every kind is listed before the world is said to be whole, whatever the order.
+/// `InSync` is sent after every kind has been listed, in whatever order.
 #[tokio::test]
 async fn in_sync_comes_once_after_all_kinds() {
     let app = Router::new().fallback(|uri: Uri| async move {
@@ -265,7 +265,7 @@ async fn in_sync_comes_once_after_all_kinds() {
     assert_eq!(seen.iter().filter(|event| *event == "connected").count(), Kind::ALL.len(), "{seen:?}");
 }
 
-/// A kind whose definition comes, goes and comes back while the watch runs.
+/// A kind whose definition is created, deleted and created again while the watch runs.
 #[tokio::test]
 async fn a_kind_may_come_and_go() {
     let definition = |established: &str| {
@@ -309,7 +309,7 @@ async fn a_kind_may_come_and_go() {
     assert!(server.asked(2).starts_with("/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies?"));
 }
 
-/// From the server's line to the event: nothing may sit and wait for more.
+/// An event is delivered as soon as the server has sent its line.
 #[tokio::test]
 async fn an_event_is_there_as_soon_as_its_line() {
     let (lines, watch) = watched();

@@ -1,17 +1,17 @@
-//! The memory that policies take up in a program that holds them ready for decisions.
+//! Memory that a planner needs for policies.
 //!
-//! The figures are estimates, a little more than what was measured: a policy of 38,000 single addresses takes up 8.5 MB
-//! in a planner, one of 24,000 selectors 13 MB, one of 32,000 ports 1.1 MB (`cargo bench --bench planner`, `memory`).
+//! The figures are estimates, a little above the measured ones. In a planner a policy of 38,000 single addresses needs
+//! 8.5 MB, one of 24,000 selectors 13 MB, one of 32,000 ports 1.1 MB (`cargo bench --bench planner`, `memory`).
 
 use crate::{Action, Direction, Name, Peer, Peers, Policy, PortMatch, Ports, Requirement, Rule, Selector};
 
-/// Bytes of a policy without rules, its names and what is kept about it included.
+/// Bytes of a policy without rules, including its names and its bookkeeping.
 const POLICY: usize = 1024;
-/// Bytes of a rule that speaks of everybody and every port.
+/// Bytes of a rule with any peer and any port.
 const RULE: usize = 320;
-/// Bytes of a port or a range of ports.
+/// Bytes of a port or a port range.
 const PORT: usize = 48;
-/// Bytes of an address block, and of one that is excepted from it.
+/// Bytes of an `ipBlock`, and of each `except` in it.
 const BLOCK: usize = 240;
 const EXCEPTION: usize = 80;
 /// Bytes of a selector in a rule, without its requirements.
@@ -21,7 +21,7 @@ const REQUIREMENT: usize = 160;
 const VALUE: usize = 80;
 
 impl Policy {
-    /// About how many bytes of memory a planner needs for this policy.
+    /// Estimated bytes that a planner needs for this policy.
     pub fn memory(&self) -> usize {
         let rules = [Direction::Ingress, Direction::Egress].into_iter().filter_map(|direction| self.rules(direction));
         let rules: usize = rules.flatten().map(rule).sum();
@@ -30,7 +30,7 @@ impl Policy {
 }
 
 impl Selector {
-    /// About how many bytes of memory the requirements take up.
+    /// Estimated bytes of the requirements.
     pub fn memory(&self) -> usize {
         self.requirements().map(requirement).sum()
     }

@@ -4,8 +4,8 @@ use std::fmt;
 
 use crate::{DomainPattern, IpBlock, Name, PortRange, Protocol, Selector};
 
-/// Bytes of a subject that are kept of a policy without its rules.
-const MOST_OF_SUBJECT: usize = 4096;
+/// Largest subject that a policy without its rules keeps, in bytes.
+const MAX_SUBJECT_BYTES: usize = 4096;
 
 /// The identity of a policy object.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,8 +102,8 @@ pub struct Policy {
     pub ingress: Option<Vec<Rule>>,
     /// Rules for connections out of the subject.
     pub egress: Option<Vec<Rule>>,
-    /// The rules are not here, for there is no memory for them: the lists are empty, and whoever the policy selects is
-    /// denied everything in the directions it governs.
+    /// True if the rules were dropped because there is no memory for them. The lists are empty then, and every pod that
+    /// the policy selects is denied everything in the directions that the policy governs.
     pub rules_withheld: bool,
 }
 
@@ -116,12 +116,12 @@ impl Policy {
         }
     }
 
-    /// The same policy without its rules. A subject that takes up more memory than is kept of such a policy becomes the
-    /// whole namespace: more is denied than its author asked for, and of that namespace alone.
+    /// The same policy without its rules. A subject that needs too much memory becomes the whole namespace. So more is
+    /// denied than the author asked for, but only in that namespace.
     #[must_use]
     pub fn without_rules(&self) -> Self {
         let PodSelection { namespaces, pods } = &self.subject;
-        let pods = if pods.memory() > MOST_OF_SUBJECT { Selector::everything() } else { pods.clone() };
+        let pods = if pods.memory() > MAX_SUBJECT_BYTES { Selector::everything() } else { pods.clone() };
         let empty = |rules: &Option<Vec<Rule>>| rules.as_ref().map(|_| Vec::new());
         Self {
             id: self.id.clone(),
@@ -161,7 +161,7 @@ pub enum NamespaceSelection {
 }
 
 impl NamespaceSelection {
-    /// About how many bytes of memory it takes up.
+    /// Estimated bytes of the selection.
     pub fn memory(&self) -> usize {
         match self {
             Self::Named(_) => 0,

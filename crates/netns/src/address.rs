@@ -10,16 +10,16 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use crate::{Error, Netlink, Result};
 
 impl Netlink {
-    /// Gives a link an address. IPv6 addresses skip duplicate address detection: they are usable at once. Link-local
-    /// addresses of both families get link scope, so that the kernel does not choose them as the source of packets
-    /// that leave the link.
+    /// Adds an address to a link. IPv6 addresses skip duplicate address detection, so they are usable at once.
+    /// Link-local addresses of both families get link scope, so that the kernel does not choose them as the source of
+    /// packets that leave the link.
     pub fn add_address(&mut self, link: &str, address: IpNet) -> Result<()> {
         let index = self.link_index(link)?;
         self.change(RouteNetlinkMessage::NewAddress(message(index, address)), NLM_F_CREATE | NLM_F_EXCL)
             .map_err(|cause| Error::new("add address", format!("{address} to {link}"), cause))
     }
 
-    /// Takes an address from a link. One that is not there is no error.
+    /// Removes an address from a link. No error if it does not exist.
     pub fn delete_address(&mut self, link: &str, address: IpNet) -> Result<()> {
         let index = self.link_index(link)?;
         let deleted = self
@@ -31,7 +31,7 @@ impl Netlink {
         }
     }
 
-    /// Addresses of all links: interface index and address with prefix length.
+    /// Returns the addresses of all links: interface index and address with prefix length.
     pub fn addresses(&mut self) -> Result<Vec<(u32, IpNet)>> {
         let answers = self
             .dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))
@@ -65,7 +65,7 @@ fn is_link_local(ip: IpAddr) -> bool {
 /// The link and the address of a message.
 pub(crate) fn parse(message: RouteNetlinkMessage) -> Option<(u32, IpNet)> {
     let RouteNetlinkMessage::NewAddress(message) = message else { return None };
-    // IFA_LOCAL is the link's own address where the two differ (point to point); IPv6 often has only IFA_ADDRESS.
+    // IFA_LOCAL is the link's own address if the two differ (point to point). IPv6 often has only IFA_ADDRESS.
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(ip) => Some(*ip),
         _ => None,

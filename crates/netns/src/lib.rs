@@ -7,7 +7,7 @@
 //!     └──────netlink()───────► Netlink: links, addresses, routes of that namespace, usable from any thread
 //! ```
 //!
-//! Nothing here changes the namespace of a calling thread: entering happens on threads made for it.
+//! Nothing here changes the namespace of a calling thread. Other namespaces are entered by new threads only.
 #![forbid(unsafe_code)]
 
 mod address;

@@ -1,4 +1,4 @@
-//! Links: veth pairs across namespaces, bridges, up, found, deleted.
+//! Links: created (veth pairs across namespaces, bridges), changed, found and deleted.
 
 use std::os::fd::{AsFd as _, AsRawFd as _};
 
@@ -23,17 +23,17 @@ pub struct Link {
     pub kind: String,
     /// Hardware address; empty where there is none.
     pub hardware_address: Vec<u8>,
-    /// The link is administratively up.
+    /// True if the link is administratively up.
     pub up: bool,
     /// Index of the bridge it belongs to, if any.
     pub controller: Option<u32>,
     /// Index of the other end of a veth pair, in the other end's namespace.
     pub peer: Option<u32>,
-    /// The id of the peer's namespace in this one, if it is another. The id means something to the kernel only.
+    /// Id of the peer's namespace in this one, if it is another. Only the kernel can resolve the id.
     pub peer_namespace: Option<i32>,
     /// Tunnels that end here.
     pub tunnels: Vec<Tunnel>,
-    /// Largest packet it carries, in bytes.
+    /// Its MTU, in bytes.
     pub mtu: u32,
 }
 
@@ -47,7 +47,7 @@ pub struct VethEnd<'a> {
 }
 
 impl Netlink {
-    /// Makes a veth pair, each end in its namespace from the start: neither ever shows up in the namespace of this
+    /// Creates a veth pair, each end in its namespace from the start. Neither end ever appears in the namespace of this
     /// connection or of the caller.
     pub fn add_veth(&mut self, here: VethEnd<'_>, there: VethEnd<'_>, mtu: Option<u32>) -> Result<()> {
         let mut message = end_message(here, mtu);
@@ -59,7 +59,7 @@ impl Netlink {
             .map_err(|cause| Error::new("create veth pair", format!("{}–{}", here.name, there.name), cause))
     }
 
-    /// Makes a bridge.
+    /// Creates a bridge.
     pub fn add_bridge(&mut self, name: &str) -> Result<()> {
         let mut message = LinkMessage::default();
         message.attributes = vec![
@@ -70,7 +70,7 @@ impl Netlink {
             .map_err(|cause| Error::new("create bridge", name, cause))
     }
 
-    /// All links, by index.
+    /// Returns all links, by index.
     pub fn links(&mut self) -> Result<Vec<Link>> {
         let answers = self
             .dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))
@@ -80,14 +80,14 @@ impl Netlink {
         Ok(links)
     }
 
-    /// The link of that name, if there is one.
+    /// Returns the link of this name, if there is one.
     pub fn find_link(&mut self, name: &str) -> Result<Option<Link>> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
         self.find(message, name)
     }
 
-    /// The link of that index, if there is one.
+    /// Returns the link of this index, if there is one.
     pub fn find_index(&mut self, index: u32) -> Result<Option<Link>> {
         let mut message = LinkMessage::default();
         message.header.index = index;
@@ -104,7 +104,7 @@ impl Netlink {
         }
     }
 
-    /// Index of the link of that name.
+    /// Returns the index of the link of this name.
     pub fn link_index(&mut self, name: &str) -> Result<u32> {
         let absent = || Error::new("find link", name, std::io::Error::from(std::io::ErrorKind::NotFound));
         self.find_link(name)?.map(|link| link.index).ok_or_else(absent)
@@ -125,7 +125,7 @@ impl Netlink {
         self.change(RouteNetlinkMessage::SetLink(message), 0).map_err(|cause| Error::new("set down link", name, cause))
     }
 
-    /// Gives a link another name.
+    /// Renames a link.
     pub fn rename_link(&mut self, name: &str, to: &str) -> Result<()> {
         let mut message = self.existing(name)?;
         message.attributes.push(LinkAttribute::IfName(to.to_owned()));
@@ -133,8 +133,8 @@ impl Netlink {
             .map_err(|cause| Error::new("rename link", format!("{name} to {to}"), cause))
     }
 
-    /// Has a link take packets whose answer would leave by another: loose reverse path filtering (RFC 3704), in IPv4.
-    /// Over netlink, as `/proc/sys` is read-only in most containers.
+    /// Makes a link accept packets whose reply would leave by another link: loose reverse path filtering (RFC 3704),
+    /// for IPv4. Netlink is used because `/proc/sys` is read-only in most containers.
     pub fn set_loose_reverse_path(&mut self, name: &str) -> Result<()> {
         let mut message = self.existing(name)?;
         let mut settings = InetDevConf::default();
@@ -154,7 +154,7 @@ impl Netlink {
             .map_err(|cause| Error::new("attach to bridge link", name, cause))
     }
 
-    /// Deletes a link, and with a veth its other end. One that does not exist is no error.
+    /// Deletes a link, and with a veth its other end. No error if it does not exist.
     pub fn delete_link(&mut self, name: &str) -> Result<()> {
         let Some(found) = self.find_link(name)? else { return Ok(()) };
         let mut message = LinkMessage::default();
@@ -183,7 +183,7 @@ fn end_message(end: VethEnd<'_>, mtu: Option<u32>) -> LinkMessage {
     message
 }
 
-/// The link of a message.
+/// Parses the link of a message.
 pub(crate) fn read(message: RouteNetlinkMessage) -> Option<Link> {
     let RouteNetlinkMessage::NewLink(message) = message else { return None };
     let mut link = Link {

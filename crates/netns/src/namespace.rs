@@ -1,4 +1,4 @@
-//! Named network namespaces: made, found, entered by threads and processes of their own, deleted.
+//! Named network namespaces: created, found, entered by threads and processes of their own, deleted.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,7 +21,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Makes a new namespace under a name that must be free. Its loopback link is down.
+    /// Creates a namespace under an unused name. Its loopback link is down.
     pub fn create(name: &str) -> Result<Self> {
         let fail = |cause: io::Error| Error::new("create network namespace", name, cause);
         let path = named_path(name).map_err(fail)?;
@@ -34,14 +34,14 @@ impl Namespace {
         });
         bound.flatten().and_then(|()| File::open(&path)).map(|file| Self { name: name.to_owned(), file }).map_err(
             |cause| {
-                // The name alone is of no use: leave nothing behind. What fails here was never mounted.
+                // The name alone is useless, so it is removed. Nothing has been mounted there.
                 let _ = fs::remove_file(&path);
                 fail(cause)
             },
         )
     }
 
-    /// Opens the namespace of that name.
+    /// Opens the namespace of this name.
     pub fn open(name: &str) -> Result<Self> {
         let fail = |cause: io::Error| Error::new("open network namespace", name, cause);
         let path = named_path(name).map_err(fail)?;
@@ -63,13 +63,13 @@ impl Namespace {
         Ok(Self { name, file })
     }
 
-    /// The namespace of the calling thread.
+    /// Opens the namespace of the calling thread.
     pub fn current() -> Result<Self> {
         Self::open_path(Path::new("/proc/thread-self/ns/net"))
     }
 
-    /// Takes away the name. The namespace itself goes when nothing (process, socket, handle) is in it any more.
-    /// A name that does not exist is no error: deleting is idempotent.
+    /// Removes the name. The kernel deletes the namespace when nothing (process, socket, handle) uses it any more. No
+    /// error if the name does not exist.
     pub fn delete(name: &str) -> Result<()> {
         let fail = |cause: io::Error| Error::new("delete network namespace", name, cause);
         let path = named_path(name).map_err(fail)?;
@@ -85,7 +85,7 @@ impl Namespace {
         }
     }
 
-    /// Names of all named namespaces that begin with `prefix`, sorted.
+    /// Returns the names of all named namespaces that begin with `prefix`, sorted.
     pub fn list(prefix: &str) -> Result<Vec<String>> {
         let fail = |cause| Error::new("list network namespaces in", RUN_DIR, cause);
         let entries = match fs::read_dir(RUN_DIR) {
@@ -104,7 +104,7 @@ impl Namespace {
         Ok(names)
     }
 
-    /// The name it was made or opened by.
+    /// Name by which the namespace was created or opened.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -120,8 +120,8 @@ impl Namespace {
         Ok(metadata.ino())
     }
 
-    /// Runs a closure inside the namespace, on a thread of its own, and gives back what it returns. Sockets opened
-    /// inside belong to the namespace for good, wherever they are used afterwards.
+    /// Runs a closure inside the namespace, on a thread of its own, and returns its result. Sockets opened inside
+    /// belong to the namespace for good, wherever they are used afterwards.
     pub fn run<T: Send>(&self, closure: impl FnOnce() -> T + Send) -> Result<T> {
         on_thread("netns-run", || {
             setns(&self.file, CloneFlags::CLONE_NEWNET)?;
@@ -149,7 +149,7 @@ impl AsFd for Namespace {
     }
 }
 
-/// Path of a name, which must be a plain file name.
+/// Returns the path of a name, which must be a plain file name.
 fn named_path(name: &str) -> io::Result<PathBuf> {
     if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not usable as a file name"));
@@ -157,7 +157,7 @@ fn named_path(name: &str) -> io::Result<PathBuf> {
     Ok(Path::new(RUN_DIR).join(name))
 }
 
-/// True if an open file is a namespace: only namespaces are on the kernel's nsfs, which has `/proc/self/ns` too.
+/// True if an open file is a namespace. Only namespaces are on the kernel's nsfs, as `/proc/self/ns` is.
 fn is_namespace(file: &File) -> bool {
     let device = |metadata: io::Result<fs::Metadata>| metadata.map(|metadata| metadata.dev()).ok();
     let known = device(fs::metadata("/proc/thread-self/ns/net"));

@@ -13,7 +13,7 @@ use crate::{Error, Netlink, Result};
 /// An Ethernet address.
 pub type HardwareAddress = [u8; 6];
 
-/// A neighbour that is not asked for.
+/// A neighbour that needs no resolution.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Neighbour {
     /// Name of the link.
@@ -31,73 +31,73 @@ pub struct Forward {
     pub link: String,
     /// The destination of the frame.
     pub hardware_address: HardwareAddress,
-    /// The peer that has it.
+    /// The peer with this hardware address.
     pub remote: IpAddr,
 }
 
 impl Netlink {
-    /// Tells a link a neighbour, in place of what it knew of that address.
+    /// Sets a neighbour entry, and replaces an earlier one.
     pub fn set_neighbour(&mut self, neighbour: &Neighbour) -> Result<()> {
         let message = self.neighbour_message(neighbour)?;
         self.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
             .map_err(|cause| Error::new("set neighbour", neighbour.address.to_string(), cause))
     }
 
-    /// Forgets a neighbour. One that is not there is no error.
+    /// Deletes a neighbour entry. No error if it does not exist.
     pub fn delete_neighbour(&mut self, neighbour: &Neighbour) -> Result<()> {
         let message = self.neighbour_message(neighbour)?;
         gone(self.change(RouteNetlinkMessage::DelNeighbour(message), 0), "delete neighbour", neighbour.address)
     }
 
-    /// The permanent neighbour entries of a link.
+    /// Returns the permanent neighbour entries of a link.
     pub fn neighbours(&mut self, link: &str) -> Result<Vec<Neighbour>> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let told = self.told(link, family)?.into_iter().filter_map(|message| {
+            let entries = self.permanent(link, family)?.into_iter().filter_map(|message| {
                 let (address, hardware_address) = read(&message)?;
                 Some(Neighbour { link: link.to_owned(), address, hardware_address })
             });
-            found.extend(told);
+            found.extend(entries);
         }
         Ok(found)
     }
 
-    /// Tells a VXLAN link where to send frames for a hardware address, in place of what it knew of it.
+    /// Sets the destination of frames for a hardware address, and replaces an earlier one.
     pub fn set_forward(&mut self, forward: &Forward) -> Result<()> {
         let message = self.forward_message(forward)?;
         self.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
             .map_err(|cause| Error::new("set VXLAN peer", forward.remote.to_string(), cause))
     }
 
-    /// Takes that back. What is not there is no error.
+    /// Deletes a forwarding entry. No error if it does not exist.
     pub fn delete_forward(&mut self, forward: &Forward) -> Result<()> {
         let message = self.forward_message(forward)?;
         gone(self.change(RouteNetlinkMessage::DelNeighbour(message), 0), "delete VXLAN peer", forward.remote)
     }
 
-    /// The forwarding entries of a VXLAN link.
+    /// Returns the forwarding entries of a VXLAN link.
     pub fn forwards(&mut self, link: &str) -> Result<Vec<Forward>> {
-        let told = self.told(link, AddressFamily::Bridge)?;
+        let entries = self.permanent(link, AddressFamily::Bridge)?;
         let read = |message: NeighbourMessage| {
             let (remote, hardware_address) = read(&message)?;
             Some(Forward { link: link.to_owned(), hardware_address, remote })
         };
-        Ok(told.into_iter().filter_map(read).collect())
+        Ok(entries.into_iter().filter_map(read).collect())
     }
 
-    /// Entries of a link that do not expire.
-    fn told(&mut self, link: &str, family: AddressFamily) -> Result<Vec<NeighbourMessage>> {
+    /// Returns the entries of a link that do not expire.
+    fn permanent(&mut self, link: &str, family: AddressFamily) -> Result<Vec<NeighbourMessage>> {
         let index = self.link_index(link)?;
         let mut message = NeighbourMessage::default();
         message.header.family = family;
         let answers = self
             .dump(RouteNetlinkMessage::GetNeighbour(message))
             .map_err(|cause| Error::new("list neighbours of", link, cause))?;
-        let told = answers.into_iter().filter_map(|answer| match answer {
+        let entries = answers.into_iter().filter_map(|answer| match answer {
             RouteNetlinkMessage::NewNeighbour(message) => Some(message),
             _ => None,
         });
-        Ok(told
+        Ok(entries
             .filter(|message| message.header.ifindex == index && message.header.state == NeighbourState::Permanent)
             .collect())
     }
@@ -109,7 +109,7 @@ impl Netlink {
 
     fn forward_message(&mut self, forward: &Forward) -> Result<NeighbourMessage> {
         let mut message = self.entry(&forward.link, AddressFamily::Bridge, forward.remote, forward.hardware_address)?;
-        // In the link itself, not in a bridge it may be a port of.
+        // The entry is in the link itself, not in a bridge that the link may be a port of.
         message.header.flags = NeighbourFlags::Own;
         Ok(message)
     }
@@ -156,7 +156,7 @@ fn read(message: &NeighbourMessage) -> Option<(IpAddr, HardwareAddress)> {
     Some((address?, hardware_address?))
 }
 
-/// An address; the number of bytes decides its family.
+/// Parses an address. The number of bytes decides its family.
 fn from_bytes(bytes: &[u8]) -> Option<IpAddr> {
     let four = <[u8; 4]>::try_from(bytes).map(|bytes| Ipv4Addr::from(bytes).into());
     four.or_else(|_longer| <[u8; 16]>::try_from(bytes).map(|bytes| Ipv6Addr::from(bytes).into())).ok()

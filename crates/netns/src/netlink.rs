@@ -8,7 +8,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 use crate::{Error, Result};
 
-/// A connection to one namespace's links, addresses and routes. It belongs to the namespace it was opened in.
+/// A connection to the links, addresses and routes of one namespace: that in which it was opened.
 #[derive(Debug)]
 pub struct Netlink {
     socket: Socket,
@@ -21,7 +21,7 @@ impl Netlink {
         let open = || -> io::Result<Socket> {
             let mut socket = Socket::new(NETLINK_ROUTE)?;
             socket.bind_auto()?;
-            // With strict checking, unknown attributes are errors and dumps honour their filters.
+            // With strict checking, unknown attributes are errors and the kernel honours filters of dumps.
             socket.set_netlink_get_strict_chk(true)?;
             socket.connect(&SocketAddr::new(0, 0))?;
             Ok(socket)
@@ -35,12 +35,12 @@ impl Netlink {
         self.request(message, NLM_F_REQUEST | NLM_F_ACK | flags).map(drop)
     }
 
-    /// Asks for one object.
+    /// Requests one object.
     pub(crate) fn get(&mut self, message: RouteNetlinkMessage) -> io::Result<Option<RouteNetlinkMessage>> {
         Ok(self.request(message, NLM_F_REQUEST | NLM_F_ACK)?.pop())
     }
 
-    /// Asks for all objects of a kind.
+    /// Requests all objects of a kind.
     pub(crate) fn dump(&mut self, message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.request(message, NLM_F_REQUEST | NLM_F_DUMP)
     }
@@ -58,7 +58,7 @@ impl Netlink {
         self.answers()
     }
 
-    /// Reads until the kernel says that was all.
+    /// Reads messages up to the end of the answer.
     fn answers(&self) -> io::Result<Vec<RouteNetlinkMessage>> {
         let mut answers = Vec::new();
         loop {
@@ -67,7 +67,7 @@ impl Netlink {
             while !rest.is_empty() {
                 let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
                     .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))?;
-                // Messages are padded to four bytes; one that claims no length would keep this loop here for ever.
+                // Messages are padded to four bytes. A message of length 0 would keep this loop here for ever.
                 let length = (message.header.length as usize).next_multiple_of(4).max(4);
                 rest = rest.get(length..).unwrap_or_default();
                 if message.header.sequence_number != self.sequence {

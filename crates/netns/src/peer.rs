@@ -1,4 +1,4 @@
-//! The other end of a link, asked of the kernel without going into its namespace.
+//! The other end of a link, requested from the kernel without entering its namespace.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,18 +14,18 @@ use crate::{Error, HardwareAddress, Link, Netlink, Result, address, link};
 const LINK_TARGET_NAMESPACE: u16 = 46;
 const ADDRESS_TARGET_NAMESPACE: u16 = 10;
 
-/// The other end of a link as its own namespace sees it now. Who is in that namespace may change it.
+/// The other end of a link, as its own namespace sees it now. Processes in that namespace may change it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
-    /// Hardware address, of an Ethernet link.
+    /// Hardware address, if it is an Ethernet link.
     pub hardware_address: Option<HardwareAddress>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
 }
 
 impl Netlink {
-    /// The other end of a link, if that is in another namespace. None if there is none, or it has just gone. Needs
-    /// `CAP_NET_ADMIN` over that namespace.
+    /// Returns the other end of a link, if it is in another namespace. None if there is no other end, or it has just
+    /// been deleted. Needs `CAP_NET_ADMIN` over that namespace.
     pub fn peer(&mut self, of: &Link) -> Result<Option<Peer>> {
         let (Some(namespace), Some(index)) = (of.peer_namespace, of.peer) else { return Ok(None) };
         let peer = self.peer_in(namespace, index);

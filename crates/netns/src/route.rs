@@ -13,27 +13,27 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::{Error, Netlink, Result};
 
-/// The table that everybody reads.
+/// The main routing table.
 pub const MAIN_TABLE: u8 = RouteHeader::RT_TABLE_MAIN;
-/// The protocol of routes that an administrator made (`RTPROT_STATIC`).
+/// Protocol of routes that an administrator created (`RTPROT_STATIC`).
 const STATIC: u8 = 4;
 
-/// A route to hosts, or one that says there is none.
+/// A route, or an unreachable one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// The destination; a prefix of length 0 is the default route.
     pub destination: IpNet,
-    /// Next hop; none means directly on the link.
+    /// Next hop. None: the destination is on the link.
     pub gateway: Option<IpAddr>,
-    /// Name of the link it leaves by; none lets the kernel find it by the gateway.
+    /// Name of the outgoing link. None: the kernel finds it by the gateway.
     pub link: Option<String>,
-    /// Address the node's own packets along this route carry as source.
+    /// Source address of the node's own packets along this route.
     pub source: Option<IpAddr>,
-    /// Packets are refused with an ICMP error instead of being forwarded.
+    /// True if packets are refused with an ICMP error instead of being forwarded.
     pub unreachable: bool,
     /// The table it is in.
     pub table: u8,
-    /// The protocol that made it, by its number in `/etc/iproute2/rt_protos`.
+    /// The protocol that created it, by its number in `/etc/iproute2/rt_protos`.
     pub protocol: u8,
 }
 
@@ -48,7 +48,7 @@ impl Route {
         Self { link: Some(link.to_owned()), ..Self::to(destination) }
     }
 
-    /// Refuses packets to the destination, unless a longer prefix says otherwise.
+    /// A route that refuses packets to the destination, unless a longer prefix matches.
     pub fn unreachable(destination: IpNet) -> Self {
         Self { unreachable: true, ..Self::to(destination) }
     }
@@ -79,7 +79,7 @@ impl Route {
         self
     }
 
-    /// The same, over this link even where no address makes the gateway look reachable.
+    /// The same, over this link even if no address makes the gateway look reachable.
     #[must_use]
     pub fn on_link(mut self, link: &str) -> Self {
         self.link = Some(link.to_owned());
@@ -88,14 +88,14 @@ impl Route {
 }
 
 impl Netlink {
-    /// Sets a route, in place of one to the same destination.
+    /// Sets a route, and replaces one to the same destination.
     pub fn set_route(&mut self, route: &Route) -> Result<()> {
         let message = self.route_message(route)?;
         self.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
             .map_err(|cause| Error::new("set route to", route.destination.to_string(), cause))
     }
 
-    /// Deletes a route. One that is not there is no error.
+    /// Deletes a route. No error if it does not exist.
     pub fn delete_route(&mut self, route: &Route) -> Result<()> {
         let message = self.route_message(route)?;
         let deleted = self
@@ -107,7 +107,7 @@ impl Netlink {
         }
     }
 
-    /// All routes that a protocol made, in every table, of both families.
+    /// Returns all routes that a protocol created, in every table, of both families.
     pub fn routes_by(&mut self, protocol: u8) -> Result<Vec<Route>> {
         let names: HashMap<u32, String> = self.links()?.into_iter().map(|link| (link.index, link.name)).collect();
         let mut found = Vec::new();
@@ -122,14 +122,14 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Index of the link by which exactly this address is reached: that of its host route (/32 or /128). None if only
-    /// a wider route, a local address or nothing matches, or if it is behind a gateway.
+    /// Returns the index of the link by which exactly this address is reached: that of its host route (/32 or /128).
+    /// None if only a wider route, a local address or nothing matches, or if the address is behind a gateway.
     pub fn route_ifindex(&mut self, address: IpAddr) -> Result<Option<u32>> {
         let host = IpNet::from(address);
         let mut message = RouteMessage::default();
         message.header.address_family = family(address);
         message.header.destination_prefix_length = host.prefix_len();
-        // The matching entry itself rather than the cloned result, which is always a host route.
+        // The matching entry, not the cloned result, which is always a host route.
         message.header.flags = RouteFlags::FibMatch;
         message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(address))];
         match self.get(RouteNetlinkMessage::GetRoute(message)) {
@@ -191,7 +191,7 @@ fn parse(message: RouteNetlinkMessage, protocol: u8, names: &HashMap<u32, String
             }
             RouteAttribute::Gateway(via) => route.gateway = address(&via),
             RouteAttribute::PrefSource(from) => route.source = address(&from),
-            // Those of IPv6 that lead nowhere are said to be on the loopback link.
+            // The kernel reports unreachable routes of IPv6 on the loopback link.
             RouteAttribute::Oif(index) if !route.unreachable => route.link = names.get(&index).cloned(),
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Rules that say for whose packets a table of routes is read.
+//! Rules that select the routing table for packets.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use crate::{Error, Netlink, Result};
 
-/// Packets from here look into a table; what they do not find there, in the tables of later rules.
+/// A rule that sends packets from a source to a table. If no route there matches, later rules apply.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
     /// The priority: rules with lower numbers come first.
@@ -21,7 +21,7 @@ pub struct Rule {
 }
 
 impl Netlink {
-    /// Makes a rule. One that is there already is no error.
+    /// Creates a rule. No error if it exists already.
     pub fn add_rule(&mut self, rule: &Rule) -> Result<()> {
         let added = self
             .change(RouteNetlinkMessage::NewRule(message(rule)), NLM_F_CREATE | NLM_F_EXCL)
@@ -32,7 +32,7 @@ impl Netlink {
         }
     }
 
-    /// Deletes a rule. One that is not there is no error.
+    /// Deletes a rule. No error if it does not exist.
     pub fn delete_rule(&mut self, rule: &Rule) -> Result<()> {
         let deleted = self
             .change(RouteNetlinkMessage::DelRule(message(rule)), 0)
@@ -43,7 +43,7 @@ impl Netlink {
         }
     }
 
-    /// The rules of a priority, of both families.
+    /// Returns the rules of a priority, of both families.
     pub fn rules_at(&mut self, priority: u32) -> Result<Vec<Rule>> {
         let mut found = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {

@@ -6,20 +6,20 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
 use crate::{Error, Result};
 
-/// Question and answer, as `linux/netfilter/nfnetlink.h` and `nf_tables.h` number them.
+/// Request and answer, as `linux/netfilter/nfnetlink.h` and `nf_tables.h` number them.
 const TABLES: u16 = 10 << 8;
 const GET_GENERATION: u16 = TABLES | 16;
 const NEW_GENERATION: u16 = TABLES | 15;
-/// The attribute of the answer that is the number, in network order.
+/// The attribute of the answer with the number, in network order.
 const GENERATION: u16 = 1;
 /// Lengths of the headers of a message, of netfilter, and of an attribute.
 const HEADERS: [usize; 3] = [16, 4, 4];
 
-/// The number of the last change of any table of nftables in the network namespace of the calling thread. While it
+/// Returns the number of the last change of any nftables table in the network namespace of the calling thread. While it
 /// stays the same, no table has changed.
 ///
 /// # Errors
-/// A kernel without nftables, or no right to ask (`CAP_NET_ADMIN`).
+/// If the kernel has no nftables, or without permission (`CAP_NET_ADMIN`).
 pub fn ruleset_generation() -> Result<u32> {
     ask().map_err(|cause| Error::new("read", "the generation of nftables", cause))
 }
@@ -29,24 +29,24 @@ fn ask() -> io::Result<u32> {
     socket.bind_auto()?;
     socket.connect(&SocketAddr::new(0, 0))?;
     let length = HEADERS[0] + HEADERS[1];
-    let mut question = vec![0; length];
-    question[0..4].copy_from_slice(&u32::try_from(length).unwrap_or_default().to_ne_bytes());
-    question[4..6].copy_from_slice(&GET_GENERATION.to_ne_bytes());
-    // A request.
-    question[6..8].copy_from_slice(&1_u16.to_ne_bytes());
-    socket.send(&question, 0)?;
+    let mut request = vec![0; length];
+    request[0..4].copy_from_slice(&u32::try_from(length).unwrap_or_default().to_ne_bytes());
+    request[4..6].copy_from_slice(&GET_GENERATION.to_ne_bytes());
+    // `NLM_F_REQUEST`.
+    request[6..8].copy_from_slice(&1_u16.to_ne_bytes());
+    socket.send(&request, 0)?;
     let (answer, _kernel) = socket.recv_from_full()?;
     read(&answer)
 }
 
-/// Reads the answer: a message of one attribute and more, or an error.
+/// Parses the answer: a message with attributes, or an error.
 fn read(answer: &[u8]) -> io::Result<u32> {
     let odd = || io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer cannot be read");
     let short = |at: usize| Some(u16::from_ne_bytes(answer.get(at..at + 2)?.try_into().ok()?));
     let long = |at: usize| -> Option<[u8; 4]> { answer.get(at..at + 4)?.try_into().ok() };
     match short(4).ok_or_else(odd)? {
         NEW_GENERATION => {}
-        // An error: its number, negative, follows the header.
+        // An error: its negative number follows the header.
         2 => return Err(io::Error::from_raw_os_error(-i32::from_ne_bytes(long(HEADERS[0]).ok_or_else(odd)?))),
         _ => return Err(odd()),
     }
@@ -55,7 +55,7 @@ fn read(answer: &[u8]) -> io::Result<u32> {
         if kind & 0x3fff == GENERATION {
             return long(at + HEADERS[2]).map(u32::from_be_bytes).ok_or_else(odd);
         }
-        // Attributes are padded to four bytes; one that claims no length would keep this loop here for ever.
+        // Attributes are padded to four bytes. An attribute of length 0 would keep this loop here for ever.
         at += usize::from(length).next_multiple_of(4).max(4);
     }
     Err(odd())

@@ -1,4 +1,4 @@
-//! The directory where namespaces have their names, which all programs of the machine share.
+//! The directory with the names of namespaces, which all programs of the machine share.
 //!
 //! The first `ip netns add` on a machine mounts the directory over itself, with what is mounted below. Namespaces that
 //! had their names before are then mounted twice, and the lower mounts are covered: no path leads there, and the file
@@ -20,14 +20,13 @@ pub const RUN_DIR: &str = "/run/netns";
 
 const NOTHING: Option<&str> = None;
 
-/// Makes the directory a shared mount of its own, as iproute2 does, and under the same lock. Nobody then mounts it
-/// again.
+/// Makes the directory a shared mount, as iproute2 does and under the same lock. No program then mounts it again.
 pub(crate) fn share() -> io::Result<()> {
     fs::create_dir_all(RUN_DIR)?;
     let _lock = Flock::lock(File::open(RUN_DIR)?, FlockArg::LockExclusive).map_err(|(_, error)| error)?;
     let shared = || mount(NOTHING, RUN_DIR, NOTHING, MsFlags::MS_SHARED | MsFlags::MS_REC, NOTHING);
     match shared() {
-        // It is no mount yet.
+        // The directory is no mount yet.
         Err(Errno::EINVAL) => {
             mount(Some(RUN_DIR), RUN_DIR, NOTHING, MsFlags::MS_BIND | MsFlags::MS_REC, NOTHING)?;
             Ok(shared()?)
@@ -36,7 +35,7 @@ pub(crate) fn share() -> io::Result<()> {
     }
 }
 
-/// Runs a closure where the directory is as it is below all that was mounted over it: in a mount namespace of its own.
+/// Runs a closure in a mount namespace in which everything that was mounted over the directory is unmounted.
 pub(crate) fn uncovered<T: Send>(closure: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     on_thread("netns-uncover", || {
         unshare(CloneFlags::CLONE_NEWNS)?;
@@ -48,8 +47,8 @@ pub(crate) fn uncovered<T: Send>(closure: impl FnOnce() -> io::Result<T> + Send)
     .flatten()
 }
 
-/// Removes the file of a name that something covered is mounted on. The kernel refuses that where the mount can be
-/// seen, and takes it away everywhere else together with the file.
+/// Removes the file of a name on which a covered mount is. The kernel refuses that if the mount is visible here.
+/// Everywhere else it removes the mount together with the file.
 pub(crate) fn remove_covered(path: &Path) -> io::Result<()> {
     uncovered(|| {
         unmount_all(path)?;
@@ -57,7 +56,7 @@ pub(crate) fn remove_covered(path: &Path) -> io::Result<()> {
     })
 }
 
-/// Unmounts whatever is mounted on a path, however often.
+/// Unmounts all mounts of a path.
 fn unmount_all(path: &Path) -> io::Result<()> {
     loop {
         match umount2(path, MntFlags::MNT_DETACH) {
@@ -68,7 +67,7 @@ fn unmount_all(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Runs a closure on a thread of its own and waits; a panic there is an error here.
+/// Runs a closure on a thread of its own and waits for it. A panic there is returned as an error.
 pub(crate) fn on_thread<T: Send>(name: &str, closure: impl FnOnce() -> T + Send) -> io::Result<T> {
     thread::scope(|scope| {
         let handle = thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, closure)?;

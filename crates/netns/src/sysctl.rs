@@ -1,4 +1,4 @@
-//! Kernel settings of a namespace: `/proc/sys/net` shows those of the thread that looks.
+//! Kernel settings of a namespace: `/proc/sys/net` shows those of the reading thread's namespace.
 
 use std::fs;
 use std::path::{Path, PathBuf};

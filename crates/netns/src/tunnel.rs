@@ -1,4 +1,4 @@
-//! Tunnels that end at a link: whatever is sent to them in the right wrapping the kernel takes for what is inside.
+//! Tunnels that end at a link: the kernel decapsulates packets to them and processes the inner packet.
 
 use netlink_packet_route::link::{InfoBareUdp, InfoData, InfoGeneve, InfoGre, InfoIpTunnel, InfoKind, InfoVxlan};
 
@@ -7,7 +7,7 @@ use netlink_packet_route::link::{InfoBareUdp, InfoData, InfoGeneve, InfoGre, Inf
 pub struct Tunnel {
     /// IP protocol.
     pub protocol: u8,
-    /// Destination port; 0 where the protocol itself is the tunnel's.
+    /// Destination port; 0 if the protocol has none.
     pub port: u16,
 }
 
@@ -33,7 +33,7 @@ impl Tunnel {
     }
 }
 
-/// The tunnels that a link of some kind ends. None for those that take only what is authenticated (WireGuard, IPsec).
+/// Returns the tunnels that end at a link of some kind. None for kinds that authenticate packets (WireGuard, IPsec).
 pub(crate) fn of(kind: &InfoKind, data: Option<&InfoData>) -> Vec<Tunnel> {
     let mut found: Vec<Tunnel> = match kind {
         InfoKind::GreTun
@@ -53,27 +53,27 @@ pub(crate) fn of(kind: &InfoKind, data: Option<&InfoData>) -> Vec<Tunnel> {
     found
 }
 
-/// The UDP ports of a link.
+/// Returns the UDP ports of a link.
 fn ports(data: &InfoData) -> Vec<u16> {
     match data {
-        InfoData::Vxlan(told) => collect(told, |one| match one {
+        InfoData::Vxlan(attributes) => collect(attributes, |one| match one {
             InfoVxlan::Port(port) => Some(*port),
             _ => None,
         }),
-        InfoData::Geneve(told) => collect(told, |one| match one {
+        InfoData::Geneve(attributes) => collect(attributes, |one| match one {
             InfoGeneve::Port(port) => Some(*port),
             _ => None,
         }),
-        InfoData::BareUdp(told) => collect(told, |one| match one {
+        InfoData::BareUdp(attributes) => collect(attributes, |one| match one {
             InfoBareUdp::Port(port) => Some(*port),
             _ => None,
         }),
-        // With UDP encapsulation (FOU, GUE) both ends use the same port as a rule. The receivers are in `fou`.
-        InfoData::IpTunnel(told) => collect(told, |one| match one {
+        // With UDP encapsulation (FOU, GUE) both ends usually use the same port. The receivers are in `fou`.
+        InfoData::IpTunnel(attributes) => collect(attributes, |one| match one {
             InfoIpTunnel::EncapDPort(port) => Some(*port),
             _ => None,
         }),
-        InfoData::GreTun(told) | InfoData::GreTap(told) => collect(told, |one| match one {
+        InfoData::GreTun(attributes) | InfoData::GreTap(attributes) => collect(attributes, |one| match one {
             InfoGre::DestinationPort(port) => Some(*port),
             _ => None,
         }),
@@ -81,6 +81,6 @@ fn ports(data: &InfoData) -> Vec<u16> {
     }
 }
 
-fn collect<T>(told: &[T], port: impl Fn(&T) -> Option<u16>) -> Vec<u16> {
-    told.iter().filter_map(port).collect()
+fn collect<T>(attributes: &[T], port: impl Fn(&T) -> Option<u16>) -> Vec<u16> {
+    attributes.iter().filter_map(port).collect()
 }

@@ -8,7 +8,7 @@ use netlink_packet_route::link::{InfoData, InfoKind, InfoVxlan, LinkAttribute, L
 
 use crate::{Error, HardwareAddress, Netlink, Result};
 
-/// A VXLAN link that learns nothing by itself.
+/// A VXLAN link without learning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Vxlan {
     /// Interface name, at most 15 bytes.
@@ -17,16 +17,16 @@ pub struct Vxlan {
     pub id: u32,
     /// UDP port of all peers.
     pub port: u16,
-    /// Address its packets come from; their family is that of all peers.
+    /// Source address of its packets. All peers are of the same family.
     pub local: IpAddr,
     /// Its hardware address.
     pub hardware_address: HardwareAddress,
-    /// Largest packet it carries, in bytes.
+    /// Its MTU, in bytes.
     pub mtu: u32,
 }
 
 impl Netlink {
-    /// Makes a VXLAN link, which is down.
+    /// Creates a VXLAN link, which is down.
     pub fn add_vxlan(&mut self, vxlan: &Vxlan) -> Result<()> {
         let local = match vxlan.local {
             IpAddr::V4(local) => InfoVxlan::Local(local),
@@ -44,7 +44,7 @@ impl Netlink {
             .map_err(|cause| Error::new("create VXLAN link", &vxlan.name, cause))
     }
 
-    /// The VXLAN link of that name, if there is one and it is one.
+    /// Returns the VXLAN link of this name. None if there is no such link or it is of another kind.
     pub fn vxlan(&mut self, name: &str) -> Result<Option<Vxlan>> {
         let mut message = LinkMessage::default();
         message.attributes = vec![LinkAttribute::IfName(name.to_owned())];

@@ -11,7 +11,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use ringfence_netns::{Link, Namespace, Route, Tunnel, VethEnd, Vxlan};
 
-/// A namespace that goes with the test.
+/// A namespace that is deleted with the test.
 struct Scratch(Namespace);
 
 impl Scratch {
@@ -352,7 +352,7 @@ fn a_namespace_that_was_covered_can_be_entered_and_deleted() {
         }
         assert_eq!(mounts("/run/netns/old"), 2, "iproute2 covers what was there");
         assert_eq!(Namespace::open("old").unwrap().inode().unwrap(), here);
-        // Also where what covers it does not show the namespace again.
+        // The same if the covering mount does not show the namespace again.
         nix::mount::umount("/run/netns/old").unwrap();
         assert_eq!(Namespace::open("old").unwrap().inode().unwrap(), here);
         Namespace::delete("old").unwrap();

@@ -15,11 +15,11 @@ use ringfence_model::{Labels, Name, Node};
 use ringfence_netns::{Namespace, Netlink, Route, VethEnd};
 use ringfence_routes::{Encapsulation, Plan, apply, clean_up, interfaces, plan};
 
-/// The time for a connection that has to succeed; one that has to fail is given less.
+/// The timeout of a connection that has to succeed; one that has to fail gets less.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const FUTILE: Duration = Duration::from_millis(400);
 
-/// A namespace that goes with the test.
+/// A namespace that is deleted with the test.
 struct Scratch(Namespace);
 
 impl Scratch {
@@ -195,8 +195,8 @@ fn connect(client: &Namespace, target: SocketAddr, patience: Duration) -> Option
     client.run(|| TcpStream::connect_timeout(&target, patience)).unwrap().ok()
 }
 
-/// True if a datagram of a size arrives. It is not fragmented on the way: IPv6 routers never do that, and on IPv4 a
-/// datagram that is too large gets an ICMP error.
+/// True if a datagram of this size arrives unfragmented. IPv6 routers never fragment, and on IPv4 a datagram that is
+/// too large causes an ICMP error.
 fn carries(server: &Namespace, client: &Namespace, address: IpAddr, size: u32) -> bool {
     let overhead = if address.is_ipv4() { 28 } else { 48 };
     let socket = server.run(|| UdpSocket::bind((address, 0))).unwrap().unwrap();
@@ -241,14 +241,14 @@ fn nodes_on_one_link_route_directly_until_one_leaves() {
         assert_eq!(heard_by(&cluster.router.0, &a.pod.0, ip(gateway)), Some(a.object.addresses[number]));
         assert!(carries(&b.pod.0, &a.pod.0, b.pods[number], 1500));
     }
-    // There is nothing left to do, until a route is removed.
+    // The second run changes nothing, until a route is removed.
     let nodes = cluster.nodes.clone();
     assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, Vec::<String>::new());
     let route = Route::via("10.244.1.0/24".parse().unwrap(), ip("10.9.0.12")).on_link("eth0");
     cluster.members[0].netlink().delete_route(&route.by(82)).unwrap();
     let changes = cluster.members[0].follow(&nodes, Encapsulation::default()).1;
     assert_eq!(changes, ["set route to 10.244.1.0/24"]);
-    // A node that left is not reached, and the others are.
+    // A node that left is not reachable, and the others are.
     cluster.nodes.remove("node-2");
     let nodes = cluster.nodes.clone();
     let changes = cluster.members[0].follow(&nodes, Encapsulation::default()).1;
@@ -269,7 +269,7 @@ fn through_vxlan(test: &str, families: std::ops::Range<usize>, overhead: u32) {
     let [a, b] = &cluster.members[..] else { panic!("two nodes") };
     for (number, family) in families.enumerate() {
         let (node, pod, other) = (b.object.addresses[number], a.pods[number], b.pods[number]);
-        // Nodes see it too, both ways: policy distinguishes nodes and pods by their addresses.
+        // Nodes see these addresses too, in both directions: policy distinguishes nodes and pods by their addresses.
         assert_eq!(heard_by(&b.node.0, &a.pod.0, node), Some(pod));
         assert_eq!(heard_by(&a.pod.0, &b.node.0, pod), Some(node));
         let outside = ip(["10.9.1.1", "fd99:0:0:1::1"][family]);
@@ -278,7 +278,7 @@ fn through_vxlan(test: &str, families: std::ops::Range<usize>, overhead: u32) {
         assert!(!carries(&b.pod.0, &a.pod.0, other, 1500 - overhead + 1));
     }
     only_nodes_are_heard_through_vxlan(&cluster);
-    // The second time nothing is to do; then the other node leaves, and all is taken away that was for it.
+    // The second run changes nothing. Then the other node leaves, and everything for it is removed.
     let mut nodes = cluster.nodes.clone();
     assert_eq!(cluster.members[0].follow(&nodes, Encapsulation::default()).1, Vec::<String>::new());
     nodes.remove("node-1");
@@ -286,7 +286,7 @@ fn through_vxlan(test: &str, families: std::ops::Range<usize>, overhead: u32) {
     let mut netlink = cluster.members[0].netlink();
     assert!(netlink.links().unwrap().iter().all(|link| !link.name.starts_with("rf-vxlan")));
     assert_eq!(netlink.rules_at(8282).unwrap(), []);
-    // It comes back, and later all agents go.
+    // The node returns, and later all agents end.
     cluster.follow(Encapsulation::default());
     cluster.pods_talk();
     let [a, _] = &cluster.members[..] else { panic!("two nodes") };
@@ -298,7 +298,7 @@ fn through_vxlan(test: &str, families: std::ops::Range<usize>, overhead: u32) {
     assert_eq!(netlink.find_link("rf-vxlan4").unwrap(), None);
 }
 
-/// Neither a pod nor a stranger can send packets under another pod's address by wrapping them up.
+/// Neither a pod nor a stranger can send packets under another pod's address through VXLAN.
 fn only_nodes_are_heard_through_vxlan(cluster: &Cluster) {
     let [a, b] = &cluster.members[..] else { panic!("two nodes") };
     let (node, from, to) = (b.object.addresses[0], a.pods[0], b.pods[0]);
@@ -364,7 +364,7 @@ fn neighbours_change_to_vxlan_and_back_when_told_so() {
     }
 }
 
-/// Runs something in a namespace where `/proc/sys` cannot be written, as in a container.
+/// Runs a closure in a namespace where `/proc/sys` is read-only, as in a container.
 fn contained<T: Send>(namespace: &Namespace, closure: impl FnOnce() -> T + Send) -> T {
     use nix::mount::{MsFlags, mount};
     namespace

@@ -68,7 +68,7 @@ fn addresses(slice: &EndpointSlice) -> Vec<SocketAddr> {
 
 #[cfg(test)]
 mod tests {
-    use ringfence_k8s::watch::News;
+    use ringfence_k8s::watch::Update;
     use serde_json::{Value, json};
 
     use super::*;
@@ -90,13 +90,13 @@ mod tests {
         let all = |known: &Known<Vec<SocketAddr>>| -> Vec<String> {
             known.objects().values().flatten().map(ToString::to_string).collect()
         };
-        known.take(News::Reset(vec![slice("a", "10.244.0.2", false)]));
+        known.take(Update::Reset(vec![slice("a", "10.244.0.2", false)]));
         assert_eq!(all(&known), ["10.244.0.2:53", "10.244.0.2:9153"]);
-        known.take(News::Put(slice("b", "fd00::2", true)));
+        known.take(Update::Apply(slice("b", "fd00::2", true)));
         assert!(all(&known).contains(&"[fd00::2]:53".to_owned()));
-        assert_eq!(known.take(News::Disconnected("refused".into())), Different::Nothing);
+        assert_eq!(known.take(Update::Disconnected("refused".into())), Different::Nothing);
         assert_eq!((known.objects().len(), known.state().connected, known.state().synced), (2, false, true));
-        known.take(News::Gone(slice("a", "10.244.0.2", true)));
+        known.take(Update::Delete(slice("a", "10.244.0.2", true)));
         assert_eq!((all(&known).len(), known.state().connected), (2, true));
     }
 

@@ -95,7 +95,7 @@ fn two(rulesets: [u64; 2], port: u16) -> Hand {
 }
 
 #[test]
-fn a_change_that_does_not_fit_beside_what_it_replaces_is_carried_out_in_portions() {
+fn a_change_that_does_not_fit_beside_what_it_replaces_is_applied_in_chunks() {
     let (old, new) = (two([20, 21], 80), two([30, 31], 81));
     // Each ruleset uses six port ranges. There is room for three rulesets, wherever their extents are.
     let Some(mut fixture) = Fixture::with(|config| config.sizes.port_ranges = 23, &old) else { return };
@@ -125,7 +125,7 @@ fn expect_only_new(fixture: &Fixture) {
 }
 
 #[test]
-fn a_plan_that_does_not_fit_beside_the_one_before_is_synced_in_portions() {
+fn a_plan_that_does_not_fit_beside_the_one_before_is_synced_in_chunks() {
     let (old, new) = (two([20, 21], 80), two([30, 31], 81));
     for peer in [9, 8] {
         // If the peers move to another peer set, they are denied on the way: there is no room for transitional entries.

@@ -157,7 +157,7 @@ fn only_one_process_and_only_the_right_namespace() {
 }
 
 #[test]
-fn gates_exemptions_and_replies() {
+fn closed_cidrs_exemptions_and_replies() {
     if !crate::kit::can_run() {
         return;
     }

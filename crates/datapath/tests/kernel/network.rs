@@ -385,7 +385,7 @@ fn spoofed_sources_are_dropped() {
 }
 
 #[test]
-fn an_address_without_endpoint_waits_behind_the_gate() {
+fn an_address_without_endpoint_in_a_closed_cidr_is_dropped() {
     if !crate::kit::can_run() {
         return;
     }

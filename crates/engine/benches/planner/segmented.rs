@@ -1,4 +1,4 @@
-//! The segmented cluster, in shapes that ask more and more of the planner.
+//! The segmented cluster, in shapes with growing demands on the planner.
 
 use std::io::{self, Write as _};
 use std::process::Command;
@@ -10,16 +10,16 @@ use ringfence_model::{Name, NamespaceSelection, Object, ObjectKey, Pod, Policy};
 use crate::figure::Figure;
 use crate::timed;
 
-/// Megabytes a planner may need.
+/// Memory target of a planner, in MiB.
 const MEMORY: Option<f64> = Some(64.0);
-/// Milliseconds the first plan may take.
+/// Target of the first plan, in milliseconds.
 const COLD: Option<f64> = Some(1000.0);
-/// Microseconds a pod event may take.
+/// Target of a pod event, in microseconds.
 const POD_EVENT: Option<f64> = Some(50.0);
-/// Microseconds a policy event may take.
+/// Target of a policy event, in microseconds.
 const POLICY_EVENT: Option<f64> = Some(5000.0);
 
-/// A cluster, and what it is called.
+/// A cluster and its name.
 pub(crate) struct Shape {
     label: &'static str,
     cluster: Segmented,
@@ -47,7 +47,7 @@ fn node() -> Planner {
     Planner::new(Scope::Node("node0".into()))
 }
 
-/// A planner that has planned.
+/// Returns a planner with a plan.
 pub(crate) fn planned(shape: &Shape) -> Planner {
     let mut planner = node();
     planner.reset(shape.cluster.objects());
@@ -55,7 +55,7 @@ pub(crate) fn planned(shape: &Shape) -> Planner {
     planner
 }
 
-/// Memory of a planner, in a process that has done nothing else: an allocator that has holes shows too little.
+/// Memory of a planner, measured in a process of its own, because an allocator with free space would show too little.
 pub(crate) fn memory(number: usize, shape: &Shape, figures: &mut Vec<Figure>) -> io::Result<()> {
     let output = Command::new(std::env::current_exe()?).args(["memory", &number.to_string()]).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -64,7 +64,7 @@ pub(crate) fn memory(number: usize, shape: &Shape, figures: &mut Vec<Figure>) ->
     Ok(())
 }
 
-/// The other side of [`memory`].
+/// Runs in that process: prints the memory.
 pub(crate) fn print_memory(shape: &Shape) -> io::Result<()> {
     let before = resident();
     let mut planner = node();
@@ -108,7 +108,7 @@ pub(crate) fn pod_events(shape: &Shape, planner: &mut Planner, figures: &mut Vec
     }
 }
 
-/// Pods of this node go and come back, most of them the only one of their workload here.
+/// Pods of this node are deleted and created again, most of them the only pod of their workload here.
 pub(crate) fn local_pod_events(shape: &Shape, rounds: usize, planner: &mut Planner, figures: &mut Vec<Figure>) {
     let locals: Vec<_> = shape.locals().collect();
     let mut times = Vec::new();

@@ -18,7 +18,7 @@ pub(crate) mod short {
         static BYTES: Cell<usize> = const { Cell::new(8) };
     }
 
-    /// Runs work on this thread with ids of so many bytes.
+    /// Runs work on this thread with short ids.
     pub(crate) fn with<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
         let before = BYTES.replace(bytes);
         let done = work();

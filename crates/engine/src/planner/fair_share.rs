@@ -83,7 +83,7 @@ fn over_share<Key: Ord + Copy, Payer>(share: usize, demands: &[&Demand<Key, Paye
     not_fitting(share, HashSet::default(), demands)
 }
 
-/// The demands that do not fit beside those that are admitted, whoever pays.
+/// The demands that do not fit beside the admitted ones, of all payers.
 pub(super) fn over_capacity<Key: Ord + Copy, Payer>(
     capacity: usize,
     admitted: &[Demand<Key, Payer>],

@@ -65,7 +65,7 @@ impl Planner {
         self.closed_addresses = addresses;
     }
 
-    /// True if there are so many of these addresses that ranges around them are closed instead.
+    /// True if these addresses are so many that ranges around them are closed instead.
     pub fn closed_addresses_are_widened(&self) -> bool {
         self.closed_addresses_widened
     }

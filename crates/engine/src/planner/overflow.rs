@@ -34,7 +34,7 @@ pub(super) struct Overflow {
     lengths: BTreeSet<u8>,
 }
 
-/// Ranges that hold these addresses, at most so many: the range of an address, or a wider one.
+/// Ranges that contain these addresses, at most `most`: the range of an address, or a wider one.
 pub(super) fn covers(
     addresses: &BTreeSet<IpAddr>,
     range: impl Fn(IpAddr) -> Option<IpNet>,
@@ -56,7 +56,7 @@ pub(super) fn covers(
 }
 
 impl Overflow {
-    /// The overflow of these addresses, with at most so many ranges.
+    /// Returns the overflow of these addresses, with at most `most` ranges.
     fn new(out: BTreeSet<IpAddr>, range: impl Fn(IpAddr) -> Option<IpNet>, most: usize) -> Self {
         let covers = covers(&out, range, most);
         let lengths = covers.iter().map(IpNet::prefix_len).collect();
@@ -100,7 +100,7 @@ impl Planner {
         self.overflow.out.len()
     }
 
-    /// True if there are so many addresses that some may not fit.
+    /// True if addresses may not fit because of their number.
     pub(super) fn may_overflow(&self) -> bool {
         self.pods.owned_count() + self.hosts.addresses() > self.limits.ipcache / 4 * 3
     }

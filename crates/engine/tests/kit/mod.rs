@@ -4,7 +4,7 @@ use ringfence_engine::generate::{Event, Rng, Settings};
 use ringfence_engine::{Plan, Planner};
 use ringfence_model::{Object, World};
 
-/// Tells a planner what happened.
+/// Passes an event to a planner.
 pub(crate) fn feed(planner: &mut Planner, event: &Event) {
     match event {
         Event::Apply(object) => planner.apply(object.clone()),
@@ -26,7 +26,7 @@ pub(crate) fn shuffled(rng: &mut Rng, world: &World) -> Vec<Object> {
     objects
 }
 
-/// Lets something happen to a world, has a planner follow, and holds the sum of its deltas against its plan.
+/// Changes a world, lets a planner follow, and compares the sum of its deltas with its plan.
 pub(crate) fn follow(rng: &mut Rng, settings: &Settings, world: &mut World, planner: &mut Planner, folded: &mut Plan) {
     for _ in 0..rng.below(4) {
         let event = settings.event(rng, world);

@@ -160,7 +160,7 @@ pub async fn install(client: &Client, definition: &Value, force: bool) -> Result
     if let Some(reason) = objection.filter(|_| !force) {
         return Err(InstallError::Refused { name, reason });
     }
-    // Whoever owned its fields so far hands them over: half of one definition and half of another is none.
+    // Fields of other owners are taken over, because half of one definition and half of another would be invalid.
     let parameters = PatchParams::apply(MANAGER).force();
     let after = api.patch(&name, &parameters, &Patch::Apply(definition)).await.map_err(failed)?;
     // Not by resource version: its status changes while the API server takes it in.

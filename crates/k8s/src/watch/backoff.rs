@@ -5,7 +5,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Waits by chance between nothing and a bound that doubles, so that the nodes of a cluster do not come back together.
+/// Waits for a random time up to a bound that doubles, so that the nodes of a cluster do not return together.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -20,25 +20,25 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// One that waits so many times less than another, for tests.
+    /// A back-off divided by a factor, for tests.
     #[cfg(test)]
     pub(super) fn hurried(times: u32) -> Self {
         Self { first: FIRST / times, longest: LONGEST / times, bound: FIRST / times }
     }
 
-    /// One that waits for some part of an hour, for tests.
+    /// A back-off of up to an hour, for tests.
     #[cfg(test)]
     pub(super) fn patient() -> Self {
         let hour = Duration::from_hours(1);
         Self { first: hour, longest: hour, bound: hour }
     }
 
-    /// Something went well: the next wait is short again.
+    /// Has to be called after a success: the next wait is short again.
     pub fn reset(&mut self) {
         self.bound = self.first;
     }
 
-    /// Returns the time to wait now: at least as long as the other side asks for.
+    /// Returns the time to wait, at least the time that the server asked for.
     pub fn step(&mut self, asked: Option<Duration>) -> Duration {
         let bound = self.bound;
         self.bound = (bound * 2).min(self.longest);

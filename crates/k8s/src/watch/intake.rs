@@ -1,4 +1,4 @@
-//! The say that whoever keeps the objects has in the watches, so that what is kept stays within bounds.
+//! Callbacks by which the owner of the objects limits the memory for them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,20 +8,20 @@ use tokio::sync::Notify;
 
 use crate::diagnostic::Diagnostic;
 
-/// Diagnostics about one object that are kept; the others are counted.
-const MOST_SAID: usize = 16;
+/// Diagnostics per object. Further ones are counted only.
+const MAX_DIAGNOSTICS: usize = 16;
 
-/// Stands between what is read from the API server and what is kept of it.
+/// Decides about objects between the API server and the memory of their owner.
 #[derive(Clone)]
 pub struct Intake {
-    /// Takes each object as it is read, before it is kept anywhere, and gives back what is to be kept. It is called for
-    /// an object that is gone too, before [`super::Event::Delete`] comes.
+    /// Called with each object as it is read, before it is stored anywhere. Returns the object to store. It is called
+    /// for a deleted object too, before [`super::Event::Delete`].
     pub admit: Arc<dyn Fn(Object) -> Object + Send + Sync>,
-    /// Once this is notified, NetworkPolicies are listed anew.
+    /// Lists the NetworkPolicies again when it is notified.
     pub relist: Arc<Notify>,
 }
 
-/// Keeps everything.
+/// Stores everything unchanged.
 impl Default for Intake {
     fn default() -> Self {
         Self { admit: Arc::new(|object| object), relist: Arc::default() }
@@ -34,13 +34,13 @@ impl fmt::Debug for Intake {
     }
 }
 
-/// The first diagnostics about an object, and how many more there are: an object of thousands of fields that are not
-/// understood takes up no more memory than others, nor more of the log.
+/// The first diagnostics about an object, and the number of the others. So an object with thousands of unknown fields
+/// needs no more memory than others, and no more lines of the log.
 pub(super) fn first_few(mut diagnostics: Vec<Diagnostic>) -> Vec<Diagnostic> {
-    let Some(more @ 1..) = diagnostics.len().checked_sub(MOST_SAID) else { return diagnostics };
-    // Errors say that something is not enforced as written: none of those may give way to a warning.
+    let Some(more @ 1..) = diagnostics.len().checked_sub(MAX_DIAGNOSTICS) else { return diagnostics };
+    // An error means that something is not enforced as written, so errors come before warnings.
     diagnostics.sort_by_key(|diagnostic| std::cmp::Reverse(diagnostic.severity));
-    diagnostics.truncate(MOST_SAID);
+    diagnostics.truncate(MAX_DIAGNOSTICS);
     if let Some(last) = diagnostics.last_mut() {
         last.message = format!("{}; and {more} more such things in this object", last.message);
     }
@@ -59,8 +59,11 @@ mod tests {
         let mut many: Vec<_> = (0..5000).map(|number| one(Severity::Warning, number)).collect();
         many.push(one(Severity::Error, 5000));
         let kept = first_few(many);
-        assert_eq!((kept.len(), &*kept[0].message), (MOST_SAID, "no. 5000"));
+        assert_eq!((kept.len(), &*kept[0].message), (MAX_DIAGNOSTICS, "no. 5000"));
         assert_eq!(kept[15].message, "no. 14; and 4985 more such things in this object");
-        assert_eq!(first_few(vec![one(Severity::Warning, 1); MOST_SAID]), vec![one(Severity::Warning, 1); MOST_SAID]);
+        assert_eq!(
+            first_few(vec![one(Severity::Warning, 1); MAX_DIAGNOSTICS]),
+            vec![one(Severity::Warning, 1); MAX_DIAGNOSTICS]
+        );
     }
 }

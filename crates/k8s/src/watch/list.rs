@@ -1,5 +1,5 @@
-//! A list as it comes in: its objects are taken one by one, so that a list as long as the cluster is large is never
-//! held as text or as JSON.
+//! A list, parsed as it arrives. Its objects are extracted one by one, so the list of a large cluster is never held as
+//! text or as JSON.
 
 use std::fmt;
 use std::io::{self, BufReader, Read};
@@ -10,14 +10,14 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::Value;
 use tokio::sync::mpsc::Receiver;
 
-/// A list, or a part of one.
+/// A list, or a page of one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct List<T> {
     /// The extracts of all objects.
     pub(super) objects: Vec<T>,
-    /// The version it is of.
+    /// Its resource version.
     pub(super) version: String,
-    /// Stands for the rest, if there is one.
+    /// Continue token of the next page, if there is one.
     pub(super) token: Option<String>,
 }
 
@@ -30,7 +30,7 @@ struct Meta {
     r#continue: String,
 }
 
-/// Reads a list from the parts of an answer. Blocks until they are all there.
+/// Parses a list from the parts of a response. Blocks until all parts have arrived.
 pub(super) fn parse<T>(parts: Receiver<Bytes>, read: &dyn Fn(&Value) -> T) -> serde_json::Result<List<T>> {
     let mut source = serde_json::Deserializer::from_reader(BufReader::new(Parts { parts, current: Bytes::new() }));
     let list = source.deserialize_map(Whole(read))?;
@@ -38,7 +38,7 @@ pub(super) fn parse<T>(parts: Receiver<Bytes>, read: &dyn Fn(&Value) -> T) -> se
     Ok(list)
 }
 
-/// The parts as one text.
+/// The parts as one reader.
 struct Parts {
     parts: Receiver<Bytes>,
     current: Bytes,
@@ -58,7 +58,7 @@ impl Read for Parts {
     }
 }
 
-/// Reads the object that a list is.
+/// Parses the object that contains a list.
 struct Whole<'a, T>(&'a dyn Fn(&Value) -> T);
 
 impl<'de, T> Visitor<'de> for Whole<'_, T> {
@@ -86,7 +86,7 @@ impl<'de, T> Visitor<'de> for Whole<'_, T> {
     }
 }
 
-/// Reads the objects; null is none.
+/// Parses the items; null means none.
 struct Items<'a, T>(&'a dyn Fn(&Value) -> T);
 
 impl<'de, T> DeserializeSeed<'de> for Items<'_, T> {
@@ -123,7 +123,7 @@ mod tests {
 
     use super::*;
 
-    /// Reads a text that comes in parts of so many bytes.
+    /// Parses a text that arrives in parts of a given size.
     fn read(text: &str, part: usize) -> serde_json::Result<List<String>> {
         let (sender, receiver) = mpsc::channel(text.len().max(1));
         for part in text.as_bytes().chunks(part) {

@@ -1,13 +1,13 @@
-//! Lists one kind, then watches it from there, for ever, as a good neighbour of the API server.
+//! Lists one kind and then watches it, with little load on the API server.
 //!
 //! ```text
-//! Start ──list──► Listed ──watch──► Watching ──end──► Listed, or Doubt where nothing was said all the while
+//! Start ──list──► Listed ──watch──► Watching ──end──► Listed, or Silent where nothing was said all the while
 //!   ▲                ▲                  │
-//!   └──── Retry ◄────┴── refusal ◄──────┘   the version is given up only if it is lost or a line cannot be read
+//!   └──── Retry ◄────┴── error ◄────────┘   the version is given up only if it is lost or a line cannot be read
 //! ```
 //!
-//! `kube`'s own watcher does much the same, but gives up the version at every refusal, lists from storage, and says
-//! nothing when a broken watch is whole again.
+//! `kube`'s own watcher does much the same. But it drops the version after every error, lists from storage, and does
+//! not report when a broken watch works again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,46 +16,45 @@ use std::time::{Duration, Instant};
 use futures::stream::StreamExt as _;
 use tokio::sync::Notify;
 
-use super::arrival::Arrival;
-use super::ask::{Asker, Lines, Reader};
 use super::backoff::Backoff;
-use super::line::Line;
-use super::refusal::Refusal;
-use super::{Floor, News, Progress, Subject};
+use super::kind_waiter::KindWaiter;
+use super::request_error::RequestError;
+use super::requests::{Lines, Reader, ResourceClient};
+use super::watch_line::WatchLine;
+use super::{Floor, Progress, Subject, Update};
 
-/// After how many seconds the server shall end a watch: by chance, so that those that began together do not end
-/// together.
+/// Duration of a watch in seconds. It is chosen at random, so that watches that began together do not end together.
 const WATCH: (u32, u32) = (300, 600);
 /// The same for a watch after an interruption. It ends early, so the loop learns soon that the server still has the
 /// version.
 const FIRST_WATCH: (u32, u32) = (60, 120);
-/// A watch that lasted so long went well, whatever it said.
-const LIVED: Duration = Duration::from_secs(30);
-/// So often in a row a server may say that it has not come as far as a version before it is taken at its word.
-const PATIENCE: u32 = 3;
+/// A watch of this duration counts as a success, even without events.
+const HEALTHY_DURATION: Duration = Duration::from_secs(30);
+/// Number of equal errors in a row after which an error is not considered temporary.
+const MAX_ERRORS: u32 = 3;
 
-/// A loop that hears that the server answers again about another kind asks again within so much, by chance.
-const SOON: Duration = Duration::from_secs(1);
+/// A loop retries within this time, chosen at random, after the server has answered about another kind again.
+const RECOVERY_JITTER: Duration = Duration::from_secs(1);
 
-/// What a loop hears from others.
+/// Signals between the loops of several kinds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Signals {
-    /// All objects are to be listed anew.
+    /// All objects have to be listed again.
     pub(super) relist: Arc<Notify>,
-    /// The server answers again, after an interruption, about one of the kinds that share this.
+    /// The server answers again, after an interruption, about one of these kinds.
     pub(super) recovered: Arc<Notify>,
 }
 
 enum State {
-    /// Nothing is known.
+    /// Nothing has been listed.
     Start,
-    /// All is known as of a version.
+    /// Everything up to a version has been listed or watched.
     Listed { version: String },
-    /// Lines come in.
+    /// A watch is running.
     Watching { version: String, lines: Lines, since: Instant, heard: bool },
     /// A whole watch brought nothing, not even a bookmark, so the server may not have the version any more.
-    Doubt { version: String },
-    /// Something went wrong; what to do after a wait, which the server may have asked for.
+    Silent { version: String },
+    /// An error occurred. The next attempt follows after a wait, which the server may have asked for.
     Retry { version: Option<String>, pause: Option<Duration> },
     /// The server does not have the kind.
     Absent,
@@ -63,7 +62,7 @@ enum State {
 
 /// The loop of one kind.
 pub(super) struct Loop<T> {
-    asker: Asker,
+    resource_client: ResourceClient,
     name: &'static str,
     read: Reader<T>,
     progress: Box<dyn Progress>,
@@ -72,22 +71,22 @@ pub(super) struct Loop<T> {
     /// Consecutive responses that the server has not reached the version.
     ahead: u32,
     /// Consecutive watches that ended with an error that may concern their next event.
-    spoilt: u32,
+    error_events: u32,
     optional: bool,
-    /// Says when the server may have the kind; for optional ones.
-    arrival: Arrival,
-    /// The server does not have the kind, and that has been said.
+    /// Waits for an optional kind that the server does not have.
+    kind_waiter: KindWaiter,
+    /// True if the server does not have the kind and this has been reported.
     absent: bool,
-    /// The last watch was interrupted or refused.
+    /// True if the last watch was interrupted or refused.
     interrupted: bool,
     state: State,
     /// The last reported state of the connection: none, connected, or an error.
-    said: Option<Result<(), String>>,
+    reported: Option<Result<(), String>>,
     backoff: Backoff,
-    /// A watch that lasted so long went well, whatever it said.
-    lived: Duration,
+    /// A watch of this duration counts as a success, even without events.
+    healthy_duration: Duration,
     signals: Signals,
-    ready: VecDeque<News<T>>,
+    ready: VecDeque<Update<T>>,
 }
 
 impl<T: Send + 'static> Loop<T> {
@@ -99,74 +98,74 @@ impl<T: Send + 'static> Loop<T> {
         signals: Signals,
     ) -> Self {
         Self {
-            asker: Asker::new(client.clone(), subject),
+            resource_client: ResourceClient::new(client.clone(), subject),
             name: subject.resource.plural,
             read,
             floor: progress.floor(subject.resource.plural),
             progress,
             ahead: 0,
-            spoilt: 0,
+            error_events: 0,
             optional: subject.resource.optional,
-            arrival: Arrival::new(client, subject.resource),
+            kind_waiter: KindWaiter::new(client, subject.resource),
             absent: false,
             interrupted: false,
             state: State::Start,
-            said: None,
+            reported: None,
             backoff: Backoff::default(),
-            lived: LIVED,
+            healthy_duration: HEALTHY_DURATION,
             signals,
             ready: VecDeque::new(),
         }
     }
 
-    /// Follows a kind that a server may lack, for tests.
+    /// Makes the kind optional, for tests.
     #[cfg(test)]
     pub(super) fn of_an_optional_kind(self) -> Self {
         Self { optional: true, ..self }
     }
 
-    /// Waits so many times less than another, for tests.
+    /// Divides all waits by a factor, for tests.
     #[cfg(test)]
     pub(super) fn hurried(self, times: u32) -> Self {
-        Self { backoff: Backoff::hurried(times), lived: LIVED / times, ..self }
+        Self { backoff: Backoff::hurried(times), healthy_duration: HEALTHY_DURATION / times, ..self }
     }
 
-    /// Waits for very long before it tries again, for tests.
+    /// Retries after up to an hour only, for tests.
     #[cfg(test)]
     pub(super) fn patient(self) -> Self {
         Self { backoff: Backoff::patient(), ..self }
     }
 
     /// Returns the next event.
-    pub(super) async fn next(&mut self) -> News<T> {
+    pub(super) async fn next(&mut self) -> Update<T> {
         loop {
-            if let Some(news) = self.ready.pop_front() {
-                return news;
+            if let Some(update) = self.ready.pop_front() {
+                return update;
             }
             self.state = match std::mem::replace(&mut self.state, State::Start) {
                 State::Start => self.list().await,
                 State::Listed { version } => self.watch(version).await,
                 State::Watching { version, lines, since, heard } => self.line(version, lines, since, heard).await,
-                State::Doubt { version } => self.ask_again(version).await,
+                State::Silent { version } => self.check_version(version).await,
                 State::Retry { version, pause } => {
                     self.wait(pause).await;
                     version.map_or(State::Start, |version| State::Listed { version })
                 }
                 State::Absent => {
-                    self.arrival.wait().await;
+                    self.kind_waiter.wait().await;
                     State::Start
                 }
             };
         }
     }
 
-    /// Waits before the next attempt: for as long as the server asks, else until it answers about another kind again,
-    /// or until the wait is over.
+    /// Waits before the next attempt. If the server asked for a pause, for that time. Else until the back-off ends, or
+    /// the server answers about another kind again.
     async fn wait(&mut self, pause: Option<Duration>) {
         let wait = self.backoff.step(pause);
         let recovered = async {
             self.signals.recovered.notified().await;
-            tokio::time::sleep(rand::random_range(Duration::ZERO..=SOON.min(wait))).await;
+            tokio::time::sleep(rand::random_range(Duration::ZERO..=RECOVERY_JITTER.min(wait))).await;
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -177,14 +176,14 @@ impl<T: Send + 'static> Loop<T> {
     async fn list(&mut self) -> State {
         let (mut objects, mut token) = (Vec::new(), None);
         loop {
-            let list = match self.asker.list(&self.floor, token.as_deref(), &self.read).await {
+            let list = match self.resource_client.list(&self.floor, token.as_deref(), &self.read).await {
                 Ok(list) => list,
-                Err(refusal) if self.optional && refusal.is_missing() => return self.absent(),
-                Err(refusal) => {
+                Err(error) if self.optional && error.is_missing() => return self.absent(),
+                Err(error) => {
                     if token.is_none() {
-                        self.doubt(&refusal);
+                        self.check_reset(&error);
                     }
-                    return self.failed(&refusal, None);
+                    return self.failed(&error, None);
                 }
             };
             objects.extend(list.objects);
@@ -192,9 +191,9 @@ impl<T: Send + 'static> Loop<T> {
             if token.is_none() {
                 self.ahead = 0;
                 self.absent = false;
-                self.arrival.happened();
+                self.kind_waiter.reset();
                 self.reached(&list.version);
-                self.ready.push_back(News::Reset(objects));
+                self.ready.push_back(Update::Reset(objects));
                 return State::Listed { version: list.version };
             }
         }
@@ -203,11 +202,10 @@ impl<T: Send + 'static> Loop<T> {
     /// Handles a refused list: the server's storage may have been reset. A server may lag behind for a while. If it
     /// says so repeatedly, or does not know the version at all, the loop requests the newest list. That is the content
     /// of its storage, and so is correct even after a reset.
-    fn doubt(&mut self, refusal: &Refusal) {
-        self.ahead = if refusal.is_ahead() { self.ahead + 1 } else { 0 };
-        if self.floor != Floor::Newest && (refusal.is_lost() || self.ahead >= PATIENCE) {
-            tracing::warn!(kind = self.name, %refusal, "the API server's storage was set back: listing what it holds \
-                now");
+    fn check_reset(&mut self, error: &RequestError) {
+        self.ahead = if error.is_ahead() { self.ahead + 1 } else { 0 };
+        if self.floor != Floor::Newest && (error.is_lost() || self.ahead >= MAX_ERRORS) {
+            tracing::warn!(kind = self.name, %error, "the API server's storage was reset: listing its current content");
             self.floor = Floor::Newest;
         }
     }
@@ -216,7 +214,7 @@ impl<T: Send + 'static> Loop<T> {
     fn absent(&mut self) -> State {
         if !self.absent {
             self.absent = true;
-            self.ready.push_back(News::Reset(Vec::new()));
+            self.ready.push_back(Update::Reset(Vec::new()));
         }
         self.connected();
         State::Absent
@@ -224,14 +222,14 @@ impl<T: Send + 'static> Loop<T> {
 
     async fn watch(&mut self, version: String) -> State {
         let (least, most) = if self.interrupted { FIRST_WATCH } else { WATCH };
-        match self.asker.watch(&version, rand::random_range(least..=most), true).await {
+        match self.resource_client.watch(&version, rand::random_range(least..=most), true).await {
             Ok(lines) => {
                 self.connected();
                 State::Watching { version, lines, since: Instant::now(), heard: false }
             }
             // The kind is gone; the list will report that.
-            Err(refusal) if self.optional && refusal.is_missing() => State::Retry { version: None, pause: None },
-            Err(refusal) => self.refused(&refusal, version),
+            Err(error) if self.optional && error.is_missing() => State::Retry { version: None, pause: None },
+            Err(error) => self.refused(&error, version),
         }
     }
 
@@ -243,86 +241,87 @@ impl<T: Send + 'static> Loop<T> {
         let line = match line {
             Some(Ok(line)) => line,
             // The line may have been an event, so only a new list is complete.
-            Some(Err(refusal @ Refusal::Garbled(_))) => return self.failed(&refusal, None),
-            Some(Err(refusal)) => return self.refused(&refusal, version),
+            Some(Err(error @ RequestError::Malformed(_))) => return self.failed(&error, None),
+            Some(Err(error)) => return self.refused(&error, version),
             None => return self.ended(version, since, heard),
         };
         let version = line.version().unwrap_or(version);
-        let news = match line {
-            Line::Put(object) => Some(News::Put((self.read)(&object))),
-            Line::Gone(object) => Some(News::Gone((self.read)(&object))),
-            Line::Mark(_) => None,
-            Line::Over(refusal) => return self.over(&refusal, version),
+        let update = match line {
+            WatchLine::Apply(object) => Some(Update::Apply((self.read)(&object))),
+            WatchLine::Delete(object) => Some(Update::Delete((self.read)(&object))),
+            WatchLine::Bookmark(_) => None,
+            WatchLine::Error(error) => return self.error_event(&error, version),
         };
         self.backoff.reset();
-        self.spoilt = 0;
+        self.error_events = 0;
         self.reached(&version);
-        self.ready.extend(news);
+        self.ready.extend(update);
         State::Watching { version, lines, since, heard: true }
     }
 
     /// The usual end of a watch.
     fn ended(&mut self, version: String, since: Instant, heard: bool) -> State {
-        if since.elapsed() < self.lived {
+        if since.elapsed() < self.healthy_duration {
             return State::Retry { version: Some(version), pause: None };
         }
         self.backoff.reset();
         if !heard {
-            return State::Doubt { version };
+            return State::Silent { version };
         }
         self.interrupted = false;
         State::Listed { version }
     }
 
-    /// A watch was silent from its beginning to its end. A server says now and then how far it has come, but not while
-    /// it is behind the version it was asked for: so may one be whose storage was set back, and then it never says
-    /// anything.
-    async fn ask_again(&mut self, version: String) -> State {
-        match self.asker.knows(&version).await {
+    /// Checks a version after a watch without any line. A server sends bookmarks from time to time, but not while it is
+    /// behind the requested version. A server whose storage was reset may stay behind for ever.
+    async fn check_version(&mut self, version: String) -> State {
+        match self.resource_client.has_reached(&version).await {
             Ok(()) => {
                 self.interrupted = false;
                 State::Listed { version }
             }
-            Err(refusal) => self.refused(&refusal, version),
+            Err(error) => self.refused(&error, version),
         }
     }
 
-    /// An error in the place of an event. Most are of the server's, but some are of the event, and would come for ever.
-    fn over(&mut self, refusal: &Refusal, version: String) -> State {
-        self.spoilt += 1;
-        if self.spoilt < PATIENCE {
-            return self.refused(refusal, version);
+    /// Handles an error in place of an event. Most errors concern the server, but some concern the event, and would
+    /// recur in every watch.
+    fn error_event(&mut self, error: &RequestError, version: String) -> State {
+        self.error_events += 1;
+        if self.error_events < MAX_ERRORS {
+            return self.refused(error, version);
         }
-        self.spoilt = 0;
-        self.failed(refusal, None)
+        self.error_events = 0;
+        self.failed(error, None)
     }
 
-    /// A watch was refused or broke off: the same one again after a wait, unless the version is lost.
-    fn refused(&mut self, refusal: &Refusal, version: String) -> State {
-        if refusal.is_lost() || refusal.is_ahead() {
-            tracing::debug!(kind = self.name, %refusal, "the watch has expired, listing again");
-            return State::Retry { version: None, pause: refusal.pause() };
+    /// Handles a watch that was refused or broken. It is repeated after a wait, unless the version is lost.
+    fn refused(&mut self, error: &RequestError, version: String) -> State {
+        if error.is_lost() || error.is_ahead() {
+            tracing::debug!(kind = self.name, %error, "the watch has expired, listing again");
+            return State::Retry { version: None, pause: error.pause() };
         }
         self.interrupted = true;
-        self.failed(refusal, Some(version))
+        self.failed(error, Some(version))
     }
 
-    /// Says what went wrong if it is news, and goes on after a wait: with the same watch if there is a version.
-    fn failed(&mut self, refusal: &Refusal, version: Option<String>) -> State {
-        let error = refusal.to_string();
-        if !matches!(&self.said, Some(Err(said)) if *said == error) {
-            self.said = Some(Err(error.clone()));
-            self.ready.push_back(News::Disconnected(error));
+    /// Reports an error unless the same one was reported last. Waits and then continues: with a watch if there is a
+    /// version, else with a list.
+    fn failed(&mut self, error: &RequestError, version: Option<String>) -> State {
+        let text = error.to_string();
+        if !matches!(&self.reported, Some(Err(last)) if *last == text) {
+            self.reported = Some(Err(text.clone()));
+            self.ready.push_back(Update::Disconnected(text));
         }
-        State::Retry { version, pause: refusal.pause() }
+        State::Retry { version, pause: error.pause() }
     }
 
     fn connected(&mut self) {
-        if self.said != Some(Ok(())) {
-            if self.said.replace(Ok(())).is_some() {
+        if self.reported != Some(Ok(())) {
+            if self.reported.replace(Ok(())).is_some() {
                 self.signals.recovered.notify_waiters();
             }
-            self.ready.push_back(News::Connected);
+            self.ready.push_back(Update::Connected);
         }
     }
 

@@ -1,22 +1,22 @@
-//! Everything policy depends on, as it changes in a live cluster.
+//! The objects that policy depends on, as they change in a live cluster.
 //!
-//! Each kind has a list-then-watch loop of its own (see `loop`), and this stream merges them. Nothing is held back: an
-//! event is there as soon as the API server's line has been read. A reader that wants to take bursts together uses
-//! [`ready_chunks`](futures::StreamExt::ready_chunks), which never waits for more than is there.
+//! Each kind has a list-then-watch loop of its own (see `loop`), and this stream merges them. Nothing is delayed: an
+//! event is available as soon as the line of the API server has been read. To process bursts together, callers use
+//! [`ready_chunks`](futures::StreamExt::ready_chunks), which does not wait for more.
 //!
-//! A cluster has as many of these streams as nodes. So lists are asked from what the server has at hand, not from its
-//! storage; and as that may be old, [`Progress`] says how old it may be.
+//! A cluster has one such stream per node. So lists are requested from the cache of the server, not from its storage.
+//! That may be old, so [`Progress`] limits its age.
 
-mod arrival;
-mod ask;
 mod backoff;
 mod intake;
-mod line;
+mod kind_waiter;
 mod list;
 mod r#loop;
-mod refusal;
+mod request_error;
+mod requests;
 #[cfg(test)]
 mod tests;
+mod watch_line;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,27 +33,27 @@ pub use backoff::Backoff;
 pub use intake::Intake;
 use r#loop::{Loop, Signals};
 
-/// The age that a list may have.
+/// The permitted age of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Floor {
-    /// Whatever the server has at hand: nothing was ever carried out.
+    /// Any version that the server has in its cache: nothing has been processed yet.
     Any,
-    /// Not older than a version, up to which everything may have been carried out.
+    /// Not older than a version, up to which everything may have been processed.
     NotOlderThan(String),
-    /// The newest list: something was carried out, and its version is unknown.
+    /// The newest list: something was processed, and its version is unknown.
     Newest,
 }
 
-/// Remembers how far the streams have come, so that those after a restart do not go back.
+/// Remembers the versions that streams have reached, so that streams after a restart do not go back.
 pub trait Progress: Send + Sync {
-    /// The age that the first list of a kind may have, by the plural name of the kind.
+    /// The permitted age of the first list of a kind, by the plural name of the kind.
     fn floor(&self, plural: &str) -> Floor;
 
     /// Records that everything of a kind up to a version is about to be delivered.
     fn reached(&self, plural: &str, version: &str);
 }
 
-/// Remembers nothing: every stream begins with what the server has at hand.
+/// Remembers nothing: every stream begins with the cache of the server.
 #[derive(Clone, Copy, Debug)]
 pub struct Forgetful;
 
@@ -80,11 +80,11 @@ impl<P: Progress + ?Sized> Progress for Arc<P> {
 pub struct Subject {
     /// Their kind.
     pub resource: Resource,
-    /// The namespace they are in; none: all.
+    /// Their namespace. None: all namespaces.
     pub namespace: Option<String>,
-    /// Selector of labels, as in a query; none: all.
+    /// Label selector, as in a query. None: all objects.
     pub labels: Option<String>,
-    /// Selector of fields, as in a query; none: all.
+    /// Field selector, as in a query. None: all objects.
     pub fields: Option<String>,
 }
 
@@ -97,26 +97,27 @@ impl From<Resource> for Subject {
 
 /// An event about objects of one kind, or about the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News<T> {
-    /// All there are: at the beginning, and after a gap. Those not among them are gone.
+pub enum Update<T> {
+    /// All objects: at the beginning, and after a gap. Objects that are not among them were deleted.
     Reset(Vec<T>),
-    /// One is new or has changed.
-    Put(T),
-    /// One is gone; as it was last.
-    Gone(T),
-    /// The server cannot be reached or refuses, with the cause. Sent again when the cause changes. Attempts go on.
+    /// An object was added or modified.
+    Apply(T),
+    /// An object was deleted. Contains its last state.
+    Delete(T),
+    /// The server cannot be reached or refuses, with the cause. Sent again when the cause changes. The loop keeps
+    /// retrying.
     Disconnected(String),
     /// The kind is being watched: at the beginning, and again after `Disconnected`.
     Connected,
 }
 
-/// Follows objects of one kind; `read` takes from each what is worth knowing. The stream never ends.
+/// Follows the objects of one kind. `read` extracts from each what the caller needs. The stream never ends.
 pub fn follow<T, P, R>(
     client: &Client,
     subject: &Subject,
     progress: P,
     read: R,
-) -> impl Stream<Item = News<T>> + Send + use<T, P, R>
+) -> impl Stream<Item = Update<T>> + Send + use<T, P, R>
 where
     T: Send + 'static,
     P: Progress + 'static,
@@ -125,23 +126,24 @@ where
     stream_of(Loop::new(client.clone(), subject, Box::new(progress), Arc::new(read), Signals::default()))
 }
 
-fn stream_of<T: Send + 'static>(start: Loop<T>) -> impl Stream<Item = News<T>> + Send {
+fn stream_of<T: Send + 'static>(start: Loop<T>) -> impl Stream<Item = Update<T>> + Send {
     stream::unfold(start, |mut state| async { Some((state.next().await, state)) })
 }
 
 /// A change of the world, or of what is known about it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
-    /// An object is new or has changed.
+    /// An object was added or modified.
     Apply {
         /// The object.
         object: Object,
         /// The problems of the object.
         diagnostics: Vec<Diagnostic>,
     },
-    /// An object is gone.
+    /// An object was deleted.
     Delete(ObjectKey),
-    /// All objects of a kind: at the beginning, and after a gap in the watch. Those not among them are gone.
+    /// All objects of a kind: at the beginning, and after a gap in the watch. Objects that are not among them were
+    /// deleted.
     Reset {
         /// The kind.
         kind: Kind,
@@ -150,10 +152,10 @@ pub enum Event {
         /// The problems of the objects.
         diagnostics: Vec<Diagnostic>,
     },
-    /// Every kind has been listed. Comes once, after the first [`Event::Reset`] of the last kind.
+    /// Every kind has been listed. Sent once, after the first [`Event::Reset`] of the last kind.
     InSync,
     /// The API server cannot be reached or refuses, so the state of the kind becomes stale. Sent again when the cause
-    /// changes. Attempts go on.
+    /// changes. The loop keeps retrying.
     Disconnected {
         /// The kind.
         kind: Kind,
@@ -197,7 +199,7 @@ pub fn kinds<P: Progress + Clone + 'static>(
             let signals = Signals { relist, recovered: Arc::clone(&recovered) };
             let progress = Box::new(progress.clone());
             let start = Loop::new(client.clone(), &kind.resource().into(), progress, Arc::new(read), signals);
-            stream_of(start).map(move |news| event(kind, news)).boxed()
+            stream_of(start).map(move |update| event(kind, update)).boxed()
         })
         .collect();
     stream::select_all(loops)
@@ -212,15 +214,15 @@ pub fn kinds<P: Progress + Clone + 'static>(
         .flatten()
 }
 
-fn event(kind: Kind, news: News<(Object, Vec<Diagnostic>)>) -> Event {
-    match news {
-        News::Reset(all) => {
+fn event(kind: Kind, update: Update<(Object, Vec<Diagnostic>)>) -> Event {
+    match update {
+        Update::Reset(all) => {
             let (objects, diagnostics): (_, Vec<_>) = all.into_iter().unzip();
             Event::Reset { kind, objects, diagnostics: diagnostics.concat() }
         }
-        News::Put((object, diagnostics)) => Event::Apply { object, diagnostics },
-        News::Gone((object, _)) => Event::Delete(object.key()),
-        News::Disconnected(error) => Event::Disconnected { kind, error },
-        News::Connected => Event::Connected { kind },
+        Update::Apply((object, diagnostics)) => Event::Apply { object, diagnostics },
+        Update::Delete((object, _)) => Event::Delete(object.key()),
+        Update::Disconnected(error) => Event::Disconnected { kind, error },
+        Update::Connected => Event::Connected { kind },
     }
 }

@@ -12,7 +12,7 @@ use kube::Client;
 use serde_json::{Value, json};
 
 use super::r#loop::{Loop, Signals};
-use super::{Floor, Forgetful, News, Progress};
+use super::{Floor, Forgetful, Progress, Update};
 use crate::convert::Kind;
 
 /// The factor by which waits are shorter in tests.
@@ -22,7 +22,7 @@ const MINUTE: Duration = Duration::from_secs(3);
 
 /// Requests and their times.
 type Asked = Vec<(String, Instant)>;
-/// Answers a query, before which so many of its sort came.
+/// Answers a query. The number counts earlier queries of the same kind.
 type Answer = dyn Fn(&str, usize) -> Response<Body> + Send + Sync;
 
 /// A server that answers by what it is asked, and remembers that.
@@ -76,13 +76,13 @@ fn is_watch(query: &str) -> bool {
     query.contains("watch=true")
 }
 
-/// The first news that are as wanted.
-async fn until(follower: &mut Loop<String>, wanted: impl Fn(&News<String>) -> bool) -> News<String> {
+/// Returns the first update that is wanted.
+async fn until(follower: &mut Loop<String>, wanted: impl Fn(&Update<String>) -> bool) -> Update<String> {
     let find = async {
         loop {
-            let news = follower.next().await;
-            if wanted(&news) {
-                return news;
+            let update = follower.next().await;
+            if wanted(&update) {
+                return update;
             }
         }
     };
@@ -175,7 +175,7 @@ async fn a_watch_that_is_always_refused_is_asked_for_less_and_less() {
         let server = Server::new(move |query, _| if is_watch(query) { status(code, "no") } else { list("7", &[]) });
         run(&mut server.follow(Forgetful), MINUTE).await;
         assert_eq!(server.count(false), 1, "{code}");
-        // Eight on average; they are spread by chance.
+        // Eight on average, at random times.
         assert!(server.count(true) < 30, "{code}: {}", server.count(true));
     }
 }
@@ -197,7 +197,7 @@ async fn lists_are_what_the_server_has_at_hand_and_never_older_than_what_was_see
     });
     let known = Known::new(Floor::Any);
     let mut follower = server.follow(known.clone());
-    until(&mut follower, |news| *news == News::Reset(vec!["c".into()])).await;
+    until(&mut follower, |update| *update == Update::Reset(vec!["c".into()])).await;
     let asked = server.asked();
     assert_eq!(asked[0], "resourceVersion=0&resourceVersionMatch=NotOlderThan");
     let list = asked.iter().rfind(|query| !is_watch(query)).unwrap();
@@ -212,7 +212,7 @@ async fn after_a_restart_nothing_older_is_taken_than_what_may_have_been_carried_
         (Floor::Newest, "limit=500"),
     ] {
         let server = Server::new(|query, _| if is_watch(query) { lines(&[]) } else { list("50", &[]) });
-        until(&mut server.follow(Known::new(floor)), |news| matches!(news, News::Reset(_))).await;
+        until(&mut server.follow(Known::new(floor)), |update| matches!(update, Update::Reset(_))).await;
         assert_eq!(server.asked()[0], query);
     }
 }
@@ -223,9 +223,9 @@ async fn what_was_reached_is_remembered_before_it_is_told() {
     let known = Known::new(Floor::Any);
     let mut follower = server.follow(known.clone());
     let last = || known.1.lock().unwrap().last().cloned();
-    until(&mut follower, |news| matches!(news, News::Reset(_))).await;
+    until(&mut follower, |update| matches!(update, Update::Reset(_))).await;
     assert_eq!(last().as_deref(), Some("7"));
-    until(&mut follower, |news| matches!(news, News::Put(_))).await;
+    until(&mut follower, |update| matches!(update, Update::Apply(_))).await;
     assert_eq!(last().as_deref(), Some("9"));
 }
 
@@ -237,7 +237,7 @@ async fn a_server_that_lags_behind_is_waited_for() {
         (true, _) => lines(&[]),
     });
     let mut follower = server.follow(Known::new(Floor::NotOlderThan("900".into())));
-    until(&mut follower, |news| *news == News::Reset(vec!["new".into()])).await;
+    until(&mut follower, |update| *update == Update::Reset(vec!["new".into()])).await;
     let not_older = |query: &String| query.contains("resourceVersion=900");
     assert!(server.asked().iter().filter(|query| !is_watch(query)).all(not_older), "{:?}", server.asked());
 }
@@ -251,7 +251,7 @@ async fn a_storage_that_was_set_back_is_taken_at_its_word_after_a_while() {
             _ => list("3", &["old"]),
         });
         let mut follower = server.follow(Known::new(Floor::NotOlderThan("900".into())));
-        until(&mut follower, |news| *news == News::Reset(vec!["old".into()])).await;
+        until(&mut follower, |update| *update == Update::Reset(vec!["old".into()])).await;
         assert!(server.asked().contains(&"limit=500".to_owned()), "as its storage has it: {:?}", server.asked());
     }
 }
@@ -271,13 +271,13 @@ async fn a_watch_without_a_word_is_doubted() {
         }
     });
     let mut follower = server.follow(Forgetful);
-    until(&mut follower, |news| *news == News::Connected).await;
+    until(&mut follower, |update| *update == Update::Connected).await;
     run(&mut follower, Duration::from_secs(3)).await;
     let asked = server.asked();
     assert_eq!(asked[2], "resourceVersion=900&resourceVersionMatch=NotOlderThan&limit=1", "{asked:?}");
     assert!(is_watch(&asked[3]) && asked[3].contains("resourceVersion=900"), "{asked:?}");
     *back.lock().unwrap() = true;
-    until(&mut follower, |news| *news == News::Reset(vec!["old".into()])).await;
+    until(&mut follower, |update| *update == Update::Reset(vec!["old".into()])).await;
 }
 
 /// A watch that says nothing for so long, and ends.
@@ -301,7 +301,7 @@ async fn an_event_that_the_server_can_never_tell_does_not_hold_up_the_rest() {
         (false, 0) => list("7", &["a"]),
         (false, _) => list("9", &["b"]),
     });
-    until(&mut server.follow(Forgetful), |news| *news == News::Reset(vec!["b".into()])).await;
+    until(&mut server.follow(Forgetful), |update| *update == Update::Reset(vec!["b".into()])).await;
     assert_eq!(server.count(true), 3, "{:?}", server.asked());
 }
 
@@ -314,9 +314,9 @@ async fn all_objects_are_listed_anew_when_that_is_wanted() {
     });
     let signals = Signals::default();
     let mut follower = server.follow_with(Forgetful, signals.clone());
-    until(&mut follower, |news| *news == News::Connected).await;
+    until(&mut follower, |update| *update == Update::Connected).await;
     signals.relist.notify_one();
-    assert_eq!(follower.next().await, News::Reset(vec!["a".into(), "b".into()]));
+    assert_eq!(follower.next().await, Update::Reset(vec!["a".into(), "b".into()]));
     assert_eq!(server.asked()[2], "resourceVersion=7&resourceVersionMatch=NotOlderThan");
 }
 
@@ -326,7 +326,7 @@ async fn a_server_that_answers_about_another_kind_is_asked_again_soon_unless_it_
         let server = Server::new(move |_, _| busy(pause));
         let signals = Signals::default();
         let mut follower = server.follow_with(Forgetful, signals.clone()).patient();
-        until(&mut follower, |news| matches!(news, News::Disconnected(_))).await;
+        until(&mut follower, |update| matches!(update, Update::Disconnected(_))).await;
         let recovered = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert_eq!(server.count(false), 1, "before anything is heard");
@@ -348,7 +348,7 @@ async fn kinds_tell_each_other_that_the_server_answers_again() {
     let signals = Signals::default();
     let mut follower = server.follow_with(Forgetful, signals.clone());
     let heard = signals.recovered.notified();
-    until(&mut follower, |news| *news == News::Connected).await;
+    until(&mut follower, |update| *update == Update::Connected).await;
     tokio::time::timeout(Duration::from_secs(1), heard).await.expect("the others are told");
 }
 
@@ -357,7 +357,7 @@ async fn watches_of_many_end_spread_out() {
     let mut ends: HashMap<String, u32> = HashMap::new();
     for _ in 0..20 {
         let server = Server::new(|query, _| if is_watch(query) { lines(&[]) } else { list("7", &[]) });
-        until(&mut server.follow(Forgetful), |news| *news == News::Connected).await;
+        until(&mut server.follow(Forgetful), |update| *update == Update::Connected).await;
         let watch = server.asked().pop().unwrap();
         let seconds = watch.split('&').find_map(|part| part.strip_prefix("timeoutSeconds=")).unwrap().to_owned();
         assert!((300..=600).contains(&seconds.parse::<u32>().unwrap()), "{watch}");
@@ -370,8 +370,8 @@ async fn watches_of_many_end_spread_out() {
 async fn a_kind_that_the_server_lacks_has_no_objects() {
     let server = Server::new(|_, _| status(404, "no such kind"));
     let mut optional = server.follow(Forgetful).of_an_optional_kind();
-    assert_eq!(optional.next().await, News::Reset(Vec::new()));
-    assert_eq!(optional.next().await, News::Connected);
+    assert_eq!(optional.next().await, Update::Reset(Vec::new()));
+    assert_eq!(optional.next().await, Update::Connected);
     let error = "the API server answers 404: no such kind".to_owned();
-    assert_eq!(server.follow(Forgetful).next().await, News::Disconnected(error));
+    assert_eq!(server.follow(Forgetful).next().await, Update::Disconnected(error));
 }

@@ -1,7 +1,7 @@
 //! Waits for a kind that the API server does not have: until its CustomResourceDefinition is established.
 //!
-//! The definition is watched, so that the kind is noticed at once and asking costs nothing meanwhile. Where it cannot
-//! be watched (no right to, or a server without definitions) the kind itself is asked for now and then.
+//! The definition is watched, so the kind is noticed at once, and waiting costs no requests. If the definition cannot
+//! be watched (no permission, or a server without definitions), the kind itself is probed from time to time.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use kube::Client;
 use serde_json::Value;
 
 use super::Subject;
-use super::ask::Asker;
 use super::backoff::Backoff;
-use super::line::Line;
-use super::refusal::Refusal;
+use super::request_error::RequestError;
+use super::requests::ResourceClient;
+use super::watch_line::WatchLine;
 use crate::convert::Resource;
 use crate::json::{at, get, items, text};
 
@@ -26,33 +26,35 @@ const DEFINITIONS: Resource = Resource {
     optional: false,
 };
 
-/// After how many seconds the server shall end a watch, by chance.
+/// Duration of a watch in seconds, chosen at random.
 const WATCH: (u32, u32) = (300, 600);
-/// The interval at which the kind is probed if its definition cannot be watched: up to twice as long, by chance.
-const POLL: Duration = Duration::from_secs(30);
+/// The interval at which the kind is probed if its definition cannot be watched. Up to the same time is added at
+/// random.
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The state of waiting for the kind.
-pub(super) struct Arrival {
-    definitions: Asker,
+pub(super) struct KindWaiter {
+    definitions: ResourceClient,
     resource: Resource,
     backoff: Backoff,
 }
 
-impl Arrival {
+impl KindWaiter {
     pub(super) fn new(client: Client, resource: Resource) -> Self {
         let name = format!("metadata.name={}.{}", resource.plural, resource.group);
         let definition = Subject { resource: DEFINITIONS, namespace: None, labels: None, fields: Some(name) };
-        Self { definitions: Asker::new(client, &definition), resource, backoff: Backoff::default() }
+        Self { definitions: ResourceClient::new(client, &definition), resource, backoff: Backoff::default() }
     }
 
-    /// The kind is there.
-    pub(super) fn happened(&mut self) {
+    /// Has to be called when the kind exists.
+    pub(super) fn reset(&mut self) {
         self.backoff.reset();
     }
 
-    /// Returns when it is worth asking for the kind again.
+    /// Returns when the kind should be requested again.
     pub(super) async fn wait(&mut self) {
-        // The definition may be established a little before its objects are served, or stay so without serving them.
+        // The definition may be established a little before its objects are served, or may stay so without serving
+        // them.
         tokio::time::sleep(self.backoff.step(None)).await;
         // At version 0 an existing definition is sent first. With bookmarks, servers whose storage cannot report its
         // progress refuse that version.
@@ -64,18 +66,21 @@ impl Arrival {
                 }
                 None
             }
-            Err(refusal) => refusal.pause(),
+            Err(error) => error.pause(),
         };
-        tokio::time::sleep(pause.unwrap_or_default() + POLL + rand::random_range(Duration::ZERO..=POLL)).await;
+        tokio::time::sleep(
+            pause.unwrap_or_default() + PROBE_INTERVAL + rand::random_range(Duration::ZERO..=PROBE_INTERVAL),
+        )
+        .await;
     }
 
     /// True if a line reported the condition before the watch ended.
-    async fn established(&self, mut lines: impl Stream<Item = Result<Line, Refusal>> + Unpin) -> bool {
+    async fn established(&self, mut lines: impl Stream<Item = Result<WatchLine, RequestError>> + Unpin) -> bool {
         while let Some(line) = lines.next().await {
             match line {
-                Ok(Line::Put(definition)) if serves(&definition, self.resource.version) => return true,
-                Ok(Line::Put(_) | Line::Gone(_) | Line::Mark(_)) => {}
-                Ok(Line::Over(_)) | Err(_) => return false,
+                Ok(WatchLine::Apply(definition)) if serves(&definition, self.resource.version) => return true,
+                Ok(WatchLine::Apply(_) | WatchLine::Delete(_) | WatchLine::Bookmark(_)) => {}
+                Ok(WatchLine::Error(_)) | Err(_) => return false,
             }
         }
         false

@@ -1,7 +1,8 @@
 //! Requests to the API server about one kind, and their responses.
 //!
-//! `kube`'s own calls do not say how long a server asks to be left alone (`Retry-After`), end every watch within five
-//! minutes, and read a list only as a whole. Here objects are taken from an answer one by one as it comes in.
+//! `kube`'s own calls do not return the time after which a server permits the next attempt (`Retry-After`). They end
+//! every watch within five minutes, and read a list only as a whole. Here the objects of a response are parsed one by
+//! one as it arrives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,33 +22,33 @@ use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, LinesCodec};
 use tokio_util::io::StreamReader;
 
-use super::line::Line;
 use super::list::{self, List};
-use super::refusal::Refusal;
+use super::request_error::RequestError;
+use super::watch_line::WatchLine;
 use super::{Floor, Subject};
 
-/// The time that the server may take to begin a response, and between two parts of one that is no watch.
+/// Timeout for the beginning of a response, and for each part of one that is no watch.
 const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
-/// Objects asked for at a time, where the server reads them from its storage.
+/// Page size of lists that the server reads from its storage.
 const PAGE: &str = "500";
-/// Parts of an answer that wait to be read.
+/// Number of parts of a response that are buffered.
 const PARTS: usize = 4;
-/// The extra time for a watch that receives nothing, not even its end.
-const SLACK: Duration = Duration::from_secs(5);
+/// A watch may exceed its duration by this time before it is considered broken.
+const WATCH_GRACE: Duration = Duration::from_secs(5);
 
-/// Takes from an object what is worth knowing.
+/// Extracts from an object what the caller needs.
 pub(super) type Reader<T> = Arc<dyn Fn(&Value) -> T + Send + Sync>;
 /// The lines of a watch.
-pub(super) type Lines = BoxStream<'static, Result<Line, Refusal>>;
+pub(super) type Lines = BoxStream<'static, Result<WatchLine, RequestError>>;
 
-/// Asks about the objects of a kind.
-pub(super) struct Asker {
+/// Sends requests about the objects of a kind.
+pub(super) struct ResourceClient {
     client: Client,
     path: String,
     selectors: Vec<(&'static str, String)>,
 }
 
-impl Asker {
+impl ResourceClient {
     pub(super) fn new(client: Client, subject: &Subject) -> Self {
         let resource = subject.resource;
         let group = if resource.group.is_empty() { "api" } else { "apis" };
@@ -58,21 +59,21 @@ impl Asker {
         Self { client, path, selectors }
     }
 
-    /// Requests a list, or the part of one after a continue token.
+    /// Requests a list, or the next page of one by its continue token.
     pub(super) async fn list<T: Send + 'static>(
         &self,
         floor: &Floor,
         token: Option<&str>,
         read: &Reader<T>,
-    ) -> Result<List<T>, Refusal> {
+    ) -> Result<List<T>, RequestError> {
         let query: &[(&str, &str)] = match (token, floor) {
             (Some(token), _) => &[("limit", PAGE), ("continue", token)],
-            // Without a limit: with one, servers before 1.34 read their storage.
+            // No limit here: with one, servers before 1.34 read their storage.
             (None, Floor::Any) => &at_least("0"),
             (None, Floor::NotOlderThan(version)) => &at_least(version),
             (None, Floor::Newest) => &[("limit", PAGE)],
         };
-        let body = self.ask(query).await?;
+        let body = self.send(query).await?;
         let read = Arc::clone(read);
         let (parts, received) = mpsc::channel(PARTS);
         let reading = tokio::task::spawn_blocking(move || list::parse(received, &*read));
@@ -82,46 +83,50 @@ impl Asker {
             match chunk {
                 Ok(chunk) => {
                     if parts.send(chunk).await.is_err() {
-                        // Whoever reads has found that it cannot be read.
+                        // The parser has stopped with an error.
                         break;
                     }
                 }
                 Err(error) => {
-                    broken = Some(Refusal::Way(error.to_string()));
+                    broken = Some(RequestError::Connection(error.to_string()));
                     break;
                 }
             }
         }
         drop(parts);
-        let read = reading.await.map_err(|error| Refusal::Garbled(error.to_string()))?;
-        broken.map_or_else(|| read.map_err(|error| Refusal::Garbled(error.to_string())), Err)
+        let read = reading.await.map_err(|error| RequestError::Malformed(error.to_string()))?;
+        broken.map_or_else(|| read.map_err(|error| RequestError::Malformed(error.to_string())), Err)
     }
 
-    /// Probes that the server has reached a version, by the shortest list that is not older.
-    pub(super) async fn knows(&self, version: &str) -> Result<(), Refusal> {
+    /// Checks that the server has reached a version. Requests the shortest list that is not older.
+    pub(super) async fn has_reached(&self, version: &str) -> Result<(), RequestError> {
         let [version, not_older] = at_least(version);
-        let body = self.ask(&[version, not_older, ("limit", "1")]).await?;
-        timeout(RESPONSE_TIMEOUT, body.collect_bytes()).await.map_err(silent)?.map_err(|error| Refusal::way(&error))?;
+        let body = self.send(&[version, not_older, ("limit", "1")]).await?;
+        timeout(RESPONSE_TIMEOUT, body.collect_bytes())
+            .await
+            .map_err(silent)?
+            .map_err(|error| RequestError::connection(&error))?;
         Ok(())
     }
 
-    /// Watches the changes after a version, for so many seconds.
-    pub(super) async fn watch(&self, version: &str, seconds: u32, bookmarks: bool) -> Result<Lines, Refusal> {
+    /// Watches the changes after a version for a number of seconds.
+    pub(super) async fn watch(&self, version: &str, seconds: u32, bookmarks: bool) -> Result<Lines, RequestError> {
         let seconds_text = seconds.to_string();
         let mut query = vec![("watch", "true"), ("timeoutSeconds", &*seconds_text), ("resourceVersion", version)];
         query.extend(bookmarks.then_some(("allowWatchBookmarks", "true")));
-        let body = self.ask(&query).await?;
-        let chunks = chunks(body, Duration::from_secs(seconds.into()) + SLACK);
+        let body = self.send(&query).await?;
+        let chunks = chunks(body, Duration::from_secs(seconds.into()) + WATCH_GRACE);
         let lines = FramedRead::new(StreamReader::new(chunks), LinesCodec::new());
-        Ok(lines.map_err(|error| Refusal::way(&error)).map(|line| Line::read(&line?)).boxed())
+        Ok(lines.map_err(|error| RequestError::connection(&error)).map(|line| WatchLine::read(&line?)).boxed())
     }
 
-    /// Asks, and gives the answer's content if the server agrees.
-    async fn ask(&self, query: &[(&str, &str)]) -> Result<Body, Refusal> {
-        let request = Request::get(self.uri(query)).body(Body::empty()).map_err(|error| Refusal::way(&error))?;
-        let asked = timeout(RESPONSE_TIMEOUT, self.client.send(request)).await.map_err(silent)?;
-        let response = asked.map_err(|error| Refusal::way(&error))?;
-        if response.status().is_success() { Ok(response.into_body()) } else { Err(refusal(response).await) }
+    /// Sends a request, and returns the body of a successful response.
+    async fn send(&self, query: &[(&str, &str)]) -> Result<Body, RequestError> {
+        let request =
+            Request::get(self.uri(query)).body(Body::empty()).map_err(|error| RequestError::connection(&error))?;
+        let sent = timeout(RESPONSE_TIMEOUT, self.client.send(request)).await.map_err(silent)?;
+        let response = sent.map_err(|error| RequestError::connection(&error))?;
+        if response.status().is_success() { Ok(response.into_body()) } else { Err(error_of(response).await) }
     }
 
     fn uri(&self, query: &[(&str, &str)]) -> String {
@@ -137,12 +142,12 @@ fn at_least(version: &str) -> [(&str, &str); 2] {
     [("resourceVersion", version), ("resourceVersionMatch", "NotOlderThan")]
 }
 
-fn silent(_: tokio::time::error::Elapsed) -> Refusal {
-    Refusal::Way("the API server does not answer".into())
+fn silent(_: tokio::time::error::Elapsed) -> RequestError {
+    RequestError::Connection("the API server does not answer".into())
 }
 
-/// Reads a refusal. Under load the server sends plain text, and only a header gives the time to wait.
-async fn refusal(response: Response<Body>) -> Refusal {
+/// Parses an error response. Under load the server sends plain text, and the time to wait is only in a header.
+async fn error_of(response: Response<Body>) -> RequestError {
     let code = response.status().as_u16();
     let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     let pause = header.map(Duration::from_secs);
@@ -150,12 +155,12 @@ async fn refusal(response: Response<Body>) -> Refusal {
     let text = body.ok().and_then(Result::ok).map(|body| String::from_utf8_lossy(&body).trim().to_owned());
     let text = text.unwrap_or_default();
     match serde_json::from_str::<Status>(&text) {
-        Ok(status) => Refusal::of(Status { code, ..status }, pause),
-        Err(_no_status) => Refusal::of(Status::failure(&text, "").with_code(code), pause),
+        Ok(status) => RequestError::of(Status { code, ..status }, pause),
+        Err(_no_status) => RequestError::of(Status::failure(&text, "").with_code(code), pause),
     }
 }
 
-/// The parts of a body; an error if none comes for too long.
+/// The parts of a body. Ends with an error if no part arrives within the timeout.
 fn chunks(body: Body, silence: Duration) -> impl Stream<Item = std::io::Result<Bytes>> + Send + Unpin {
     let stream = body.into_data_stream().map_err(std::io::Error::other).boxed();
     futures::stream::unfold(Some(stream), move |stream| async move {
