@@ -12,4 +12,4 @@ RUN cargo xtask image --output /image.tar \
 FROM scratch
 COPY --from=build /root-of-image/ /
 ENV PATH=/usr/sbin:/usr/bin
-ENTRYPOINT ["/usr/bin/ringfence"]
+ENTRYPOINT ["/usr/bin/ringfence-agent"]

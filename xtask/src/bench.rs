@@ -46,7 +46,8 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     if options.neutral {
         return neutral::run(sh, options.dry);
     }
-    cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-bench").run()?;
+    let programs = demo::PROGRAMS;
+    cmd!(sh, "cargo build --release --locked {programs...} --package ringfence-bench").run()?;
     let bench = demo::binary(sh, "release", "ringfence-bench")?;
     let [rounds, millis, changes] =
         [options.rounds.to_string(), options.millis.to_string(), options.changes.to_string()];

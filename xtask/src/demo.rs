@@ -9,6 +9,18 @@ use crate::{marks, setup};
 
 const MARKS: (&str, &str) = ("<!-- transcript: cargo xtask demo --update-readme -->", "<!-- end of transcript -->");
 
+/// The packages of the programs that a lab needs.
+pub(crate) const PROGRAMS: &[&str] = &[
+    "--package",
+    "ringfence",
+    "--package",
+    "ringfence-lab",
+    "--package",
+    "ringfence-agent",
+    "--package",
+    "ringfence-cni",
+];
+
 /// How to take the tour.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -23,7 +35,7 @@ pub(crate) struct Options {
 /// Builds the release binary and runs the tour; its exit code is ours.
 pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     setup::run(sh)?;
-    cmd!(sh, "cargo build --release --locked --package ringfence").run()?;
+    cmd!(sh, "cargo build --release --locked {PROGRAMS...}").run()?;
     let mut demo = Command::new(binary(sh, "release", "ringfence")?);
     demo.args(["lab", "demo"]).args(&options.rest).current_dir(sh.current_dir());
     if !options.update_readme {

@@ -61,6 +61,7 @@ enum Part {
 /// Programs of one build.
 struct Programs {
     ringfence: PathBuf,
+    agent: PathBuf,
     e2e: PathBuf,
 }
 
@@ -102,7 +103,8 @@ fn build(sh: &Shell, options: &Options) -> anyhow::Result<Programs> {
         // As the tests build it, so that nothing is compiled twice.
         cmd!(sh, "cargo build --quiet --locked --workspace").run()?;
     } else {
-        cmd!(sh, "cargo build --release --locked --package ringfence --package ringfence-e2e").run()?;
+        let programs = demo::PROGRAMS;
+        cmd!(sh, "cargo build --release --locked {programs...} --package ringfence-e2e").run()?;
     }
     // Copies: another version is built beside them.
     let copy = |name: &str| -> anyhow::Result<PathBuf> {
@@ -111,9 +113,10 @@ fn build(sh: &Shell, options: &Options) -> anyhow::Result<Programs> {
         sh.copy_file(demo::binary(sh, profile, name)?, &to)?;
         Ok(to)
     };
-    // Images take it from beside the program.
+    // The command finds the lab's program beside it, and the lab the agent's; images take the plugin from there.
     copy("ringfence-cni")?;
-    Ok(Programs { ringfence: copy("ringfence")?, e2e: copy("ringfence-e2e")? })
+    copy("ringfence-lab")?;
+    Ok(Programs { ringfence: copy("ringfence")?, agent: copy("ringfence-agent")?, e2e: copy("ringfence-e2e")? })
 }
 
 /// Archives to put on the nodes: the version tried, and for faults one with another layout.
@@ -123,7 +126,7 @@ fn images(sh: &Shell, options: &Options, programs: &Programs) -> anyhow::Result<
     }
     let mut archives = vec![match &options.image {
         Some(path) => path.canonicalize().with_context(|| format!("no image {}", path.display()))?,
-        None if options.debug => image::debug(sh, Some(&programs.ringfence))?,
+        None if options.debug => image::debug(sh, Some(&programs.agent))?,
         None => image::release(sh)?,
     }];
     let upgrade = options.only.is_empty() || options.only.iter().any(|name| name == "upgrade");

@@ -14,8 +14,8 @@ use xshell::{Shell, cmd};
 use crate::{demo, setup};
 use files::Files;
 
-/// The program in the image.
-const PROGRAM: &str = "/usr/bin/ringfence";
+/// The program in the image: the agent.
+const PROGRAM: &str = "/usr/bin/ringfence-agent";
 /// The network plugin, which the agent copies onto nodes.
 const PLUGIN: &str = "/usr/bin/ringfence-cni";
 /// Directory in the image for network plugins that the agent delegates to; the node's own directory is mounted
@@ -86,9 +86,9 @@ pub(crate) fn release(sh: &Shell) -> anyhow::Result<PathBuf> {
 
 /// The debug build. With all packages, as the tests build it, so that nothing is compiled twice.
 fn build_debug(sh: &Shell, other_layout: bool) -> anyhow::Result<PathBuf> {
-    let features: &[&str] = if other_layout { &["--features", "ringfence/other-layout"] } else { &[] };
+    let features: &[&str] = if other_layout { &["--features", "ringfence-agent/other-layout"] } else { &[] };
     cmd!(sh, "cargo build --quiet --locked --workspace {features...}").run()?;
-    demo::binary(sh, "debug", "ringfence")
+    demo::binary(sh, "debug", "ringfence-agent")
 }
 
 /// The debug build with what it needs of this machine.
@@ -141,8 +141,10 @@ fn build(sh: &Shell) -> anyhow::Result<PathBuf> {
     let libraries = format!("/usr/lib/{}-linux-gnu:/usr/lib64:/usr/lib", std::env::consts::ARCH);
     let _flags = sh.push_env("RUSTFLAGS", flags);
     let _libraries = sh.push_env("LIBBPF_SYS_LIBRARY_PATH", libraries);
-    cmd!(sh, "cargo build --release --locked --package ringfence --features static --target {target}").run()?;
-    demo::binary(sh, &format!("{target}/release"), "ringfence")
+    let packages = ["--package", "ringfence-agent", "--package", "ringfence-cni"];
+    cmd!(sh, "cargo build --release --locked {packages...} --features ringfence-agent/static --target {target}")
+        .run()?;
+    demo::binary(sh, &format!("{target}/release"), "ringfence-agent")
 }
 
 /// Everything in the image.

@@ -54,7 +54,31 @@ pub(crate) fn run(sh: &Shell) -> anyhow::Result<()> {
 
 /// The same with what tests need besides.
 pub(crate) fn run_for_tests(sh: &Shell) -> anyhow::Result<()> {
-    provide(sh, NEEDS.iter().chain(PLUGINS))
+    provide(sh, NEEDS.iter().chain(PLUGINS))?;
+    promtool(sh)
+}
+
+/// Directory of programs that are unpacked and not installed, from the root of the repository.
+pub(crate) const TOOLS: &str = "target/tools/usr/bin";
+
+/// Prometheus' linter. Debian's package would start a service, so its files are only unpacked.
+fn promtool(sh: &Shell) -> anyhow::Result<()> {
+    if has_program(sh, "promtool") || sh.path_exists(format!("{TOOLS}/promtool")) || !has_program(sh, "apt-get") {
+        return Ok(());
+    }
+    println!("This machine lacks promtool: unpacking Debian's package prometheus into target/tools.");
+    sh.create_dir("target/tools")?;
+    let _tools = sh.push_dir("target/tools");
+    let download = || cmd!(sh, "apt-get download -q prometheus").ignore_stderr().run();
+    if download().is_err() && is_root(sh) {
+        cmd!(sh, "apt-get update -q").run().context("apt-get update failed")?;
+        download().context("apt-get could not download prometheus")?;
+    }
+    let archives = sh.read_dir(".")?;
+    let archive = archives.iter().find(|path| path.extension().is_some_and(|end| end == "deb"));
+    let archive = archive.context("apt-get downloaded no package prometheus")?;
+    cmd!(sh, "dpkg-deb --extract {archive} .").run()?;
+    Ok(sh.remove_path(archive)?)
 }
 
 /// The same for what a container image is made of.

@@ -50,6 +50,9 @@ fn cargo_test(sh: &Shell, options: &Options) -> anyhow::Result<Tally> {
         None => command.arg("--workspace"),
     };
     command.args(&options.filter).args(["--", "--show-output"]);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let tools = std::iter::once(sh.current_dir().join(setup::TOOLS));
+    command.env("PATH", std::env::join_paths(std::env::split_paths(&path).chain(tools))?);
     if let Some(cases) = options.cases {
         command.env("RINGFENCE_CASES", cases.to_string());
     }

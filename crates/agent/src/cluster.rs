@@ -30,7 +30,7 @@ const UNANSWERED: u32 = 3;
 
 /// Where the cluster is: by this kubeconfig, or else `KUBECONFIG`, `~/.kube/config`, or the service account of the pod
 /// we are in.
-pub async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
+pub(crate) async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
     match kubeconfig {
         Some(path) => {
             let read = Kubeconfig::read_from(path)?;

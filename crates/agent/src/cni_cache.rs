@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use ringfence_netns::HardwareAddress;
 use serde_json::Value;
 
-use crate::api::WaitRequest;
+use ringfence_api::WaitRequest;
 
 /// Where libcni keeps results, unless told otherwise.
 pub(crate) const RESULTS: &str = "/var/lib/cni/results";

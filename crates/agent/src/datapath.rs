@@ -1,4 +1,4 @@
-//! The kernel side: the datapath as an [`Enforcer`] and as a [`Source`] of records.
+//! The kernel side: the datapath as an [`Enforcer`] and as a [`Source`] of events.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -7,20 +7,20 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
+use ringfence_api::{Feature, MapUse};
 use ringfence_datapath::{
-    ApplyError, Datapath, DropReason, Event, EventVerdict, Events, Features, GuardReport, GuardStatus, Interface,
-    LinkHook, PodLink, Repairs, Sizes,
+    ApplyError, Datapath, DropCounters, Event, Events, Features, GuardReport, GuardStatus, Interface, LinkHook,
+    PodLink, Repairs, Sizes,
 };
 use ringfence_engine::{Delta, Limits, Plan, RuleId};
 use ringfence_netns::Tunnel;
 
-use crate::api::{Feature, MapUse};
 use crate::client_ports;
 use crate::core::Handle;
 use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
-use crate::flows::{self, Record, Source, Why};
+use crate::flows::Source;
 use crate::guards::{Work, Workshop};
-use crate::run::{Config, Connections};
+use crate::run::Config;
 
 /// The datapath, and what does not change about it.
 struct Kernel {
@@ -72,10 +72,7 @@ fn settings(config: &Config) -> anyhow::Result<ringfence_datapath::Config> {
     let mut settings = ringfence_datapath::Config::new(&config.pin_dir);
     settings.report_allowed = config.report_allowed;
     settings.ephemeral_ports = client_ports::read();
-    settings.connections = match config.connections {
-        Connections::Cut => ringfence_datapath::Connections::Cut,
-        Connections::Drain => ringfence_datapath::Connections::Drain,
-    };
+    settings.connections = config.connections;
     for (map, entries) in &config.map_sizes {
         *size(&mut settings.sizes, map)? = *entries;
     }
@@ -168,6 +165,14 @@ fn limits(sizes: &Sizes) -> Limits {
     all.eighths(7)
 }
 
+impl Kernel {
+    /// The counters of drops, if they can be read.
+    fn drops(&self) -> Option<DropCounters> {
+        let error = |error: &ApplyError| tracing::warn!(%error, "cannot read the counters of drops");
+        self.datapath.drop_counters().inspect_err(error).ok()
+    }
+}
+
 impl Enforcer for Kernel {
     fn limits(&self) -> Limits {
         self.limits
@@ -232,32 +237,20 @@ impl Enforcer for Kernel {
     }
 
     fn facts(&mut self) -> Facts {
-        let drops = self.datapath.drop_counters();
-        let reports_lost = drops.as_ref().map_or(0, |drops| drops.events_lost);
-        let drops = drops.map(|drops| {
-            [
-                ("policy", drops.policy),
-                ("policy-cut", drops.cut),
-                ("spoofed-source", drops.spoofed),
-                ("endpoint-not-ready", drops.not_ready),
-                ("unparseable", drops.unparseable),
-                ("astray", drops.misdirected),
-                ("incomplete", drops.incomplete),
-            ]
-            .map(|(reason, packets)| (reason.to_owned(), packets))
-            .into()
-        });
-        let drops = drops.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot read the counters of drops");
-            BTreeMap::new()
-        });
+        let drops = self.drops();
+        let by_reason = drops.iter().flat_map(DropCounters::by_reason).collect();
         let use_of = |map: ringfence_datapath::MapUsage| MapUse {
             name: map.map.into(),
             used: map.used as u64,
             capacity: map.size as u64,
         };
         let maps = self.datapath.map_usage().into_iter().map(use_of).collect();
-        Facts { adopted: self.adopted, maps, features: self.features.clone(), drops, reports_lost }
+        let events_lost = drops.map_or(0, |drops| drops.events_lost);
+        Facts { adopted: self.adopted, maps, features: self.features.clone(), drops: by_reason, events_lost }
+    }
+
+    fn events_lost(&mut self) -> u64 {
+        self.drops().map_or(0, |drops| drops.events_lost)
     }
 
     fn counters(&mut self) -> Result<BTreeMap<RuleId, Count>, EnforceError> {
@@ -271,50 +264,10 @@ impl Enforcer for Kernel {
 struct Reports(Events);
 
 impl Source for Reports {
-    fn read(&mut self, patience: Duration, records: &mut Vec<Record>) -> anyhow::Result<()> {
-        records.extend(self.0.poll(patience)?.iter().map(record));
+    fn read(&mut self, timeout: Duration, events: &mut Vec<Event>) -> anyhow::Result<()> {
+        events.extend(self.0.poll(timeout)?);
         Ok(())
     }
-}
-
-fn record(event: &Event) -> Record {
-    let (verdict, why) = match event.verdict {
-        EventVerdict::Allowed(cause) => (flows::Outcome::Allowed, Why::Cause(cause)),
-        EventVerdict::Denied(DropReason::Policy { rule_id: cause, cut: false }) => {
-            (flows::Outcome::Denied, Why::Cause(cause))
-        }
-        EventVerdict::Denied(DropReason::Policy { rule_id: cause, cut: true }) => {
-            (flows::Outcome::Cut, Why::Cause(cause))
-        }
-        EventVerdict::Denied(drop) => (flows::Outcome::Denied, program(drop)),
-    };
-    Record {
-        verdict,
-        direction: event.direction,
-        protocol: event.protocol,
-        source: (event.source, event.source_port),
-        destination: (event.destination, event.destination_port),
-        from_node: event.from_node && !event.reply,
-        interface: event.interface,
-        repeated: event.repeated,
-        why,
-    }
-}
-
-fn program(drop: DropReason) -> Why {
-    let (reason, message) = match drop {
-        DropReason::Policy { .. } => ("policy", "a policy said so"),
-        DropReason::Spoofed => (flows::SPOOFED, "the source address is not that of the pod that sent the packet"),
-        DropReason::EndpointNotReady => {
-            ("endpoint-not-ready", "the address is a local pod's, but no policy is known for it yet")
-        }
-        DropReason::Unparseable => ("unparseable", "the packet's ports or its true destination cannot be told"),
-        DropReason::Misdirected => ("astray", "the packet was on its way to a pod it is not for"),
-        DropReason::Incomplete => {
-            ("incomplete", "the kernel's copy of the policy has no answer; this is a fault of ringfence")
-        }
-    };
-    Why::Program { reason, message }
 }
 
 #[cfg(test)]

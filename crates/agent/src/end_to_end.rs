@@ -13,16 +13,17 @@ use axum::http::Uri;
 use axum::response::Response;
 use futures::StreamExt as _;
 use parking_lot::Mutex;
+use ringfence_api::client::Client;
+use ringfence_api::{ClientError, FlowLine, ReasonCode, Status, Verdict, WaitRequest};
+use ringfence_datapath::Event;
 use serde_json::{Value, json};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::api::{FlowLine, Status, WaitRequest};
-use crate::client::{Client, ClientError};
 use crate::core::{Core, Handle, Message};
-use crate::fake::{Call, FakeKernel};
-use crate::flows::{Flows, Outcome, Record, Source, Why};
+use crate::fake::{Call, FakeKernel, dropped};
+use crate::flows::{Flows, Source};
 use crate::metrics::Meters;
 use crate::server::Server;
 
@@ -194,18 +195,14 @@ impl Drop for Agent {
 struct Denials;
 
 impl Source for Denials {
-    fn read(&mut self, _patience: Duration, records: &mut Vec<Record>) -> anyhow::Result<()> {
+    fn read(&mut self, _timeout: Duration, events: &mut Vec<Event>) -> anyhow::Result<()> {
         thread::yield_now();
-        records.push(Record {
-            verdict: Outcome::Denied,
-            direction: None,
-            protocol: ringfence_model::Protocol::TCP,
-            source: ("10.244.0.2".parse()?, 1),
-            destination: ("10.244.0.77".parse()?, 80),
-            from_node: false,
-            interface: 0,
-            repeated: 0,
-            why: Why::Program { reason: "endpoint-not-ready", message: "no endpoint yet" },
+        events.push(Event {
+            source: "10.244.0.2".parse()?,
+            source_port: 1,
+            destination: "10.244.0.77".parse()?,
+            destination_port: 80,
+            ..dropped(ringfence_datapath::DropReason::EndpointNotReady)
         });
         Ok(())
     }
@@ -260,7 +257,7 @@ async fn a_wait_that_is_not_fulfilled_says_why() {
     let agent = Agent::start("wait", &api);
     timeout(PATIENCE, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
     let error = agent.client.wait(&wait_for("nobody", 10)).await.unwrap_err();
-    assert!(matches!(&error, ClientError::Refused { status, .. } if status.as_u16() == 504), "{error}");
+    assert!(matches!(&error, ClientError::Refused { status, .. } if *status == 504), "{error}");
     assert_eq!(error.to_string(), "no pod shop/nobody with uid uid-nobody is bound to this node");
 }
 
@@ -276,9 +273,9 @@ async fn flows_come_a_line_at_a_time_with_names() {
             FlowLine::Lost(_) => {}
         }
     };
-    assert_eq!((flow.verdict.as_str(), flow.reason.as_str()), ("denied", "endpoint-not-ready"));
+    assert_eq!((flow.verdict, flow.explanation.reason), (Verdict::Denied, ReasonCode::EndpointNotReady));
     assert_eq!(flow.source.to_string(), "shop/web 10.244.0.2:1");
-    assert!(flow.hint.is_some());
+    assert!(flow.explanation.hint.is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

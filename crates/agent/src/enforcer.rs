@@ -8,7 +8,7 @@ use ringfence_datapath::{GuardReport, GuardStatus, Interface, LinkHook, PodLink}
 use ringfence_engine::{Delta, Limits, Plan, RuleId};
 use ringfence_netns::Tunnel;
 
-use crate::api::{Feature, MapUse};
+use ringfence_api::{Feature, MapUse, ReasonCode};
 
 /// Carries out plans. The real one is the datapath; tests keep a plan in memory.
 pub trait Enforcer: Send {
@@ -47,6 +47,8 @@ pub trait Enforcer: Send {
     fn mend(&mut self) -> Result<Option<String>, EnforceError>;
     /// Facts for status and metrics, read now.
     fn facts(&mut self) -> Facts;
+    /// Events for which the kernel's ring buffer had no room until now.
+    fn events_lost(&mut self) -> u64;
     /// How much each cause decided, read now.
     fn counters(&mut self) -> Result<BTreeMap<RuleId, Count>, EnforceError>;
 }
@@ -79,9 +81,9 @@ pub struct Facts {
     /// What the kernel can do.
     pub features: Vec<Feature>,
     /// Packets dropped, by reason.
-    pub drops: BTreeMap<String, u64>,
-    /// Reports for which the kernel had no room: the packets are counted all the same.
-    pub reports_lost: u64,
+    pub drops: BTreeMap<ReasonCode, u64>,
+    /// Events for which the kernel's ring buffer had no room: their packets are counted.
+    pub events_lost: u64,
 }
 
 /// How much a cause decided.

@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use ringfence_datapath::{GuardReport, GuardStatus, Interface, LinkHook, PodLink};
+use ringfence_api::{Connections, MapUse, OverCapacity, ReasonCode};
+use ringfence_datapath::{DropReason, Event, EventVerdict, GuardReport, GuardStatus, Interface, LinkHook, PodLink};
 use ringfence_engine::{Delta, Limits, Plan, RuleId};
-use ringfence_model::DomainName;
+use ringfence_model::{DomainName, Protocol};
 use ringfence_netns::Tunnel;
 use tokio::sync::watch;
 
-use crate::api::MapUse;
 use crate::core::Setup;
 use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
 use crate::metrics::Meters;
 use crate::policy_memory::PolicyMemory;
-use crate::run::WithoutRoom;
 
 /// What the kernel was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,28 @@ struct Memory {
     limits: Limits,
     room_for_known: usize,
     undone: Option<String>,
+    events_lost: u64,
+}
+
+/// An event about a packet from nowhere that was dropped: to be given ends.
+pub(crate) fn dropped(reason: DropReason) -> Event {
+    let nowhere = IpAddr::from([0, 0, 0, 0]);
+    Event {
+        time: Duration::ZERO,
+        verdict: EventVerdict::Denied(reason),
+        source: nowhere,
+        destination: nowhere,
+        protocol: Protocol::TCP,
+        source_port: 0,
+        destination_port: 0,
+        direction: None,
+        interface: 0,
+        reply: false,
+        from_node: false,
+        translated: false,
+        length: 60,
+        repeated: 0,
+    }
 }
 
 /// The kernel, in memory.
@@ -65,9 +87,9 @@ impl FakeKernel {
     pub(crate) fn setup(&self, node: &str, meters: &Arc<Meters>) -> Setup {
         Setup {
             node: node.into(),
-            connections: "cut".into(),
-            without_room: WithoutRoom::Deny,
             policy_memory: PolicyMemory::with_room(usize::MAX),
+            connections: Connections::Cut,
+            over_capacity: OverCapacity::Deny,
             pin_dir: "/nowhere".into(),
             enforcer: Box::new(self.clone()),
             meters: Arc::clone(meters),
@@ -123,6 +145,11 @@ impl FakeKernel {
     /// What the thread that works at links tells, if it has done something.
     pub(crate) fn done(&self) -> Option<GuardReport> {
         std::mem::take(&mut self.0.lock().untold).then(GuardReport::default)
+    }
+
+    /// Has it lose events.
+    pub(crate) fn lose_events(&self, events: u64) {
+        self.0.lock().events_lost += events;
     }
 
     /// Has the next look find something undone.
@@ -211,7 +238,16 @@ impl Enforcer for FakeKernel {
     fn facts(&mut self) -> Facts {
         let used = self.0.lock().plan.endpoints.len() as u64;
         let maps = vec![MapUse { name: "endpoints".into(), used, capacity: 100 }];
-        Facts { maps, drops: BTreeMap::from([("policy".into(), 5)]), ..Facts::default() }
+        Facts {
+            maps,
+            drops: BTreeMap::from([(ReasonCode::Policy, 5)]),
+            events_lost: self.events_lost(),
+            ..Facts::default()
+        }
+    }
+
+    fn events_lost(&mut self) -> u64 {
+        self.0.lock().events_lost
     }
 
     fn counters(&mut self) -> Result<BTreeMap<RuleId, Count>, EnforceError> {

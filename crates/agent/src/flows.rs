@@ -1,4 +1,4 @@
-//! What the kernel reports about connections, with names, for logs and for whoever listens.
+//! Flows: the kernel's events with names, for the log and for whoever listens on the socket.
 //!
 //! Both are bounded ([`budget`]): pods decide what is reported, and must fill neither a disk nor a log in which others'
 //! denials are to be found. Counters are exact whatever is left out here.
@@ -6,95 +6,49 @@
 mod bucket;
 mod budget;
 
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{fmt, thread};
 
-use ringfence_engine::RuleId;
-use ringfence_model::{Direction, Protocol};
+use ringfence_api::{Flow, FlowEnd, FlowLine, FlowsLost, Loss, Verdict};
+use ringfence_datapath::{DropReason, Event, EventVerdict};
 use tokio::sync::broadcast;
 use tokio::sync::oneshot::{self, error::TryRecvError};
 
-use crate::api;
 use crate::core::{Gone, Handle, Message, Question};
 use crate::metrics::Meters;
 use bucket::Rate;
 use budget::{Budget, Limits, Told};
 
-/// What the kernel reported about a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// What became of it.
-    pub verdict: Outcome,
-    /// Which end decided; none if neither was asked.
-    pub direction: Option<Direction>,
-    /// IP protocol.
-    pub protocol: Protocol,
-    /// Who opened it: address and port (0 if the protocol has none).
-    pub source: (IpAddr, u16),
-    /// Who was called.
-    pub destination: (IpAddr, u16),
-    /// The node itself opened it, not a pod on it.
-    pub from_node: bool,
-    /// Index of the interface its packet came in by; 0 if the node made it.
-    pub interface: u32,
-    /// Like ones since the last report, which were only counted.
-    pub repeated: u64,
-    /// Who or what decided.
-    pub why: Why,
+/// The source of events. Reading blocks for at most `timeout`.
+pub trait Source: Send {
+    /// Appends the events there are.
+    fn read(&mut self, timeout: Duration, events: &mut Vec<Event>) -> anyhow::Result<()>;
 }
 
-/// What became of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// Let through.
-    Allowed,
-    /// Dropped.
-    Denied,
-    /// Was open, is dropped from now on.
-    Cut,
-}
-
-/// Who or what decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
-    /// A cause of the plan.
-    Cause(RuleId),
-    /// The kernel program itself: a word such as `spoofed-source`, and a sentence.
-    Program {
-        /// The word.
-        reason: &'static str,
-        /// The sentence.
-        message: &'static str,
-    },
-}
-
-/// The word for a packet whose source address is not that of the pod that sent it.
-pub(crate) const SPOOFED: &str = "spoofed-source";
-
-impl Record {
-    /// Whether the source is certainly not who sent the packet.
-    fn is_spoofed(&self) -> bool {
-        matches!(self.why, Why::Program { reason: SPOOFED, .. })
+/// The verdict about the connection of an event.
+pub(crate) fn verdict(event: &Event) -> Verdict {
+    match event.verdict {
+        EventVerdict::Allowed(_) => Verdict::Allowed,
+        EventVerdict::Denied(DropReason::Policy { cut: true, .. }) => Verdict::Cut,
+        EventVerdict::Denied(_) => Verdict::Denied,
     }
 }
 
-/// Where records come from. Reading blocks for at most `patience`.
-pub trait Source: Send {
-    /// Appends what there is.
-    fn read(&mut self, patience: Duration, records: &mut Vec<Record>) -> anyhow::Result<()>;
+/// Whether the source address is certainly not the sender's.
+fn is_spoofed(event: &Event) -> bool {
+    event.verdict == EventVerdict::Denied(DropReason::Spoofed)
 }
 
-/// A record with names.
-#[derive(Clone, Debug)]
-pub(crate) struct Named {
-    pub(crate) outcome: Outcome,
-    pub(crate) flow: api::Flow,
+/// Events as flows, and how many events the kernel's ring buffer had no room for until now.
+#[derive(Debug)]
+pub(crate) struct Resolved {
+    pub(crate) flows: Vec<Flow>,
+    pub(crate) events_lost: u64,
 }
 
-/// What listeners get: a flow, or how many are left out there.
-pub(crate) type Line = Arc<api::FlowLine>;
+/// A line for listeners.
+pub(crate) type Line = Arc<FlowLine>;
 
 /// Hands flows on to everybody who listens.
 #[derive(Clone, Debug)]
@@ -102,11 +56,13 @@ pub(crate) struct Flows(broadcast::Sender<Line>);
 
 /// Lines kept for a slow listener before it loses the oldest.
 const BACKLOG: usize = 2048;
-/// How long reading blocks: how late a stop is noticed.
-const PATIENCE: Duration = Duration::from_millis(100);
-/// Least time between two looks at what the kernel reports, so that a flood is read in big pieces; what the ring buffer
-/// has no room for meanwhile is counted by the kernel.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Longest time that reading blocks: how late a stop is noticed.
+const READ_TIMEOUT: Duration = Duration::from_millis(100);
+/// Least time between two reads, so that a flood is read in big pieces. The kernel counts events that do not fit into
+/// the ring buffer meanwhile.
+const READ_INTERVAL: Duration = Duration::from_millis(10);
+/// Least time between two lines of the log about lost events.
+const LOSS_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Lines of the log about denials. At 500 bytes a line 25 kB a second at most.
 const LOG: Limits = Limits { source: Rate { second: 10, burst: 20 }, node: Rate { second: 50, burst: 100 } };
@@ -123,111 +79,148 @@ impl Flows {
         self.0.subscribe()
     }
 
-    /// Reads, names, logs and hands on until the planning thread is gone.
+    /// Reads events, resolves them to flows, logs and sends these on, until the planning thread is gone.
     pub(crate) fn run(&self, mut source: Box<dyn Source>, core: &Handle, meters: &Meters) {
-        let mut teller = Teller { log: Budget::new(LOG, Instant::now()), shown: None, asked: None };
-        let mut records = Vec::new();
+        let mut reporter = Reporter::new(Instant::now());
+        let mut events = Vec::new();
         loop {
-            let patience = if teller.asked.is_some() { PAUSE } else { PATIENCE };
-            if let Err(error) = source.read(patience, &mut records) {
+            let timeout = if reporter.pending.is_some() { READ_INTERVAL } else { READ_TIMEOUT };
+            if let Err(error) = source.read(timeout, &mut events) {
                 tracing::error!(%error, "cannot read what the kernel reports about connections");
                 return;
             }
-            let busy = !records.is_empty();
-            teller.take(&mut records, self.0.receiver_count() > 0, meters);
-            if teller.tell(core, &self.0).is_err() {
+            let busy = !events.is_empty();
+            reporter.take(&mut events, self.0.receiver_count() > 0, meters);
+            if reporter.report(core, &self.0).is_err() {
                 return;
             }
             if busy {
-                thread::sleep(PAUSE);
+                thread::sleep(READ_INTERVAL);
             }
         }
     }
 }
 
-/// Tells within budgets. It never waits for names: meanwhile what the kernel reports would be lost, whoever's it is.
-struct Teller {
+/// Reports within budgets. It never waits for names: meanwhile events would be lost, whoever's they are.
+struct Reporter {
     log: Budget,
     /// While anybody listens.
-    shown: Option<Budget>,
-    asked: Option<Asked>,
+    listeners: Option<Budget>,
+    pending: Option<Pending>,
+    losses: Losses,
 }
 
-/// What names were asked for.
-struct Asked {
-    names: oneshot::Receiver<Vec<Named>>,
-    /// For each: where it goes, and of how many packets more it was the last.
-    places: Vec<(Place, Option<u64>)>,
+/// Events that the planning thread is resolving.
+struct Pending {
+    resolved: oneshot::Receiver<Resolved>,
+    /// For each event: where its flow goes, and of how many packets more it was the last.
+    destinations: Vec<(Destination, Option<u64>)>,
 }
 
-/// Where something is told.
+/// Where a flow goes.
 #[derive(Clone, Copy)]
-enum Place {
+enum Destination {
     Log,
     Listeners,
 }
 
-impl Teller {
-    /// Takes in what the kernel reported.
-    fn take(&mut self, records: &mut Vec<Record>, listened: bool, meters: &Meters) {
+/// Events that the kernel lost.
+struct Losses {
+    /// The kernel's counter when it was read last; none before the first time.
+    seen: Option<u64>,
+    /// Those that are not in the log yet.
+    unlogged: u64,
+    logged_at: Instant,
+}
+
+impl Reporter {
+    fn new(now: Instant) -> Self {
+        let losses = Losses { seen: None, unlogged: 0, logged_at: now };
+        Self { log: Budget::new(LOG, now), listeners: None, pending: None, losses }
+    }
+
+    /// Takes in events.
+    fn take(&mut self, events: &mut Vec<Event>, listened: bool, meters: &Meters) {
         let now = Instant::now();
         if listened {
-            self.shown.get_or_insert_with(|| Budget::new(LISTENERS, now));
+            self.listeners.get_or_insert_with(|| Budget::new(LISTENERS, now));
         } else {
-            self.shown = None;
+            self.listeners = None;
         }
-        for record in records.drain(..) {
-            if let Some(shown) = &mut self.shown {
-                shown.offer(record.clone(), now);
+        for event in events.drain(..) {
+            if let Some(listeners) = &mut self.listeners {
+                listeners.offer(event.clone(), now);
             }
-            if record.verdict != Outcome::Allowed && !self.log.offer(record, now) {
-                meters.reports_left_out.inc();
+            if verdict(&event) != Verdict::Allowed && !self.log.offer(event, now) {
+                meters.flows_not_logged.inc();
             }
         }
     }
 
-    /// Tells what has its names by now, and asks for the names of what may be told next.
-    fn tell(&mut self, core: &Handle, listeners: &broadcast::Sender<Line>) -> Result<(), Gone> {
-        if let Some(asked) = &mut self.asked {
-            match asked.names.try_recv() {
-                Ok(named) => {
-                    for (named, (place, more)) in named.into_iter().zip(std::mem::take(&mut asked.places)) {
-                        tell(named, place, more, listeners);
+    /// Reports flows that are resolved by now, and has the next ones resolved that may be reported.
+    fn report(&mut self, core: &Handle, listeners: &broadcast::Sender<Line>) -> Result<(), Gone> {
+        if let Some(pending) = &mut self.pending {
+            match pending.resolved.try_recv() {
+                Ok(Resolved { flows, events_lost }) => {
+                    for (flow, (destination, more)) in flows.into_iter().zip(std::mem::take(&mut pending.destinations))
+                    {
+                        send(flow, destination, more, listeners);
                     }
-                    self.asked = None;
+                    self.pending = None;
+                    self.losses.report(events_lost, Instant::now(), listeners);
                 }
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Closed) => return Err(Gone),
             }
         }
         let now = Instant::now();
-        let log = self.log.take(now).into_iter().map(|told| (Place::Log, told));
-        let shown = self.shown.as_mut().map(|shown| shown.take(now)).unwrap_or_default();
-        let told = log.chain(shown.into_iter().map(|told| (Place::Listeners, told)));
-        let (records, places): (Vec<_>, Vec<_>) = told
-            .map(|(place, told)| match told {
-                Told::Report(record) => (record, (place, None)),
-                Told::More(record, packets) => (record, (place, Some(packets))),
+        let log = self.log.take(now).into_iter().map(|told| (Destination::Log, told));
+        let listened = self.listeners.as_mut().map(|listeners| listeners.take(now)).unwrap_or_default();
+        let (events, destinations): (Vec<_>, Vec<_>) = log
+            .chain(listened.into_iter().map(|told| (Destination::Listeners, told)))
+            .map(|(destination, told)| match told {
+                Told::Report(event) => (event, (destination, None)),
+                Told::More(event, packets) => (event, (destination, Some(packets))),
             })
             .unzip();
-        if !records.is_empty() {
-            let (reply, names) = oneshot::channel();
-            core.tell(Message::Ask(Question::Names(records, reply)))?;
-            self.asked = Some(Asked { names, places });
+        if !events.is_empty() {
+            let (reply, resolved) = oneshot::channel();
+            core.tell(Message::Ask(Question::Resolve(events, reply)))?;
+            self.pending = Some(Pending { resolved, destinations });
         }
         Ok(())
     }
 }
 
-fn tell(named: Named, place: Place, more: Option<u64>, listeners: &broadcast::Sender<Line>) {
-    let Named { outcome, flow } = named;
-    match (place, more) {
-        (Place::Log, None) => log(outcome, &flow),
-        (Place::Log, Some(packets)) => log_more(packets, &flow),
-        (Place::Listeners, more) => {
+impl Losses {
+    /// Reports by how much the kernel's counter rose: at once to listeners, now and then in the log.
+    fn report(&mut self, counter: u64, now: Instant, listeners: &broadcast::Sender<Line>) {
+        // The counter outlives agents: an earlier one reported what it stood at before.
+        let lost = counter.saturating_sub(*self.seen.get_or_insert(counter));
+        if lost > 0 {
+            self.seen = Some(counter);
+            self.unlogged += lost;
+            // Nobody listening is no error.
+            let _ = listeners.send(Arc::new(FlowLine::Lost(FlowsLost::new(lost, Loss::RingBufferFull, None))));
+        }
+        if self.unlogged > 0 && now >= self.logged_at + LOSS_LOG_INTERVAL {
+            tracing::warn!(
+                events = self.unlogged,
+                "the kernel lost events about packets, as its ring buffer was full; counters have them all"
+            );
+            (self.unlogged, self.logged_at) = (0, now);
+        }
+    }
+}
+
+fn send(flow: Flow, destination: Destination, more: Option<u64>, listeners: &broadcast::Sender<Line>) {
+    match (destination, more) {
+        (Destination::Log, None) => log(&flow),
+        (Destination::Log, Some(packets)) => log_more(packets, &flow),
+        (Destination::Listeners, more) => {
             let line = match more {
-                None => api::FlowLine::Flow(Box::new(flow)),
-                Some(packets) => api::FlowLine::Lost(api::FlowsLost::new(packets, Some(flow.source))),
+                None => FlowLine::Flow(Box::new(flow)),
+                Some(packets) => FlowLine::Lost(FlowsLost::new(packets, Loss::RateLimited, Some(flow.source))),
             };
             // Nobody listening is no error.
             let _ = listeners.send(Arc::new(line));
@@ -235,29 +228,49 @@ fn tell(named: Named, place: Place, more: Option<u64>, listeners: &broadcast::Se
     }
 }
 
-/// Denied and cut connections go to the log.
-fn log(outcome: Outcome, flow: &api::Flow) {
+/// Logs a denied or cut connection.
+fn log(flow: &Flow) {
+    let explanation = &flow.explanation;
     tracing::info!(
         source = %flow.source, destination = %flow.destination, protocol = flow.protocol,
-        direction = flow.direction.as_deref(), reason = flow.reason, rule = flow.rule, hint = flow.hint,
-        repeated = (flow.repeated > 0).then_some(flow.repeated), "{outcome}: {}", flow.message
+        direction = flow.direction.map(tracing::field::display), reason = %explanation.reason,
+        rule = explanation.rule, hint = explanation.hint,
+        repeated = (flow.repeated > 0).then_some(flow.repeated), "{}: {}", flow.verdict, explanation.message
     );
 }
 
-/// The port is not told: a flood mostly has many.
-fn log_more(packets: u64, flow: &api::Flow) {
-    let (source, destination) = (Bare(&flow.source), Bare(&flow.destination));
+/// Logs a number of packets. Without ports: a flood mostly has many.
+fn log_more(packets: u64, flow: &Flow) {
+    let bare = |end: &FlowEnd| FlowEnd { port: None, ..end.clone() };
+    let (source, destination) = (bare(&flow.source), bare(&flow.destination));
     tracing::info!(
-        %source, reason = flow.reason,
+        %source, reason = %flow.explanation.reason,
         "denied: and {packets} more packets of {source}, the last of them to {destination}; counters have them all"
     );
 }
 
-/// An end without its port.
-struct Bare<'a>(&'a api::Peer);
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl fmt::Display for Bare<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        api::Peer { port: None, ..self.0.clone() }.fmt(f)
+    #[test]
+    fn a_loss_in_the_kernel_is_reported_once_and_only_what_is_new() {
+        let (sender, mut listener) = broadcast::channel(8);
+        let start = Instant::now();
+        let mut losses = Losses { seen: None, unlogged: 0, logged_at: start };
+        losses.report(100, start, &sender);
+        assert!(listener.try_recv().is_err(), "an earlier agent's");
+        losses.report(130, start, &sender);
+        losses.report(130, start, &sender);
+        losses.report(0, start, &sender);
+        losses.report(131, start, &sender);
+        let lost = std::iter::from_fn(|| listener.try_recv().ok()).map(|line| match &*line {
+            FlowLine::Lost(gap) => (gap.lost, gap.reason),
+            FlowLine::Flow(flow) => panic!("{flow}"),
+        });
+        assert_eq!(lost.collect::<Vec<_>>(), [(30, Loss::RingBufferFull), (1, Loss::RingBufferFull)]);
+        assert_eq!(losses.unlogged, 31);
+        losses.report(131, start + LOSS_LOG_INTERVAL, &sender);
+        assert_eq!(losses.unlogged, 0, "logged");
     }
 }

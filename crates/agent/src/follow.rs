@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use futures::{Stream, StreamExt as _};
 use kube::ResourceExt as _;
+use ringfence_api as api;
 use ringfence_k8s::watch::Update;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::api;
 use crate::core::{Gone, Handle, Message};
 
 /// Namespace and name of an object.

@@ -11,9 +11,9 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant, SystemTime};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use ringfence_api::BridgeNetfilter;
 use ringfence_netns::{HardwareAddress, Link, Netlink, Peer, Tunnel};
 
-use crate::api::Bridge;
 use crate::bridge;
 use crate::cni_cache::{self, Results, Told};
 use crate::core::{Gone, Handle, Message};
@@ -36,7 +36,7 @@ pub(crate) struct Found {
     /// Who is behind which link.
     pub(crate) ports: Ports,
     /// Whether bridged packets pass the hook; none if no local pod is on a bridge.
-    pub(crate) bridge: Option<Bridge>,
+    pub(crate) bridge: Option<BridgeNetfilter>,
     /// Tunnels that end on this node.
     pub(crate) tunnels: BTreeSet<Tunnel>,
     /// Number of the last news of a plugin that this takes into account.
@@ -75,7 +75,7 @@ pub(crate) struct Scout {
     hardware: HashMap<u32, HardwareAddress>,
     /// Since when ports of bridges of pods were seen to be nobody's; none before the first look.
     strange: Option<HashMap<u32, Instant>>,
-    bridge: Option<Bridge>,
+    bridge: Option<BridgeNetfilter>,
     again: Duration,
 }
 
@@ -305,7 +305,7 @@ fn starting(mut ports: Ports) -> Ports {
     ports
 }
 
-fn announce(before: Option<Bridge>, now: Option<Bridge>) {
+fn announce(before: Option<BridgeNetfilter>, now: Option<BridgeNetfilter>) {
     if before == now {
         return;
     }

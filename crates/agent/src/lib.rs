@@ -10,11 +10,9 @@
 //! told everything by messages; nothing waits for a clock; a stopped agent leaves enforcement standing.
 #![forbid(unsafe_code)]
 
-pub mod api;
 mod bridge;
 mod chain;
 mod clerk;
-pub mod client;
 mod client_ports;
 mod cluster;
 mod cni_cache;
@@ -52,8 +50,7 @@ mod ties;
 mod watch;
 
 pub use chain::{Chain, remove as unchain};
-pub use cluster::config as cluster;
 pub use enforcer::{Count, EnforceError, Enforcer, Facts};
 pub use primary::{Primary, unroute};
 pub use ringfence_routes::Encapsulation;
-pub use run::{Config, Connections, WithoutRoom, cleanup, forget, mount_bpf, run, wait_for_end};
+pub use run::{Config, cleanup, forget, mount_bpf, run, wait_for_end};

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-use crate::api;
+use ringfence_api as api;
 
 /// The account of all that was found.
 #[derive(Debug, Default)]
@@ -75,7 +75,7 @@ impl Mended {
         let repair = |(what, account): (&&str, &Account)| {
             let (time, found) = account.last.as_ref()?;
             Some(api::Repair {
-                what: (*what).to_owned(),
+                component: (*what).to_owned(),
                 count: account.count,
                 last: time.to_string(),
                 found: found.clone(),
@@ -102,7 +102,10 @@ mod tests {
         mended.whole("tables");
         let repairs = mended.repairs();
         assert_eq!((mended.troubles().len(), repairs.len()), (0, 1));
-        assert_eq!((&*repairs[0].what, repairs[0].count, &*repairs[0].found), ("pins", 2, "two pins were removed"));
+        assert_eq!(
+            (&*repairs[0].component, repairs[0].count, &*repairs[0].found),
+            ("pins", 2, "two pins were removed")
+        );
         assert!(repairs[0].last.parse::<Timestamp>().is_ok());
     }
 }

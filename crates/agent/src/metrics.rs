@@ -1,7 +1,7 @@
 //! Prometheus metrics: durations and counts kept by the planning thread, and gauges read at the time of the scrape.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text;
@@ -10,8 +10,9 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use ringfence_api as api;
+use ringfence_model::{Direction, Name, PolicyId, Reason};
 
-use crate::api;
 use crate::enforcer::Count;
 use crate::mended::Mended;
 
@@ -28,18 +29,18 @@ pub(crate) struct Meters {
     pub(crate) apply: Histogram,
     /// Seconds from the delivery of the oldest event of a batch until the kernel has it.
     pub(crate) enforced: Histogram,
-    /// Messages of DNS servers that were read.
+    /// Responses of DNS servers that were read.
     pub(crate) answers: Counter,
     /// Those that could not be read, and pieces of them.
     pub(crate) answers_unread: Counter,
-    /// Answers that were let go before what they say was in the kernel.
+    /// Responses that were released before their addresses were in the kernel.
     pub(crate) answers_late: Counter,
     /// Addresses of names for which there was no room.
     pub(crate) names_refused: Counter,
     /// Addresses inside of the cluster that names outside stood for.
     pub(crate) names_withheld: Counter,
-    /// Reports of denied packets that are in the log only as a number.
-    pub(crate) reports_left_out: Counter,
+    /// Denied packets that are in the log only as a number.
+    pub(crate) flows_not_logged: Counter,
     /// 1 while this agent is the one that writes about policies into the API.
     pub(crate) leader: Gauge,
     /// Conditions and Events it wrote, and writes that failed.
@@ -64,7 +65,7 @@ impl Meters {
             answers_late: Counter::default(),
             names_refused: Counter::default(),
             names_withheld: Counter::default(),
-            reports_left_out: Counter::default(),
+            flows_not_logged: Counter::default(),
             leader: Gauge::default(),
             conditions: Counter::default(),
             told: Counter::default(),
@@ -74,31 +75,35 @@ impl Meters {
     }
 
     fn register(&self, registry: &mut Registry) {
-        registry.register("events", "Events of the watches", self.events.clone());
-        registry.register("enforce_failures", "Changes of policy that did not reach the kernel", self.failures.clone());
+        registry.register("watch_events", "Events of the watches of the API server", self.events.clone());
+        registry.register("apply_failures", "Changes of policy that did not reach the kernel", self.failures.clone());
         let help = "Time to plan a batch of events; its count is the number of batches";
-        registry.register_with_unit("plan", help, Unit::Seconds, self.plan.clone());
+        registry.register_with_unit("plan_duration", help, Unit::Seconds, self.plan.clone());
         let help = "Time to carry a plan to the kernel";
-        registry.register_with_unit("apply", help, Unit::Seconds, self.apply.clone());
+        registry.register_with_unit("apply_duration", help, Unit::Seconds, self.apply.clone());
         let help = "Time from the delivery of an event until the kernel has what follows from it";
-        registry.register_with_unit("enforced", help, Unit::Seconds, self.enforced.clone());
-        registry.register("dns_messages", "Messages of DNS servers that were read", self.answers.clone());
-        let help = "Packets of DNS servers that could not be read";
-        registry.register("dns_unread", help, self.answers_unread.clone());
-        let help = "Answers that were let go before what they say was in the kernel";
-        registry.register("dns_late", help, self.answers_late.clone());
-        let help = "Addresses of domain names for which there was no room";
-        registry.register("domain_addresses_refused", help, self.names_refused.clone());
-        let help = "Addresses inside of the cluster that names outside stood for, and that no rule opens";
-        registry.register("domain_addresses_withheld", help, self.names_withheld.clone());
-        let help = "Reports of denied packets that the log has only as a number";
-        registry.register("reports_left_out", help, self.reports_left_out.clone());
-        let help = "1 on the one agent that writes conditions and Events of policies into the API";
+        registry.register_with_unit("enforcement_delay", help, Unit::Seconds, self.enforced.clone());
+        registry.register("dns_responses", "Responses of DNS servers that were read", self.answers.clone());
+        let help = "Packets of DNS servers that could not be parsed";
+        registry.register("dns_responses_unparseable", help, self.answers_unread.clone());
+        let help = "Responses that were released before their addresses were in the kernel";
+        registry.register("dns_responses_released_early", help, self.answers_late.clone());
+        let help = "Addresses of domain names that were not learnt because the limit was reached";
+        registry.register("fqdn_addresses_over_capacity", help, self.names_refused.clone());
+        let help = "Addresses inside of the cluster that names outside resolved to; rules do not open them";
+        registry.register("fqdn_addresses_withheld", help, self.names_withheld.clone());
+        let help = "Denied packets that the log has only as a number";
+        registry.register("flows_not_logged", help, self.flows_not_logged.clone());
+        let help = "1 on the agent that writes conditions and Events of policies into the API";
         registry.register("leader", help, self.leader.clone());
-        registry.register("status_writes", "Conditions of policies written into the API", self.conditions.clone());
-        registry.register("event_writes", "Events of policies written into the API", self.told.clone());
-        let help = "Conditions and Events of policies that the API did not take";
-        registry.register("status_write_failures", help, self.unwritten.clone());
+        registry.register(
+            "policy_condition_writes",
+            "Conditions of policies written into the API",
+            self.conditions.clone(),
+        );
+        registry.register("policy_event_writes", "Events of policies written into the API", self.told.clone());
+        let help = "Conditions and Events of policies that the API server refused";
+        registry.register("policy_write_failures", help, self.unwritten.clone());
     }
 }
 
@@ -112,8 +117,8 @@ fn buckets() -> impl Iterator<Item = f64> {
 pub(crate) struct Gauges {
     pub(crate) ready: bool,
     pub(crate) failing: bool,
-    pub(crate) pods_without_room: usize,
-    pub(crate) peers_without_room: usize,
+    pub(crate) pods_over_capacity: usize,
+    pub(crate) peers_over_capacity: usize,
     pub(crate) unknown_addresses: usize,
     pub(crate) endpoints: usize,
     pub(crate) unknown_interfaces: usize,
@@ -130,79 +135,179 @@ pub(crate) struct Gauges {
     pub(crate) ending: usize,
     pub(crate) problems: BTreeMap<(String, String), usize>,
     pub(crate) watches: Vec<api::Watch>,
-    pub(crate) bridge: Option<api::Bridge>,
-    pub(crate) links: api::Links,
-    pub(crate) names: api::Names,
-    pub(crate) rules: Vec<(RuleName, Count)>,
-    pub(crate) drops: BTreeMap<String, u64>,
-    pub(crate) reports_lost: u64,
+    pub(crate) bridge: Option<api::BridgeNetfilter>,
+    pub(crate) links: api::HostInterfaces,
+    pub(crate) names: api::FqdnCache,
+    pub(crate) deciders: Vec<(Decider, Count)>,
+    pub(crate) drops: BTreeMap<api::ReasonCode, u64>,
+    pub(crate) events_lost: u64,
     pub(crate) maps: Vec<api::MapUse>,
     pub(crate) repairs: Vec<api::Repair>,
     pub(crate) broken: usize,
 }
 
-/// A rule, or the default deny of policies.
+/// The rule, or the default deny, that a counter is of.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct RuleName {
-    pub(crate) policy: String,
-    pub(crate) direction: String,
-    pub(crate) rule: String,
+pub(crate) enum Decider {
+    /// A rule of a policy.
+    Rule {
+        policy: PolicyId,
+        direction: Direction,
+        /// Position in the policy's list.
+        index: usize,
+    },
+    /// Default deny of a namespace's policies: which of them isolate a pod is not told apart.
+    DefaultDeny { namespace: Name, direction: Direction },
+}
+
+impl Decider {
+    /// The decider of a reason; none for reasons that are no policy's.
+    pub(crate) fn of(reason: &Reason) -> Option<Self> {
+        match reason {
+            Reason::Rule(rule) => {
+                Some(Self::Rule { policy: rule.policy.clone(), direction: rule.direction, index: rule.index })
+            }
+            Reason::Isolated { direction, policies } => {
+                let namespace = policies.first()?.namespace.clone()?;
+                Some(Self::DefaultDeny { namespace, direction: *direction })
+            }
+            _ => None,
+        }
+    }
+
+    fn labels(&self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Rule { policy, direction, index } => vec![
+                ("kind", policy.kind.to_string()),
+                ("namespace", policy.namespace.as_deref().unwrap_or_default().to_owned()),
+                ("policy", policy.name.to_string()),
+                ("direction", direction.to_string()),
+                ("rule", index.to_string()),
+            ],
+            Self::DefaultDeny { namespace, direction } => {
+                vec![("namespace", namespace.to_string()), ("direction", direction.to_string())]
+            }
+        }
+    }
+}
+
+/// The format of a scrape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' text format 0.0.4, for scrapers that do not ask for OpenMetrics.
+    Prometheus,
+}
+
+impl Format {
+    /// The format that the `Accept` header of a request asks for.
+    pub(crate) fn accepted(accept: Option<&str>) -> Self {
+        let asks = accept.is_some_and(|accept| accept.contains("application/openmetrics-text"));
+        if asks { Self::OpenMetrics } else { Self::Prometheus }
+    }
+
+    /// The media type of the text.
+    pub(crate) fn media_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
 }
 
 /// The text of a scrape.
-pub(crate) fn text(meters: &Meters, gauges: Gauges) -> Result<String, fmt::Error> {
+pub(crate) fn text(meters: &Meters, gauges: Gauges, format: Format) -> Result<String, fmt::Error> {
     let mut registry = Registry::with_prefix("ringfence");
     meters.register(&mut registry);
     registry.register_collector(Box::new(gauges));
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
-    Ok(out)
+    Ok(match format {
+        Format::OpenMetrics => out,
+        Format::Prometheus => as_prometheus(&out),
+    })
+}
+
+/// OpenMetrics as Prometheus' text format: there the name of a counter's family ends as its samples do.
+fn as_prometheus(text: &str) -> String {
+    let counters: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.strip_suffix(" counter")).collect();
+    let mut out = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(word @ ("HELP" | "TYPE")), Some(name), Some(rest)) if counters.contains(name) => {
+                let _infallible = writeln!(out, "# {word} {name}_total {rest}");
+            }
+            _ => {
+                let _infallible = writeln!(out, "{line}");
+            }
+        }
+    }
+    out
 }
 
 impl Collector for Gauges {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let plain = [
             ("ready", "1 once the policy of the whole cluster is in the kernel", usize::from(self.ready)),
-            ("failing", "1 while the newest policy is not in the kernel", usize::from(self.failing)),
+            ("apply_failing", "1 while the newest policy is not in the kernel", usize::from(self.failing)),
             (
-                "pods_without_room",
-                "Local pods whose policies do not fit: they are denied, or keep what they had",
-                self.pods_without_room,
+                "pods_over_capacity",
+                "Local pods whose policies do not fit into the kernel maps: denied, or on the policies they had",
+                self.pods_over_capacity,
             ),
             (
-                "peers_without_room",
-                "Addresses of pods that everybody here denies who has policies, as there is no room for them",
-                self.peers_without_room,
+                "peers_over_capacity",
+                "Addresses of pods that do not fit into the kernel maps: pods with policies deny them",
+                self.peers_over_capacity,
             ),
             (
-                "known_addresses_without_room",
-                "Addresses of Services that the kernel does not know as such, as there is no room for them",
+                "service_addresses_over_capacity",
+                "Addresses of Services that do not fit into the kernel maps",
                 self.unknown_addresses,
             ),
             ("endpoints", "Addresses of local pods in the kernel", self.endpoints),
-            ("endpoints_unchecked", "Endpoints whose source address is not checked", self.unknown_interfaces),
-            ("links_guarded", "Links of pods at which senders are checked", self.links.guarded),
-            ("links_unguarded", "Links of pods that cannot be guarded", self.links.unguarded.len()),
-            ("links_closed", "Ports of bridges of pods that are of no pod we know: closed", self.links.closed.len()),
-            ("peers", "Prefixes with a peer class", self.peers),
-            ("peer_classes", "Different peer classes", self.classes),
+            (
+                "endpoints_without_interface",
+                "Endpoints whose interface is unknown, so that their source addresses are not checked",
+                self.unknown_interfaces,
+            ),
+            ("host_interfaces_guarded", "Host-side interfaces of pods that check what pods send", self.links.guarded),
+            (
+                "host_interfaces_unguarded",
+                "Host-side interfaces of pods that cannot be guarded",
+                self.links.unguarded.len(),
+            ),
+            (
+                "host_interfaces_closed",
+                "Ports of bridges of pods that belong to no known pod, and are closed",
+                self.links.closed.len(),
+            ),
+            ("ipcache_entries", "Addresses and prefixes whose peer set is in the kernel", self.peers),
+            ("peer_sets", "Different peer sets", self.classes),
             ("rulesets", "Different rulesets", self.rulesets),
             ("policies", "Policies in the cluster", self.policies),
             ("policies_behind", "Policies whose newest generation is not in the kernel", self.policies_behind),
-            ("domain_patterns", "Patterns of domain names that rules have", self.names.patterns),
-            ("domain_learning", "1 while answers of DNS servers are read", usize::from(self.names.active)),
-            ("dns_servers", "DNS servers that are believed", self.names.servers.len()),
-            ("domain_names", "Domain names that are known", self.names.names),
-            ("domain_addresses", "Addresses of domain names that are known", self.names.addresses),
-            ("broken", "Things on the node that are not as they should be, and were not put right yet", self.broken),
-            ("addresses_in_dispute", "Addresses that several pods have, which may only what each may", self.disputed),
-            ("addresses_falsely_claimed", "Addresses that pods claim and are not believed to have", self.refused),
+            ("fqdn_patterns", "Patterns of domain names in rules", self.names.patterns),
+            ("fqdn_learning", "1 while responses of DNS servers are read", usize::from(self.names.learning)),
+            ("dns_servers", "DNS servers whose responses count", self.names.dns_servers.len()),
+            ("fqdn_names", "Domain names with known addresses", self.names.names),
+            ("fqdn_addresses", "Known addresses of domain names", self.names.addresses),
             (
-                "policies_outliving_objects",
-                "Policies of namespaces being deleted that stand until pods are gone",
+                "degraded_components",
+                "Components on the node that others undid and the agent has not repaired yet",
+                self.broken,
+            ),
+            ("addresses_disputed", "Addresses that several pods claim: allowed is what all of them may", self.disputed),
+            ("address_claims_rejected", "Addresses whose claim by a pod was rejected", self.refused),
+            (
+                "policies_terminating",
+                "Policies of terminating namespaces, in force until the pods are gone",
                 self.ending,
             ),
-            ("diagnostics", "Things in objects that were not understood or are in doubt", self.diagnostics),
+            ("object_diagnostics", "Remarks about fields of objects that were not understood", self.diagnostics),
         ];
         for (name, help, value) in plain {
             let value = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
@@ -216,28 +321,33 @@ impl Collector for Gauges {
         };
         gauge(&mut encoder, "map_entries", "Entries in a kernel map", &maps(|map| map.used))?;
         gauge(&mut encoder, "map_capacity", "Entries a kernel map can hold", &maps(|map| map.capacity))?;
-        let drops: Vec<_> = self.drops.iter().map(|(reason, n)| (vec![("reason", reason.clone())], *n)).collect();
+        let drops: Vec<_> = self.drops.iter().map(|(reason, n)| (vec![("reason", reason.to_string())], *n)).collect();
         counter(&mut encoder, "dropped_packets", "Packets dropped", &drops)?;
-        let help = "Reports of packets for which the kernel had no room; the packets are counted all the same";
-        counter(&mut encoder, "reports_lost", help, &[(Vec::new(), self.reports_lost)])?;
+        let help =
+            "Events about packets for which the kernel's ring buffer had no room; other counters have the packets";
+        let lost = ConstCounter::new(self.events_lost);
+        lost.encode(encoder.encode_descriptor("events_lost", help, None, lost.metric_type())?)?;
         let repairs: Vec<_> =
-            self.repairs.iter().map(|repair| (vec![("what", repair.what.clone())], repair.count)).collect();
-        counter(&mut encoder, "repairs", "Things on the node that others undid and the agent put right", &repairs)?;
-        let rules = |value: fn(&Count) -> u64| -> Vec<_> {
-            let sample = |(name, count): &(RuleName, Count)| {
-                let RuleName { policy, direction, rule } = name.clone();
-                (vec![("policy", policy), ("direction", direction), ("rule", rule)], value(count))
-            };
-            self.rules.iter().map(sample).collect()
-        };
-        let help = "Connections a rule let through";
-        counter(&mut encoder, "rule_accepted_connections", help, &rules(|count| count.accepted))?;
-        let help = "Packets a rule, or the default deny of policies, dropped";
-        counter(&mut encoder, "rule_dropped_packets", help, &rules(|count| count.dropped))
+            self.repairs.iter().map(|repair| (vec![("component", repair.component.clone())], repair.count)).collect();
+        counter(&mut encoder, "repairs", "Components on the node that others undid and the agent repaired", &repairs)?;
+        self.encode_deciders(&mut encoder)
     }
 }
 
 impl Gauges {
+    fn encode_deciders(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let samples = |rules: bool, value: fn(&Count) -> u64| -> Vec<_> {
+            let wanted = self.deciders.iter().filter(|(decider, _)| matches!(decider, Decider::Rule { .. }) == rules);
+            wanted.map(|(decider, count)| (decider.labels(), value(count))).collect()
+        };
+        let help = "Connections that a rule allowed";
+        counter(encoder, "rule_allowed_connections", help, &samples(true, |count| count.accepted))?;
+        let help = "Packets that a rule dropped";
+        counter(encoder, "rule_dropped_packets", help, &samples(true, |count| count.dropped))?;
+        let help = "Packets that no rule allowed, dropped by the default deny of a namespace's policies";
+        counter(encoder, "default_deny_dropped_packets", help, &samples(false, |count| count.dropped))
+    }
+
     fn encode_watches(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let watches = |value: fn(&api::Watch) -> usize| -> Vec<_> {
             self.watches.iter().map(|watch| (vec![("kind", watch.kind.clone())], value(watch) as u64)).collect()
@@ -253,7 +363,7 @@ impl Gauges {
         let sample = |((kind, reason), count): (&(String, String), &usize)| {
             (vec![("kind", kind.clone()), ("reason", reason.clone())], *count as u64)
         };
-        let help = "Policies that are not enforced as written, or about which something is in doubt";
+        let help = "Policies that are not enforced as written, or only in part";
         gauge(encoder, "policies_with_problems", help, &self.problems.iter().map(sample).collect::<Vec<_>>())
     }
 
@@ -261,7 +371,7 @@ impl Gauges {
         let Some(bridge) = self.bridge else { return Ok(()) };
         let families = [("ipv4", bridge.ipv4), ("ipv6", bridge.ipv6)];
         let values = families.map(|(family, on)| (vec![("family", family.to_owned())], u64::from(on)));
-        gauge(encoder, "bridge_filtered", "1 if packets between pods on a bridge pass the hook", &values)
+        gauge(encoder, "bridge_netfilter", "1 if bridged packets pass netfilter", &values)
     }
 }
 

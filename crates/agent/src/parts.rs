@@ -70,9 +70,9 @@ impl Parts {
         let policy_memory = PolicyMemory::of_this_process();
         let setup = Setup {
             node: Name::from(config.node.as_str()),
-            connections: config.connections.to_string(),
-            without_room: config.without_room,
             policy_memory: policy_memory.clone(),
+            connections: config.connections,
+            over_capacity: config.over_capacity,
             pin_dir: config.pin_dir.display().to_string(),
             enforcer,
             meters: Arc::clone(&meters),

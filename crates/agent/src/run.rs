@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use ringfence_api::{Connections, OverCapacity};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::MissedTickBehavior;
@@ -29,24 +30,6 @@ use crate::primary::{self, Nudge, Primary};
 use crate::progress::Journal;
 use crate::services;
 use crate::watch as events;
-
-/// What happens to an open connection that a change of policy denies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Connections {
-    /// It ends with its next packet.
-    Cut,
-    /// It may go on until it ends by itself.
-    Drain,
-}
-
-/// What becomes of pods whose policies do not fit into the kernel maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WithoutRoom {
-    /// Nothing passes, in the direction that the policies govern.
-    Deny,
-    /// Pods keep the policies they had, and new ones are denied.
-    Keep,
-}
 
 /// How often it is looked whether another agent has ended.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -70,7 +53,7 @@ pub struct Config {
     /// Open connections that a change denies.
     pub connections: Connections,
     /// Pods whose policies do not fit.
-    pub without_room: WithoutRoom,
+    pub over_capacity: OverCapacity,
     /// Sizes of maps, by name, that differ from the defaults.
     pub map_sizes: Vec<(String, u32)>,
     /// Report connections that are let through too, not only denials.
@@ -89,24 +72,6 @@ pub struct Config {
     pub cluster_domain: Option<String>,
     /// DNS servers to believe besides those behind the Service, such as caches on the nodes.
     pub dns_servers: Vec<SocketAddr>,
-}
-
-impl std::fmt::Display for Connections {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Cut => "cut",
-            Self::Drain => "drain",
-        })
-    }
-}
-
-impl std::fmt::Display for WithoutRoom {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Deny => "deny",
-            Self::Keep => "keep",
-        })
-    }
 }
 
 /// Runs the agent until SIGTERM or SIGINT. Enforcement stands from before the first answer of the API until long after

@@ -9,14 +9,14 @@ use axum::Router;
 use axum::body::{self, Bytes};
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Json, Response};
 use axum::routing::{get, post};
 use futures::stream::{self, Stream};
+use ringfence_api::{self as api, Failure, path};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::oneshot;
 
-use crate::api::{self, Failure};
 use crate::bridge;
 use crate::cni_cache::Told;
 use crate::core::{Gone, Handle, Message, Question};
@@ -42,14 +42,14 @@ impl Server {
     /// Everything, for the Unix socket.
     pub(crate) fn socket(self) -> Router {
         let api = Router::new()
-            .route("/v1/status", get(status))
-            .route("/v1/plan", get(plan))
-            .route("/v1/flows", get(flows))
-            .route("/v1/serving", get(serving))
-            .route("/v1/endpoint/wait", post(wait))
-            .route("/v1/endpoint/check", post(check))
-            .route("/v1/endpoint/release", post(release))
-            .route("/v1/endpoint/collect", post(collect))
+            .route(path::STATUS, get(status))
+            .route(path::PLAN, get(plan))
+            .route(path::FLOWS, get(flows))
+            .route(path::SERVING, get(serving))
+            .route(path::WAIT, post(wait))
+            .route(path::CHECK, post(check))
+            .route(path::RELEASE, post(release))
+            .route(path::COLLECT, post(collect))
             .with_state(self.clone());
         api.merge(self.public())
     }
@@ -111,16 +111,15 @@ async fn serving(State(server): State<Server>) -> Response {
     }
 }
 
-async fn scrape(State(server): State<Server>) -> Response {
+async fn scrape(State(server): State<Server>, headers: HeaderMap) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
+    let format = metrics::Format::accepted(accept);
     let gauges = match server.core.ask(Question::Gauges).await {
         Ok(gauges) => gauges,
         Err(error) => return gone(error),
     };
-    match metrics::text(&server.meters, gauges) {
-        Ok(text) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
+    match metrics::text(&server.meters, gauges, format) {
+        Ok(text) => ([(header::CONTENT_TYPE, format.media_type())], text).into_response(),
         Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
     }
 }
@@ -217,7 +216,7 @@ fn lines(flows: broadcast::Receiver<flows::Line>) -> impl Stream<Item = Result<B
     stream::unfold(flows, |mut flows| async move {
         let mut line = match flows.recv().await {
             Ok(flow) => serde_json::to_vec(&*flow),
-            Err(RecvError::Lagged(lost)) => serde_json::to_vec(&api::FlowsLost::new(lost, None)),
+            Err(RecvError::Lagged(lost)) => serde_json::to_vec(&api::FlowsLost::new(lost, api::Loss::SlowReader, None)),
             Err(RecvError::Closed) => return None,
         }
         .ok()?;

@@ -4,16 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use ringfence_console::exit::CODES;
 
-use crate::{agent, crds, install, lab, observe, status, verify, wait};
-
-/// Shown below every help text.
-const EXIT_CODES: &str = "Exit codes: 0 fine; 1 a negative answer; 2 wrong usage or unreadable input; \
-                          3 undecidable; 4 cluster or agent unreachable";
+use crate::{crds, install, lab, observe, status, verify, wait};
 
 /// Network policy for Kubernetes: enforced in the kernel, explained, with a lab.
 #[derive(Debug, Parser)]
-#[command(name = "ringfence", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "ringfence", version, after_help = CODES, disable_help_subcommand = true)]
 pub(crate) struct Args {
     /// What to do.
     #[command(subcommand)]
@@ -23,35 +20,31 @@ pub(crate) struct Args {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Enforce the cluster's policies on this node
-    #[command(after_help = EXIT_CODES)]
-    Agent(Box<agent::Args>),
     /// A Kubernetes of one's own on this machine, for trying policy
-    #[command(after_help = EXIT_CODES)]
     Lab(lab::Args),
     /// Print or install the definitions of ClusterNetworkPolicy, for clusters that lack them
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = CODES)]
     Crds(crds::Args),
     /// Install Ringfence in a cluster
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = CODES)]
     Install(Box<install::Install>),
     /// Roll this version out over the one that is installed
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = CODES)]
     Upgrade(install::Upgrade),
     /// Take Ringfence away, and leave every node as it was
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = CODES)]
     Uninstall(install::Uninstall),
     /// Try a matrix of policies in a cluster, with pods of its own
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = CODES)]
     Verify(verify::Args),
     /// Return when policies are enforced on every node
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = CODES)]
     Wait(wait::Args),
     /// What the agents of a cluster, or the one of this node, know and enforce
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = CODES)]
     Status(Box<status::Args>),
     /// Follow the connections of this node's pods
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = CODES)]
     Observe(observe::Args),
     /// Print the version
     Version,
@@ -61,7 +54,7 @@ pub(crate) enum Command {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Socket {
     /// Socket of the agent
-    #[arg(long, value_name = "FILE", default_value = ringfence_agent::client::SOCKET, env = "RINGFENCE_SOCKET")]
+    #[arg(long, value_name = "FILE", default_value = ringfence_api::SOCKET, env = "RINGFENCE_SOCKET")]
     pub(crate) socket: PathBuf,
 }
 
@@ -100,6 +93,14 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn whatever_comes_after_lab_is_the_labs() {
+        for words in [&["up", "--nodes", "3"][..], &["--help"], &["demo", "--", "x"], &[]] {
+            let args = Args::try_parse_from([&["ringfence", "lab"], words].concat()).unwrap();
+            assert!(matches!(args.command, Command::Lab(_)), "{words:?}");
+        }
     }
 
     #[test]

@@ -25,16 +25,14 @@ impl Target {
 
     /// A client; connects with the first request.
     pub(crate) async fn client(&self) -> anyhow::Result<kube::Client> {
-        let Some(context) = &self.context else {
-            return Ok(kube::Client::try_from(ringfence_agent::cluster(self.kubeconfig.as_deref()).await?)?);
-        };
-        let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+        let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
         let config = match &self.kubeconfig {
             Some(path) => {
                 let read = Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
                 kube::Config::from_custom_kubeconfig(read, &options).await?
             }
-            None => kube::Config::from_kubeconfig(&options).await?,
+            None if self.context.is_some() => kube::Config::from_kubeconfig(&options).await?,
+            None => kube::Config::infer().await.context("no cluster; hint: --kubeconfig FILE, or KUBECONFIG")?,
         };
         Ok(kube::Client::try_from(config)?)
     }
@@ -43,12 +41,6 @@ impl Target {
 /// Runs something that waits.
 pub(crate) fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(future)
-}
-
-/// Tells a person how it is getting on, on standard error.
-#[expect(clippy::print_stderr, reason = "the one place where progress is told")]
-pub(crate) fn say(line: &str) {
-    eprintln!("{line}");
 }
 
 /// Whether a file is there.

@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use ringfence_console::exit::Code;
+use ringfence_console::output;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::crd::install::{Identity, Installed, install};
 use ringfence_k8s::crd::{Channel, KINDS, definition};
 use serde_json::Value;
 
-use crate::exit::Code;
-use crate::output;
+use crate::cluster::Target;
 
 /// `ringfence crds`
 #[derive(Debug, clap::Args)]
@@ -76,8 +77,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
 fn install_all(definitions: &[Value], options: &Install) -> anyhow::Result<Code> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let config = ringfence_agent::cluster(options.kubeconfig.as_deref()).await?;
-        let client = kube::Client::try_from(config)?;
+        let client = Target { kubeconfig: options.kubeconfig.clone(), context: None }.client().await?;
         for definition in definitions {
             let outcome = install(&client, definition, options.force).await?;
             output::line(&told(definition, &outcome))?;

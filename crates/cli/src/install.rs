@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{ArgGroup, ValueEnum};
+use ringfence_console::exit::Code;
+use ringfence_console::output;
 use ringfence_install::change;
 use ringfence_install::interrupt::unless_interrupted;
 use ringfence_install::manifest::{self, ApiServer, CniDirs, Mode, Seccomp, Values};
 use ringfence_install::survey::{self, Survey};
 
-use crate::cluster::{Target, block_on, duration, say};
-use crate::exit::Code;
-use crate::output;
+use crate::cluster::{Target, block_on, duration};
 
 /// What to do about an installation that was interrupted.
 const INSTALLING: &str = "what was written stays, and agents go on starting: `ringfence status --wait` waits for them, \
@@ -108,7 +108,7 @@ struct Changes {
     connections: Option<String>,
     /// What becomes of pods whose policies do not fit into the kernel maps [default: deny]
     #[arg(long, value_name = "HOW", value_parser = ["deny", "keep"])]
-    without_room: Option<String>,
+    over_capacity: Option<String>,
     /// How much agents log [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     log_level: Option<String>,
@@ -135,7 +135,7 @@ impl Changes {
             metrics_port: self.metrics_port.unwrap_or(values.metrics_port),
             seccomp: self.seccomp.clone().unwrap_or(values.seccomp),
             connections: or(connections, values.connections),
-            without_room: or(&self.without_room, values.without_room),
+            over_capacity: or(&self.over_capacity, values.over_capacity),
             log_level: or(log_level, values.log_level),
             log_format: or(log_format, values.log_format),
             ..values
@@ -169,12 +169,12 @@ pub(crate) fn install(args: &Install) -> anyhow::Result<Code> {
         }
         let survey = survey::judge(&survey::look(&client).await?);
         for finding in &survey.findings {
-            say(&finding.to_string());
+            output::remark(&finding.to_string());
         }
         let mode = mode(args, &survey);
-        say(&format!("{:16} {}", "Ringfence", told(mode)));
+        output::remark(&format!("{:16} {}", "Ringfence", told(mode)));
         if !survey.refusals().is_empty() && !args.force {
-            say("not installed: policy cannot be enforced in this cluster");
+            output::remark("not installed: policy cannot be enforced in this cluster");
             return Ok(Code::Negative);
         }
         let mount_bpf = args.mount_bpf || survey.mount_bpf;
@@ -189,7 +189,7 @@ pub(crate) fn install(args: &Install) -> anyhow::Result<Code> {
         if args.dry_run {
             return print(&values, args.output);
         }
-        unless_interrupted(INSTALLING, change::apply(&client, &values, args.changes.limit(), &say)).await?;
+        unless_interrupted(INSTALLING, change::apply(&client, &values, args.changes.limit(), &output::remark)).await?;
         output::line(&format!("Ringfence {} is installed", env!("CARGO_PKG_VERSION")))
     })
 }
@@ -233,8 +233,8 @@ pub(crate) fn upgrade(args: &Upgrade) -> anyhow::Result<Code> {
         let there = change::installed(&client).await?;
         let there = there.context("Ringfence is not installed in this cluster; hint: ringfence install")?;
         let values = args.changes.make(change::values_of(&there)?);
-        say(&format!("from {} to {}", there.image, values.image));
-        unless_interrupted(UPGRADING, change::apply(&client, &values, args.changes.limit(), &say)).await?;
+        output::remark(&format!("from {} to {}", there.image, values.image));
+        unless_interrupted(UPGRADING, change::apply(&client, &values, args.changes.limit(), &output::remark)).await?;
         output::line(&format!("Ringfence is upgraded to {}", env!("CARGO_PKG_VERSION")))
     })
 }
@@ -243,12 +243,12 @@ pub(crate) fn upgrade(args: &Upgrade) -> anyhow::Result<Code> {
 pub(crate) fn uninstall(args: &Uninstall) -> anyhow::Result<Code> {
     block_on(async {
         let client = args.target.client().await?;
-        let left = unless_interrupted(UNINSTALLING, change::remove(&client, args.timeout, &say)).await?;
+        let left = unless_interrupted(UNINSTALLING, change::remove(&client, args.timeout, &output::remark)).await?;
         if left.is_empty() {
             return output::line("Ringfence is uninstalled; no policy is enforced by it any more");
         }
         for line in &left {
-            say(&format!("not cleaned: {line}"));
+            output::remark(&format!("not cleaned: {line}"));
         }
         output::line("Ringfence is uninstalled, but not every node was cleaned")?;
         Ok(Code::Negative)

@@ -1,113 +1,28 @@
-//! `ringfence lab`: a Kubernetes of one's own on this machine, for trying policy.
+//! `ringfence lab`: hands over to the program `ringfence-lab`.
 
-use std::io;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use anyhow::Context as _;
-use clap::{ArgGroup, Subcommand};
-use ringfence_lab::addressing::Families;
-use ringfence_lab::place::Place;
-use ringfence_lab::{Options, demo};
+use ringfence_console::exit::Code;
 
-use crate::exit::Code;
-use crate::logging::{self, LogFormat};
+/// The program, which is looked for beside this one.
+const PROGRAM: &str = "ringfence-lab";
 
 /// `ringfence lab`
 #[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
 pub(crate) struct Args {
-    #[command(subcommand)]
-    command: Command,
+    /// Arguments of the lab
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    arguments: Vec<OsString>,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Start a lab and wait until it is ready
-    Up(Up),
-    /// Remove everything of the lab
-    Down,
-    /// Tell how the lab is
-    Status,
-    /// Print the shell's line that points kubectl to the lab
-    Env,
-    /// Take a tour of network policy with real packets
-    Demo(Demo),
-    /// Serve a lab (started by `up`)
-    #[command(hide = true)]
-    Serve {
-        /// What it was asked to be, as JSON
-        options: String,
-    },
-}
-
-/// How the lab shall be.
-#[derive(Debug, clap::Args)]
-#[command(group(ArgGroup::new("families").args(["ipv6", "dual_stack"])))]
-struct Up {
-    /// How many nodes
-    #[arg(long, value_name = "N", default_value_t = Options::default().nodes)]
-    nodes: usize,
-    /// IPv6 alone
-    #[arg(long)]
-    ipv6: bool,
-    /// IPv4 and IPv6
-    #[arg(long)]
-    dual_stack: bool,
-    /// No agents: a cluster without network policy, to compare with
-    #[arg(long)]
-    without_agents: bool,
-    /// Port of the API on 127.0.0.1 [default: 6443, or a free one]
-    #[arg(long, value_name = "PORT")]
-    api_port: Option<u16>,
-}
-
-/// How to take the tour.
-#[derive(Debug, clap::Args)]
-struct Demo {
-    /// Take it in this cluster instead of a lab of its own
-    #[arg(long, value_name = "FILE")]
-    kubeconfig: Option<PathBuf>,
-    /// How many nodes its own lab has
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    nodes: usize,
-    /// Make the requests without kubectl, even where it is installed
-    #[arg(long)]
-    without_kubectl: bool,
-}
-
-/// Runs the subcommand.
+/// Becomes the lab's program. Returns only if that fails.
 pub(crate) fn run(args: Args) -> anyhow::Result<Code> {
-    let place = Place::from_environment();
-    let (mut out, mut progress) = (io::stdout(), io::stderr());
-    match args.command {
-        Command::Up(up) => ringfence_lab::up(&place, &options(&up), &mut out, &mut progress)?,
-        Command::Down => ringfence_lab::down(&place, &mut out)?,
-        Command::Env => ringfence_lab::environment(&place, &mut out)?,
-        Command::Status => {
-            return Ok(if ringfence_lab::status(&place, &mut out)? { Code::Ok } else { Code::Negative });
-        }
-        Command::Demo(demo) => return take_tour(demo),
-        Command::Serve { options } => {
-            logging::start(LogFormat::Text);
-            let options = serde_json::from_str(&options).context("options of the lab")?;
-            ringfence_lab::serve(&place, &options)?;
-        }
-    }
-    Ok(Code::Ok)
-}
-
-fn options(up: &Up) -> Options {
-    let families = match (up.ipv6, up.dual_stack) {
-        (true, _) => Families::Ipv6,
-        (_, true) => Families::DualStack,
-        _ => Families::Ipv4,
-    };
-    Options { nodes: up.nodes, families, agents: !up.without_agents, api_port: up.api_port }
-}
-
-fn take_tour(demo: Demo) -> anyhow::Result<Code> {
-    let Demo { kubeconfig, nodes, without_kubectl } = demo;
-    let options = demo::Options { kubeconfig, nodes, without_kubectl };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let well = runtime.block_on(demo::run(&options, &mut io::stdout()))?;
-    Ok(if well { Code::Ok } else { Code::Negative })
+    let program = std::env::current_exe().context("the path of this program is not known")?.with_file_name(PROGRAM);
+    let error = Command::new(&program).args(args.arguments).exec();
+    let hint = format!("hint: {PROGRAM} belongs in the directory that ringfence is in");
+    Err(error).with_context(|| format!("cannot run {}\n{hint}", program.display()))
 }

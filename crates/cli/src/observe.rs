@@ -1,15 +1,13 @@
 //! `ringfence observe`.
 
-use std::fmt::Write as _;
-
 use clap::ValueEnum;
 use futures::StreamExt as _;
-use ringfence_agent::api::{Flow, FlowLine, FlowsLost};
-use ringfence_agent::client::Client;
+use ringfence_api::client::Client;
+use ringfence_api::{FlowLine, Verdict};
+use ringfence_console::exit::Code;
+use ringfence_console::output;
 
 use crate::args::Socket;
-use crate::exit::Code;
-use crate::output;
 
 /// `ringfence observe`
 #[derive(Debug, clap::Args)]
@@ -40,38 +38,18 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
             let flow = match flow? {
                 FlowLine::Flow(flow) => flow,
                 FlowLine::Lost(gap) => {
-                    tell_gap(&gap);
+                    output::remark(&format!("warning: {gap}"));
                     continue;
                 }
             };
-            if args.denied && flow.verdict == "allowed" {
+            if args.denied && flow.verdict == Verdict::Allowed {
                 continue;
             }
             match args.output {
-                None => output::line(&line(&flow))?,
+                None => output::line(&flow.to_string())?,
                 Some(Lines::Json) => output::line(&serde_json::to_string(&flow)?)?,
             };
         }
         Ok(Code::Ok)
     })
-}
-
-#[expect(clippy::print_stderr, reason = "talk, not the result")]
-fn tell_gap(gap: &FlowsLost) {
-    match &gap.source {
-        Some(source) => eprintln!("warning: and {} more of {source}: it makes more than an agent reports", gap.lost),
-        None => eprintln!("warning: {} reports were lost here: more came than could be printed", gap.lost),
-    }
-}
-
-fn line(flow: &Flow) -> String {
-    let Flow { time, verdict, source, destination, protocol, message, .. } = flow;
-    let mut line = format!("{time} {verdict} {source} -> {destination} {protocol}: {message}");
-    if flow.repeated > 0 {
-        let _ = write!(line, " (and {} more)", flow.repeated);
-    }
-    if let Some(hint) = &flow.hint {
-        let _ = write!(line, "\n  hint: {hint}");
-    }
-    line
 }

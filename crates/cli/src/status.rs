@@ -4,13 +4,13 @@ mod cluster;
 
 use std::time::Duration;
 
-use ringfence_agent::api::{Names, ObjectDiagnostic, Status};
-use ringfence_agent::client::Client;
+use ringfence_api::client::Client;
+use ringfence_api::{FqdnCache, ObjectDiagnostic, Status};
+use ringfence_console::exit::Code;
+use ringfence_console::output::{self, or_none, table};
 
 use crate::args::{Format, Socket};
 use crate::cluster::{Target, block_on, duration, exists};
-use crate::exit::Code;
-use crate::output::{self, or_none, table};
 
 /// Remarks about objects that are printed where not everything was asked for.
 const REMARKS: usize = 10;
@@ -66,7 +66,7 @@ fn yes(fact: bool) -> String {
 /// Blocks of lines that have an empty line between them.
 fn brief(status: &Status) -> Vec<String> {
     let enforcement = &status.enforcement;
-    let heading = ["NODE", "READY", "VERSION", "ENDPOINTS", "POLICIES", "RULESETS", "CLASSES", "CONNECTIONS"];
+    let heading = ["NODE", "READY", "VERSION", "ENDPOINTS", "POLICIES", "RULESETS", "PEER SETS", "CONNECTIONS"];
     let row = [
         status.node.clone(),
         yes(status.ready),
@@ -74,8 +74,8 @@ fn brief(status: &Status) -> Vec<String> {
         status.endpoints.len().to_string(),
         status.policies.len().to_string(),
         enforcement.rulesets.to_string(),
-        enforcement.classes.to_string(),
-        enforcement.connections.clone(),
+        enforcement.peer_sets.to_string(),
+        enforcement.connections.to_string(),
     ];
     let mut blocks = vec![table(heading, &[row])];
     let mut warnings: Vec<_> = status.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
@@ -94,12 +94,12 @@ fn brief(status: &Status) -> Vec<String> {
 }
 
 fn policies(status: &Status) -> String {
-    let row = |policy: &ringfence_agent::api::Policy| {
+    let row = |policy: &ringfence_api::Policy| {
         let current = policy.enforced_generation == Some(policy.generation);
         [
             or_none(policy.namespace.as_ref()),
             policy.name.clone(),
-            policy.directions.join(","),
+            policy.directions.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
             policy.selected_pods.to_string(),
             policy.generation.to_string(),
             if current { "yes".into() } else { format!("no ({})", or_none(policy.enforced_generation)) },
@@ -129,32 +129,33 @@ fn wide(status: &Status) -> Vec<String> {
         .iter()
         .map(|feature| [feature.name.clone(), yes(feature.available), feature.detail.clone()])
         .collect();
-    sections.push(table(["KERNEL FEATURE", "THERE", "DETAIL"], &rows));
+    sections.push(table(["KERNEL FEATURE", "AVAILABLE", "DETAIL"], &rows));
     if !status.diagnostics.is_empty() {
         let rows: Vec<_> =
             status.diagnostics.iter().map(|remark| [remark.object.clone(), remark.message.clone()]).collect();
         sections.push(table(["OBJECT", "REMARK"], &rows));
     }
     if !status.repairs.is_empty() {
-        let row = |repair: &ringfence_agent::api::Repair| {
-            [repair.what.clone(), repair.count.to_string(), repair.last.clone(), repair.found.clone()]
+        let row = |repair: &ringfence_api::Repair| {
+            [repair.component.clone(), repair.count.to_string(), repair.last.clone(), repair.found.clone()]
         };
         let rows: Vec<_> = status.repairs.iter().map(row).collect();
-        sections.push(table(["MENDED", "TIMES", "LAST", "FOUND"], &rows));
+        sections.push(table(["REPAIRED", "TIMES", "LAST", "FOUND"], &rows));
     }
-    let bridge = enforcement.bridge.map(|bridge| yes(bridge.ipv4 && bridge.ipv6));
+    let bridge = enforcement.bridge_netfilter.map(|bridge| yes(bridge.ipv4 && bridge.ipv6));
     let rows = [
         ["adopted from an earlier agent".to_owned(), yes(enforcement.adopted)],
         ["pinned in".to_owned(), enforcement.pin_dir.clone()],
         ["writes about policies into the API".to_owned(), yes(status.leader)],
-        ["closed until known".to_owned(), enforcement.gates.join(",")],
+        ["ranges closed until known".to_owned(), enforcement.closed_cidrs.join(",")],
+        ["events lost in the kernel".to_owned(), enforcement.events_lost.to_string()],
         ["bridged packets filtered".to_owned(), or_none(bridge)],
-        ["links of pods guarded".to_owned(), enforcement.links.guarded.to_string()],
-        ["links of pods not guarded".to_owned(), listed(&enforcement.links.unguarded)],
-        ["ports of a bridge closed".to_owned(), listed(&enforcement.links.closed)],
+        ["host interfaces guarded".to_owned(), enforcement.host_interfaces.guarded.to_string()],
+        ["host interfaces not guarded".to_owned(), listed(&enforcement.host_interfaces.unguarded)],
+        ["bridge ports closed".to_owned(), listed(&enforcement.host_interfaces.closed)],
     ];
     sections.push(table(["ENFORCEMENT", ""], &rows));
-    sections.push(names(&status.names));
+    sections.push(names(&status.fqdns));
     sections
 }
 
@@ -162,20 +163,20 @@ fn listed(items: &[String]) -> String {
     or_none(Some(items.join(", ")).filter(|items| !items.is_empty()))
 }
 
-fn names(names: &Names) -> String {
+fn names(names: &FqdnCache) -> String {
     let row = [
         names.patterns.to_string(),
-        yes(names.active),
-        listed(&names.servers),
+        yes(names.learning),
+        listed(&names.dns_servers),
         names.names.to_string(),
         names.addresses.to_string(),
         names.withheld.to_string(),
     ];
-    table(["DOMAIN PATTERNS", "LEARNING", "DNS SERVERS", "NAMES", "ADDRESSES", "WITHHELD"], &[row])
+    table(["FQDN PATTERNS", "LEARNING", "DNS SERVERS", "NAMES", "ADDRESSES", "WITHHELD"], &[row])
 }
 
 fn endpoints(status: &Status) -> String {
-    let row = |endpoint: &ringfence_agent::api::Endpoint| {
+    let row = |endpoint: &ringfence_api::Endpoint| {
         [
             endpoint.namespace.clone(),
             endpoint.pod.clone(),

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use ringfence_console::exit::Code;
+use ringfence_console::output;
 use ringfence_install::verify;
 
-use crate::cluster::{Target, block_on, duration, say};
-use crate::exit::Code;
-use crate::output;
+use crate::cluster::{Target, block_on, duration};
 
 /// `ringfence verify`
 #[derive(Debug, clap::Args)]
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
             return Ok(Code::Ok);
         }
         let options = verify::Options { image: args.image.clone(), filter: args.only.clone(), patience: args.timeout };
-        let report = verify::run(&client, &options, &say).await?;
+        let report = verify::run(&client, &options, &output::remark).await?;
         if let Some(path) = &args.junit {
             std::fs::write(path, report.junit()).with_context(|| format!("cannot write {}", path.display()))?;
         }

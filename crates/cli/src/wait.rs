@@ -3,16 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ringfence_agent::client::Client;
-use ringfence_install::wait::{self, Lags, Wanted};
+use ringfence_console::exit::Code;
+use ringfence_console::output;
+use ringfence_install::wait;
 use ringfence_k8s::Severity;
 use ringfence_k8s::manifest::{self, Manifests};
 use ringfence_model::Object;
 
-use crate::args::Socket;
-use crate::cluster::{Target, block_on, duration, say};
-use crate::exit::Code;
-use crate::output;
+use crate::cluster::{Target, block_on, duration};
 
 /// `ringfence wait`
 #[derive(Debug, clap::Args)]
@@ -20,46 +18,28 @@ pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
     /// Files and directories with policies, `-` for standard input
-    #[arg(short, long, value_name = "FILE", required_unless_present = "here")]
+    #[arg(short, long, value_name = "FILE", required = true)]
     filename: Vec<PathBuf>,
     /// How long to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     timeout: Duration,
-    /// Ask the agent of this node only
-    #[arg(long, hide = true, requires = "wanted")]
-    here: bool,
-    /// What to wait for on this node
-    #[arg(hide = true)]
-    wanted: Vec<Wanted>,
-    #[command(flatten)]
-    socket: Socket,
 }
 
 /// Waits; negative if the time is up.
 pub(crate) fn run(args: &Args) -> anyhow::Result<Code> {
-    let (lags, what) = block_on(async {
-        if args.here {
-            let lags = wait::here(&Client::new(&args.socket.socket), &args.wanted, args.timeout).await?;
-            return Ok((lags, None));
-        }
+    let (lags, count) = block_on(async {
         let manifests = manifest::load(&args.filename);
         let policies = policies(&manifests)?;
         let client = args.target.client().await?;
         let wanted = wait::of_objects(&client, &policies).await?;
-        let lags = wait::everywhere(&client, &wanted, args.timeout).await?;
-        Ok((lags, Some(wanted.len())))
+        Ok((wait::everywhere(&client, &wanted, args.timeout).await?, wanted.len()))
     })?;
-    finish(&lags, what)
-}
-
-fn finish(lags: &Lags, what: Option<usize>) -> anyhow::Result<Code> {
-    for lag in lags {
-        say(lag);
+    for lag in &lags {
+        output::remark(lag);
     }
-    match (lags.is_empty(), what) {
-        (true, Some(1)) => output::line("the policy is enforced on every node"),
-        (true, Some(count)) => output::line(&format!("{count} policies are enforced on every node")),
-        (true, None) => Ok(Code::Ok),
+    match (lags.is_empty(), count) {
+        (true, 1) => output::line("the policy is enforced on every node"),
+        (true, count) => output::line(&format!("{count} policies are enforced on every node")),
         (false, _) => Ok(Code::Negative),
     }
 }

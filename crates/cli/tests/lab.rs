@@ -21,14 +21,15 @@ struct Lab {
 impl Lab {
     fn up(name: &str, arguments: &[&str]) -> Self {
         let lab = Self { directory: PathBuf::from(format!("/run/rf-lab-test-{}-{name}", std::process::id())) };
-        lab.ringfence(&[&["lab", "up"], arguments].concat());
+        lab.ringfence(&[&["up"], arguments].concat());
         lab
     }
 
     fn command(&self, arguments: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_ringfence"))
+            .args(["lab", "--dir"])
+            .arg(&self.directory)
             .args(arguments)
-            .env("RINGFENCE_LAB_DIR", &self.directory)
             .output()
             .unwrap()
     }
@@ -73,7 +74,7 @@ impl Drop for Lab {
         if std::thread::panicking() {
             println!("{}", fs::read_to_string(self.directory.join("serve.log")).unwrap_or_default());
         }
-        let down = self.command(&["lab", "down"]);
+        let down = self.command(&["down"]);
         if !down.status.success() {
             println!("lab down: {}", String::from_utf8_lossy(&down.stderr));
         }
@@ -234,7 +235,7 @@ fn a_lab_serves_pods_services_and_names_and_leaves_nothing() {
     // The process that serves is killed: pods go on, and a new one takes over.
     let (old, log) = (address("one"), lab.ask(&["logs", "one"]));
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(lab.server()), nix::sys::signal::Signal::SIGKILL).unwrap();
-    lab.ringfence(&["lab", "up", "--nodes", "2", "--without-agents"]);
+    lab.ringfence(&["up", "--nodes", "2", "--without-agents"]);
     assert_eq!(address("one"), old);
     let again = lab.get(&["pod", "one"]);
     assert_eq!(again["status"]["containerStatuses"][0]["restartCount"], 0, "{again:#}");
@@ -246,11 +247,11 @@ fn a_lab_serves_pods_services_and_names_and_leaves_nothing() {
     assert!(!lab.kubectl(&["get", "pod", "one"]).status.success());
 
     assert!(!processes(&directory).is_empty());
-    lab.ringfence(&["lab", "down"]);
+    lab.ringfence(&["down"]);
     assert_eq!(Machine::look(&directory), before);
     assert_eq!(processes(&directory), Vec::<String>::new());
     assert!(!directory.exists());
-    lab.ringfence(&["lab", "down"]);
+    lab.ringfence(&["down"]);
 }
 
 #[test]
@@ -295,7 +296,7 @@ fn a_crashed_lab_is_removed_by_what_is_on_disk() {
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(lab.server()), nix::sys::signal::Signal::SIGKILL).unwrap();
     // Even the state is damaged: what the lab made is known by name.
     fs::write(directory.join("lab.json"), "{").unwrap();
-    lab.ringfence(&["lab", "down"]);
+    lab.ringfence(&["down"]);
     assert_eq!(Machine::look(&directory), before);
     assert_eq!(processes(&directory), Vec::<String>::new());
 }

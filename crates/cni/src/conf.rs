@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::{Error, SOCKET, SUPPORTED};
+use crate::{Error, SUPPORTED};
 
 /// How long `ADD` waits for the agent, unless the configuration says otherwise. The kubelet tries again.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,7 +56,7 @@ impl NetConf {
 
     /// Where the agent listens.
     pub fn socket(&self) -> &Path {
-        self.socket.as_deref().unwrap_or_else(|| Path::new(SOCKET))
+        self.socket.as_deref().unwrap_or_else(|| Path::new(ringfence_api::SOCKET))
     }
 
     /// How long `ADD` waits.

@@ -1,8 +1,6 @@
 //! What goes wrong, with the codes of the CNI specification (section 5, "Error").
 
-use std::io;
-use std::path::PathBuf;
-
+use ringfence_api::ClientError;
 use serde_json::{Value, json};
 
 /// Why a command failed.
@@ -25,20 +23,9 @@ pub enum Error {
     /// The configuration can be read but not be used.
     #[error("{0}")]
     Config(String),
-    /// Nobody answers on the agent's socket.
-    #[error("the agent of this node cannot be reached on {}: {error}", socket.display())]
-    Unreachable {
-        /// Where it was looked for.
-        socket: PathBuf,
-        /// Why not.
-        error: io::Error,
-    },
-    /// The agent answered that it is not so, or not yet.
-    #[error("{0}")]
-    NotYet(String),
-    /// The agent answered something that is no answer.
-    #[error("the agent of this node gave an answer that is none: {0}")]
-    Garbled(String),
+    /// The agent did not say yes.
+    #[error(transparent)]
+    Agent(#[from] ClientError),
 }
 
 impl Error {
@@ -50,8 +37,8 @@ impl Error {
             Self::Decode(_) => 6,
             Self::Config(_) => 7,
             // "Try again later": the kubelet does.
-            Self::Unreachable { .. } | Self::NotYet(_) => 11,
-            Self::Garbled(_) => 100,
+            Self::Agent(ClientError::Answer(_)) => 100,
+            Self::Agent(_) => 11,
         }
     }
 
@@ -61,9 +48,8 @@ impl Error {
             Self::Version(_) => "set cniVersion of the configuration to a supported one",
             Self::Environment { .. } => "container runtimes set it; this program is not meant to be started by hand",
             Self::Decode(_) | Self::Config(_) => "see the configuration in /etc/cni/net.d",
-            Self::Unreachable { .. } => "a pod is not started without its policy; see to it that the agent runs here",
-            Self::NotYet(_) => "a pod is not started without its policy; the kubelet tries again",
-            Self::Garbled(_) => "agent and plugin may be of different versions",
+            Self::Agent(ClientError::Answer(_)) => "agent and plugin may be of different versions",
+            Self::Agent(_) => "a pod is not started without its policy; the kubelet tries again",
         }
     }
 
@@ -81,7 +67,7 @@ impl Error {
     /// pods that run may have lost their network as well: what is in the kernel stays in force without an agent.
     pub fn status_object(&self, cni_version: &str) -> Value {
         let mut object = self.object(cni_version);
-        if matches!(self, Self::Unreachable { .. } | Self::NotYet(_) | Self::Garbled(_)) {
+        if matches!(self, Self::Agent(_)) {
             object["code"] = json!(50);
         }
         object

@@ -2,13 +2,11 @@
 //! its addresses, it comes back from `ADD` when the pod's policy is in the kernel, and not before.
 //!
 //! The container runtime starts it anew for every pod, so it is small and synchronous: it reads what it is told
-//! ([`Request`], [`NetConf`]), asks the node's agent ([`agent`]) and hands on the result of the plugin before it.
+//! ([`Request`], [`NetConf`]), asks the node's agent ([`ringfence_api::blocking`]) and hands on the result of the plugin before it.
 //! When the agent cannot say yes, `ADD` fails with a CNI error and the kubelet tries again: a pod never starts
 //! unguarded.
 #![forbid(unsafe_code)]
 
-pub mod agent;
-pub mod api;
 mod conf;
 pub mod conflist;
 mod error;
@@ -29,6 +27,3 @@ pub use version::{CURRENT, SUPPORTED};
 
 /// File name of the plugin's program, and its `type` in configurations.
 pub const PLUGIN: &str = "ringfence-cni";
-
-/// Where the agent listens, unless told otherwise.
-pub const SOCKET: &str = "/run/ringfence/agent.sock";

@@ -3,10 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringfence_api::{CollectRequest, ReleaseRequest, WaitRequest, blocking};
 use serde_json::{Value, json};
 
-use crate::api::{CollectRequest, ReleaseRequest, WaitRequest};
-use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, agent, presence, result};
+use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, presence, result};
 
 /// How long all but `ADD` wait for the agent: they ask about now.
 const NOW: Duration = Duration::from_secs(3);
@@ -99,9 +99,9 @@ fn pass(request: &Request, conf: &NetConf) -> Result<Option<Value>, Error> {
 
 /// Whether an `ADD` could succeed. An agent that was there a moment ago is expected back: `ADD` waits for it.
 fn status(conf: &NetConf) -> Result<Option<Value>, Error> {
-    match agent::ready(conf.socket(), NOW) {
+    match blocking::serving(conf.socket(), NOW) {
         Err(_) if presence::was_there(conf.socket()) => Ok(None),
-        answer => answer.map(|()| None),
+        answer => Ok(answer.map(|()| None)?),
     }
 }
 
@@ -109,9 +109,9 @@ fn status(conf: &NetConf) -> Result<Option<Value>, Error> {
 fn come(conf: &NetConf) -> Result<(), Error> {
     let end = Instant::now() + conf.patience().min(COMING);
     loop {
-        match agent::ready(conf.socket(), NOW) {
+        match blocking::serving(conf.socket(), NOW) {
             Err(_) if Instant::now() < end => thread::sleep(PAUSE),
-            answer => return answer,
+            answer => return Ok(answer?),
         }
     }
 }
@@ -119,13 +119,14 @@ fn come(conf: &NetConf) -> Result<(), Error> {
 /// Waits until the pod's policy is in the kernel and hands on the result of the plugin before.
 fn add(request: &Request, conf: &NetConf) -> Result<Value, Error> {
     let previous = conf.previous()?;
-    agent::wait(conf.socket(), &question(request, conf, conf.patience())?)?;
+    blocking::wait(conf.socket(), &question(request, conf, conf.patience())?)?;
     Ok(result::in_version(previous, &conf.cni_version))
 }
 
 /// Whether the policy of a connected pod is in the kernel now.
 fn check(request: &Request, conf: &NetConf) -> Result<(), Error> {
-    agent::check(conf.socket(), NOW, &question(request, conf, NOW)?).map(drop)
+    blocking::check(conf.socket(), NOW, &question(request, conf, NOW)?)?;
+    Ok(())
 }
 
 /// Closes the pod's addresses at once: they may be given to another pod before the API says that this one is gone.
@@ -135,13 +136,13 @@ fn del(request: &Request, conf: &NetConf) {
     let Ok(pod) = request.pod() else { return };
     let release =
         ReleaseRequest { namespace: pod.namespace, name: pod.name, uid: pod.uid, container: request.container.clone() };
-    let _ = agent::release(conf.socket(), NOW, &release);
+    let _ = blocking::release(conf.socket(), NOW, &release);
 }
 
 /// Closes the addresses of sandboxes that are gone without anybody having said so. Never fails, as `DEL` does not.
 fn gc(conf: &NetConf) {
     let Some(containers) = conf.sandboxes() else { return };
-    let _ = agent::collect(conf.socket(), NOW, &CollectRequest { network: conf.name.clone(), containers });
+    let _ = blocking::collect(conf.socket(), NOW, &CollectRequest { network: conf.name.clone(), containers });
 }
 
 fn question(request: &Request, conf: &NetConf, patience: Duration) -> Result<WaitRequest, Error> {

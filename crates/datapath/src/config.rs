@@ -3,6 +3,8 @@
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use ringfence_api::Connections;
+
 use crate::LinkHook;
 use crate::typed_map::reserved;
 
@@ -40,17 +42,6 @@ impl Config {
             ephemeral_ports: EPHEMERAL_PORTS,
         }
     }
-}
-
-/// Treatment of open connections that a change of policy denies. A connection is open if a packet of it was let through
-/// before and connection tracking still knows it, answered or not.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Connections {
-    /// Their next packet is dropped, in either direction.
-    #[default]
-    Cut,
-    /// They may end by themselves; only new ones are denied.
-    Drain,
 }
 
 /// Capacities of the kernel maps, in elements. Most maps allocate memory per element in use.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use libbpf_rs::{RingBuffer, RingBufferBuilder};
+use ringfence_api::ReasonCode;
 use ringfence_engine::RuleId;
 use ringfence_model::{Direction, Protocol};
 use zerocopy::FromBytes as _;
@@ -84,21 +85,20 @@ pub enum DropReason {
     Incomplete,
 }
 
-impl fmt::Display for DropReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Policy { cut: false, .. } => "policy",
-            Self::Policy { cut: true, .. } => "policy-cut",
-            Self::Spoofed => "spoofed",
-            Self::EndpointNotReady => "endpoint-not-ready",
-            Self::Unparseable => "unparseable",
-            Self::Misdirected => "astray",
-            Self::Incomplete => "incomplete",
-        })
-    }
-}
-
 impl DropReason {
+    /// The word, sentence and hint of this reason. That of a policy is told by its rule id.
+    pub fn code(&self) -> ReasonCode {
+        match self {
+            Self::Policy { cut: false, .. } => ReasonCode::Policy,
+            Self::Policy { cut: true, .. } => ReasonCode::PolicyCut,
+            Self::Spoofed => ReasonCode::SpoofedSource,
+            Self::EndpointNotReady => ReasonCode::EndpointNotReady,
+            Self::Unparseable => ReasonCode::Unparseable,
+            Self::Misdirected => ReasonCode::Misdirected,
+            Self::Incomplete => ReasonCode::Incomplete,
+        }
+    }
+
     pub(crate) fn new(code: u8, rule_id: u64, cut: bool) -> Self {
         match code {
             reason::POLICY => Self::Policy { rule_id: RuleId(rule_id), cut },

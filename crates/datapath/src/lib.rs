@@ -39,7 +39,7 @@ mod test_run;
 mod transition;
 mod typed_map;
 
-pub use config::{Config, Connections, EPHEMERAL_PORTS, Sizes};
+pub use config::{Config, EPHEMERAL_PORTS, Sizes};
 pub use conntrack_flush::{ConntrackEntry, delete_conntrack_entries, delete_conntrack_entries_of};
 pub use datapath::{Datapath, Repairs, remove};
 pub use error::{ApplyError, Error};
@@ -49,5 +49,6 @@ pub use interfaces::{BridgeNetfilter, Interface, bridge_netfilter};
 pub use link_guard::{GuardReport, GuardStatus, GuardWork, LinkGuard, LinkHook, PodLink};
 pub use open_connections::open_connections;
 pub use pins::mount_system_bpffs;
+pub use ringfence_api::Connections;
 pub use statistics::{DropCounters, Flow, MapUsage, RuleCounter};
 pub use test_run::{Conntrack, PacketContext, PolicyResult, TestRun, TestVerdict, TrackedConnection};

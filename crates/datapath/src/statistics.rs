@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ringfence_api::ReasonCode;
 use ringfence_model::Protocol;
 
 use crate::abi::{FlowKey, FlowValue, RuleCounterValue, flow_flags, reason};
@@ -59,6 +60,20 @@ impl DropCounters {
             misdirected: count(reason::MISDIRECTED),
             events_lost: count(reason::EVENTS_LOST),
         }
+    }
+
+    /// Packets by reason: those of `policy` include those that were cut.
+    pub fn by_reason(&self) -> [(ReasonCode, u64); 7] {
+        let Self { policy, cut, spoofed, not_ready, unparseable, misdirected, incomplete, events_lost: _ } = *self;
+        [
+            (ReasonCode::Policy, policy),
+            (ReasonCode::PolicyCut, cut),
+            (ReasonCode::SpoofedSource, spoofed),
+            (ReasonCode::EndpointNotReady, not_ready),
+            (ReasonCode::Unparseable, unparseable),
+            (ReasonCode::Misdirected, misdirected),
+            (ReasonCode::Incomplete, incomplete),
+        ]
     }
 
     /// All packets dropped, except `misdirected` copies.

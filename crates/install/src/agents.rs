@@ -1,4 +1,4 @@
-//! The agents of a cluster, and questions to them: `ringfence` run beside each, so that nothing of an agent has to be
+//! The agents of a cluster, and questions to them: their own program run beside each, so that nothing of an agent has to be
 //! open to the network and the API server decides who may ask.
 
 use std::collections::BTreeMap;
@@ -23,8 +23,22 @@ pub struct Place {
     /// Name of the node.
     pub node: String,
     /// The agent that runs there, or why none does.
-    pub agent: Result<Container, String>,
+    pub agent: Result<Agent, String>,
 }
+
+/// An agent that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Its container.
+    pub container: Container,
+    /// The program beside it that asks it.
+    pub program: &'static str,
+}
+
+/// The program in the agents' image.
+const PROGRAM: &str = "ringfence-agent";
+/// The program in the image of versions whose one program was the agent by its first argument.
+const EARLIER: (&str, &str) = ("ringfence", "agent");
 
 /// Every node of the cluster that agents are for, by name.
 pub async fn list(client: &Client) -> Result<Vec<Place>, kube::Error> {
@@ -34,7 +48,7 @@ pub async fn list(client: &Client) -> Result<Vec<Place>, kube::Error> {
 }
 
 fn places(nodes: &[Node], pods: &[Pod]) -> Vec<Place> {
-    let mut agents: BTreeMap<&str, Result<Container, String>> = BTreeMap::new();
+    let mut agents: BTreeMap<&str, Result<Agent, String>> = BTreeMap::new();
     for pod in pods {
         let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else { continue };
         let found = agent(pod);
@@ -68,21 +82,23 @@ fn without(node: &Node) -> String {
     }
 }
 
-/// The agent's container, if it runs.
-fn agent(pod: &Pod) -> Result<Container, String> {
-    let name = pod.spec.iter().flat_map(|spec| &spec.containers).map(|container| container.name.clone()).next();
-    let namespace = pod.namespace().unwrap_or_default();
-    let place = Container { namespace, pod: pod.name_any(), name: name.unwrap_or_default() };
-    match crate::rollout::trouble(pod) {
-        Some(trouble) => Err(trouble),
-        None => Ok(place),
+/// The agent, if it runs.
+fn agent(pod: &Pod) -> Result<Agent, String> {
+    if let Some(trouble) = crate::rollout::trouble(pod) {
+        return Err(trouble);
     }
+    let container = pod.spec.iter().flat_map(|spec| &spec.containers).next();
+    let earlier =
+        container.and_then(|container| container.args.as_ref()?.first()).is_some_and(|word| word == EARLIER.1);
+    let name = container.map(|container| container.name.clone()).unwrap_or_default();
+    let container = Container { namespace: pod.namespace().unwrap_or_default(), pod: pod.name_any(), name };
+    Ok(Agent { container, program: if earlier { EARLIER.0 } else { PROGRAM } })
 }
 
 /// What one agent says, or why there is no answer.
 pub type Answer = Result<Output, String>;
 
-/// Runs `ringfence` with these arguments beside each agent. Each may take so long, and all of them until `end`: by then
+/// Runs the agent's program with these arguments beside each agent. Each may take so long, and all of them until `end`: by then
 /// there is an answer of each node, in the order of `places`, be it that it gave none.
 pub async fn ask(
     client: &Client,
@@ -91,9 +107,11 @@ pub async fn ask(
     limit: Duration,
     end: Instant,
 ) -> Vec<(String, Answer)> {
-    let command: Vec<&str> = std::iter::once("ringfence").chain(arguments.iter().copied()).collect();
     let one = async |place: &Place| match &place.agent {
-        Ok(container) => exec::run_to_end(client, container, &command).await.map_err(|error| format!("{error:#}")),
+        Ok(Agent { container, program }) => {
+            let command: Vec<&str> = std::iter::once(*program).chain(arguments.iter().copied()).collect();
+            exec::run_to_end(client, container, &command).await.map_err(|error| format!("{error:#}"))
+        }
         Err(why) => Err(why.clone()),
     };
     gather(places, limit, end, one).await
@@ -188,13 +206,22 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_of_an_earlier_version_is_asked_by_the_program_that_it_has() {
+        let mut earlier = pod("a", "n", true);
+        earlier.spec.as_mut().unwrap().containers[0].args = Some(vec!["agent".into(), "--metrics=:1".into()]);
+        assert_eq!(agent(&earlier).unwrap().program, "ringfence");
+        assert_eq!(agent(&pod("a", "n", true)).unwrap().program, "ringfence-agent");
+    }
+
+    #[test]
     fn every_linux_node_has_a_line_and_a_running_agent_wins() {
         let nodes = [node("b", "linux"), node("a", "linux"), node("w", "windows"), node("c", "linux")];
         let pods = [pod("old", "a", false), pod("new", "a", true), pod("broken", "c", false)];
         let found = places(&nodes, &pods);
         let names: Vec<&str> = found.iter().map(|place| place.node.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
-        assert_eq!(found[0].agent.as_ref().unwrap().pod, "new");
+        let new = found[0].agent.as_ref().unwrap();
+        assert_eq!((new.container.pod.as_str(), new.program), ("new", "ringfence-agent"));
         assert_eq!(found[1].agent.as_ref().unwrap_err(), "no agent runs there");
         assert!(found[2].agent.as_ref().unwrap_err().contains("ImagePullBackOff: no such image"), "{found:?}");
     }

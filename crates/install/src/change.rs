@@ -12,8 +12,8 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
 
 use crate::manifest::{
-    self, API_HOST, API_PORT, ApiServer, BIN_DIR, CONF_DIR, CniDirs, ENCAPSULATION, METRICS, Mode, Seccomp, Values,
-    WITHOUT_ROOM,
+    self, API_HOST, API_PORT, ApiServer, BIN_DIR, CONF_DIR, CniDirs, ENCAPSULATION, METRICS, Mode, OVER_CAPACITY,
+    Seccomp, Values,
 };
 use crate::{AGENT_LABEL, Progress, objects, rollout};
 
@@ -131,15 +131,27 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
         se_linux: context.get("seLinuxOptions").cloned(),
         extra_args: words.iter().filter(|word| is_extra(word)).map(|word| (*word).to_owned()).collect(),
         connections: flag("--connections=", defaults.connections),
-        without_room: flag(WITHOUT_ROOM, defaults.without_room),
+        over_capacity: flag(OVER_CAPACITY, flag(EARLIER_OVER_CAPACITY, defaults.over_capacity)),
         log_level: level.unwrap_or(&defaults.log_level).to_owned(),
         log_format: flag("--log-format=", defaults.log_format),
     })
 }
 
-/// Whether an argument of the agent is none that follows from another value.
+/// The flag of [`OVER_CAPACITY`] in versions before.
+const EARLIER_OVER_CAPACITY: &str = "--without-room=";
+
+/// Whether an argument of the agent is none that follows from another value. Earlier versions began with `agent`.
 fn is_extra(word: &str) -> bool {
-    let known = [METRICS, ENCAPSULATION, CONF_DIR, BIN_DIR, "--connections=", WITHOUT_ROOM, "--log-format="];
+    let known = [
+        METRICS,
+        ENCAPSULATION,
+        CONF_DIR,
+        BIN_DIR,
+        "--connections=",
+        OVER_CAPACITY,
+        EARLIER_OVER_CAPACITY,
+        "--log-format=",
+    ];
     !["agent", "--primary"].contains(&word) && !known.iter().any(|flag| word.starts_with(flag))
 }
 
@@ -242,7 +254,7 @@ mod tests {
             se_linux: Some(json!({"type": "spc_t"})),
             extra_args: vec!["--report-allowed".into(), "--pin-dir=/sys/fs/bpf/x".into()],
             connections: "drain".into(),
-            without_room: "keep".into(),
+            over_capacity: "keep".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
         };

@@ -4,7 +4,7 @@
 //! survey ─► what is there, and whether policy can be enforced on it
 //! manifest ─► the objects, as the Helm chart renders them
 //! change ─► install, upgrade, uninstall            speaks to the API
-//! agents ─► the agents, asked on demand            speaks to the API, which runs `ringfence` beside the agent
+//! agents ─► the agents, asked on demand            speaks to the API, which runs `ringfence-agent` beside the agent
 //! status, wait ─► what all agents say, put together
 //! verify ─► a matrix of policies against pods of its own
 //! ```

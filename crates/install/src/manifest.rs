@@ -25,7 +25,7 @@ pub(crate) const BIN_DIR: &str = "--cni-bin-dir=";
 /// The agent's argument for where probes and Prometheus are answered.
 pub(crate) const METRICS: &str = "--metrics=";
 /// The agent's argument for what becomes of pods whose policies do not fit.
-pub(crate) const WITHOUT_ROOM: &str = "--without-room=";
+pub(crate) const OVER_CAPACITY: &str = "--over-capacity=";
 /// Where they are, unless chosen otherwise. The port is OpenTelemetry's default for Prometheus exporters, too.
 const METRICS_PORT: u16 = 9464;
 /// Variables by which programs in a cluster find its API server.
@@ -172,7 +172,7 @@ pub struct Values {
     /// `cut` or `drain`: what happens to open connections that a change of policy denies.
     pub connections: String,
     /// `deny` or `keep`: what becomes of pods whose policies do not fit into the kernel maps.
-    pub without_room: String,
+    pub over_capacity: String,
     /// How much agents log: `error`, `warn`, `info`, `debug`, `trace`.
     pub log_level: String,
     /// `text` or `json`.
@@ -195,7 +195,7 @@ impl Default for Values {
             se_linux: None,
             extra_args: Vec::new(),
             connections: "cut".into(),
-            without_room: "deny".into(),
+            over_capacity: "deny".into(),
             log_level: "info".into(),
             log_format: "text".into(),
         }
@@ -260,7 +260,7 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
     let arguments = container.get_mut("args")?.as_array_mut()?;
     let flags = [
         ("--connections=", &values.connections),
-        (WITHOUT_ROOM, &values.without_room),
+        (OVER_CAPACITY, &values.over_capacity),
         ("--log-format=", &values.log_format),
         (CONF_DIR, &values.cni.conf),
         (BIN_DIR, &values.cni.bin),
@@ -311,8 +311,8 @@ fn place_plugin(set: &mut Value, values: &Values) -> Option<()> {
 /// The container that mounts `/sys/fs/bpf` on the node: a mount reaches it from a privileged one only.
 fn mount_bpf(values: &Values) -> Value {
     json!({
-        "name": "mount-bpf", "image": values.image, "imagePullPolicy": values.pull_policy, "args": ["agent",
-        "mount-bpf"],
+        "name": "mount-bpf", "image": values.image, "imagePullPolicy": values.pull_policy,
+        "args": ["mount-bpf"],
         "securityContext": {"privileged": true, "readOnlyRootFilesystem": true},
         "volumeMounts": [{"name": "bpf", "mountPath": "/sys/fs/bpf", "mountPropagation": "Bidirectional"}],
     })
@@ -356,7 +356,7 @@ mod tests {
             se_linux: Some(json!({"type": "spc_t"})),
             extra_args: vec!["--dns-server=10.0.0.9".into()],
             connections: "drain".into(),
-            without_room: "keep".into(),
+            over_capacity: "keep".into(),
             log_level: "debug".into(),
             log_format: "json".into(),
         };
@@ -366,7 +366,7 @@ mod tests {
             "Always",
             "--primary",
             "--connections=drain",
-            "--without-room=keep",
+            "--over-capacity=keep",
             "debug,",
         ] {
             assert!(text.contains(part), "{part} is not in {text}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::Client;
-use ringfence_agent::api;
+use ringfence_api as api;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
@@ -191,12 +191,20 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": api::VERSION, "kind": "AgentStatus", "node": node, "version": "1", "ready": true,
             "warnings": [], "watches": [], "endpoints": [], "diagnostics": [], "policies": policies,
+            "repairs": [{"what": "pins", "count": 1, "last": "", "found": ""}],
             "enforcement": {
                 "adopted": false, "connections": "cut", "pinDir": "", "error": null, "gates": [], "peers": 0,
                 "classes": 0, "rulesets": 0, "features": [], "maps": [], "bridge": null,
             },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn agents_of_the_version_before_are_read_during_an_upgrade() {
+        // `status` is in their words.
+        let status = status("a", &[]);
+        assert_eq!((&*status.repairs[0].component, status.enforcement.events_lost), ("pins", 0));
     }
 
     fn cluster(answers: Vec<(&str, Result<Box<api::Status>, &str>)>) -> Cluster {

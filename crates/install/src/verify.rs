@@ -17,7 +17,7 @@ use futures::{StreamExt as _, stream};
 use kube::Client;
 
 use crate::interrupt::unless_interrupted;
-use crate::wait::{self, Wanted};
+use crate::wait;
 use crate::{Progress, connect, objects};
 use case::{Attempt, Case, Check};
 use report::{Outcome, Report};
@@ -98,9 +98,9 @@ async fn one(stage: &Stage, pods: &stage::Pods, case: &Case) -> anyhow::Result<V
     let mut wanted = Vec::new();
     for policy in &written {
         let applied = serde_json::to_value(objects::apply(&stage.client, policy).await?)?;
-        wanted.push((applied.clone(), Wanted::enforced(&applied)?));
+        wanted.push((applied.clone(), wait::enforced(&applied)?));
     }
-    let enforced: Vec<Wanted> = wanted.iter().map(|(_, wanted)| wanted.clone()).collect();
+    let enforced: Vec<_> = wanted.iter().map(|(_, wanted)| wanted.clone()).collect();
     let lags = wait::everywhere(&stage.client, &enforced, ENFORCED).await?;
     let mut wrong: Vec<String> = lags.into_iter().map(|lag| format!("not enforced in {ENFORCED:?}: {lag}")).collect();
     if wrong.is_empty() {
@@ -113,7 +113,7 @@ async fn one(stage: &Stage, pods: &stage::Pods, case: &Case) -> anyhow::Result<V
     let mut gone = Vec::new();
     for (applied, _) in &wanted {
         objects::delete(&stage.client, applied).await?;
-        gone.push(Wanted::gone(applied)?);
+        gone.push(wait::gone(applied)?);
     }
     wrong.extend(wait::everywhere(&stage.client, &gone, ENFORCED).await?);
     Ok(wrong)

@@ -4,21 +4,18 @@
 //! yes.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kube::Client;
-use ringfence_agent::api;
-use ringfence_agent::client::Client as AgentClient;
+use ringfence_api::wanted::{Lags, Wanted};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{agents, objects};
 
-/// How often an agent is asked on its own node: at first, and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(250));
+/// Time between two rounds.
+const ROUND_INTERVAL: Duration = Duration::from_millis(250);
 /// What a node is given at a time: connections through API servers do not live for ever.
 const ROUND: Duration = Duration::from_secs(30);
 /// The same where more nodes are waited for than can be asked at a time: each shall have its turn.
@@ -33,108 +30,25 @@ const SLACK: Duration = Duration::from_secs(5);
 /// time.
 const EARLY: (Duration, u32) = (Duration::from_secs(1), 5);
 
-/// A policy and what to wait for. Written as `KIND/NAMESPACE/NAME@UID:GENERATION`, without generation for one that is
-/// to be gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wanted {
-    kind: String,
-    namespace: String,
-    name: String,
-    uid: String,
-    /// None: it is to be gone.
-    generation: Option<i64>,
+/// An object as the API server has it, in its generation or a newer one.
+pub fn enforced(object: &Value) -> anyhow::Result<Wanted> {
+    let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
+    let generation = generation.with_context(|| format!("{} has no generation", objects::title(object)))?;
+    Ok(Wanted { generation: Some(generation), ..gone(object)? })
 }
 
-impl Wanted {
-    /// An object as the API server has it, in its generation or a newer one.
-    pub fn enforced(object: &Value) -> anyhow::Result<Self> {
-        let generation = object.pointer("/metadata/generation").and_then(Value::as_i64);
-        let generation = generation.with_context(|| format!("{} has no generation", objects::title(object)))?;
-        Ok(Self { generation: Some(generation), ..Self::gone(object)? })
-    }
-
-    /// An object that was deleted: that it is not enforced any more.
-    pub fn gone(object: &Value) -> anyhow::Result<Self> {
-        let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
-        let wanted = Self {
-            kind: text("/kind"),
-            namespace: text("/metadata/namespace"),
-            name: text("/metadata/name"),
-            uid: text("/metadata/uid"),
-            generation: None,
-        };
-        anyhow::ensure!(!wanted.uid.is_empty(), "{} has no uid", objects::title(object));
-        Ok(wanted)
-    }
-
-    fn is_met(&self, status: &api::Status) -> bool {
-        let found = status.policies.iter().find(|policy| policy.uid == self.uid);
-        match (self.generation, found) {
-            (Some(generation), Some(policy)) => policy.enforced_generation >= Some(generation),
-            (Some(_), None) => false,
-            // Nothing is known before everything was listed.
-            (None, found) => found.is_none() && status.ready,
-        }
-    }
-
-    /// What is the matter with it, for people.
-    fn lag(&self, status: &api::Status) -> String {
-        let title = format!("{} {}", self.kind, self.title());
-        match (self.generation, status.policies.iter().find(|policy| policy.uid == self.uid)) {
-            (None, _) => format!("{title} is still there"),
-            (Some(_), None) => format!("{title} is not known yet"),
-            (Some(wanted), Some(policy)) => match policy.enforced_generation {
-                Some(generation) => format!("{title} is enforced in generation {generation}, not {wanted}"),
-                None => format!("{title} is not enforced in any generation"),
-            },
-        }
-    }
-
-    fn title(&self) -> String {
-        if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
-    }
-}
-
-impl fmt::Display for Wanted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, namespace, name, uid, generation } = self;
-        write!(f, "{kind}/{namespace}/{name}@{uid}")?;
-        generation.map_or(Ok(()), |generation| write!(f, ":{generation}"))
-    }
-}
-
-impl FromStr for Wanted {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("{text:?} is not of the form KIND/NAMESPACE/NAME@UID:GENERATION");
-        let (path, rest) = text.split_once('@').ok_or_else(wrong)?;
-        let [kind, namespace, name] = path.split('/').collect::<Vec<_>>()[..] else { return Err(wrong()) };
-        let (uid, generation) = match rest.split_once(':') {
-            Some((uid, generation)) => (uid, Some(generation.parse().map_err(|_not_a_number| wrong())?)),
-            None => (rest, None),
-        };
-        let [kind, namespace, name, uid] = [kind, namespace, name, uid].map(str::to_owned);
-        Ok(Self { kind, namespace, name, uid, generation })
-    }
-}
-
-/// What is not enforced when the time is up, for people; nothing if all is.
-pub type Lags = Vec<String>;
-
-/// Waits for the agent of this node.
-pub async fn here(agent: &AgentClient, wanted: &[Wanted], limit: Duration) -> anyhow::Result<Lags> {
-    let end = Instant::now() + limit;
-    let mut pause = PAUSE.0;
-    loop {
-        let status = agent.status().await?;
-        let lags: Lags = wanted.iter().filter(|one| !one.is_met(&status)).map(|one| one.lag(&status)).collect();
-        if lags.is_empty() || Instant::now() > end {
-            return Ok(lags);
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
-    }
+/// An object that was deleted: it is not to be enforced any more.
+pub fn gone(object: &Value) -> anyhow::Result<Wanted> {
+    let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let wanted = Wanted {
+        kind: text("/kind"),
+        namespace: text("/metadata/namespace"),
+        name: text("/metadata/name"),
+        uid: text("/metadata/uid"),
+        generation: None,
+    };
+    anyhow::ensure!(!wanted.uid.is_empty(), "{} has no uid", objects::title(object));
+    Ok(wanted)
 }
 
 /// Waits for the agents of all nodes.
@@ -160,10 +74,10 @@ async fn until(client: &Client, wanted: &[Wanted], end: Instant) -> anyhow::Resu
         }
         places.retain(|place| !done.contains(&place.node));
         let lags = ask(client, &places, wanted, end, &mut done).await;
-        if lags.is_empty() || Instant::now() + PAUSE.1 >= end {
+        if lags.is_empty() || Instant::now() + ROUND_INTERVAL >= end {
             return Ok(lags);
         }
-        tokio::time::sleep(PAUSE.1).await;
+        tokio::time::sleep(ROUND_INTERVAL).await;
     }
 }
 
@@ -207,7 +121,7 @@ pub async fn of_objects(client: &Client, written: &[Value]) -> anyhow::Result<Ve
         let found = found.with_context(|| format!("{title} is not in the cluster; hint: kubectl apply it first"))?;
         let mut found = serde_json::to_value(found)?;
         found["kind"] = object["kind"].clone();
-        wanted.push(Wanted::enforced(&found)?);
+        wanted.push(enforced(&found)?);
     }
     Ok(wanted)
 }
@@ -235,17 +149,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wanted_survives_a_command_line() {
-        for wanted in [
-            Wanted::enforced(&object(Some("shop"))).unwrap(),
-            Wanted::enforced(&object(None)).unwrap(),
-            Wanted::gone(&object(None)).unwrap(),
-        ] {
-            assert_eq!(wanted.to_string().parse(), Ok(wanted.clone()), "{wanted}");
-        }
-        assert_eq!(Wanted::enforced(&object(Some("shop"))).unwrap().to_string(), "NetworkPolicy/shop/web@1-2:7");
-        for wrong in ["", "a/b@c", "a/b/c", "a/b/c@d:x"] {
-            assert!(wrong.parse::<Wanted>().is_err(), "{wrong}");
-        }
+    fn an_object_is_waited_for_in_its_generation_or_until_it_is_gone() {
+        let texts = [enforced(&object(Some("shop"))), enforced(&object(None)), gone(&object(None))];
+        let texts = texts.map(|wanted| wanted.unwrap().to_string());
+        assert_eq!(texts, ["NetworkPolicy/shop/web@1-2:7", "NetworkPolicy//web@1-2:7", "NetworkPolicy//web@1-2"]);
+        assert!(gone(&json!({"kind": "NetworkPolicy"})).is_err());
     }
 }

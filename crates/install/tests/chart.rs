@@ -113,9 +113,9 @@ fn what_install_writes_is_what_helm_renders() {
         ),
         (Values { mode: Mode::Alone, ..plain() }, manifest::NAMESPACE, &["mode=alone"]),
         (
-            Values { without_room: "keep".into(), metrics_port: 9999, ..plain() },
+            Values { over_capacity: "keep".into(), metrics_port: 9999, ..plain() },
             manifest::NAMESPACE,
-            &["withoutRoom=keep", "metrics.port=9999"],
+            &["overCapacity=keep", "metrics.port=9999"],
         ),
         (
             Values {
@@ -167,8 +167,8 @@ fn values_of_the_chart_alone_show_where_they_belong() {
         json!(arguments.as_array().unwrap().iter().map(metrics).collect::<Vec<_>>())
     };
     let cases: [(&str, String, Value); 9] = [
-        ("reportAllowed=true", format!("{agent}/args"), with("--without-room", "--report-allowed")),
-        ("clusterDomain=k.example", format!("{agent}/args"), with("--without-room", "--cluster-domain=k.example")),
+        ("reportAllowed=true", format!("{agent}/args"), with("--over-capacity", "--report-allowed")),
+        ("clusterDomain=k.example", format!("{agent}/args"), with("--over-capacity", "--cluster-domain=k.example")),
         ("metrics.address=0.0.0.0", format!("{agent}/args"), metrics("0.0.0.0")),
         ("resources.limits.memory=1Gi", format!("{agent}/resources/limits/memory"), json!("1Gi")),
         ("resources.requests.cpu=1", format!("{agent}/resources/requests/cpu"), json!(1)),
@@ -239,7 +239,7 @@ fn wrong_values_are_refused() {
         "maxUnavailable=lots",
         "encapsulation=never",
         "apiServer.port=0",
-        "withoutRoom=drop",
+        "overCapacity=drop",
         "connections=keep",
     ] {
         let output = run(&helm, &["template", "ringfence", "deploy/helm/ringfence", "--set", wrong]);

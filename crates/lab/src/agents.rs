@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
+use kube::Client as KubeClient;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use ringfence_api::client::Client;
 use ringfence_netns::Namespace;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
 use tokio::sync::watch;
 
 use crate::files;
@@ -23,12 +22,16 @@ use crate::network::Node;
 use crate::place::Place;
 use crate::process::Process;
 
+/// The agent's program, which is looked for beside the lab's.
+pub(crate) const AGENT_PROGRAM: &str = "ringfence-agent";
 /// Namespace of the agents' pods.
 const NAMESPACE: &str = "kube-system";
 /// Port of each agent's metrics, on its node's address.
 const METRICS_PORT: u16 = 9464;
 /// Shortest and longest pause before an agent is started again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Time that an agent may take to answer.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a running agent is asked whether it is ready, and its pod is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 const LOOK_WHEN_READY: Duration = Duration::from_secs(2);
@@ -92,9 +95,8 @@ fn start(place: &Place, node: &Node) -> io::Result<(Child, Process)> {
     let pins = place.bpf_mount().join(&node.name);
     let log = File::options().create(true).append(true).open(place.agent_log(&node.name))?;
     let address = node.addresses.first().ok_or_else(|| io::Error::other("the node has no address"))?;
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(place.agent_program());
     command
-        .arg("agent")
         .args(["--node", &node.name, "--kubeconfig"])
         .arg(place.inner_kubeconfig())
         .arg("--pin-dir")
@@ -116,26 +118,17 @@ fn start(place: &Place, node: &Node) -> io::Result<(Child, Process)> {
 
 /// Asks the agent again and again whether it is ready.
 async fn follow_readiness(place: &Place, node: &Node, state: &watch::Sender<AgentState>) {
+    let agent = Client::new(place.agent_socket(&node.name));
     loop {
-        let asked = tokio::time::timeout(Duration::from_secs(2), is_ready(place, node)).await;
-        let ready = asked.is_ok_and(|answer| answer.unwrap_or(false));
+        let asked = tokio::time::timeout(STATUS_TIMEOUT, agent.status()).await;
+        let ready = asked.is_ok_and(|answer| answer.is_ok_and(|status| status.ready));
         state.send_if_modified(|state| std::mem::replace(&mut state.ready, ready) != ready);
         tokio::time::sleep(if ready { LOOK_WHEN_READY } else { LOOK }).await;
     }
 }
 
-async fn is_ready(place: &Place, node: &Node) -> io::Result<bool> {
-    let mut connection = UnixStream::connect(place.agent_socket(&node.name)).await?;
-    connection.write_all(b"GET /v1/status HTTP/1.0\r\nHost: ringfence\r\nConnection: close\r\n\r\n").await?;
-    let mut answer = String::new();
-    connection.take(64 << 20).read_to_string(&mut answer).await?;
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    let status: Value = serde_json::from_str(body)?;
-    Ok(status.get("ready").and_then(Value::as_bool).unwrap_or(false))
-}
-
 /// Keeps a pod that shows the agent, for ever.
-pub(crate) async fn mirror(client: Client, node: Node, mut state: watch::Receiver<AgentState>) {
+pub(crate) async fn mirror(client: KubeClient, node: Node, mut state: watch::Receiver<AgentState>) {
     let api: Api<Pod> = Api::namespaced(client, NAMESPACE);
     loop {
         let now = *state.borrow_and_update();
@@ -229,7 +222,7 @@ fn seconds(time: Timestamp) -> String {
 }
 
 /// The task pair of one node's agent; gives how it is.
-pub(crate) fn run(place: &Place, client: &Client, node: &Arc<Node>) -> watch::Receiver<AgentState> {
+pub(crate) fn run(place: &Place, client: &KubeClient, node: &Arc<Node>) -> watch::Receiver<AgentState> {
     let (sender, receiver) = watch::channel(AgentState { since: None, ready: false, restarts: 0 });
     tokio::spawn(supervise(place.clone(), Node::clone(node), sender));
     tokio::spawn(mirror(client.clone(), Node::clone(node), receiver.clone()));

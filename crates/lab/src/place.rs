@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-/// Environment variable that moves a lab elsewhere.
-pub const DIRECTORY_VARIABLE: &str = "RINGFENCE_LAB_DIR";
 /// Where a lab lives unless told otherwise.
 pub const DEFAULT_DIRECTORY: &str = "/run/ringfence-lab";
 
@@ -15,12 +13,6 @@ pub struct Place {
 }
 
 impl Place {
-    /// The lab the environment names, or the default one.
-    pub fn from_environment() -> Self {
-        std::env::var_os(DIRECTORY_VARIABLE)
-            .map_or_else(|| Self::at(DEFAULT_DIRECTORY), |dir| Self::at(PathBuf::from(dir)))
-    }
-
     /// The lab in that directory; relative paths are taken from the working directory.
     pub fn at(root: impl Into<PathBuf>) -> Self {
         let root = root.into();
@@ -97,6 +89,11 @@ impl Place {
     /// This program, where containers can be given it: its own path may lead elsewhere after an upgrade.
     pub fn program(&self) -> PathBuf {
         self.root.join("program")
+    }
+
+    /// The agent's program: the agents that are started later are of the same version as the lab.
+    pub fn agent_program(&self) -> PathBuf {
+        self.root.join("agent-program")
     }
 
     /// State of one node: its addresses in use, its agent's socket and log.

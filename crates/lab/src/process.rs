@@ -1,5 +1,6 @@
 //! Processes known by number and start time: a number alone may belong to another by now.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -11,7 +12,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
-use crate::place::{DIRECTORY_VARIABLE, Place};
+use crate::place::Place;
 
 /// One process, told from any later one of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,18 +98,20 @@ fn start_time(pid: i32) -> io::Result<u64> {
     fields.get(19).and_then(|field| field.parse().ok()).ok_or_else(malformed)
 }
 
-/// Processes that serve the lab of that directory, by their command line and environment.
+/// Processes that serve the lab of that directory, by their command lines.
 pub fn serving(place: &Place) -> Vec<Process> {
-    let mut wanted = format!("{DIRECTORY_VARIABLE}=").into_bytes();
-    wanted.extend_from_slice(place.root().as_os_str().as_encoded_bytes());
-    let part = |pid: u32, name: &str| fs::read(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let wanted = serve_command(place);
     let serves = |pid: &u32| {
-        let line = part(*pid, "cmdline");
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let mut words = line.split(|byte| *byte == 0).skip(1);
-        (words.next(), words.next()) == (Some(b"lab"), Some(b"serve"))
-            && part(*pid, "environ").split(|byte| *byte == 0).any(|variable| variable == wanted)
+        wanted.iter().all(|word| words.next() == Some(word.as_encoded_bytes()))
     };
     all().filter(serves).filter_map(|pid| Process::of(pid).ok()).collect()
+}
+
+/// How the command line of a process begins that serves the lab of that directory, after the name of the program.
+pub(crate) fn serve_command(place: &Place) -> [OsString; 3] {
+    ["serve".into(), "--dir".into(), place.root().as_os_str().to_owned()]
 }
 
 /// Numbers of all processes there are.

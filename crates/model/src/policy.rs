@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{DomainPattern, IpBlock, Name, PortRange, Protocol, Selector};
 
 /// Largest subject that a policy without its rules keeps, in bytes.
@@ -62,8 +64,9 @@ pub enum Tier {
     Baseline,
 }
 
-/// The direction of a rule, as seen from the policy's subject.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The direction of a rule, seen from the policy's subject. Serialized as `ingress` and `egress`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Direction {
     /// Into the subject.
     Ingress,

@@ -148,9 +148,8 @@ impl Cluster {
         };
         let nodes = shape.nodes.to_string();
         self.lab = Some((state.to_path_buf(), ringfence.to_path_buf()));
-        let _place = sh.push_env("RINGFENCE_LAB_DIR", state);
-        cmd!(sh, "{ringfence} lab up --nodes {nodes} {family...}").quiet().ignore_stdout().run()?;
-        let line = cmd!(sh, "{ringfence} lab env").quiet().read()?;
+        cmd!(sh, "{ringfence} lab --dir {state} up --nodes {nodes} {family...}").quiet().ignore_stdout().run()?;
+        let line = cmd!(sh, "{ringfence} lab --dir {state} env").quiet().read()?;
         let path = line.split_once('=').map(|(_, path)| path.trim().trim_matches(['\'', '"']));
         self.kubeconfig = path.context("the lab does not tell its kubeconfig")?.into();
         Ok(())
@@ -270,7 +269,7 @@ impl Cluster {
             Source::Given(_) => Ok(()),
             Source::Lab => {
                 let (state, ringfence) = self.lab.as_ref().context("a lab without program")?;
-                undisturbed(Command::new(ringfence).args(["lab", "down"]).env("RINGFENCE_LAB_DIR", state))
+                undisturbed(Command::new(ringfence).args(["lab", "--dir"]).arg(state).arg("down"))
             }
             Source::Kind => undisturbed(Command::new("kind").args(["delete", "cluster", "--name", name])),
             Source::Local => {

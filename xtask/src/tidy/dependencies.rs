@@ -12,9 +12,11 @@ const TABLE: &[(&str, &[&str])] = &[
     ("ringfence-model", &[]),
     ("ringfence-engine", &["ringfence-model"]),
     ("ringfence-k8s", &["ringfence-model"]),
-    ("ringfence-datapath", &["ringfence-model", "ringfence-engine"]),
+    ("ringfence-api", &["ringfence-model"]),
+    ("ringfence-datapath", &["ringfence-model", "ringfence-engine", "ringfence-api"]),
     ("ringfence-netns", &[]),
-    ("ringfence-cni", &["ringfence-netns"]),
+    ("ringfence-console", &[]),
+    ("ringfence-cni", &["ringfence-api"]),
     ("ringfence-routes", &["ringfence-model", "ringfence-netns"]),
     (
         "ringfence-agent",
@@ -22,19 +24,24 @@ const TABLE: &[(&str, &[&str])] = &[
             "ringfence-model",
             "ringfence-engine",
             "ringfence-k8s",
+            "ringfence-api",
             "ringfence-datapath",
             "ringfence-netns",
+            "ringfence-console",
             "ringfence-cni",
             "ringfence-routes",
         ],
     ),
-    ("ringfence-install", &["ringfence-agent", "ringfence-k8s"]),
-    ("ringfence-lab", &["ringfence-agent", "ringfence-datapath", "ringfence-netns", "ringfence-cni", "ringfence-k8s"]),
+    ("ringfence-install", &["ringfence-api", "ringfence-k8s"]),
+    (
+        "ringfence-lab",
+        &["ringfence-api", "ringfence-console", "ringfence-datapath", "ringfence-netns", "ringfence-k8s"],
+    ),
     (
         "ringfence-e2e",
         &["ringfence-datapath", "ringfence-install", "ringfence-k8s", "ringfence-lab", "ringfence-netns"],
     ),
-    ("ringfence", ALL),
+    ("ringfence", &["ringfence-model", "ringfence-api", "ringfence-console", "ringfence-k8s", "ringfence-install"]),
     ("ringfence-bench", ALL),
     ("xtask", &[]),
 ];
@@ -43,8 +50,10 @@ const ALL: &[&str] = &[
     "ringfence-model",
     "ringfence-engine",
     "ringfence-k8s",
+    "ringfence-api",
     "ringfence-datapath",
     "ringfence-netns",
+    "ringfence-console",
     "ringfence-cni",
     "ringfence-routes",
     "ringfence-agent",
@@ -54,7 +63,15 @@ const ALL: &[&str] = &[
 ];
 
 /// What the tests of a crate may know beyond that: ours that do not know the crate, so that there is no circle.
-const IN_TESTS: &[(&str, &[&str])] = &[("ringfence-engine", &["ringfence-k8s"])];
+const IN_TESTS: &[(&str, &[&str])] = &[
+    ("ringfence-engine", &["ringfence-k8s"]),
+    // The product tests have a lab, look into its nodes, and play container runtime.
+    ("ringfence", &["ringfence-lab", "ringfence-netns", "ringfence-cni"]),
+];
+
+/// Crates that build without anything of the kernel, and the crate that has all of that.
+const WITHOUT_KERNEL: &[&str] = &["ringfence", "ringfence-cni"];
+const KERNEL: &str = "ringfence-datapath";
 
 /// Crates that do no I/O.
 const PURE: &[&str] = &["ringfence-model", "ringfence-engine"];
@@ -144,7 +161,25 @@ pub(crate) fn check(packages: &[Package]) -> Vec<Finding> {
             }
         }
     }
+    for name in WITHOUT_KERNEL {
+        if let Some(path) = path_to(packages, name, KERNEL) {
+            findings.push(Finding::new(name, None, format!("builds without the kernel's parts, but: {path}")));
+        }
+    }
     findings
+}
+
+/// The dependencies that lead from one crate to another when it is built, if any do.
+fn path_to(packages: &[Package], from: &str, to: &str) -> Option<String> {
+    let package = packages.iter().find(|package| package.name == from)?;
+    let built = package.dependencies.iter().filter(|dependency| !dependency.in_tests && dependency.name != from);
+    built.into_iter().find_map(|Dependency { name, .. }| {
+        if name == to {
+            Some(format!("{from} → {to}"))
+        } else {
+            Some(format!("{from} → {}", path_to(packages, name, to)?))
+        }
+    })
 }
 
 #[cfg(test)]
@@ -205,6 +240,21 @@ mod tests {
     fn only_the_datapath_talks_bpf() {
         assert_eq!(findings(&[("ringfence-datapath", &["libbpf-rs"])]), [""; 0]);
         assert_eq!(findings(&[("ringfence-agent", &["libbpf-rs"])]).len(), 1);
+    }
+
+    #[test]
+    fn the_command_for_people_builds_without_the_kernels_parts() {
+        let lab = ("ringfence-lab", &["ringfence-datapath"][..]);
+        let datapath = ("ringfence-datapath", &["libbpf-rs"][..]);
+        assert_eq!(findings(&[("ringfence", &["test:ringfence-lab"]), lab, datapath]), [""; 0]);
+        let found = findings(&[
+            ("ringfence", &["ringfence-install"]),
+            ("ringfence-install", &["ringfence-k8s"]),
+            ("ringfence-k8s", &["ringfence-datapath"]),
+            datapath,
+        ]);
+        let path = "ringfence → ringfence-install → ringfence-k8s → ringfence-datapath";
+        assert!(found.iter().any(|finding| finding.contains(path)), "{found:?}");
     }
 
     #[test]

@@ -25,10 +25,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use parking_lot::Mutex;
+use ringfence_api as api;
 use ringfence_cni::{PLUGIN, conflist};
 use serde_json::Value;
 
-use crate::api;
 use crate::core::{Gone, Handle, Message, Question};
 use crate::metrics::Meters;
 use files::{Files, Replaced};
@@ -96,7 +96,7 @@ struct Kept {
     /// The plugin was where it belongs once.
     stood: bool,
     /// What was found the last time.
-    state: Option<api::Chain>,
+    state: Option<api::CniConfig>,
     /// Files that were replaced not long ago.
     replaced: Vec<Replaced>,
 }
@@ -179,7 +179,7 @@ impl Keeper {
     }
 
     /// Puts the plugin where it belongs, if it is not there, and says how things stand.
-    fn keep(&self) -> api::Chain {
+    fn keep(&self) -> api::CniConfig {
         let mut kept = self.kept.lock();
         let (state, wrote) = self.try_keep(&mut kept.replaced).unwrap_or_else(|error| (failed(&error), false));
         if kept.state.as_ref().is_none_or(|before| before.error != state.error)
@@ -200,7 +200,7 @@ impl Keeper {
     }
 
     /// How things stand, and whether a file had to be written for that.
-    fn try_keep(&self, replaced: &mut Vec<Replaced>) -> io::Result<(api::Chain, bool)> {
+    fn try_keep(&self, replaced: &mut Vec<Replaced>) -> io::Result<(api::CniConfig, bool)> {
         self.restore()?;
         let conf_dir = &self.chain.conf_dir;
         let kept = match &self.wanted {
@@ -238,8 +238,8 @@ impl Keeper {
     }
 }
 
-fn failed(error: &io::Error) -> api::Chain {
-    api::Chain { error: Some(error.to_string()), ..api::Chain::default() }
+fn failed(error: &io::Error) -> api::CniConfig {
+    api::CniConfig { error: Some(error.to_string()), ..api::CniConfig::default() }
 }
 
 /// Waits until something changes, or until it is time to look again. False if a directory is not watched, or not any
@@ -275,7 +275,7 @@ pub fn remove(chain: &Chain) -> io::Result<()> {
 }
 
 /// Chains the plugin, if it is not chained, and says how things stand, and whether a file had to be written.
-fn keep(conf_dir: &Path, member: &Value, replaced: &mut Vec<Replaced>) -> io::Result<(api::Chain, bool)> {
+fn keep(conf_dir: &Path, member: &Value, replaced: &mut Vec<Replaced>) -> io::Result<(api::CniConfig, bool)> {
     carry_out(conf_dir, replaced, |files| plan::plan(files, member))
 }
 
@@ -284,7 +284,7 @@ fn carry_out(
     conf_dir: &Path,
     replaced: &mut Vec<Replaced>,
     plan: impl Fn(&Files) -> Steps,
-) -> io::Result<(api::Chain, bool)> {
+) -> io::Result<(api::CniConfig, bool)> {
     for _ in 0..ATTEMPTS {
         for before in std::mem::take(replaced) {
             match before.recover()? {

@@ -1,11 +1,11 @@
 //! What is to be done with a directory of network configurations: a function of the files that are there.
 
+use ringfence_api as api;
 use ringfence_cni::{Error, PLUGIN, conflist, multus};
 use serde_json::Value;
 
 use super::files::Files;
 use super::{WRAPPER, bypass};
-use crate::api;
 
 /// What is to be done, and how things stand then.
 #[derive(Debug, Default)]
@@ -14,7 +14,7 @@ pub(super) struct Steps {
     pub(super) write: Vec<Write>,
     /// Whether the list that was made for a configuration that is none is to go.
     pub(super) unwrap: bool,
-    pub(super) state: api::Chain,
+    pub(super) state: api::CniConfig,
 }
 
 /// A file to be written, unless its text is another by then.
@@ -54,7 +54,7 @@ pub(super) fn plan(files: &Files, member: &Value) -> Steps {
     let bypass = bypass::reason(first.0, first.1).or_else(|| bypass::reason(name, text));
     if bypass.is_some() {
         let mut steps = without(files, None, "");
-        steps.state = api::Chain { plugins, bypass, ..api::Chain::default() };
+        steps.state = api::CniConfig { plugins, bypass, ..api::CniConfig::default() };
         return steps;
     }
     if place.file.is_none() {
@@ -69,12 +69,12 @@ pub(super) fn plan(files: &Files, member: &Value) -> Steps {
         (place.put)(text, member)
     };
     let mut steps = without(files, Some(target), "");
-    steps.state = api::Chain { file: Some(target.to_owned()), plugins, ..api::Chain::default() };
+    steps.state = api::CniConfig { file: Some(target.to_owned()), plugins, ..api::CniConfig::default() };
     match after {
         Ok(Some(after)) => steps.write.insert(0, Write { name: target.to_owned(), before, after }),
         Ok(None) => {}
         Err(error) => {
-            steps.state = api::Chain { error: Some(format!("{target}: {error}")), ..api::Chain::default() };
+            steps.state = api::CniConfig { error: Some(format!("{target}: {error}")), ..api::CniConfig::default() };
         }
     }
     steps
@@ -127,7 +127,7 @@ pub(super) fn without(files: &Files, but: Option<&str>, why: &str) -> Steps {
     Steps {
         write: files.texts.iter().filter_map(out).collect(),
         unwrap: but != Some(WRAPPER) && files.texts.contains_key(WRAPPER),
-        state: api::Chain { error: (!why.is_empty()).then(|| why.to_owned()), ..api::Chain::default() },
+        state: api::CniConfig { error: (!why.is_empty()).then(|| why.to_owned()), ..api::CniConfig::default() },
     }
 }
 

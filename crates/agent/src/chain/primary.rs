@@ -4,22 +4,22 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use ringfence_api as api;
 use ringfence_cni::conflist::{self, DELEGATES};
 
 use super::WRAPPER;
 use super::files::{Files, Program, remove, rewrite};
 use super::plan::is_usable;
-use crate::api;
 
 /// Names the plugins that were put beside others, so that they can be taken away again.
 const OURS: &str = ".ringfence-plugins";
 
 /// Puts the configuration where runtimes take it, if it is not there, and says how things stand, and whether it was
 /// not.
-pub(super) fn lead(conf_dir: &Path, wanted: Option<&str>) -> io::Result<(api::Chain, bool)> {
+pub(super) fn lead(conf_dir: &Path, wanted: Option<&str>) -> io::Result<(api::CniConfig, bool)> {
     let Some(wanted) = wanted else {
         let error = "the ranges of this node's pods are not known yet".into();
-        return Ok((api::Chain { error: Some(error), ..api::Chain::default() }, false));
+        return Ok((api::CniConfig { error: Some(error), ..api::CniConfig::default() }, false));
     };
     let files = Files::read(conf_dir)?;
     let missing = files.texts.get(WRAPPER).map(String::as_str) != Some(wanted);
@@ -31,7 +31,7 @@ pub(super) fn lead(conf_dir: &Path, wanted: Option<&str>) -> io::Result<(api::Ch
     let before = usable.chain(files.lost.keys()).find(|name| name.as_str() < WRAPPER);
     let error = before.map(|name| format!("{name} comes before {WRAPPER}, so runtimes use that; hint: remove it"));
     let plugins = conflist::types(wanted).into_iter().filter(|plugin| plugin != ringfence_cni::PLUGIN).collect();
-    Ok((api::Chain { file: Some(WRAPPER.into()), plugins, error, bypass: None }, missing))
+    Ok((api::CniConfig { file: Some(WRAPPER.into()), plugins, error, bypass: None }, missing))
 }
 
 /// Sees to it that the standard plugins are there, from a directory with those that are missing.

@@ -51,7 +51,7 @@ impl Drop for Dir {
 }
 
 /// How things stand after a look.
-fn look(dir: &Dir, member: &Value) -> api::Chain {
+fn look(dir: &Dir, member: &Value) -> api::CniConfig {
     keep(&dir.0, member, &mut Vec::new()).unwrap().0
 }
 
@@ -151,7 +151,7 @@ fn a_plugin_that_bypasses_the_stack_is_refused_and_its_configuration_left_as_it_
 }
 
 /// What the keeper says next that fulfils a condition.
-fn told(messages: &std::sync::mpsc::Receiver<Message>, what: &str, condition: impl Fn(&api::Chain) -> bool) {
+fn told(messages: &std::sync::mpsc::Receiver<Message>, what: &str, condition: impl Fn(&api::CniConfig) -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -171,7 +171,7 @@ fn whatever_happens_to_the_directories_is_noticed() {
     let (keeper, messages) = keeper(&chain);
     told(&messages, "nothing is there", |state| state.error.is_some());
     let file = chain.conf_dir.join("10-pods.conflist");
-    let there = |state: &api::Chain| state.file.as_deref() == Some("10-pods.conflist");
+    let there = |state: &api::CniConfig| state.file.as_deref() == Some("10-pods.conflist");
     let types = || conflist::types(&fs::read_to_string(&file).unwrap_or_default());
     fs::write(&file, list().to_string()).unwrap();
     told(&messages, "a new file", there);
@@ -421,7 +421,7 @@ fn what_nobody_tells_is_seen_at_the_next_look_and_mending_is_counted() {
     let dir = Dir::new("clock");
     dir.write("10-pods.conflist", &list());
     let (keeper, messages) = keeper(&dir.chain());
-    let chained = |_: &api::Chain| dir.types("10-pods.conflist").len() == 4;
+    let chained = |_: &api::CniConfig| dir.types("10-pods.conflist").len() == 4;
     told(&messages, "the first look", chained);
     // As on a node that has no inotify left.
     assert!(!wait(None), "the next look is by the clock");
@@ -437,7 +437,7 @@ fn what_nobody_tells_is_seen_at_the_next_look_and_mending_is_counted() {
         }
         std::thread::yield_now();
     };
-    assert_eq!((&*repairs[0].what, repairs[0].count), ("network-configuration", 1));
+    assert_eq!((&*repairs[0].component, repairs[0].count), ("network-configuration", 1));
     end(&keeper, messages);
 }
 

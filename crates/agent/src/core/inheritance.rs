@@ -9,10 +9,11 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use ringfence_api::Connections;
+use ringfence_api::WaitRequest;
 use ringfence_model::Name;
 
 use super::state::Core;
-use crate::api::WaitRequest;
 use crate::forget::Given;
 
 /// What is known to be forgotten.
@@ -39,7 +40,7 @@ fn nobody(address: IpAddr) -> Given {
 impl Core {
     /// Whether anything is let through because it was open before.
     fn spares_open(&self) -> bool {
-        self.setup.connections == "drain" || !self.index.domains().is_empty()
+        self.setup.connections == Connections::Drain || !self.index.domains().is_empty()
     }
 
     /// Whether an address is closed as long as no pod has it.

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ringfence_api as api;
 use ringfence_datapath::{GuardReport, GuardStatus, Interface};
 
 use super::state::Core;
-use crate::api;
 use crate::cni_cache::Told;
 use crate::enforcer::EnforceError;
 use crate::interfaces::{Found, Nudge};
@@ -30,7 +30,7 @@ pub(super) struct Links {
     /// Both together: what the kernel is to hold.
     ports: Ports,
     /// Whether bridged packets pass the hook, as last seen; none if no pod is on a bridge.
-    bridge: Option<api::Bridge>,
+    bridge: Option<api::BridgeNetfilter>,
     /// The kernel may hold something else.
     stirred: bool,
     /// Links that are guarded.
@@ -63,7 +63,7 @@ impl Core {
 
     /// Takes in where a pod is that a plugin is telling of. The link is guarded before anybody is told that the pod's
     /// policy is in the kernel.
-    pub(super) fn placed(&mut self, told: Told, ports: Ports, bridge: Option<api::Bridge>) {
+    pub(super) fn placed(&mut self, told: Told, ports: Ports, bridge: Option<api::BridgeNetfilter>) {
         let links = &mut self.links;
         links.bridge = bridge.or(links.bridge);
         links.last += 1;
@@ -200,7 +200,7 @@ impl Core {
     }
 
     /// The settings of the bridge, where pods are on one.
-    pub(super) fn bridge(&self) -> Option<api::Bridge> {
+    pub(super) fn bridge(&self) -> Option<api::BridgeNetfilter> {
         self.links.bridge
     }
 
@@ -216,9 +216,9 @@ impl Core {
     }
 
     /// For the status.
-    pub(super) fn links_status(&self) -> api::Links {
+    pub(super) fn links_status(&self) -> api::HostInterfaces {
         let links = &self.links;
-        api::Links {
+        api::HostInterfaces {
             guarded: links.guarded.len(),
             unguarded: links.unguarded.iter().map(|(index, why)| format!("{}: {why}", links.name(*index))).collect(),
             closed: links.strangers().map(str::to_owned).collect(),

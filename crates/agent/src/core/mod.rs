@@ -15,6 +15,7 @@ mod names;
 mod naming;
 mod report;
 mod room;
+mod rule_counters;
 mod sandboxes;
 mod state;
 #[cfg(test)]
@@ -29,15 +30,15 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use ringfence_datapath::GuardReport;
+use ringfence_api as api;
+use ringfence_datapath::{self as kernel, GuardReport};
 use ringfence_k8s::watch::Event;
 use ringfence_model::Domain;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::api;
 use crate::cni_cache::Told;
 use crate::dns::Learning;
-use crate::flows::{Named, Record};
+use crate::flows::Resolved;
 use crate::forget::Given;
 use crate::interfaces::Found;
 use crate::metrics::Gauges;
@@ -63,13 +64,13 @@ pub(crate) enum Message {
     Found(Found),
     /// What a network plugin tells of a pod that it has just connected, what was found of its link, and the settings of
     /// bridges if it is on one. To be told before anybody waits for that pod.
-    Placed(Told, Ports, Option<api::Bridge>),
+    Placed(Told, Ports, Option<api::BridgeNetfilter>),
     /// What was done at links of pods.
     Guarded(GuardReport),
     /// How the network plugin stands in the node's configuration.
-    Chain(api::Chain),
+    Chain(api::CniConfig),
     /// How the routes between nodes stand.
-    Network(api::Network),
+    Network(api::NodeRoutes),
     /// What names stand for now, without addresses where that is not known any more; and the number of this change.
     Domains {
         /// The names.
@@ -122,8 +123,8 @@ pub(crate) enum Question {
     InSync(oneshot::Sender<()>),
     /// How many nodes there are.
     Nodes(oneshot::Sender<usize>),
-    /// Names for what the kernel reported.
-    Names(Vec<Record>, oneshot::Sender<Vec<Named>>),
+    /// Events as flows.
+    Resolve(Vec<kernel::Event>, oneshot::Sender<Resolved>),
 }
 
 /// The thread is gone.

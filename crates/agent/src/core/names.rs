@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
+use ringfence_api as api;
 
 use super::state::Core;
-use crate::api;
 use crate::dns::{Demand, Tell};
 
 /// What was told, and what is to be.
@@ -55,12 +55,12 @@ impl Core {
         Demand { patterns, pods, endpoints }
     }
 
-    pub(super) fn names_status(&self) -> api::Names {
+    pub(super) fn names_status(&self) -> api::FqdnCache {
         let domains = self.index.domains();
-        api::Names {
+        api::FqdnCache {
             patterns: self.names.demand.as_ref().map_or(0, |demand| demand.patterns.len()),
-            active: self.learning.active,
-            servers: self.learning.servers.iter().map(ToString::to_string).collect(),
+            learning: self.learning.active,
+            dns_servers: self.learning.servers.iter().map(ToString::to_string).collect(),
             names: domains.len(),
             addresses: domains.values().sum(),
             withheld: self.domains.withheld(),

@@ -2,17 +2,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use ringfence_engine::{Plan, RulesetId};
+use ringfence_api as api;
+use ringfence_engine::{Plan, RuleId, RulesetId};
 use ringfence_k8s::convert::Kind;
-use ringfence_model::Reason;
+use ringfence_model::{Direction, Reason};
 use serde_json::{Value, json};
 
 use super::state::Core;
 use super::{Question, room};
-use crate::api;
 use crate::enforcer::Count;
 use crate::index::PolicyRecord;
-use crate::metrics::{Gauges, RuleName};
+use crate::metrics::{Decider, Gauges};
 
 impl Core {
     /// Answers a question. That the asker has gone meanwhile is no error.
@@ -41,10 +41,7 @@ impl Core {
             }
             Question::InSync(reply) if self.ready => drop(reply.send(())),
             Question::InSync(reply) => self.unsynced.push(reply),
-            Question::Names(records, reply) => {
-                let time = jiff::Timestamp::now().to_string();
-                drop(reply.send(records.into_iter().map(|record| self.name(record, &time)).collect()));
-            }
+            Question::Resolve(events, reply) => drop(reply.send(self.resolve(&events))),
         }
     }
 
@@ -93,25 +90,26 @@ impl Core {
             watches: self.watch_status(),
             enforcement: api::Enforcement {
                 adopted: facts.adopted,
-                connections: self.setup.connections.clone(),
-                without_room: self.setup.without_room.to_string(),
+                connections: self.setup.connections,
+                over_capacity: self.setup.over_capacity,
                 pin_dir: self.setup.pin_dir.clone(),
                 error: self.failure.as_ref().map(|failure| failure.error.to_string()),
-                gates: self.held.closed_cidrs.iter().map(ToString::to_string).collect(),
-                peers: self.held.ipcache.len(),
-                classes: classes(&self.held),
+                closed_cidrs: self.held.closed_cidrs.iter().map(ToString::to_string).collect(),
+                ipcache_entries: self.held.ipcache.len(),
+                peer_sets: classes(&self.held),
                 rulesets: rulesets(&self.held),
                 features: facts.features,
                 maps: facts.maps,
-                bridge: self.bridge(),
-                links: self.links_status(),
-                chain: self.chain.clone(),
-                network: self.network.clone(),
+                events_lost: facts.events_lost,
+                bridge_netfilter: self.bridge(),
+                host_interfaces: self.links_status(),
+                cni_config: self.chain.clone(),
+                node_routes: self.network.clone(),
             },
-            names: self.names_status(),
+            fqdns: self.names_status(),
             policies: self.index.policies().iter().map(|(id, record)| self.policy_status(id, record)).collect(),
             endpoints: self.endpoint_status(),
-            without_room: self.refusals.iter().flat_map(without_room).collect(),
+            pods_over_capacity: self.refusals.iter().flat_map(over_capacity).collect(),
             diagnostics: self.diagnostics(),
             repairs: self.setup.meters.mended.repairs(),
         }
@@ -129,7 +127,7 @@ impl Core {
     }
 
     fn policy_status(&self, id: &ringfence_model::PolicyId, record: &PolicyRecord) -> api::Policy {
-        let directions = [(record.ingress, "ingress"), (record.egress, "egress")];
+        let directions = [(record.ingress, Direction::Ingress), (record.egress, Direction::Egress)];
         api::Policy {
             kind: id.kind.to_string(),
             namespace: id.namespace.as_ref().map(ToString::to_string),
@@ -137,7 +135,7 @@ impl Core {
             uid: record.uid.to_string(),
             generation: record.generation,
             enforced_generation: record.enforced,
-            directions: directions.iter().filter(|(governs, _)| *governs).map(|(_, name)| (*name).into()).collect(),
+            directions: directions.iter().filter(|(governs, _)| *governs).map(|(_, direction)| *direction).collect(),
             selected_pods: self.index.selected(&record.subject),
         }
     }
@@ -168,13 +166,13 @@ impl Core {
 
     fn gauges(&mut self) -> Gauges {
         let facts = self.setup.enforcer.facts();
-        let rules = self.rule_counts();
+        let deciders = self.rule_counts();
         let policies = self.index.policies();
         Gauges {
             ready: self.ready,
             failing: self.failure.is_some(),
-            pods_without_room: room::pods(&self.refusals),
-            peers_without_room: self.crowded,
+            pods_over_capacity: room::pods(&self.refusals),
+            peers_over_capacity: self.crowded,
             unknown_addresses: self.unknown_addresses(),
             endpoints: self.held.endpoints.len(),
             unknown_interfaces: self.held.endpoints.len() - self.interfaces_known(),
@@ -192,9 +190,9 @@ impl Core {
             bridge: self.bridge(),
             links: self.links_status(),
             names: self.names_status(),
-            rules,
+            deciders,
             drops: facts.drops,
-            reports_lost: facts.reports_lost,
+            events_lost: facts.events_lost,
             maps: facts.maps,
             repairs: self.setup.meters.mended.repairs(),
             broken: self.setup.meters.mended.troubles().len(),
@@ -206,49 +204,29 @@ impl Core {
     }
 
     /// Counters of causes, summed up by what people call them.
-    fn rule_counts(&mut self) -> Vec<(RuleName, Count)> {
+    fn rule_counts(&mut self) -> Vec<(Decider, Count)> {
         let counters = self.setup.enforcer.counters().unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot read the counters of rules");
             BTreeMap::new()
         });
-        let mut rules: BTreeMap<RuleName, Count> = BTreeMap::new();
-        for (id, count) in counters {
-            let Some(rule) = self.held.rules.get(&id).and_then(rule_name) else { continue };
-            let sum = rules.entry(rule).or_default();
-            sum.accepted += count.accepted;
-            sum.dropped += count.dropped;
-        }
-        rules.into_iter().collect()
+        let decider = |(cause, reason): (&RuleId, &Reason)| Some((*cause, Decider::of(reason)?));
+        let deciders = self.held.rules.iter().filter_map(decider).collect();
+        let totals = self.rule_counters.update(counters, &deciders);
+        totals.iter().map(|(decider, count)| (decider.clone(), *count)).collect()
     }
 }
 
-fn without_room(refusal: &ringfence_engine::Refusal) -> impl Iterator<Item = api::WithoutRoom> {
+fn over_capacity(refusal: &ringfence_engine::Refusal) -> impl Iterator<Item = api::PodOverCapacity> {
     let policies: Vec<_> = refusal.policies.iter().map(ToString::to_string).collect();
     let denied = refusal.pods.iter().map(|pod| (pod, false));
-    denied.chain(refusal.retaining.iter().map(|pod| (pod, true))).map(move |(pod, keeps)| api::WithoutRoom {
-        keeps,
+    denied.chain(refusal.retaining.iter().map(|pod| (pod, true))).map(move |(pod, keeps)| api::PodOverCapacity {
+        keeps_previous: keeps,
         namespace: pod.namespace.to_string(),
         pod: pod.name.to_string(),
-        direction: refusal.direction.to_string(),
+        direction: refusal.direction,
         policies: policies.clone(),
-        room: refusal.resource.to_string(),
+        resource: refusal.resource.to_string(),
     })
-}
-
-fn rule_name(cause: &Reason) -> Option<RuleName> {
-    match cause {
-        Reason::Rule(rule) => Some(RuleName {
-            policy: rule.policy.to_string(),
-            direction: rule.direction.to_string(),
-            rule: rule.index.to_string(),
-        }),
-        Reason::Isolated { direction, policies } => Some(RuleName {
-            policy: policies.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
-            direction: direction.to_string(),
-            rule: "default-deny".into(),
-        }),
-        _ => None,
-    }
 }
 
 fn classes(plan: &Plan) -> usize {

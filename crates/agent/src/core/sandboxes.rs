@@ -13,12 +13,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use ringfence_api::{CollectRequest, ReleaseRequest, WaitRequest};
 use ringfence_model::{Name, Object, ObjectKey, Pod, PodKey};
 use tokio::sync::oneshot;
 
 use super::state::Core;
 use super::waiting::key;
-use crate::api::{CollectRequest, ReleaseRequest, WaitRequest};
 
 /// One incarnation of a pod: a successor may have its name.
 type Life = (PodKey, Name);

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use ringfence_api as api;
+use ringfence_api::{Connections, OverCapacity};
 use ringfence_engine::{AddressConflict, Plan, Planner, Refusal, RuleId, Scope};
 use ringfence_k8s::Diagnostic;
 use ringfence_k8s::convert::Kind;
@@ -19,10 +21,10 @@ use super::inheritance::Inheritance;
 use super::known::Known;
 use super::links::Links;
 use super::names::Names;
+use super::rule_counters::RuleCounters;
 use super::sandboxes::Sandboxes;
 use super::turns::Turns;
 use super::waiting::Waiter;
-use crate::api;
 use crate::dns::{Learning, Listener};
 use crate::enforcer::Enforcer;
 use crate::forget::Given;
@@ -30,7 +32,6 @@ use crate::index::Index;
 use crate::interfaces::Nudge;
 use crate::metrics::Meters;
 use crate::policy_memory::PolicyMemory;
-use crate::run::WithoutRoom;
 
 /// What links and maps are called where repairs are told.
 const PINS: &str = "pins";
@@ -40,11 +41,11 @@ pub(crate) struct Setup {
     /// The node whose pods are guarded.
     pub(crate) node: Name,
     /// `cut` or `drain`, for the status.
-    pub(crate) connections: String,
+    pub(crate) connections: Connections,
     /// Pods whose policies do not fit.
-    pub(crate) without_room: WithoutRoom,
     /// Who decides which policies are kept with their rules.
     pub(crate) policy_memory: PolicyMemory,
+    pub(crate) over_capacity: OverCapacity,
     /// For the status.
     pub(crate) pin_dir: String,
     /// The kernel side.
@@ -93,10 +94,11 @@ pub(crate) struct Core {
     pub(super) held: Plan,
     /// Causes deleted by the last change: records about them may still be on their way.
     pub(super) retired: HashMap<RuleId, Reason>,
+    pub(super) rule_counters: RuleCounters,
     pub(super) links: Links,
     pub(super) known: Known,
-    pub(super) chain: Option<api::Chain>,
-    pub(super) network: Option<api::Network>,
+    pub(super) chain: Option<api::CniConfig>,
+    pub(super) network: Option<api::NodeRoutes>,
     pub(super) waiters: Vec<Waiter>,
     /// Large policies that wait for a turn of their namespace.
     pub(super) turns: Turns,
@@ -134,7 +136,7 @@ impl Core {
     pub(crate) fn new(setup: Setup) -> Self {
         let node = Name::clone(&setup.node);
         let mut planner = Planner::with_limits(Scope::Node(Name::clone(&node)), setup.enforcer.limits());
-        planner.retain_previous(setup.without_room == WithoutRoom::Keep);
+        planner.retain_previous(setup.over_capacity == OverCapacity::Keep);
         let mut sandboxes = Sandboxes::default();
         for (request, recent) in &setup.sandboxes {
             sandboxes.restore(request, *recent);
@@ -154,6 +156,7 @@ impl Core {
             pending: HashSet::new(),
             held: Plan::default(),
             retired: HashMap::new(),
+            rule_counters: RuleCounters::default(),
             links: Links::default(),
             known: Known::default(),
             chain: None,

@@ -5,6 +5,7 @@ mod ending;
 mod known;
 mod links;
 mod memory;
+mod metrics;
 mod policies;
 mod room;
 mod sandboxes;
@@ -13,14 +14,15 @@ mod waiting;
 
 use std::time::Instant;
 
+use ringfence_api::{ReasonCode, WaitRequest};
+use ringfence_datapath::{DropReason, Event as KernelEvent};
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
-use ringfence_model::{Object, ObjectKey, PodKey};
+use ringfence_model::{Direction, Object, ObjectKey, PodKey};
 
 use super::{Message, Question};
-use crate::api::WaitRequest;
 use crate::enforcer::EnforceError;
-use crate::flows::{Outcome, Record, Why};
+use crate::fake::dropped;
 use support::{Call, Fixture, deny_all, namespace, node, pod};
 
 fn event(event: Event) -> Message {
@@ -109,7 +111,7 @@ fn generations_are_told_apart_from_those_enforced() {
     fixture.step([apply(deny_all("a", 1))]);
     let policy = fixture.status().policies.remove(0);
     assert_eq!((policy.generation, policy.enforced_generation, policy.selected_pods), (1, Some(1), 1));
-    assert_eq!(policy.directions, ["ingress", "egress"]);
+    assert_eq!(policy.directions, [Direction::Ingress, Direction::Egress]);
     fixture.fail(EnforceError::Kernel("no".into()));
     // A change of the spec that no pod of this node sees is enforced with the commit that took it in.
     fixture.step([apply(deny_all("a", 2)), apply(pod("a", "new", "10.244.0.9"))]);
@@ -167,18 +169,16 @@ fn wait_for(name: &str, addresses: &[&str]) -> WaitRequest {
     }
 }
 
-/// A connection from `b/client` to `a/web` that was denied.
-fn denied(why: Why) -> Record {
-    Record {
-        verdict: Outcome::Denied,
-        direction: Some(ringfence_model::Direction::Ingress),
-        protocol: ringfence_model::Protocol::TCP,
-        source: ("10.244.1.7".parse().unwrap(), 40000),
-        destination: ("10.244.0.2".parse().unwrap(), 80),
-        from_node: false,
-        interface: 0,
+/// A packet from `b/client` to `a/web` that was dropped.
+fn denied(reason: DropReason) -> KernelEvent {
+    KernelEvent {
+        source: "10.244.1.7".parse().unwrap(),
+        source_port: 40000,
+        destination: "10.244.0.2".parse().unwrap(),
+        destination_port: 80,
+        direction: Some(Direction::Ingress),
         repeated: 3,
-        why,
+        ..dropped(reason)
     }
 }
 
@@ -187,19 +187,32 @@ fn a_denial_is_told_with_names_and_a_way_out() {
     let mut fixture = Fixture::in_sync();
     fixture.step([apply(pod("b", "client", "10.244.1.7")), apply(deny_all("a", 1))]);
     let cause = *fixture.kernel().rules.iter().find(|(_, cause)| cause.to_string().contains("ingress")).unwrap().0;
-    let record = denied(Why::Cause(cause));
-    let flow = fixture.ask(|reply| Question::Names(vec![record], reply)).remove(0).flow;
+    let event = denied(DropReason::Policy { rule_id: cause, cut: false });
+    let flow = fixture.ask(|reply| Question::Resolve(vec![event], reply)).flows.remove(0);
     assert_eq!(flow.source.to_string(), "b/client 10.244.1.7:40000");
     assert_eq!(flow.destination.to_string(), "a/web 10.244.0.2:80");
     assert_eq!(
-        (flow.reason.as_str(), flow.policies.as_slice()),
-        ("isolated", &["NetworkPolicy a/deny-all".into()][..])
+        (flow.explanation.reason, flow.explanation.policies.as_slice()),
+        (ReasonCode::DefaultDeny, &["NetworkPolicy a/deny-all".into()][..])
     );
     assert_eq!(
-        flow.hint.unwrap(),
+        flow.explanation.hint.unwrap(),
         "allow ingress from pods like b/client (namespaceSelector and podSelector), port 80/TCP in a NetworkPolicy \
          that selects a/web"
     );
+}
+
+#[test]
+fn events_that_the_kernel_lost_are_in_status_metrics_and_with_flows() {
+    let mut fixture = Fixture::in_sync();
+    assert_eq!(fixture.status().enforcement.events_lost, 0);
+    fixture.lose_events(7);
+    let status = fixture.status();
+    assert_eq!((status.enforcement.events_lost, status.ready), (7, true));
+    assert!(status.warnings.is_empty(), "counters have them: {:?}", status.warnings);
+    assert_eq!(fixture.ask(|reply| Question::Resolve(vec![denied(DropReason::Unparseable)], reply)).events_lost, 7);
+    let text = fixture.metrics();
+    assert!(text.contains("\nringfence_events_lost_total 7\n"), "{text}");
 }
 
 #[test]
@@ -210,8 +223,7 @@ fn the_plan_and_the_metrics_can_be_read() {
     assert_eq!(plan["kind"], "Plan");
     assert_eq!(plan["endpoints"]["10.244.0.2"]["pod"], "a/web");
     assert_eq!(plan["closed_cidrs"][0], "10.244.0.0/24");
-    let gauges = fixture.ask(Question::Gauges);
-    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
+    let text = fixture.metrics();
     for line in [
         "ringfence_ready 1",
         "ringfence_endpoints 1",
@@ -219,8 +231,7 @@ fn the_plan_and_the_metrics_can_be_read() {
         "ringfence_watch_synced{kind=\"NetworkPolicy\"} 1",
         "ringfence_map_capacity{map=\"endpoints\"} 100",
         "ringfence_dropped_packets_total{reason=\"policy\"} 5",
-        "ringfence_rule_dropped_packets_total{policy=\"NetworkPolicy \
-         a/deny-all\",direction=\"ingress\",rule=\"default-deny\"} 2",
+        "ringfence_default_deny_dropped_packets_total{namespace=\"a\",direction=\"ingress\"} 2",
         "# EOF",
     ] {
         assert!(text.lines().any(|found| found == line), "no line {line:?} in\n{text}");
@@ -244,9 +255,8 @@ fn what_others_undo_is_mended_and_told_and_what_cannot_be_makes_the_node_not_rea
     let status = fixture.status();
     assert!(status.ready && status.warnings.is_empty(), "{:?}", status.warnings);
     assert_eq!((status.repairs[0].count, &*status.repairs[0].found), (1, "4 pins were removed"));
-    let gauges = fixture.ask(Question::Gauges);
-    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
-    for line in ["ringfence_repairs_total{what=\"pins\"} 1", "ringfence_broken 0"] {
+    let text = fixture.metrics();
+    for line in ["ringfence_repairs_total{component=\"pins\"} 1", "ringfence_degraded_components 0"] {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");
     }
 }

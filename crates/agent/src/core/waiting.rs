@@ -6,11 +6,11 @@
 
 use std::net::IpAddr;
 
+use ringfence_api::WaitRequest;
 use ringfence_model::{Name, PodKey};
 use tokio::sync::oneshot;
 
 use super::state::Core;
-use crate::api::WaitRequest;
 
 /// Somebody who waits.
 #[derive(Debug)]

@@ -1,10 +1,10 @@
 //! What is wrong on a node, or may not be meant, as lines of the status.
 
+use ringfence_api as api;
 use ringfence_cni::conflist;
 
 use super::room;
 use super::state::Core;
-use crate::api;
 
 /// Addresses that are named, where all cannot be.
 const NAMED: usize = 3;
@@ -135,7 +135,7 @@ impl Core {
 }
 
 /// What differs on a node where nothing is asked before the plugin that gives pods their network.
-fn ungated(chain: &api::Chain) -> Option<String> {
+fn ungated(chain: &api::CniConfig) -> Option<String> {
     let first =
         chain.plugins.first().filter(|_| chain.file.is_some() && chain.error.is_none() && chain.bypass.is_none())?;
     (!conflist::takes_gate(first)).then(|| {
@@ -152,16 +152,16 @@ mod tests {
 
     #[test]
     fn a_node_without_a_gate_says_so_only_where_the_plugin_is_chained() {
-        let chain = |plugin: &str| api::Chain {
+        let chain = |plugin: &str| api::CniConfig {
             file: Some("10-x.conflist".into()),
             plugins: vec![plugin.into(), "portmap".into()],
-            ..api::Chain::default()
+            ..api::CniConfig::default()
         };
         assert!(ungated(&chain("unheard-of")).unwrap().contains("plugin unheard-of"));
         assert_eq!(ungated(&chain("bridge")), None);
         let error = Some("why".into());
-        assert_eq!(ungated(&api::Chain { error, ..chain("unheard-of") }), None);
-        assert_eq!(ungated(&api::Chain { bypass: Some("why".into()), ..chain("unheard-of") }), None);
-        assert_eq!(ungated(&api::Chain::default()), None);
+        assert_eq!(ungated(&api::CniConfig { error, ..chain("unheard-of") }), None);
+        assert_eq!(ungated(&api::CniConfig { bypass: Some("why".into()), ..chain("unheard-of") }), None);
+        assert_eq!(ungated(&api::CniConfig::default()), None);
     }
 }

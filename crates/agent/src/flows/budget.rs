@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::Record;
+use ringfence_datapath::Event;
+
 use super::bucket::{Bucket, Rate};
+use super::is_spoofed;
 
 /// How much may be told.
 #[derive(Clone, Copy, Debug)]
@@ -33,9 +35,9 @@ const MOST_SOURCES: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// A report.
-    Report(Record),
+    Report(Event),
     /// So many packets more of a source, of which this was the last.
-    More(Record, u64),
+    More(Event, u64),
 }
 
 /// By the link that packets come in by (0: the node itself; none: all links for which there is no room), and on it by
@@ -71,9 +73,9 @@ struct Sources {
 #[derive(Debug)]
 struct Source {
     bucket: Bucket,
-    waiting: VecDeque<Record>,
+    waiting: VecDeque<Event>,
     /// Packets that are told as a number, and the last of them.
-    more: Option<(Record, u64)>,
+    more: Option<(Event, u64)>,
     /// It is time to tell that number.
     due: bool,
 }
@@ -94,10 +96,10 @@ impl Budget {
     }
 
     /// Takes in a report. False: it is only counted.
-    pub(super) fn offer(&mut self, record: Record, now: Instant) -> bool {
+    pub(super) fn offer(&mut self, event: Event, now: Instant) -> bool {
         let rate = self.limits.source;
         let crowded = self.waiting >= self.limits.node.burst as usize;
-        let (link, address) = self.payer(&record, now);
+        let (link, address) = self.payer(&event, now);
         let sources = self.links.entry(link).or_default();
         let source = sources.sources.entry(address).or_insert_with(|| {
             self.sources += 1;
@@ -108,15 +110,15 @@ impl Budget {
                 self.silenced.push_back((now + SUMMARY, link, address));
             }
             let before = source.more.take().map_or(0, |(_, packets)| packets);
-            let packets = before + 1 + record.repeated;
-            source.more = Some((record, packets));
+            let packets = before + 1 + event.repeated;
+            source.more = Some((event, packets));
             return false;
         }
         if source.waiting.is_empty() && !source.due {
             sources.await_turn(address, link, &mut self.turn);
         }
         if let Some(source) = sources.sources.get_mut(&address) {
-            source.waiting.push_back(record);
+            source.waiting.push_back(event);
             self.waiting += 1;
         }
         true
@@ -149,11 +151,11 @@ impl Budget {
         let source = sources.sources.get_mut(&address)?;
         // The number first: in a flood there is always something waiting.
         let told = if std::mem::take(&mut source.due) {
-            source.more.take().map(|(record, packets)| Told::More(record, packets))
+            source.more.take().map(|(event, packets)| Told::More(event, packets))
         } else {
-            let record = source.waiting.pop_front();
-            self.waiting -= usize::from(record.is_some());
-            record.map(Told::Report)
+            let event = source.waiting.pop_front();
+            self.waiting -= usize::from(event.is_some());
+            event.map(Told::Report)
         };
         if !source.waiting.is_empty() {
             sources.turn.push_back(address);
@@ -165,9 +167,9 @@ impl Budget {
     }
 
     /// Whom a report is charged to. A false source address names nobody: then the link it came by does.
-    fn payer(&mut self, record: &Record, now: Instant) -> (Link, Address) {
-        let mut link = Some(record.interface);
-        let mut address = (!record.is_spoofed()).then_some(record.source.0);
+    fn payer(&mut self, event: &Event, now: Instant) -> (Link, Address) {
+        let mut link = Some(event.interface);
+        let mut address = (!is_spoofed(event)).then_some(event.source);
         if self.known(link, address) {
             return (link, address);
         }

@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use ringfence_api as api;
 use ringfence_cni::conflist;
 use ringfence_model::{Name, Node};
 use ringfence_netns::Netlink;
@@ -15,7 +16,6 @@ use tokio::sync::Notify;
 
 use super::nodes::{Nodes, Nudge};
 use super::taken;
-use crate::api;
 use crate::chain::Keeper;
 use crate::cni_cache;
 use crate::core::{Gone, Handle, Message};
@@ -47,7 +47,7 @@ pub(crate) struct Roads {
     applied: Option<Plan>,
     /// What is known of the table of nftables.
     verified: Option<VerifiedFirewall>,
-    told: Option<api::Network>,
+    told: Option<api::NodeRoutes>,
 }
 
 impl Roads {
@@ -161,12 +161,12 @@ impl Roads {
                      hint: kube-controller-manager --allocate-node-cidrs",
                     self.own
                 );
-                api::Network { error: Some(error), ..api::Network::default() }
+                api::NodeRoutes { error: Some(error), ..api::NodeRoutes::default() }
             }
             Err(error) => {
                 // What is in the kernel is not known any more.
                 (self.applied, self.verified) = (None, None);
-                api::Network { error: Some(format!("{error:#}")), ..api::Network::default() }
+                api::NodeRoutes { error: Some(format!("{error:#}")), ..api::NodeRoutes::default() }
             }
         };
         let fine = network.error.is_none();
@@ -224,9 +224,9 @@ fn recall(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn network(plan: &Plan) -> api::Network {
+fn network(plan: &Plan) -> api::NodeRoutes {
     let names = |names: &std::collections::BTreeSet<Name>| names.iter().map(ToString::to_string).collect();
-    api::Network {
+    api::NodeRoutes {
         ranges: plan.ranges.iter().map(ToString::to_string).collect(),
         mtu: plan.mtu,
         direct: names(&plan.direct),

@@ -11,7 +11,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::api::WaitRequest;
+use ringfence_api::WaitRequest;
+
 use crate::cni_cache::INTERFACE;
 
 /// Ending of the name of the directory that is there while addresses are written down.

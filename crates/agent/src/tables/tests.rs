@@ -55,7 +55,7 @@ fn what_somebody_flushes_is_back_within_a_second_and_told() {
     tables.tell_roads(roads);
 
     let repairs = || -> Vec<(String, u64)> {
-        meters.mended.repairs().into_iter().map(|repair| (repair.what, repair.count)).collect()
+        meters.mended.repairs().into_iter().map(|repair| (repair.component, repair.count)).collect()
     };
     let before: u64 = repairs().iter().map(|(_, count)| count).sum();
     for _ in 0..3 {

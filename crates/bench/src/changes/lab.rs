@@ -33,7 +33,7 @@ impl Lab {
 
     fn run(&self, arguments: &[&str]) -> anyhow::Result<()> {
         let mut command = Command::new(&self.program);
-        command.arg("lab").args(arguments).env("RINGFENCE_LAB_DIR", self.place.root()).stdout(Stdio::null());
+        command.args(["lab", "--dir"]).arg(self.place.root()).args(arguments).stdout(Stdio::null());
         let status = command.status().with_context(|| format!("{} cannot be started", self.program.display()))?;
         if !status.success() {
             bail!("ringfence lab {} failed ({status})", arguments.join(" "));

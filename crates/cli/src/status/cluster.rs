@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use ringfence_console::exit::Code;
+use ringfence_console::output::{self, or_none, table};
 use ringfence_install::status::{self, Cluster, Node, Policy};
 
 use crate::args::Format;
-use crate::cluster::{Target, say};
-use crate::exit::Code;
-use crate::output::{self, or_none, table};
+use crate::cluster::Target;
 
 /// How often agents are asked while waiting.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub(super) async fn run(target: &Target, wait: Option<Duration>, format: Option<
         }
         let line = summary(&cluster);
         if line != told {
-            say(&line);
+            output::remark(&line);
             told = line;
         }
         tokio::time::sleep(PAUSE).await;
@@ -86,7 +86,7 @@ fn nodes(cluster: &Cluster, wide: bool) -> Vec<[String; 6]> {
 }
 
 /// Pods of a node that are guarded. A pod may have two addresses.
-fn pods(status: &ringfence_agent::api::Status) -> usize {
+fn pods(status: &ringfence_api::Status) -> usize {
     status.endpoints.iter().map(|endpoint| &endpoint.uid).collect::<std::collections::BTreeSet<_>>().len()
 }
 

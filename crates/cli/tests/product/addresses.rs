@@ -6,7 +6,7 @@ use std::process::{Command, Output, Stdio};
 use ringfence_lab::place::Place;
 use serde_json::{Value, json};
 
-use super::kit::{Lab, Need, can_run, text};
+use super::kit::{Lab, Need, can_run, program, text};
 
 const CLOSED: &str = "
 apiVersion: networking.k8s.io/v1
@@ -27,7 +27,7 @@ fn plugin(lab: &Lab, command: &str, pod: &str, container: &str, address: &str) -
         "prevResult": { "cniVersion": "1.0.0", "interfaces": [{ "name": "eth0", "sandbox": "/run/netns/x" }],
             "ips": [{ "address": prefixed, "interface": 0 }] },
     });
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringfence-cni"))
+    let mut child = Command::new(program("ringfence-cni"))
         .env("CNI_COMMAND", command)
         .env("CNI_CONTAINERID", container)
         .env("CNI_NETNS", "/run/netns/x")

@@ -66,9 +66,16 @@ fn kubectl_version() -> Option<String> {
     minor.is_none_or(|minor| minor < 31).then(|| format!("kubectl is {version}, older than 1.31"))
 }
 
-/// The program under test.
+/// The command under test.
 pub(crate) fn ringfence() -> Command {
     Command::new(env!("CARGO_BIN_EXE_ringfence"))
+}
+
+/// Path of another program under test, which is built beside it: `ringfence-agent`, `ringfence-cni`, `ringfence-lab`.
+pub(crate) fn program(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_BIN_EXE_ringfence")).with_file_name(name);
+    assert!(path.exists(), "{} is not built; hint: cargo build --workspace", path.display());
+    path
 }
 
 /// A lab of one test; taken down when dropped.
@@ -93,7 +100,7 @@ impl Lab {
     /// A `ringfence lab` command on it.
     pub(crate) fn command(&self, verb: &str) -> Command {
         let mut command = ringfence();
-        command.args(["lab", verb]).env("RINGFENCE_LAB_DIR", &self.directory).stdin(Stdio::null());
+        command.args(["lab", "--dir"]).arg(&self.directory).arg(verb).stdin(Stdio::null());
         command
     }
 

@@ -15,7 +15,7 @@ fn status(lab: &Lab) -> Value {
 fn counts(lab: &Lab) -> (u64, usize) {
     let status = status(lab);
     let agents: Vec<&Value> = status["nodes"].as_array().unwrap().iter().map(|node| &node["status"]).collect();
-    let guarded = agents.iter().map(|agent| agent["enforcement"]["links"]["guarded"].as_u64().unwrap()).sum();
+    let guarded = agents.iter().map(|agent| agent["enforcement"]["hostInterfaces"]["guarded"].as_u64().unwrap()).sum();
     let endpoints = agents.iter().flat_map(|agent| agent["endpoints"].as_array().unwrap());
     (guarded, endpoints.filter(|endpoint| endpoint["guarded"] != true).count())
 }

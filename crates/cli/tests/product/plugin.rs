@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
+use super::kit::program;
+
 /// `STATUS` of CNI 1.1: what comes out, and how the program ends.
 fn status(socket: &Path) -> (Option<Value>, i32) {
     let conf = json!({"cniVersion": "1.1.0", "name": "pods", "type": "ringfence-cni", "socket": socket});
-    let mut child = Command::new(env!("CARGO_BIN_EXE_ringfence-cni"))
+    let mut child = Command::new(program("ringfence-cni"))
         .env_clear()
         .env("CNI_COMMAND", "STATUS")
         .stdin(Stdio::piped())

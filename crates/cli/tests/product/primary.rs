@@ -12,7 +12,7 @@ use ringfence_lab::place::Place;
 use ringfence_netns::Namespace;
 use serde_json::{Value, json};
 
-use super::kit::{Lab, Need, can_run, eventually, ringfence, text};
+use super::kit::{Lab, Need, can_run, eventually, program, text};
 
 const CLOSED: &str = "
 apiVersion: networking.k8s.io/v1
@@ -37,8 +37,8 @@ impl<'a> Node<'a> {
         let place = Place::at(lab.directory());
         let namespace = Namespace::open(&place.node_namespace(name)).unwrap();
         let directory = lab.directory().join(format!("primary-{name}"));
-        let mut command = ringfence();
-        command.args(["agent", "--primary", "--encapsulation", encapsulation, "--node", name, "--kubeconfig"]);
+        let mut command = Command::new(program("ringfence-agent"));
+        command.args(["--primary", "--encapsulation", encapsulation, "--node", name, "--kubeconfig"]);
         command.arg(place.inner_kubeconfig()).arg("--pin-dir").arg(place.bpf_mount().join(format!("primary-{name}")));
         locate(&mut command, &directory);
         std::fs::create_dir_all(&directory).unwrap();
@@ -113,8 +113,8 @@ impl<'a> Node<'a> {
         kill(Pid::from_raw(self.agent.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
         self.agent.wait().unwrap();
         let place = Place::at(self.lab.directory());
-        let mut command = ringfence();
-        command.args(["agent", "cleanup", "--pin-dir"]).arg(place.bpf_mount().join(format!("primary-{}", self.name)));
+        let mut command = Command::new(program("ringfence-agent"));
+        command.args(["cleanup", "--pin-dir"]).arg(place.bpf_mount().join(format!("primary-{}", self.name)));
         locate(&mut command, &self.directory);
         let status = self.namespace.spawn(&mut command).unwrap().wait().unwrap();
         assert!(status.success());

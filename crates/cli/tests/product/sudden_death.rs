@@ -11,7 +11,7 @@ use ringfence_lab::place::Place;
 use ringfence_lab::process::in_network_namespace;
 use ringfence_netns::Namespace;
 
-use super::kit::{Lab, Need, can_run, eventually, reaches_from, text};
+use super::kit::{Lab, Need, can_run, eventually, program, reaches_from, text};
 
 const DENY: &str = "
 apiVersion: networking.k8s.io/v1
@@ -34,20 +34,22 @@ spec:
 
 /// Processes of this lab that run our program: what they were started as, and their ids.
 pub(crate) fn ours(lab: &Lab) -> BTreeMap<String, Vec<i32>> {
-    let program = Path::new(env!("CARGO_BIN_EXE_ringfence"));
+    let (serves, guards) = (program("ringfence-lab"), Place::at(lab.directory()).agent_program());
     let directory = lab.directory().as_os_str().as_bytes();
     let mut found: BTreeMap<String, Vec<i32>> = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let read = |file: &str| std::fs::read(entry.path().join(file)).unwrap_or_default();
-        if std::fs::read_link(entry.path().join("exe")).ok().as_deref() != Some(program) {
+        let Ok(program) = std::fs::read_link(entry.path().join("exe")) else { continue };
+        if program != serves && program != guards {
             continue;
         }
         let (command, environment) = (read("cmdline"), read("environ"));
         let mentions = |text: &[u8]| text.windows(directory.len()).any(|window| window == directory);
         if mentions(&command) || mentions(&environment) {
             let words: Vec<_> = command.split(|byte| *byte == 0).skip(1).map(String::from_utf8_lossy).collect();
-            found.entry(words.join(" ").trim().to_owned()).or_default().push(pid);
+            let words = if program == guards { format!("agent {}", words.join(" ")) } else { words.join(" ") };
+            found.entry(words.trim().to_owned()).or_default().push(pid);
         }
     }
     found
@@ -160,7 +162,7 @@ fn a_killed_lab_process_leaves_enforcement_standing_and_is_taken_over() {
         std::thread::scope(|scope| {
             scope.spawn(|| lab.kubectl(change));
             let all = ours(&lab);
-            let serve = all.iter().find(|(command, _)| command.starts_with("lab serve")).expect("it serves").1[0];
+            let serve = all.iter().find(|(command, _)| command.starts_with("serve ")).expect("it serves").1[0];
             strike(serve);
         });
         let gone = |uid: &str| reaches_without_api(&lab, uid, &server);
@@ -226,13 +228,13 @@ fn no_process_that_dies_in_the_middle_of_changes_lets_anybody_through() {
         let (serve, mut others): (Vec<_>, Vec<_>) = all
             .into_iter()
             .flat_map(|(command, pids)| pids.into_iter().map(move |pid| (command.clone(), pid)))
-            .partition(|(command, _)| command.starts_with("lab serve"));
+            .partition(|(command, _)| command.starts_with("serve "));
         others.extend(inside_pods(&lab));
         others.extend(serve);
         others
     };
     let first = kinds();
-    for needed in ["agent ", "lab-container ", "lab-init ", "lab-image dns", "lab serve"] {
+    for needed in ["agent ", "lab-container ", "lab-init ", "lab-image dns", "serve "] {
         assert!(first.iter().any(|(command, _)| command.starts_with(needed)), "{needed}: {first:#?}");
     }
     // Both policies keep the stranger out, so no moment between them may let it in.
@@ -249,7 +251,7 @@ fn no_process_that_dies_in_the_middle_of_changes_lets_anybody_through() {
                 // One may have been taken along by another.
                 let _gone_already = kill(Pid::from_raw(pid), Signal::SIGKILL);
             });
-            if command.starts_with("lab serve") {
+            if command.starts_with("serve ") {
                 let up = lab.command("up").args(["--nodes", "2"]).output().unwrap();
                 assert!(up.status.success(), "lab up again: {}", text(&up));
             }
@@ -275,9 +277,8 @@ fn killed_containers_come_back_under_the_same_policy() {
     }
     let lab = Lab::up("pods", &["--nodes", "2"]);
     three_pods_of_friends(&lab);
-    let pods = ours(&lab)
-        .into_iter()
-        .filter(|(command, _)| !command.starts_with("agent ") && !command.starts_with("lab serve"));
+    let pods =
+        ours(&lab).into_iter().filter(|(command, _)| !command.starts_with("agent ") && !command.starts_with("serve "));
     let struck: Vec<i32> = pods.flat_map(|(_, pids)| pids).collect();
     assert!(!struck.is_empty(), "something of ours holds the containers: {:?}", ours(&lab));
     for pid in struck {

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use super::kit::{Lab, Need, can_run, ringfence, text};
+use super::kit::{Lab, Need, can_run, program, ringfence, text};
 
 /// A directory in which no lab may come to be.
 fn directory(test: &str) -> PathBuf {
@@ -23,10 +23,10 @@ fn refused(test: &str, output: &Output, reason: &str, advice: &str) {
 
 /// `ringfence lab up` in a mount namespace of its own, after a step that spoils it.
 fn up_after(test: &str, step: &str) -> Output {
-    let script = format!("{step} && exec \"$0\" lab up --nodes 1");
+    let script = format!("{step} && exec \"$0\" lab --dir \"$1\" up --nodes 1");
     let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", &script]).arg(ringfence().get_program());
-    command.env("RINGFENCE_LAB_DIR", directory(test)).output().unwrap()
+    command.args(["--mount", "sh", "-c", &script]).arg(ringfence().get_program()).arg(directory(test));
+    command.output().unwrap()
 }
 
 #[test]
@@ -35,14 +35,14 @@ fn without_root() {
         return;
     }
     // The program may lie where only root can go.
-    let program = std::env::temp_dir().join(format!("ringfence-{}", std::process::id()));
-    std::fs::copy(ringfence().get_program(), &program).unwrap();
+    let copy = std::env::temp_dir().join(format!("ringfence-{}", std::process::id()));
+    std::fs::copy(program("ringfence-lab"), &copy).unwrap();
     for (verb, advice) in [("up", "sudo ringfence lab up"), ("down", "sudo ringfence lab down")] {
-        let mut command = Command::new(&program);
-        command.args(["lab", verb]).env("RINGFENCE_LAB_DIR", directory("user")).uid(65534).gid(65534).current_dir("/");
+        let mut command = Command::new(&copy);
+        command.arg(verb).arg("--dir").arg(directory("user")).uid(65534).gid(65534).current_dir("/");
         refused("user", &command.output().unwrap(), "root", advice);
     }
-    std::fs::remove_file(program).unwrap();
+    std::fs::remove_file(copy).unwrap();
 }
 
 #[test]
@@ -51,8 +51,8 @@ fn on_an_old_kernel() {
         return;
     }
     let mut command = Command::new("setarch");
-    command.args(["--uname-2.6"]).arg(ringfence().get_program()).args(["lab", "up"]);
-    let output = command.env("RINGFENCE_LAB_DIR", directory("old")).output().unwrap();
+    command.args(["--uname-2.6"]).arg(ringfence().get_program()).args(["lab", "up", "--dir"]);
+    let output = command.arg(directory("old")).output().unwrap();
     refused("old", &output, "the kernel is too old: 2.6.", "install a newer kernel");
 }
 
@@ -82,7 +82,7 @@ fn with_a_port_that_is_taken() {
     let up = || {
         let mut command = ringfence();
         command.args(["lab", "up", "--nodes", "1", "--without-agents", "--api-port", &port]);
-        command.env("RINGFENCE_LAB_DIR", directory("port")).output().unwrap()
+        command.arg("--dir").arg(directory("port")).output().unwrap()
     };
     refused("port", &up(), &format!("port {port} of 127.0.0.1 is in use"), "leave --api-port out");
     drop(taken);

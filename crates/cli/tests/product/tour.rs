@@ -4,8 +4,7 @@ use super::kit::{Need, can_run, ringfence, text};
 
 fn agrees(test: &str, arguments: &[&str]) {
     let directory = format!("/run/ringfence-test-{}-{test}", std::process::id());
-    let output =
-        ringfence().args(["lab", "demo"]).args(arguments).env("RINGFENCE_LAB_DIR", directory).output().unwrap();
+    let output = ringfence().args(["lab", "--dir"]).arg(directory).arg("demo").args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));
     let said = String::from_utf8_lossy(&output.stdout);
     for step in 1..=11 {

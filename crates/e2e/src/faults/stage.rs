@@ -84,7 +84,7 @@ impl Stage {
         let ledger = Ledger::new();
         let agents = status::ask(&cluster.client).await?;
         let mut told = agents.nodes.iter().filter_map(|node| node.status.as_ref());
-        let primary = told.any(|status| status.enforcement.network.is_some());
+        let primary = told.any(|status| status.enforcement.node_routes.is_some());
         let (pairs, servers) = (Vec::new(), HashMap::new());
         let mut stage = Self { cluster, machine, primary, nodes, ledger, pairs, servers, visit: false };
         stage.cluster.namespace(SPACE, &json!({})).await?;

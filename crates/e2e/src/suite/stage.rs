@@ -13,7 +13,7 @@ use kube::api::{DeleteParams, ListParams};
 use ringfence_e2e::cluster::{Cluster, LABEL, eventually};
 use ringfence_install::exec::Container;
 use ringfence_install::verify::IMAGE;
-use ringfence_install::wait::{self, Wanted};
+use ringfence_install::wait;
 use ringfence_install::{objects, status};
 use serde_json::{Value, json};
 
@@ -91,7 +91,7 @@ impl Stage {
         let primary = agents
             .nodes
             .iter()
-            .any(|node| node.status.as_ref().is_some_and(|status| status.enforcement.network.is_some()));
+            .any(|node| node.status.as_ref().is_some_and(|status| status.enforcement.node_routes.is_some()));
         let api: Api<Node> = Api::all(cluster.client.clone());
         let info = api.get(&near.node).await?.status.and_then(|status| status.node_info);
         let lab = info.is_some_and(|info| info.os_image == "Ringfence lab node");
@@ -122,7 +122,7 @@ impl Stage {
         for policy in policies {
             written.push(serde_json::to_value(self.cluster.apply(policy).await?)?);
         }
-        let wanted = written.iter().map(Wanted::enforced).collect::<anyhow::Result<Vec<_>>>()?;
+        let wanted = written.iter().map(wait::enforced).collect::<anyhow::Result<Vec<_>>>()?;
         let lags = wait::everywhere(&self.cluster.client, &wanted, ENFORCED).await?;
         anyhow::ensure!(lags.is_empty(), "not enforced in {ENFORCED:?}: {}", lags.join("; "));
         Ok(written)
@@ -133,7 +133,7 @@ impl Stage {
         for policy in written {
             self.cluster.delete(policy).await?;
         }
-        let gone = written.iter().map(Wanted::gone).collect::<anyhow::Result<Vec<_>>>()?;
+        let gone = written.iter().map(wait::gone).collect::<anyhow::Result<Vec<_>>>()?;
         wait::everywhere(&self.cluster.client, &gone, ENFORCED).await
     }
 

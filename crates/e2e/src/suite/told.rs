@@ -9,7 +9,7 @@ use kube::api::ListParams;
 use ringfence_e2e::cluster::{LABEL, eventually};
 use ringfence_install::objects;
 use ringfence_install::verify::report::Outcome;
-use ringfence_install::wait::{self, Wanted};
+use ringfence_install::wait;
 use serde_json::{Value, json};
 
 use super::attempt::outcome;
@@ -34,7 +34,7 @@ pub(super) async fn wait(stage: &Stage) -> anyhow::Result<Outcome> {
     let mut wrong = wait::everywhere(client, &wanted, ENFORCED).await?;
     let mut next = written.first().context("a policy")?.clone();
     next["metadata"]["generation"] = json!(3);
-    if wait::everywhere(client, &[Wanted::enforced(&next)?], NEVER).await?.is_empty() {
+    if wait::everywhere(client, &[wait::enforced(&next)?], NEVER).await?.is_empty() {
         wrong.push("a generation that there is not is said to be enforced".into());
     }
     wrong.extend(stage.take(&written).await?);

@@ -244,8 +244,11 @@ fn pod(template: &Value, namespace: &str, node: &str) -> Option<Value> {
     let socket = value(&words, "--socket").unwrap_or("/run/ringfence/agent.sock");
     // Of the host's directory for what lives while it runs all is seen, under another name.
     let socket = socket.strip_prefix("/run/").map_or_else(|| socket.to_owned(), |rest| format!("{HOST_RUN}/{rest}"));
-    let arguments: Vec<String> = ["agent".to_owned(), "cleanup".to_owned()]
+    // The image may be an earlier version's, whose program is the agent by its first argument.
+    let earlier = words.first().filter(|word| **word == "agent").map(|word| (*word).to_owned());
+    let arguments: Vec<String> = earlier
         .into_iter()
+        .chain(["cleanup".to_owned()])
         .chain(flags)
         .chain(pins)
         .chain([format!("--socket={socket}")])
@@ -319,15 +322,17 @@ mod tests {
             let arguments = arguments.as_array().unwrap();
             assert!(arguments.contains(&json!("--pin-dir=/sys/fs/bpf/x")), "{arguments:?}");
             assert!(arguments.contains(&json!("--socket=/host/run/x/y.sock")), "{arguments:?}");
-            assert_eq!(arguments.len(), 6, "{arguments:?}");
+            assert_eq!(arguments.len(), 5, "{arguments:?}");
         }
+        let mut earlier = template.clone();
+        earlier["spec"]["containers"][0]["args"].as_array_mut().unwrap().insert(0, json!("agent"));
+        assert_eq!(pod(&earlier)["spec"]["containers"][0]["args"][1], "cleanup", "an earlier version's image");
         let pod = pod(template);
         assert!(serde_json::from_value::<Pod>(pod.clone()).is_ok());
         let container = &pod["spec"]["containers"][0];
         assert_eq!(
             container["args"],
             json!([
-                "agent",
                 "cleanup",
                 "--cni-conf-dir=/etc/cni/net.d",
                 "--cni-bin-dir=/opt/cni/bin",

@@ -14,12 +14,10 @@ pub(super) struct OwnLab {
 
 impl OwnLab {
     /// How the lab of this process is called; nothing is started yet.
-    pub(super) fn new() -> anyhow::Result<Self> {
+    pub(super) fn new(directory: Option<&Path>) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program is not known")?;
-        let folder = match std::env::var_os("RINGFENCE_LAB_DIR") {
-            Some(folder) => PathBuf::from(folder),
-            None => PathBuf::from(format!("/run/ringfence-demo-{}", std::process::id())),
-        };
+        let own = || PathBuf::from(format!("/run/ringfence-demo-{}", std::process::id()));
+        let folder = directory.map_or_else(own, Path::to_owned);
         Ok(Self { program, folder })
     }
 
@@ -54,17 +52,14 @@ impl OwnLab {
     pub(super) async fn down(&self) -> anyhow::Result<()> {
         let down = self.lab(&["down"]).stdout(Stdio::null()).status().await?;
         if !down.success() {
-            bail!(
-                "the lab could not be taken down ({down})\nhint: RINGFENCE_LAB_DIR={} ringfence lab down",
-                self.folder.display()
-            );
+            bail!("the lab could not be taken down ({down})\nhint: ringfence lab down --dir {}", self.folder.display());
         }
         Ok(())
     }
 
     fn lab(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg("lab").args(arguments).env("RINGFENCE_LAB_DIR", &self.folder).stdin(Stdio::null());
+        command.arg("--dir").arg(&self.folder).args(arguments).stdin(Stdio::null());
         command
     }
 }

@@ -42,6 +42,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub struct Options {
     /// A cluster to take it in; none for a lab of its own.
     pub kubeconfig: Option<PathBuf>,
+    /// Directory of its own lab; none for one that goes with it.
+    pub directory: Option<PathBuf>,
     /// How many nodes its own lab has.
     pub nodes: usize,
     /// Make the requests without kubectl even where there is one.
@@ -61,7 +63,7 @@ pub async fn run(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Res
 }
 
 async fn in_own_lab(options: &Options, out: &mut (dyn Write + Send)) -> anyhow::Result<bool> {
-    let own = OwnLab::new()?;
+    let own = OwnLab::new(options.directory.as_deref())?;
     let nodes = options.nodes.max(1);
     writeln!(out, "$ {}", OwnLab::command(nodes))?;
     let toured = tokio::select! {

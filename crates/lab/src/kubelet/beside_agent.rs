@@ -5,11 +5,12 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use super::runtime::piped;
+use crate::agents::AGENT_PROGRAM;
 use crate::place::Place;
 use crate::runtime::{ExecRequest, ExecSession, RuntimeError};
 
 /// The one program an agent's image has a name for.
-const PROGRAM: &str = "ringfence";
+const PROGRAM: &str = AGENT_PROGRAM;
 
 /// Starts a command as on the agent's node.
 pub(super) fn start(place: &Place, node: &str, request: &ExecRequest) -> Result<ExecSession, RuntimeError> {
@@ -18,7 +19,7 @@ pub(super) fn start(place: &Place, node: &str, request: &ExecRequest) -> Result<
         let message = format!("the agent's pod has no program but {PROGRAM}: it mirrors a process of the lab");
         return Err(RuntimeError::Failed(message));
     };
-    let child = Command::new("/proc/self/exe")
+    let child = Command::new(place.agent_program())
         .args(arguments)
         .env_remove("KUBECONFIG")
         .env("RINGFENCE_SOCKET", place.agent_socket(node))

@@ -14,7 +14,8 @@ use crate::place::Place;
 use crate::process;
 
 /// What the lab makes in its directory. Anything else there is not the lab's and stays.
-const ENTRIES: [&str; 12] = [
+const ENTRIES: [&str; 13] = [
+    "agent-program",
     "api",
     "bpf",
     "kubeconfig",

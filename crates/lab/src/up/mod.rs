@@ -20,7 +20,7 @@ use state::State;
 pub use status::status;
 
 use crate::addressing::MAX_NODES;
-use crate::place::{DIRECTORY_VARIABLE, Place};
+use crate::place::Place;
 
 /// How long a lab may take to be ready.
 const LIMIT: Duration = Duration::from_mins(2);
@@ -40,8 +40,8 @@ pub fn up(place: &Place, options: &Options, out: &mut dyn Write, progress: &mut 
     {
         if state.options != *options {
             bail!(
-                "a lab with other options is up already in {}\nhint: `ringfence lab down` first, or set \
-                 {DIRECTORY_VARIABLE}",
+                "a lab with other options is up already in {}\nhint: `ringfence lab down` first, or choose \
+                 another directory with --dir",
                 place.root().display()
             );
         }
@@ -65,9 +65,8 @@ fn start(place: &Place, options: &Options) -> anyhow::Result<State> {
     let log = File::options().create(true).append(true).open(&log_file);
     let log = log.with_context(|| log_file.display().to_string())?;
     let child = Command::new("/proc/self/exe")
-        .args(["lab", "serve"])
+        .args(crate::process::serve_command(place))
         .arg(serde_json::to_string(options)?)
-        .env(DIRECTORY_VARIABLE, place.root())
         .env("PATH", surroundings::search_path())
         .env_remove("KUBECONFIG")
         .current_dir("/")

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::state::{Options, State};
 use super::{about, down};
 use crate::addressing::API_PORT;
-use crate::agents::{self, AgentState};
+use crate::agents::{self, AGENT_PROGRAM, AgentState};
 use crate::api::Server;
 use crate::image;
 use crate::kubelet::{self, Kubelet, Runtime};
@@ -48,7 +48,11 @@ async fn run(place: &Place, options: &Options) -> anyhow::Result<()> {
     steps.tell("network")?;
     network::set_up(place, families, &nodes)?;
     mount_bpf(&place.bpf_mount())?;
-    mount_program(&place.program())?;
+    let program = std::env::current_exe().context("the path of this program is not known")?;
+    mount_program(&program, &place.program())?;
+    if options.agents {
+        mount_program(&program.with_file_name(AGENT_PROGRAM), &place.agent_program())?;
+    }
 
     steps.tell("API")?;
     let inside = families.fabric().first().map(|net| SocketAddr::new(net.addr(), API_PORT)).context("no address")?;
@@ -144,14 +148,13 @@ fn mount_bpf(path: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot mount a BPF file system on {}", path.display()))
 }
 
-/// Shows this program at a path of the lab's, which leads to it even after its file was replaced by another.
-fn mount_program(path: &Path) -> anyhow::Result<()> {
+/// Shows a program at a path of the lab's, which leads to it even after its file was replaced by another.
+fn mount_program(program: &Path, path: &Path) -> anyhow::Result<()> {
     if down::is_mounted(path)? {
         umount2(path, MntFlags::MNT_DETACH).with_context(|| format!("cannot unmount {}", path.display()))?;
     }
     std::fs::write(path, "").map_err(about(path))?;
-    let program = std::env::current_exe().context("the path of this program is not known")?;
-    mount(Some(&program), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+    mount(Some(program), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("cannot show {} at {}", program.display(), path.display()))
 }
 

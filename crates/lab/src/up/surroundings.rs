@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 
 use super::Options;
+use crate::agents::AGENT_PROGRAM;
 
 /// Oldest kernel whose netfilter takes BPF programs.
 const KERNEL: (u32, u32) = (6, 4);
@@ -43,6 +44,8 @@ struct Found {
     nft: Option<PathBuf>,
     /// Whether the port asked for, if any, can be had.
     port_is_free: bool,
+    /// Whether the agent's program is beside this one.
+    agent: bool,
 }
 
 impl Found {
@@ -52,6 +55,7 @@ impl Found {
             btf: Path::new(BTF).exists(),
             nft: find_program("nft", &search_path()),
             port_is_free: options.api_port.is_none_or(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()),
+            agent: std::env::current_exe()?.with_file_name(AGENT_PROGRAM).is_file(),
         })
     }
 
@@ -70,6 +74,12 @@ impl Found {
             problems.push(format!(
                 "the kernel does not describe its types: {BTF} is missing\n\
                  hint: use a distribution's kernel, or build one with CONFIG_DEBUG_INFO_BTF=y"
+            ));
+        }
+        if options.agents && !self.agent {
+            problems.push(format!(
+                "the program {AGENT_PROGRAM} is missing\n\
+                 hint: it belongs in the directory that ringfence-lab is in; --without-agents does without"
             ));
         }
         if self.nft.is_none() {
@@ -112,7 +122,13 @@ mod tests {
     use super::*;
 
     fn good() -> Found {
-        Found { kernel: "6.18.44".into(), btf: true, nft: Some("/usr/sbin/nft".into()), port_is_free: true }
+        Found {
+            kernel: "6.18.44".into(),
+            btf: true,
+            nft: Some("/usr/sbin/nft".into()),
+            port_is_free: true,
+            agent: true,
+        }
     }
 
     /// The one problem of a machine, which must say what to do.
@@ -136,14 +152,17 @@ mod tests {
         assert!(problem(&old, &options).contains("too old: 5.15.0-91-generic"));
         assert!(problem(&Found { btf: false, ..good() }, &options).contains(BTF));
         assert!(problem(&Found { nft: None, ..good() }, &options).contains("apt-get install nftables"));
+        assert!(
+            problem(&Found { agent: false, ..good() }, &options).contains("the program ringfence-agent is missing")
+        );
         let taken = Options { api_port: Some(7000), ..options };
         assert!(problem(&Found { port_is_free: false, ..good() }, &taken).contains("port 7000"));
     }
 
     #[test]
     fn all_problems_are_told_at_once() {
-        let bad = Found { kernel: "4.19.0".into(), btf: false, nft: None, port_is_free: false };
-        assert_eq!(bad.problems(&Options { api_port: Some(7000), ..Options::default() }).len(), 4);
+        let bad = Found { kernel: "4.19.0".into(), btf: false, nft: None, port_is_free: false, agent: false };
+        assert_eq!(bad.problems(&Options { api_port: Some(7000), ..Options::default() }).len(), 5);
         // Without agents no program goes into the kernel.
         assert_eq!(bad.problems(&Options { agents: false, ..Options::default() }).len(), 1);
     }

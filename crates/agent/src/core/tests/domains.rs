@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::support::{Fixture, node, pod};
 use super::{apply, event};
-use crate::core::{Message, Question};
+use crate::core::Message;
 use crate::services::{Addresses, News};
 
 /// Those that the cluster gave a Service.
@@ -90,19 +90,18 @@ fn a_name_outside_opens_no_address_inside_whatever_is_answered() {
         let open: Vec<_> = addresses.iter().filter(|address| opens(&fixture, address, false)).collect();
         assert_eq!(open, [&OUTSIDE], "{pattern}");
         let status = fixture.status();
-        assert_eq!((status.names.addresses, status.names.withheld), (1, INSIDE.len()));
+        assert_eq!((status.fqdns.addresses, status.fqdns.withheld), (1, INSIDE.len()));
         let warning = status.warnings.iter().find(|warning| warning.contains("names outside")).unwrap();
         assert!(warning.contains("no rule opens 9 addresses") && warning.contains("w.evil.com"), "{warning}");
-        let gauges = fixture.ask(Question::Gauges);
-        let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
-        assert!(text.contains("ringfence_domain_addresses_withheld_total 9\n"), "{text}");
+        let text = fixture.metrics();
+        assert!(text.contains("ringfence_fqdn_addresses_withheld_total 9\n"), "{text}");
 
         // Where they only linger they are as closed; and the name goes.
         fixture.step([answered("w.evil.com", &[], &addresses)]);
         let open: Vec<_> = addresses.iter().filter(|address| opens(&fixture, address, true)).collect();
         assert_eq!(open, [&OUTSIDE], "{pattern}");
         fixture.step([answered("w.evil.com", &[], &[])]);
-        assert_eq!((fixture.status().names.names, fixture.status().names.withheld), (0, 0));
+        assert_eq!((fixture.status().fqdns.names, fixture.status().fqdns.withheld), (0, 0));
     }
 }
 

@@ -85,9 +85,8 @@ fn a_namespace_with_more_addresses_of_services_than_fit_goes_without_and_nobody_
     assert!(status.ready);
     let warning = status.warnings.iter().find(|warning| warning.contains("infra_addresses")).unwrap();
     assert!(warning.contains("for 173 addresses of Services of namespaces blue (173):"), "{warning}");
-    let gauges = fixture.ask(crate::core::Question::Gauges);
-    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
-    assert!(text.contains("\nringfence_known_addresses_without_room 173\n"), "{text}");
+    let text = fixture.metrics();
+    assert!(text.contains("\nringfence_service_addresses_over_capacity 173\n"), "{text}");
     // Others' news take effect.
     fixture.step([Message::Services(News::One(key("shop", "db"), service("10.96.0.2", "")))]);
     assert!(known(&fixture)[0].1.contains(&"10.96.0.2".parse().unwrap()));

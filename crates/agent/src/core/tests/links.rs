@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
+use ringfence_api as api;
 use ringfence_datapath::{Interface, PodLink};
 use ringfence_netns::Tunnel;
 use tokio::sync::oneshot;
 
 use super::support::{Call, Fixture, deny_all, pod};
 use super::{apply, event, wait_for};
-use crate::api;
 use crate::cni_cache::Told;
 use crate::core::{Message, Question};
 use crate::enforcer::EnforceError;
@@ -32,7 +32,7 @@ fn ports(pairs: &[(&str, u32)]) -> Ports {
 }
 
 fn found(pairs: &[(&str, u32)], news: u64) -> Message {
-    let bridge = Some(api::Bridge { ipv4: true, ipv6: true });
+    let bridge = Some(api::BridgeNetfilter { ipv4: true, ipv6: true });
     Message::Found(Found { ports: ports(pairs), bridge, tunnels: BTreeSet::from([Tunnel::udp(8472)]), news })
 }
 
@@ -148,7 +148,7 @@ fn a_pod_whose_link_cannot_be_guarded_waits_and_the_node_is_not_ready() {
     assert!(why.contains("veth9: no room"), "{why}");
     let status = fixture.status();
     assert!(!status.ready && status.warnings.contains(&why));
-    assert_eq!(status.enforcement.links.unguarded, ["veth9: no room"]);
+    assert_eq!(status.enforcement.host_interfaces.unguarded, ["veth9: no room"]);
     fixture.refuse(&[]);
     fixture.step([found(&[("10.244.0.2", 7), ("10.244.0.9", 9)], 1)]);
     assert_eq!(answer.try_recv().unwrap().len(), 1);
@@ -161,7 +161,7 @@ fn a_pod_waits_while_its_bridge_shows_nothing_of_it() {
     let _nudges = fixture.with_scout();
     fixture.step([Message::Found(Found::default()), apply(pod("a", "starting", ""))]);
     let (reply, mut answer) = oneshot::channel();
-    let shut = Some(api::Bridge { ipv4: false, ipv6: true });
+    let shut = Some(api::BridgeNetfilter { ipv4: false, ipv6: true });
     fixture.step([
         Message::Placed(told("10.244.0.9"), ports(&[("10.244.0.9", 9)]), shut),
         Message::Ask(Question::Wait(wait_for("starting", &["10.244.0.9"]), reply)),
@@ -178,19 +178,18 @@ fn guards_that_somebody_takes_away_are_counted() {
     fixture.take_away(&[7]);
     fixture.step([found(&[("10.244.0.2", 7)], 0)]);
     let status = fixture.status();
-    assert_eq!(status.enforcement.links.guarded, 1);
+    assert_eq!(status.enforcement.host_interfaces.guarded, 1);
     let [repair] = &status.repairs[..] else { panic!("{:?}", status.repairs) };
-    assert_eq!((&*repair.what, repair.count), ("guards", 1));
+    assert_eq!((&*repair.component, repair.count), ("guards", 1));
     assert!(repair.found.contains("(veth7)"), "{}", repair.found);
-    let gauges = fixture.ask(Question::Gauges);
-    let page = crate::metrics::text(&fixture.meters, gauges).unwrap();
-    assert!(page.contains("ringfence_repairs_total{what=\"guards\"} 1"), "{page}");
+    let page = fixture.metrics();
+    assert!(page.contains("ringfence_repairs_total{component=\"guards\"} 1"), "{page}");
 }
 
 #[test]
 fn a_bridge_that_shows_nothing_and_a_kernel_that_takes_nothing_make_the_node_not_ready() {
     let mut fixture = Fixture::in_sync();
-    let bridge = Some(api::Bridge { ipv4: true, ipv6: false });
+    let bridge = Some(api::BridgeNetfilter { ipv4: true, ipv6: false });
     fixture.step([Message::Found(Found { bridge, ..Found::default() })]);
     let why = fixture.ask(Question::Ready).unwrap_err();
     assert!(why.contains("bridge-nf-call-ip6tables is not 1"), "{why}");
@@ -213,6 +212,6 @@ fn ports_of_nobody_are_closed_and_named() {
     seen.names.insert(8, "veth8".into());
     fixture.step([Message::Found(Found { ports: seen, ..Found::default() })]);
     let status = fixture.status();
-    assert_eq!(status.enforcement.links.closed, ["veth8"]);
+    assert_eq!(status.enforcement.host_interfaces.closed, ["veth8"]);
     assert!(status.ready && status.warnings.iter().any(|warning| warning.contains("veth8")), "{:?}", status.warnings);
 }

@@ -1,7 +1,8 @@
 //! What is the matter with policies.
 
+use ringfence_datapath::{DropReason, Event};
 use ringfence_k8s::convert::Kind;
-use ringfence_k8s::watch::Event;
+use ringfence_k8s::watch::Event as Watched;
 use ringfence_model::ObjectKey;
 use serde_json::{Value, json};
 
@@ -9,7 +10,6 @@ use super::support::{Fixture, deny_all, pod};
 use super::{apply, denied, event};
 use crate::core::{Message, Question};
 use crate::enforcer::EnforceError;
-use crate::flows::Why;
 use crate::problem::{NO_CAPACITY, SAME_PRIORITY};
 use crate::services::{Addresses, News};
 
@@ -17,7 +17,7 @@ use crate::services::{Addresses, News};
 fn policy(kind: Kind, name: &str, spec: &Value) -> Message {
     let metadata = json!({"name": name, "namespace": "a", "uid": format!("uid-{name}"), "generation": 1});
     let (object, diagnostics) = kind.convert(&json!({"metadata": metadata, "spec": spec}));
-    event(Event::Apply { object, diagnostics })
+    event(Watched::Apply { object, diagnostics })
 }
 
 #[test]
@@ -35,14 +35,13 @@ fn what_is_the_matter_with_policies_is_told_when_it_changes() {
     let (second, told) = accounts(&mut fixture, first);
     assert!(told.len() == 2 && told.iter().all(|account| account.problems[0].reason == SAME_PRIORITY), "{told:?}");
     assert!(fixture.status().diagnostics[0].message.contains("ClusterNetworkPolicy two"));
-    let gauges = fixture.ask(Question::Gauges);
-    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
+    let text = fixture.metrics();
     let line = "ringfence_policies_with_problems{kind=\"ClusterNetworkPolicy\",reason=\"SamePriority\"} 2";
     assert!(text.lines().any(|found| found == line), "{text}");
     fixture.step([policy(Kind::ClusterNetworkPolicy, "two", &tiered("Deny"))]);
     assert_eq!(accounts(&mut fixture, second).1, [], "nothing new");
     let key = ObjectKey::Policy(told[1].id.clone());
-    fixture.step([event(Event::Delete(key))]);
+    fixture.step([event(Watched::Delete(key))]);
     let (_, told) = accounts(&mut fixture, second);
     assert_eq!((told.len(), told[0].problems.len()), (1, 0), "alone again");
 }
@@ -62,9 +61,8 @@ fn a_block_of_service_addresses_is_told_and_flows_get_the_services_name() {
     fixture.step([news(vec![address])]);
     let remark = fixture.status().diagnostics.remove(0);
     assert!(remark.message.starts_with("warning: 10.96.0.7 is the address of Service b/web: "), "{}", remark.message);
-    let mut record = denied(Why::Program { reason: "policy", message: "no" });
-    record.destination = (address, 80);
-    let flow = fixture.ask(|reply| Question::Names(vec![record], reply)).remove(0).flow;
+    let event = Event { destination: address, ..denied(DropReason::Unparseable) };
+    let flow = fixture.ask(|reply| Question::Resolve(vec![event], reply)).flows.remove(0);
     assert_eq!(flow.destination.to_string(), "service/b/web 10.96.0.7:80");
     fixture.step([news(vec![])]);
     assert_eq!(fixture.status().diagnostics, []);

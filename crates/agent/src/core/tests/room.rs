@@ -3,15 +3,15 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ringfence_api::{OverCapacity, WaitRequest};
 use ringfence_engine::{Limits, RulesetId};
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
-use ringfence_model::{Object, ObjectKey};
+use ringfence_model::{Direction, Object, ObjectKey};
 use serde_json::json;
 
 use super::support::{Call, Fixture, deny_all, pod};
 use super::{apply, event, wait_for};
-use crate::api::WaitRequest;
 use crate::core::{Message, Question};
 use crate::enforcer::EnforceError;
 use crate::problem::NO_CAPACITY;
@@ -56,16 +56,15 @@ fn who_asks_for_too_much_goes_without_and_nobody_else_notices() {
     let enforced: Vec<_> =
         status.policies.iter().map(|policy| (policy.name.as_str(), policy.enforced_generation)).collect();
     assert_eq!(enforced, [("deny-all", Some(1)), ("big", None)]);
-    let [without] = &status.without_room[..] else { panic!("{:?}", status.without_room) };
-    assert_eq!((without.pod.as_str(), without.direction.as_str()), ("greedy", "ingress"));
+    let [without] = &status.pods_over_capacity[..] else { panic!("{:?}", status.pods_over_capacity) };
+    assert_eq!((without.pod.as_str(), without.direction), ("greedy", Direction::Ingress));
     assert_eq!(without.policies, ["NetworkPolicy b/big"]);
     assert!(status.warnings[0].starts_with("no room in the map `port_ranges`"), "{:?}", status.warnings);
     let row = status.endpoints.iter().find(|endpoint| endpoint.pod == "greedy").unwrap();
     assert_eq!(row.ingress.as_deref(), Some("no room"));
-    let gauges = fixture.ask(Question::Gauges);
-    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
+    let text = fixture.metrics();
     for line in [
-        "ringfence_pods_without_room 1",
+        "ringfence_pods_over_capacity 1",
         "ringfence_policies_with_problems{kind=\"NetworkPolicy\",reason=\"NoCapacity\"} 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{text}");
@@ -78,7 +77,7 @@ fn who_asks_for_too_much_goes_without_and_nobody_else_notices() {
     let id = told.iter().find(|account| !account.problems.is_empty()).unwrap().id.clone();
     fixture.step([event(Event::Delete(ObjectKey::Policy(id)))]);
     let status = fixture.status();
-    assert_eq!(status.without_room, []);
+    assert_eq!(status.pods_over_capacity, []);
     assert!(!status.warnings.iter().any(|warning| warning.contains("no room")), "{:?}", status.warnings);
 }
 
@@ -117,10 +116,10 @@ fn where_it_is_set_pods_keep_what_they_had_and_new_ones_are_denied() {
     assert_eq!(ingress(&fixture, "10.244.0.8"), had);
     assert_eq!(fixture.kernel(), fixture.core.planner.plan());
     let status = fixture.status();
-    let rows: Vec<_> = status.without_room.iter().map(|row| (row.pod.as_str(), row.keeps)).collect();
+    let rows: Vec<_> = status.pods_over_capacity.iter().map(|row| (row.pod.as_str(), row.keeps_previous)).collect();
     assert_eq!(rows, [("new", false), ("greedy", true)]);
     assert!(status.warnings[0].contains("b/new is denied whole, b/greedy keep for ingress"), "{:?}", status.warnings);
-    assert_eq!(status.enforcement.without_room, "keep");
+    assert_eq!(status.enforcement.over_capacity, OverCapacity::Keep);
     let big = status.policies.iter().find(|policy| policy.name == "big").unwrap();
     assert_eq!(big.enforced_generation, None, "nobody is told that it is enforced");
     // Another pod of the same address had nothing.
@@ -144,9 +143,8 @@ fn pods_that_are_more_than_there_is_room_for_are_told_of_with_their_namespace() 
     assert!(warning.contains("41 addresses of pods of namespaces b (41)"), "{warning}");
     let told = fixture.ask(Question::Claims);
     assert!(told.len() == 41 && told.iter().all(|claim| claim.reason == NO_CAPACITY), "{told:?}");
-    let gauges = fixture.ask(Question::Gauges);
-    let text = crate::metrics::text(&fixture.meters, gauges).unwrap();
-    assert!(text.contains("\nringfence_peers_without_room 41\n"), "{text}");
+    let text = fixture.metrics();
+    assert!(text.contains("\nringfence_peers_over_capacity 41\n"), "{text}");
     assert_eq!(fixture.ask(Question::Ready), Ok("ok; no room for 41 addresses of pods as peers".into()));
     assert!(fixture.kernel().ipcache.len() <= 40);
     assert_eq!(fixture.kernel(), fixture.core.planner.plan());

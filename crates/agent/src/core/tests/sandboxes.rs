@@ -1,12 +1,12 @@
 //! Which pod has which address, whatever network plugin and API say when.
 
+use ringfence_api::{CollectRequest, ReleaseRequest, WaitRequest};
 use ringfence_k8s::watch::Event;
 use ringfence_model::{Object, ObjectKey, PodKey};
 use tokio::sync::oneshot;
 
 use super::support::{Fixture, deny_all, pod};
 use super::{apply, event, wait_for};
-use crate::api::{CollectRequest, ReleaseRequest, WaitRequest};
 use crate::core::{Message, Question};
 use crate::dns::Learning;
 use crate::enforcer::EnforceError;

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 
+use ringfence_api::OverCapacity;
+use ringfence_api::{Status, WaitRequest};
 use ringfence_engine::{Limits, Plan};
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
@@ -13,15 +15,13 @@ use ringfence_model::{
 use tokio::sync::oneshot;
 
 use super::event;
-use crate::api::{Status, WaitRequest};
 use crate::core::{Core, Handle, Message, Question, Setup};
 use crate::enforcer::EnforceError;
 pub(super) use crate::fake::Call;
 use crate::fake::FakeKernel;
 use crate::interfaces::Nudge;
-use crate::metrics::Meters;
+use crate::metrics::{self, Meters};
 use crate::policy_memory::PolicyMemory;
-use crate::run::WithoutRoom;
 
 /// A planning thread that is stepped by hand.
 pub(super) struct Fixture {
@@ -66,7 +66,7 @@ impl Fixture {
 
     /// The same, where pods keep what they had while there is no room for their policies.
     pub(super) fn keeping_within(limits: Limits) -> Self {
-        Self::with(FakeKernel::with_limits(limits), |setup| setup.without_room = WithoutRoom::Keep).listed()
+        Self::with(FakeKernel::with_limits(limits), |setup| setup.over_capacity = OverCapacity::Keep).listed()
     }
 
     /// The same, with so much memory for policies.
@@ -130,9 +130,20 @@ impl Fixture {
         self.ask(Question::Status)
     }
 
+    /// A scrape, as Prometheus gets it.
+    pub(super) fn metrics(&mut self) -> String {
+        let gauges = self.ask(Question::Gauges);
+        metrics::text(&self.meters, gauges, metrics::Format::OpenMetrics).unwrap()
+    }
+
     /// What the kernel was asked for since the last time.
     pub(super) fn calls(&self) -> Vec<Call> {
         self.kernel.calls()
+    }
+
+    /// Has the kernel lose events.
+    pub(super) fn lose_events(&self, events: u64) {
+        self.kernel.lose_events(events);
     }
 
     /// What the kernel holds.

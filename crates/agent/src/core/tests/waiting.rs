@@ -1,12 +1,12 @@
 //! Who waits until a pod's policy is in the kernel.
 
+use ringfence_api::WaitRequest;
 use ringfence_k8s::watch::Event;
 use ringfence_model::ObjectKey;
 use tokio::sync::oneshot;
 
 use super::support::{Fixture, deny_all, namespace, pod};
 use super::{apply, event, wait_for};
-use crate::api::WaitRequest;
 use crate::core::{Message, Question};
 use crate::enforcer::EnforceError;
 

@@ -11,17 +11,18 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::Message;
 use hickory_proto::rr::rdata::{A, CNAME};
 use hickory_proto::rr::{Name, RData, Record};
+use ringfence_api::Connections;
+use ringfence_api::Status;
 use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
 use ringfence_netns::Namespace;
 use serde_json::{Value, json};
 
-use crate::api::Status;
 use crate::core::{Core, Handle, Message as Told, Question};
 use crate::dns::{self, Listener, Tell};
 use crate::fake::FakeKernel;
 use crate::metrics::Meters;
-use crate::run::{Config, Connections};
+use crate::run::Config;
 use crate::tables::Tables;
 
 /// The server that is believed, and one that is not; pods may ask both.
@@ -162,17 +163,17 @@ impl Place {
     /// Whether answers are read.
     pub(super) fn learning(&self) -> bool {
         let status = self.status();
-        status.ready && status.names.active
+        status.ready && status.fqdns.learning
     }
 
     /// How many addresses of names are known.
     pub(super) fn addresses(&self) -> usize {
-        self.status().names.addresses
+        self.status().fqdns.addresses
     }
 
     /// How many addresses are not opened because they are inside of the cluster.
     pub(super) fn withheld(&self) -> usize {
-        self.status().names.withheld
+        self.status().fqdns.withheld
     }
 
     /// Does something inside the pod.
@@ -263,7 +264,7 @@ impl Place {
 
     /// How often something was put right.
     pub(super) fn repairs(&self, what: &str) -> u64 {
-        self.meters.mended.repairs().iter().find(|repair| repair.what == what).map_or(0, |repair| repair.count)
+        self.meters.mended.repairs().iter().find(|repair| repair.component == what).map_or(0, |repair| repair.count)
     }
 
     /// Makes connection tracking of the node know so many connections: the node sends datagrams to nobody.
@@ -335,7 +336,7 @@ fn config(pin_dir: PathBuf) -> Config {
         pin_dir,
         metrics: None,
         connections: Connections::Cut,
-        without_room: crate::run::WithoutRoom::Deny,
+        over_capacity: ringfence_api::OverCapacity::Deny,
         map_sizes: sizes.map(|(map, size)| (map.to_owned(), size)).into(),
         report_allowed: false,
         chain: None,

@@ -1,47 +1,48 @@
 //! Who may say how much, and that nobody's words are lost among others'.
 
+use ringfence_datapath::{DropReason, EventVerdict};
+use ringfence_engine::RuleId;
 use ringfence_model::{Direction, Protocol};
 
 use super::*;
-use crate::flows::{Outcome, Why};
+use crate::fake::dropped;
 
 const LIMITS: Limits = Limits { source: Rate { second: 10, burst: 20 }, node: Rate { second: 50, burst: 100 } };
 
-/// A report about a packet that came by a link.
-fn record(interface: u32, source: [u8; 4], port: u16) -> Record {
-    Record {
-        verdict: Outcome::Denied,
-        direction: Some(Direction::Egress),
+/// An event about a packet that came by a link.
+fn event(interface: u32, source: [u8; 4], port: u16) -> Event {
+    Event {
+        source: source.into(),
+        source_port: 4000,
+        destination: [10, 0, 9, 9].into(),
+        destination_port: port,
         protocol: Protocol::UDP,
-        source: (source.into(), 4000),
-        destination: ([10, 0, 9, 9].into(), port),
-        from_node: false,
+        direction: Some(Direction::Egress),
         interface,
-        repeated: 0,
-        why: Why::Program { reason: "policy", message: "" },
+        ..dropped(DropReason::Policy { rule_id: RuleId(70), cut: false })
     }
 }
 
-fn spoofed(interface: u32, source: [u8; 4]) -> Record {
-    Record { why: Why::Program { reason: "spoofed-source", message: "" }, ..record(interface, source, 1) }
+fn spoofed(interface: u32, source: [u8; 4]) -> Event {
+    Event { verdict: EventVerdict::Denied(DropReason::Spoofed), ..event(interface, source, 1) }
 }
 
 /// What a link said: reports, and packets told as a number.
 fn said(told: &[Told], link: u32) -> (usize, u64) {
     told.iter().fold((0, 0), |(reports, more), told| match told {
-        Told::Report(record) if record.interface == link => (reports + 1, more),
-        Told::More(record, packets) if record.interface == link => (reports, more + packets),
+        Told::Report(event) if event.interface == link => (reports + 1, more),
+        Told::More(event, packets) if event.interface == link => (reports, more + packets),
         _ => (reports, more),
     })
 }
 
 /// Plays time in steps of 100 ms; `each` says what is offered in a step.
-fn play(budget: &mut Budget, start: Instant, steps: u64, mut each: impl FnMut(u64) -> Vec<Record>) -> Vec<Told> {
+fn play(budget: &mut Budget, start: Instant, steps: u64, mut each: impl FnMut(u64) -> Vec<Event>) -> Vec<Told> {
     let mut told = Vec::new();
     for step in 0..steps {
         let now = start + Duration::from_millis(100 * step);
-        for record in each(step) {
-            budget.offer(record, now);
+        for event in each(step) {
+            budget.offer(event, now);
         }
         told.extend(budget.take(now));
     }
@@ -55,8 +56,8 @@ fn one_source_is_told_line_by_line_up_to_its_budget_and_then_as_an_exact_number(
     // 1,000 a second for ten seconds, each for two packets; then silence.
     let told = play(&mut budget, start, 200, |step| {
         let port = |n| u16::try_from((step * 100 + n) % 60_000).unwrap();
-        let records = (0..100).map(|n| Record { repeated: 1, ..record(7, [10, 0, 0, 7], port(n)) });
-        if step < 100 { records.collect() } else { Vec::new() }
+        let events = (0..100).map(|n| Event { repeated: 1, ..event(7, [10, 0, 0, 7], port(n)) });
+        if step < 100 { events.collect() } else { Vec::new() }
     });
     let (reports, more) = said(&told, 7);
     assert_eq!(reports, 20 + 99, "its burst, and ten a second");
@@ -71,8 +72,8 @@ fn a_flood_does_not_hide_what_another_pod_does() {
     let mut budget = Budget::new(LIMITS, start);
     // 100 pods flood, which is more than the node's budget; one does something now and then.
     let told = play(&mut budget, start, 300, |step| {
-        let flood = (100..200).flat_map(|link| (0..30).map(move |port| record(link, [10, 0, 1, 1], port)));
-        let quiet = (step % 50 == 0).then(|| record(5, [10, 0, 0, 5], 99));
+        let flood = (100..200).flat_map(|link| (0..30).map(move |port| event(link, [10, 0, 1, 1], port)));
+        let quiet = (step % 50 == 0).then(|| event(5, [10, 0, 0, 5], 99));
         flood.chain(quiet).collect()
     });
     assert_eq!(said(&told, 5), (6, 0));
@@ -100,8 +101,8 @@ fn memory_is_bounded_against_random_sources_and_links() {
     let mut offered = 0;
     let told = play(&mut budget, start, 50, |step| {
         let octets = |n: u64| u32::try_from(step * 20_000 + n).unwrap().to_be_bytes();
-        let outside = (0..10_000).map(|n| record(2, octets(n), 1));
-        let links = (0..500).map(|n| record(u32::try_from(1000 + step * 500 + n).unwrap(), octets(n), 1));
+        let outside = (0..10_000).map(|n| event(2, octets(n), 1));
+        let links = (0..500).map(|n| event(u32::try_from(1000 + step * 500 + n).unwrap(), octets(n), 1));
         offered += 10_500;
         outside.chain(links).collect()
     });

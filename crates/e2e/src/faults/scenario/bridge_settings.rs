@@ -75,7 +75,7 @@ async fn is_ready(stage: &Stage, number: usize, wanted: bool) -> anyhow::Result<
         if let Some(status) = stage.told(number).await?.status
             && status.ready == wanted
         {
-            return Ok((since.elapsed(), status.enforcement.bridge.is_some()));
+            return Ok((since.elapsed(), status.enforcement.bridge_netfilter.is_some()));
         }
         anyhow::ensure!(since.elapsed() < PATIENCE, "node {number} does not say that ready is {wanted}");
         tokio::time::sleep(PAUSE).await;

@@ -61,6 +61,6 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
 async fn guards(stage: &Stage, number: usize) -> anyhow::Result<(u64, u64)> {
     let status =
         stage.told(number).await?.status.with_context(|| format!("the agent of node {number} does not answer"))?;
-    let repaired = status.repairs.iter().find(|repair| repair.what == GUARDS).map_or(0, |repair| repair.count);
-    Ok((status.enforcement.links.guarded as u64, repaired))
+    let repaired = status.repairs.iter().find(|repair| repair.component == GUARDS).map_or(0, |repair| repair.count);
+    Ok((status.enforcement.host_interfaces.guarded as u64, repaired))
 }

@@ -78,7 +78,7 @@ async fn guarded(stage: &Stage, number: usize) -> anyhow::Result<()> {
     loop {
         if let Some(status) = stage.told(number).await?.status {
             let exposed = status.endpoints.iter().filter(|endpoint| !endpoint.guarded).count();
-            if exposed == 0 && status.enforcement.links.closed.is_empty() {
+            if exposed == 0 && status.enforcement.host_interfaces.closed.is_empty() {
                 return Ok(());
             }
         }

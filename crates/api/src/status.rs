@@ -1,19 +1,16 @@
-//! What the agent says and is asked on its socket: JSON, versioned by `apiVersion` and `kind`.
-//!
-//! Fields are only ever added within one version; readers ignore those they do not know.
+//! The answer to `GET /v1/status`.
 
 use std::fmt;
 use std::net::IpAddr;
 
+use ringfence_model::Direction;
 use serde::{Deserialize, Serialize};
-
-pub use ringfence_cni::api::{CollectRequest, Failure, ReleaseRequest, VERSION, WaitReply, WaitRequest};
 
 /// What `GET /v1/status` answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// [`VERSION`].
+    /// [`crate::VERSION`].
     pub api_version: String,
     /// `AgentStatus`.
     pub kind: String,
@@ -32,16 +29,16 @@ pub struct Status {
     pub watches: Vec<Watch>,
     /// What the kernel holds.
     pub enforcement: Enforcement,
-    /// What is learnt of domain names.
+    /// Domain names and their addresses, for rules that allow by name.
     #[serde(default)]
-    pub names: Names,
+    pub fqdns: FqdnCache,
     /// Every policy of the cluster, by namespace and name.
     pub policies: Vec<Policy>,
     /// Addresses of local pods that are in the kernel.
     pub endpoints: Vec<Endpoint>,
     /// Pods of this node whose policies do not fit.
     #[serde(default)]
-    pub without_room: Vec<WithoutRoom>,
+    pub pods_over_capacity: Vec<PodOverCapacity>,
     /// What could not be understood, or is in doubt, per object.
     pub diagnostics: Vec<ObjectDiagnostic>,
     /// What others on the node undid since the agent started, and it put right, by name.
@@ -53,8 +50,9 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Repair {
-    /// What it is called: `pins`, …
-    pub what: String,
+    /// The component: `pins`, …
+    #[serde(alias = "what")]
+    pub component: String,
     /// How often it was put right.
     pub count: u64,
     /// When it was put right last, RFC 3339.
@@ -85,44 +83,85 @@ pub struct Watch {
 pub struct Enforcement {
     /// Whether the maps were taken over from an agent before this one.
     pub adopted: bool,
-    /// `cut` or `drain`: what happens to open connections that a change denies.
-    pub connections: String,
-    /// `deny` or `keep`: what becomes of pods whose policies do not fit.
+    /// The fate of open connections that a change denies.
+    pub connections: Connections,
+    /// The fate of pods whose policies do not fit.
     #[serde(default)]
-    pub without_room: String,
+    pub over_capacity: OverCapacity,
     /// Where links and maps are pinned.
     pub pin_dir: String,
     /// Why the newest state is not in the kernel; the one before it is.
     pub error: Option<String>,
-    /// Ranges of this node's pods: addresses inside are closed until they belong to an endpoint.
-    pub gates: Vec<String>,
-    /// Prefixes with a peer class.
-    pub peers: usize,
-    /// Different peer classes.
-    pub classes: usize,
+    /// Ranges of this node's pods. An address inside is closed until it belongs to an endpoint.
+    #[serde(default)]
+    pub closed_cidrs: Vec<String>,
+    /// Addresses and prefixes whose peer set is in the kernel.
+    #[serde(default)]
+    pub ipcache_entries: usize,
+    /// Different peer sets.
+    #[serde(default)]
+    pub peer_sets: usize,
     /// Different rulesets, of both directions.
     pub rulesets: usize,
     /// What the running kernel can do.
     pub features: Vec<Feature>,
     /// Room in the maps.
     pub maps: Vec<MapUse>,
-    /// Whether pods on a bridge pass the hook; none if no pod of this node is on a bridge.
-    pub bridge: Option<Bridge>,
-    /// The node's ends of pods' links.
+    /// Events about packets for which the kernel's ring buffer had no room, since the maps were made. The packets are
+    /// in every other counter.
     #[serde(default)]
-    pub links: Links,
-    /// The network plugin in the node's configuration; none if the agent was not told to put it there.
+    pub events_lost: u64,
+    /// Whether bridged packets pass netfilter; none if no pod of this node is on a bridge.
     #[serde(default)]
-    pub chain: Option<Chain>,
+    pub bridge_netfilter: Option<BridgeNetfilter>,
+    /// The host-side interfaces of pods.
+    #[serde(default)]
+    pub host_interfaces: HostInterfaces,
+    /// The network plugin in the node's network configuration; none if the agent does not install it.
+    #[serde(default)]
+    pub cni_config: Option<CniConfig>,
     /// The routes between nodes; none if another network plugin sets them.
     #[serde(default)]
-    pub network: Option<Network>,
+    pub node_routes: Option<NodeRoutes>,
+}
+
+/// The fate of an open connection that a change of policy denies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Connections {
+    /// They end with their next packet
+    #[default]
+    Cut,
+    /// They go on until they end by themselves
+    Drain,
+}
+
+impl fmt::Display for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cut => "cut",
+            Self::Drain => "drain",
+        })
+    }
+}
+
+/// The fate of pods whose policies do not fit into the kernel maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum OverCapacity {
+    /// Nothing passes, in the direction that the policies govern
+    #[default]
+    Deny,
+    /// They keep the policies they had; new pods are denied
+    Keep,
 }
 
 /// The network plugin in the node's configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Chain {
+pub struct CniConfig {
     /// Name of the file it is in.
     pub file: Option<String>,
     /// The plugins it follows.
@@ -137,7 +176,7 @@ pub struct Chain {
 /// The routes between nodes, where this is the network plugin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Network {
+pub struct NodeRoutes {
     /// Ranges of this node's pods.
     pub ranges: Vec<String>,
     /// Largest packet of a pod's interface, in bytes.
@@ -155,13 +194,13 @@ pub struct Network {
 /// What is learnt of domain names, for rules that allow by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Names {
+pub struct FqdnCache {
     /// Patterns that rules of the cluster have.
     pub patterns: usize,
-    /// Whether answers of DNS servers are read; they are only while there are patterns.
-    pub active: bool,
-    /// The servers that are believed.
-    pub servers: Vec<String>,
+    /// Whether responses of DNS servers are read, which they are only while there are patterns.
+    pub learning: bool,
+    /// The DNS servers whose responses count.
+    pub dns_servers: Vec<String>,
     /// Names that are known.
     pub names: usize,
     /// Their addresses.
@@ -200,7 +239,7 @@ pub struct MapUse {
 /// Whether the kernel shows bridged packets to netfilter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Bridge {
+pub struct BridgeNetfilter {
     /// `net.bridge.bridge-nf-call-iptables` is 1.
     pub ipv4: bool,
     /// `net.bridge.bridge-nf-call-ip6tables` is 1.
@@ -210,7 +249,7 @@ pub struct Bridge {
 /// The node's ends of pods' links: what comes in there is held to the pod that is behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Links {
+pub struct HostInterfaces {
     /// How many are guarded.
     pub guarded: usize,
     /// Those that should be and are not: name, and why.
@@ -235,8 +274,8 @@ pub struct Policy {
     pub generation: i64,
     /// Generation in the kernel.
     pub enforced_generation: Option<i64>,
-    /// `ingress`, `egress`: the directions it governs.
-    pub directions: Vec<String>,
+    /// The directions it governs.
+    pub directions: Vec<Direction>,
     /// Pods of this node it selects.
     pub selected_pods: usize,
 }
@@ -267,20 +306,20 @@ pub struct Endpoint {
 /// A pod whose policies of one direction do not fit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct WithoutRoom {
+pub struct PodOverCapacity {
     /// Namespace of the pod.
     pub namespace: String,
     /// Name of the pod.
     pub pod: String,
-    /// `ingress` or `egress`.
-    pub direction: String,
+    /// The direction that the policies govern.
+    pub direction: Direction,
     /// The policies that would govern it.
     pub policies: Vec<String>,
-    /// What there is not enough of.
-    pub room: String,
-    /// It keeps what it had; else it is denied everything in this direction.
+    /// The kernel map, or the other resource, that is full.
+    pub resource: String,
+    /// The pod keeps its previous policies. Else everything is denied in this direction.
     #[serde(default)]
-    pub keeps: bool,
+    pub keeps_previous: bool,
 }
 
 /// Something that was not understood or is in doubt.
@@ -291,114 +330,4 @@ pub struct ObjectDiagnostic {
     pub object: String,
     /// What is wrong, and what follows.
     pub message: String,
-}
-
-/// One line of `GET /v1/flows`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Flow {
-    /// [`VERSION`].
-    pub api_version: String,
-    /// `Flow`.
-    pub kind: String,
-    /// When it was read, RFC 3339.
-    pub time: String,
-    /// `allowed`, `denied`, or `cut` for a connection that was open and is denied now.
-    pub verdict: String,
-    /// Which end decided: `ingress` at the destination, `egress` at the source; none if neither was asked.
-    pub direction: Option<String>,
-    /// `TCP`, `UDP`, …
-    pub protocol: String,
-    /// Who opened it.
-    pub source: Peer,
-    /// Who was called.
-    pub destination: Peer,
-    /// Why, as a word: `rule`, `isolated`, `no-policy`, `endpoint-not-ready`, `spoofed-source`, `unparseable`, …
-    pub reason: String,
-    /// Why, as a sentence.
-    pub message: String,
-    /// The policies that decided: the one of the rule, or those that isolate the pod, at most 50.
-    pub policies: Vec<String>,
-    /// How many policies more isolate the pod.
-    #[serde(default)]
-    pub more_policies: usize,
-    /// Position of the rule in the policy's list, from 0.
-    pub rule: Option<usize>,
-    /// What would allow it.
-    pub hint: Option<String>,
-    /// Like ones since the last report of this, which were only counted.
-    pub repeated: u64,
-}
-
-/// A line of `GET /v1/flows` that says that flows are left out: the reader was too slow, or there were more of a source
-/// than an agent tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct FlowsLost {
-    /// [`VERSION`].
-    pub api_version: String,
-    /// `FlowsLost`.
-    pub kind: String,
-    /// How many packets or flows are missing here.
-    pub lost: u64,
-    /// Whose, if of one source alone.
-    #[serde(default)]
-    pub source: Option<Peer>,
-}
-
-impl FlowsLost {
-    /// So many are missing.
-    pub(crate) fn new(lost: u64, source: Option<Peer>) -> Self {
-        Self { api_version: VERSION.into(), kind: "FlowsLost".into(), lost, source }
-    }
-}
-
-/// A line of `GET /v1/flows`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum FlowLine {
-    /// What became of a connection.
-    Flow(Box<Flow>),
-    /// A gap.
-    Lost(FlowsLost),
-}
-
-/// One end of a flow.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Peer {
-    /// Its address.
-    pub address: IpAddr,
-    /// Its port, for protocols that have them.
-    pub port: Option<u16>,
-    /// Namespace of the pod that has the address.
-    pub namespace: Option<String>,
-    /// Name of the pod that has the address.
-    pub pod: Option<String>,
-    /// The node that has the address.
-    pub node: Option<String>,
-    /// Namespace and name of the Service that has the address.
-    #[serde(default)]
-    pub service: Option<String>,
-}
-
-/// As people write it: the pod or node if known, the address, the port.
-impl fmt::Display for Peer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { address, port, namespace, pod, node, service } = self;
-        match (namespace, pod, node) {
-            (Some(namespace), Some(pod), _) => write!(f, "{namespace}/{pod} ")?,
-            (_, _, Some(node)) => write!(f, "node/{node} ")?,
-            _ => {
-                if let Some(service) = service {
-                    write!(f, "service/{service} ")?;
-                }
-            }
-        }
-        match (address, port) {
-            (IpAddr::V6(address), Some(port)) => write!(f, "[{address}]:{port}"),
-            (address, Some(port)) => write!(f, "{address}:{port}"),
-            (address, None) => write!(f, "{address}"),
-        }
-    }
 }

@@ -1,11 +1,10 @@
-//! What plugin and agent say to each other on the agent's socket: JSON over HTTP.
+//! Requests of the network plugin about the pods of a node, and the agent's answers.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// `apiVersion` of everything the agent says.
-pub const VERSION: &str = "ringfence/v1";
+use crate::VERSION;
 
 /// Body of `POST /v1/endpoint/wait`: asks to answer when the policy of a pod is in the kernel. The same to
 /// `/v1/endpoint/check` asks whether it is there now, and changes nothing.

@@ -8,29 +8,35 @@ use serde::Serialize;
 use crate::exit::Code;
 
 /// Prints one line.
-pub(crate) fn line(text: &str) -> anyhow::Result<Code> {
+pub fn line(text: &str) -> anyhow::Result<Code> {
     writeln!(io::stdout(), "{text}")?;
     Ok(Code::Ok)
 }
 
+/// Prints a line for people on standard error, beside the result.
+#[expect(clippy::print_stderr, reason = "the one place where remarks are printed")]
+pub fn remark(line: &str) {
+    eprintln!("{line}");
+}
+
 /// Prints text as it is.
-pub(crate) fn text(text: &str) -> anyhow::Result<()> {
+pub fn text(text: &str) -> anyhow::Result<()> {
     io::stdout().write_all(text.as_bytes())?;
     Ok(())
 }
 
 /// Prints a value as JSON.
-pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     text(&(serde_json::to_string_pretty(value)? + "\n"))
 }
 
 /// Prints a value as YAML.
-pub(crate) fn yaml(value: &impl Serialize) -> anyhow::Result<()> {
+pub fn yaml(value: &impl Serialize) -> anyhow::Result<()> {
     text(&serde_saphyr::to_string(value).context("cannot write YAML")?)
 }
 
 /// Rows below a heading, columns three spaces apart, no space at the end of a line.
-pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
+pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String {
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([heading[column].chars().count()]).max().unwrap_or_default()
@@ -47,7 +53,7 @@ pub(crate) fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) ->
 }
 
 /// What stands where nothing is.
-pub(crate) fn or_none(value: Option<impl ToString>) -> String {
+pub fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "<none>".into(), |value| value.to_string())
 }
 

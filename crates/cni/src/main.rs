@@ -1,6 +1,6 @@
 //! The network plugin `ringfence-cni`, which the agent puts where the container runtime finds it.
 //!
-//! A program of its own, because it is started several times for every pod: all of `ringfence` takes longer to be
+//! A program of its own, because it is started several times for every pod: all of `ringfence-agent` takes longer to be
 //! loaded than this takes to run.
 #![forbid(unsafe_code)]
 
