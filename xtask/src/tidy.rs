@@ -9,6 +9,7 @@ mod modules;
 mod source;
 mod text;
 mod tree;
+mod unused;
 
 use std::fmt;
 use std::process::ExitCode;
@@ -48,10 +49,12 @@ pub(crate) fn run(sh: &Shell) -> anyhow::Result<ExitCode> {
     let tree = Tree::read(sh)?;
     let workspace = dependencies::Workspace::read(sh)?;
     let mut findings = dependencies::check(&workspace.packages);
+    findings.extend(dependencies::unused(&workspace.packages));
     findings.extend(modules::check(&tree, &workspace.roots));
     findings.extend(source::check(&tree, &workspace.roots));
     findings.extend(text::check(&tree));
     findings.extend(docs::check(&tree));
+    findings.extend(unused::check(&tree, &workspace.packages));
     findings.sort();
     findings.dedup();
     for finding in &findings {

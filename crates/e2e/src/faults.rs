@@ -41,7 +41,7 @@ pub(crate) struct Options {
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     kubeconfig: PathBuf,
     /// Directory of the nodes' processes, if they are on this machine [default: where the kubeconfig is]
-    #[arg(long, env = "REALK8S_RUN", value_name = "DIR")]
+    #[arg(long, env = "RINGFENCE_CLUSTER_DIR", value_name = "DIR")]
     machine: Option<PathBuf>,
     /// Only these
     #[arg(long, value_parser = Scenario::names(), value_delimiter = ',', value_name = "NAME")]

@@ -1,4 +1,4 @@
-//! A pod's processes on this machine.
+//! Pods: how one is made, and its processes on this machine.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -8,6 +8,19 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use nix::unistd::Pid;
 use ringfence_netns::Namespace;
+use serde_json::{Value, json};
+
+/// A pod with a web server, on a node.
+pub fn web_server(namespace: &str, name: &str, node: &str, labels: &Value) -> Value {
+    json!({
+        "metadata": {"namespace": namespace, "name": name, "labels": labels},
+        "spec": {
+            "nodeName": node,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "main", "image": "nginx", "imagePullPolicy": "IfNotPresent"}],
+        },
+    })
+}
 
 /// The first process of the pod's first container, of any runtime: a process is in the control group of its container.
 pub fn process(pod: &Pod) -> anyhow::Result<Pid> {

@@ -37,12 +37,10 @@ const TABLE: &[(&str, &[&str])] = &[
         "ringfence-lab",
         &["ringfence-api", "ringfence-console", "ringfence-datapath", "ringfence-netns", "ringfence-k8s"],
     ),
-    (
-        "ringfence-e2e",
-        &["ringfence-datapath", "ringfence-install", "ringfence-k8s", "ringfence-lab", "ringfence-netns"],
-    ),
+    ("ringfence-e2e", &["ringfence-datapath", "ringfence-install", "ringfence-netns"]),
     ("ringfence", &["ringfence-model", "ringfence-api", "ringfence-console", "ringfence-k8s", "ringfence-install"]),
     ("ringfence-bench", ALL),
+    ("ringfence-fuzz", &[]),
     ("xtask", &[]),
 ];
 
@@ -67,6 +65,9 @@ const IN_TESTS: &[(&str, &[&str])] = &[
     ("ringfence-engine", &["ringfence-k8s"]),
     // The product tests have a lab, look into its nodes, and play container runtime.
     ("ringfence", &["ringfence-lab", "ringfence-netns", "ringfence-cni"]),
+    ("ringfence-agent", &["ringfence-fuzz"]),
+    ("ringfence-lab", &["ringfence-fuzz"]),
+    ("ringfence-fuzz", &["ringfence-api", "ringfence-cni", "ringfence-k8s"]),
 ];
 
 /// Crates that build without anything of the kernel, and the crate that has all of that.
@@ -86,6 +87,8 @@ const RESERVED: &[(&str, &[&str])] = &[("libbpf", &["ringfence-datapath"])];
 pub(crate) struct Package {
     /// Its name.
     pub(crate) name: String,
+    /// Its folder, from the root of the repository.
+    pub(crate) folder: String,
     /// Its dependencies of every kind.
     pub(crate) dependencies: Vec<Dependency>,
 }
@@ -94,6 +97,8 @@ pub(crate) struct Package {
 pub(crate) struct Dependency {
     /// Its name.
     pub(crate) name: String,
+    /// The name it has in the package.
+    pub(crate) called: String,
     /// Whether only tests, examples and benchmarks do.
     pub(crate) in_tests: bool,
 }
@@ -117,9 +122,14 @@ impl Workspace {
                 roots.insert(path.to_string(), package.name.to_string());
             }
         }
-        let packages = metadata.packages.into_iter().map(|package| Package {
+        let folder = |manifest: &cargo_metadata::camino::Utf8Path| {
+            let folder = manifest.parent().and_then(|folder| folder.strip_prefix(&metadata.workspace_root).ok());
+            folder.map(ToString::to_string).unwrap_or_default()
+        };
+        let packages = metadata.packages.iter().map(|package| Package {
             name: package.name.to_string(),
-            dependencies: package.dependencies.into_iter().map(Dependency::from).collect(),
+            folder: folder(&package.manifest_path),
+            dependencies: package.dependencies.iter().cloned().map(Dependency::from).collect(),
         });
         Ok(Self { packages: packages.collect(), roots })
     }
@@ -127,7 +137,8 @@ impl Workspace {
 
 impl From<cargo_metadata::Dependency> for Dependency {
     fn from(dependency: cargo_metadata::Dependency) -> Self {
-        Self { name: dependency.name, in_tests: dependency.kind == DependencyKind::Development }
+        let called = dependency.rename.unwrap_or_else(|| dependency.name.clone());
+        Self { name: dependency.name, called, in_tests: dependency.kind == DependencyKind::Development }
     }
 }
 
@@ -145,7 +156,7 @@ pub(crate) fn check(packages: &[Package]) -> Vec<Finding> {
             find("this crate is not in the table of dependencies (xtask/src/tidy/dependencies.rs)".to_owned());
             continue;
         };
-        for Dependency { name: dependency, in_tests } in &package.dependencies {
+        for Dependency { name: dependency, in_tests, .. } in &package.dependencies {
             let dependency = dependency.as_str();
             let ours = packages.iter().any(|package| package.name == dependency);
             let may = may.contains(&dependency) || (*in_tests && may_in_tests(&package.name, dependency));
@@ -182,22 +193,40 @@ fn path_to(packages: &[Package], from: &str, to: &str) -> Option<String> {
     })
 }
 
+/// Findings: what the table permits and nobody uses. So the table says who knows whom, not only who might.
+pub(crate) fn unused(packages: &[Package]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    // Those that may know all of ours need not.
+    for (name, may) in TABLE.iter().filter(|(_, may)| *may != ALL) {
+        let Some(package) = packages.iter().find(|package| package.name == *name) else { continue };
+        let known = |name: &str| package.dependencies.iter().any(|dependency| dependency.name == name);
+        for unused in may.iter().filter(|name| !known(name)) {
+            findings.push(Finding::new(name, None, format!("does not depend on {unused}: take it out of the table")));
+        }
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn findings(packages: &[(&str, &[&str])]) -> Vec<String> {
+        check(&packages_of(packages)).iter().map(ToString::to_string).collect()
+    }
+
+    fn packages_of(packages: &[(&str, &[&str])]) -> Vec<Package> {
         // `test:` before those that only tests have.
         let dependency = |text: &&str| match text.strip_prefix("test:") {
-            Some(name) => Dependency { name: name.to_owned(), in_tests: true },
-            None => Dependency { name: (*text).to_owned(), in_tests: false },
+            Some(name) => Dependency { name: name.to_owned(), called: name.to_owned(), in_tests: true },
+            None => Dependency { name: (*text).to_owned(), called: (*text).to_owned(), in_tests: false },
         };
         let package = |(name, dependencies): &(&str, &[&str])| Package {
             name: (*name).to_owned(),
+            folder: String::new(),
             dependencies: dependencies.iter().map(dependency).collect(),
         };
-        let packages: Vec<Package> = packages.iter().map(package).collect();
-        check(&packages).iter().map(ToString::to_string).collect()
+        packages.iter().map(package).collect()
     }
 
     #[test]
@@ -207,6 +236,14 @@ mod tests {
             ("ringfence-engine", &["ringfence-model", "blake3", "ringfence-engine"]),
         ];
         assert_eq!(findings(packages), [""; 0]);
+    }
+
+    #[test]
+    fn what_the_table_permits_and_nobody_uses_is_found() {
+        let found =
+            |dependencies| unused(&packages_of(&[("ringfence-model", &[]), ("ringfence-engine", dependencies)]));
+        assert_eq!(found(&["ringfence-model"]), []);
+        assert!(found(&[])[0].message.contains("does not depend on ringfence-model"));
     }
 
     #[test]

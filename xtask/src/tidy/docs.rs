@@ -35,6 +35,23 @@ pub(crate) fn check(tree: &Tree) -> Vec<Finding> {
             }
         }
     }
+    findings.extend(workflows(tree, &chores));
+    findings
+}
+
+/// Findings: a workflow runs a chore or a script that does not exist.
+fn workflows(tree: &Tree, chores: &[String]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, text) in tree.ending(".yml").filter(|(path, _)| path.starts_with(".github/workflows/")) {
+        for (number, line) in (1..).zip(text.lines()) {
+            for chore in chores_named(line).filter(|chore| !chores.iter().any(|known| known == chore)) {
+                findings.push(Finding::new(path, Some(number), format!("there is no chore {chore}")));
+            }
+            for script in line.split_whitespace().filter(|word| word.starts_with(".ci/") && !tree.holds(word)) {
+                findings.push(Finding::new(path, Some(number), format!("there is no {script}")));
+            }
+        }
+    }
     findings
 }
 
@@ -136,6 +153,16 @@ mod tests {
     fn paths_exist() {
         finds("`crates/model` and `crates/model/src/lib.rs`, `crates/*`, `made/up`", &[]);
         finds("`crates/gone`", &["there is no crates/gone"]);
+    }
+
+    #[test]
+    fn workflows_run_what_exists() {
+        let workflow = "- run: cargo xtask tidy\n- run: .ci/run\n- run: cargo xtask dance\n- run: sudo .ci/walk\n";
+        let tree = Tree::of(&[(".github/workflows/ci.yml", workflow), (".ci/run", "")]);
+        let found: Vec<String> = check(&tree).iter().map(ToString::to_string).collect();
+        let expected =
+            [".github/workflows/ci.yml:3: there is no chore dance", ".github/workflows/ci.yml:4: there is no .ci/walk"];
+        assert_eq!(found, expected);
     }
 
     #[test]

@@ -147,4 +147,28 @@ mod tests {
         assert_eq!((brought.awaits, brought.changed.len()), (1, 2));
         assert_eq!(reader.read(&tcp(121, false, tail), 0, 2, &meters).awaits, 1, "sent again");
     }
+
+    #[test]
+    fn packets_with_answers_survive_hostile_input() {
+        let stream = [&200_u16.to_be_bytes()[..], &answer("b.example.com.", 2)].concat();
+        let seeds = [
+            udp(&answer("www.example.com.", 1)),
+            tcp(7, true, b""),
+            tcp(8, false, &stream),
+            tcp(8 + u32::try_from(stream.len()).unwrap(), false, &[0; 200]),
+        ];
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        ringfence_fuzz::hostile(&seeds, |bytes| {
+            let (mut reader, meters) = reader();
+            // A stream's packets come one after the other; each choice spoils one of them.
+            for (now, seed) in (0..).zip(&seeds) {
+                let _ = reader.read(seed, now, 1, &meters);
+                let _ = reader.read(bytes, now, 2, &meters);
+            }
+            assert!(
+                reader.learner.names().all(|name| name.as_str().ends_with("example.com")),
+                "a name nobody asked for"
+            );
+        });
+    }
 }

@@ -1,8 +1,10 @@
 //! What must be of each pair of pods, and what was seen.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::queues::Queues;
 
@@ -80,7 +82,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> MutexGuard<'_, (Counts, Vec<String>)> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// The sums up to now.
@@ -153,7 +155,7 @@ impl Pair {
     }
 
     fn lock(&self) -> MutexGuard<'_, (Ticket, Seen)> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// From now on something else is expected.

@@ -2,9 +2,11 @@
 //! queues, and what is lost there is lost whoever's it is.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// How often it is looked.
 const PERIOD: Duration = Duration::from_millis(20);
@@ -40,7 +42,7 @@ impl Queues {
     }
 
     fn note(&self, at: Instant, count: u64) {
-        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.0.lock();
         seen.push_back((at, count));
         if seen.len() > KEPT {
             seen.pop_front();
@@ -49,7 +51,7 @@ impl Queues {
 
     /// Whether a packet was lost there between two moments. Not, if nothing was seen from before the first.
     pub(crate) fn lost_between(&self, from: Instant, until: Instant) -> bool {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.0.lock();
         let before = seen.partition_point(|(at, _)| *at <= from).checked_sub(1);
         let after = seen.partition_point(|(at, _)| *at < until).min(seen.len().saturating_sub(1));
         before.is_some_and(|before| seen[after].1 > seen[before].1)

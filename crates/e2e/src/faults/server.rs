@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use parking_lot::Mutex;
 use ringfence_netns::Namespace;
 
 use super::ledger::Pair;
@@ -34,7 +35,7 @@ impl Load {
     /// Writes down what was not answered: as a drop, unless the server did not answer itself either.
     pub(crate) fn judge(&self, sent: Instant, pair: &Pair, what: &str) {
         let held_up = {
-            let spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let spans = self.0.lock();
             spans.iter().any(|(from, to)| *from <= Instant::now() && *to >= sent)
         };
         if held_up {
@@ -46,7 +47,7 @@ impl Load {
     }
 
     fn add(&self, from: Instant, to: Instant) {
-        let mut spans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spans = self.0.lock();
         spans.push_back((from, to));
         if spans.len() > 1000 {
             spans.pop_front();

@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
+use parking_lot::RwLock;
 use ringfence_e2e::cluster::Cluster;
 use ringfence_e2e::machine::Machine;
 use ringfence_e2e::pod;
@@ -150,7 +151,7 @@ impl Stage {
         let expect = if caller == "visitor" && self.visit { Expect::Open } else { expect };
         // Judged from when it is as it shall be.
         let pair = Pair::new(format!("{caller}-{from} -> server-{to}"), &self.ledger, Expect::Any);
-        let mut known = server.callers.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = server.callers.known.write();
         known.insert(pod::address(pod)?, Arc::clone(&pair));
         drop(known);
         pair.expect(if expect == Expect::Shut { Expect::Shut } else { Expect::Any });
@@ -167,7 +168,7 @@ impl Stage {
         tokio::time::sleep(DECIDED).await;
         // The node's pods may come back under other addresses, and these are then somebody else's.
         for server in self.servers.values() {
-            let mut known = server.callers.known.write().unwrap_or_else(PoisonError::into_inner);
+            let mut known = server.callers.known.write();
             known.retain(|_, pair| pair.ticket().expect != Expect::Any);
         }
     }

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{MsgFlags, SockProtocol, SockaddrIn, sendto};
+use parking_lot::Mutex;
 use ringfence_netns::Namespace;
 
 use super::ledger::Ledger;
@@ -24,11 +25,11 @@ const PARTS: u32 = 20;
 const SOURCES: std::ops::Range<u16> = 40_000..40_004;
 
 /// Who answered, and when first.
-pub(crate) type DnsQueue = HashMap<Ipv4Addr, Instant>;
+pub(crate) type Answers = HashMap<Ipv4Addr, Instant>;
 
 /// A sweep under way.
 pub(crate) struct Sweep {
-    answers: Arc<Mutex<DnsQueue>>,
+    answers: Arc<Mutex<Answers>>,
     sent: Arc<AtomicU64>,
     own: Ipv4Addr,
     _end: End,
@@ -44,7 +45,7 @@ impl Sweep {
     ) -> anyhow::Result<Self> {
         let family = IpAddr::from(from);
         let socket = namespace.run(|| raw(family, SockProtocol::Tcp))??;
-        let (answers, sent, end): (Arc<Mutex<DnsQueue>>, Arc<AtomicU64>, Arc<AtomicBool>) = Default::default();
+        let (answers, sent, end): (Arc<Mutex<Answers>>, Arc<AtomicU64>, Arc<AtomicBool>) = Default::default();
         let (heard, number, stop) = (Arc::clone(&answers), Arc::clone(&sent), Arc::clone(&end));
         let ledger = Arc::clone(ledger);
         let own = range.first().copied().unwrap_or(from);
@@ -77,8 +78,8 @@ impl Sweep {
     }
 
     /// Who answered up to now. The first address of a range is the node's own on it, and no pod's.
-    pub(crate) fn answers(&self) -> DnsQueue {
-        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub(crate) fn answers(&self) -> Answers {
+        let mut answers = self.answers.lock().clone();
         answers.remove(&self.own);
         answers
     }
@@ -89,14 +90,14 @@ impl Sweep {
     }
 }
 
-fn listen(socket: &OwnedFd, family: IpAddr, heard: &Mutex<DnsQueue>) {
+fn listen(socket: &OwnedFd, family: IpAddr, heard: &Mutex<Answers>) {
     while let Some((from, ports)) = receive(socket, family) {
         let [source, destination] = [[ports[0], ports[1]], [ports[2], ports[3]]].map(u16::from_be_bytes);
         if let IpAddr::V4(from) = from
             && source == KNOCK
             && SOURCES.contains(&destination)
         {
-            heard.lock().unwrap_or_else(PoisonError::into_inner).entry(from).or_insert_with(Instant::now);
+            heard.lock().entry(from).or_insert_with(Instant::now);
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 
 use anyhow::Context as _;
@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockProtocol, SockType, SockaddrStorage, recvfrom, setsockopt, socket, sockopt,
 };
+use parking_lot::RwLock;
 use ringfence_netns::Namespace;
 
 use super::ledger::{Expect, Pair};
@@ -36,7 +37,7 @@ impl Callers {
             return;
         }
         self.arrived.fetch_add(1, Ordering::Relaxed);
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known.read();
         let pair = known.get(&from).unwrap_or(&self.others);
         if pair.ticket().expect == Expect::Shut {
             pair.leaked(&format!("a packet of {from} to port {port} ({protocol:?}) arrived"));

@@ -1,14 +1,15 @@
 //! Many pods start at once: under a policy that denies everything, and with a first act that is allowed.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, ResourceExt as _};
+use parking_lot::RwLock;
 use ringfence_e2e::pod;
 use ringfence_install::rollout::is_ready;
 use serde_json::{Value, json};
@@ -48,22 +49,9 @@ const LOST: f64 = 0.9;
 const CONTROL: usize = 10;
 
 /// What pods do first under a policy that denies all: call who would let them.
-fn try_out(server: IpAddr) -> String {
-    format!(
-        "for i in 1 2 3 4 5; do echo x >/dev/udp/{server}/{ECHO}; done 2>/dev/null; \
-         timeout 0.5 bash -c '</dev/tcp/{server}/{KNOCK}' 2>/dev/null; timeout 0.5 bash -c \
-         '</dev/tcp/{server}/{STREAM}' 2>/dev/null; exec sleep 1000"
-    )
-}
-
+const TRY_OUT: &str = include_str!("starts/try-out.bash");
 /// What pods do first that may: open a connection, and tell how long it took and how many packets were sent again.
-fn call(server: IpAddr) -> String {
-    format!(
-        "b=$EPOCHREALTIME; if {{ e=$EPOCHREALTIME; }} 3<>/dev/tcp/{server}/{STREAM}; then r=ok; else r=failed; \
-         e=$EPOCHREALTIME; fi; while read -r a n c d f g h i j k l m s t; do if [[ $a == Tcp: && $n != Rto* ]]; then \
-         x=$s; fi; done </proc/net/snmp; echo $r $b $e $x >/dev/termination-log"
-    )
-}
+const CALL: &str = include_str!("starts/call.bash");
 
 /// Pods without policies that anybody may call, one a node, and what arrives there.
 struct Targets {
@@ -88,7 +76,7 @@ async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Result<String> 
         pods.iter().filter(answered).count()
     };
     // Without a policy every pod must be seen, or the instrument is blind.
-    let control = wave(stage, CONTROL, |number| try_out(targets.next(number))).await?;
+    let control = wave(stage, CONTROL, TRY_OUT, |number| targets.next(number)).await?;
     let end = Instant::now() + Duration::from_secs(10);
     let swept = sweeps.iter().any(|(_, sweep)| sweep.is_some());
     while (swept && seen(&sweeps, &control) < CONTROL) || !targets.all_called() {
@@ -112,7 +100,7 @@ async fn denied(stage: &mut Stage, options: &Options) -> anyhow::Result<String> 
     let (mut started, mut sent) = (0, 0);
     while started < options.pods {
         let pods =
-            wave(stage, options.wave.min(options.pods - started), |number| try_out(targets.next(number))).await?;
+            wave(stage, options.wave.min(options.pods - started), TRY_OUT, |number| targets.next(number)).await?;
         started += pods.len();
         eprintln!("  {started} pods started under a policy that denies all");
         // What they do first takes a little more than a second.
@@ -149,7 +137,7 @@ async fn allowed(stage: &mut Stage, options: &Options) -> anyhow::Result<String>
     stage.cluster.apply(&policy("first", &spec)).await?;
     let (mut started, mut slowest) = (0, 0.0_f64);
     while started < options.pods {
-        let pods = wave(stage, options.wave.min(options.pods - started), |number| call(targets.next(number))).await?;
+        let pods = wave(stage, options.wave.min(options.pods - started), CALL, |number| targets.next(number)).await?;
         started += pods.len();
         stage.ledger.sent(pods.len() as u64);
         for pod in &pods {
@@ -269,10 +257,10 @@ async fn sweep(stage: &Stage, number: usize) -> anyhow::Result<Option<Sweep>> {
 }
 
 /// Starts pods, by turns on every node, and waits until each has done its first act: runs, or has ended.
-async fn wave(stage: &Stage, pods: usize, act: impl Fn(usize) -> String) -> anyhow::Result<Vec<Pod>> {
+async fn wave(stage: &Stage, pods: usize, act: &str, server: impl Fn(usize) -> IpAddr) -> anyhow::Result<Vec<Pod>> {
     let api: Api<Pod> = Api::namespaced(stage.cluster.client.clone(), STARTS);
     let bodies: Vec<Pod> =
-        (0..pods).map(|number| starting(stage, number, &act(number))).collect::<anyhow::Result<_>>()?;
+        (0..pods).map(|number| starting(stage, number, act, server(number))).collect::<anyhow::Result<_>>()?;
     for some in bodies.chunks(AT_ONCE) {
         let mut tasks = tokio::task::JoinSet::new();
         for body in some {
@@ -286,7 +274,9 @@ async fn wave(stage: &Stage, pods: usize, act: impl Fn(usize) -> String) -> anyh
     let end = Instant::now() + WAVE;
     loop {
         let there = api.list(&ListParams::default()).await?.items;
-        let done = there.iter().filter(|pod| is_done(pod)).count();
+        // Those that tell how it went end by themselves.
+        let is_done = |pod: &&Pod| if act == CALL { outcome(pod).is_some() } else { is_ready(pod) };
+        let done = there.iter().filter(is_done).count();
         if done >= pods {
             return Ok(there);
         }
@@ -297,19 +287,14 @@ async fn wave(stage: &Stage, pods: usize, act: impl Fn(usize) -> String) -> anyh
     }
 }
 
-fn is_done(pod: &Pod) -> bool {
-    let calls = pod.spec.as_ref().and_then(|spec| spec.containers.first()?.args.as_ref()?.last().cloned());
-    // Those that tell how it went end by themselves.
-    if calls.is_some_and(|act| act.contains("termination-log")) { outcome(pod).is_some() } else { is_ready(pod) }
-}
-
-fn starting(stage: &Stage, number: usize, act: &str) -> anyhow::Result<Pod> {
+fn starting(stage: &Stage, number: usize, act: &str, server: IpAddr) -> anyhow::Result<Pod> {
     let mut pod = idle("starting", number, &stage.nodes[number % stage.nodes.len()]);
     pod["metadata"]["namespace"] = json!(STARTS);
     pod["spec"]["restartPolicy"] = json!("Never");
     let container = &mut pod["spec"]["containers"][0];
     container["image"] = json!("docker.io/library/busybox:latest");
-    container["args"] = json!(["bash", "-c", act]);
+    let [echo, knock, stream] = [ECHO, KNOCK, STREAM].map(|port| port.to_string());
+    container["args"] = json!(["bash", "-c", act, "act", server, echo, knock, stream]);
     Ok(serde_json::from_value(pod)?)
 }
 

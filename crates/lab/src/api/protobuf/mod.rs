@@ -274,4 +274,24 @@ mod tests {
         assert!(decode(&whole[..whole.len() - 1]).is_err());
         assert!(decode(b"{}").is_err());
     }
+
+    #[test]
+    fn objects_in_protobuf_survive_hostile_input() {
+        let label = [bytes(1, b"app"), bytes(2, b"web")].concat();
+        let time = bytes(8, &[1 << 3, 0x80, 0x80, 0x80, 0x80, 0x10]);
+        let meta = [bytes(1, b"web"), bytes(3, b"shop"), time, bytes(11, &label)].concat();
+        let port = [vec![1 << 3, 80], bytes(4, &bytes(3, b"http"))].concat();
+        let seeds = [
+            envelope("apps/v1", "Deployment", &[bytes(1, &meta), bytes(2, &[1 << 3, 2])].concat()),
+            envelope("v1", "Service", &[bytes(1, &meta), bytes(2, &bytes(1, &port))].concat()),
+            envelope("v1", "DeleteOptions", &[1 << 3, 5]),
+        ];
+        let seeds: Vec<&[u8]> = seeds.iter().map(Vec::as_slice).collect();
+        ringfence_fuzz::hostile(&seeds, |bytes| {
+            // What can be read is an object, whose kind is the one it was sent as.
+            if let Ok(object) = decode(bytes) {
+                assert!(object["kind"].is_string(), "{object}");
+            }
+        });
+    }
 }
