@@ -29,7 +29,7 @@ pub(crate) struct Options {
     /// On a cluster that is started for it instead: reaction, traffic, the network plugin, many pods and policies.
     #[arg(long, conflicts_with_all = ["rounds", "millis", "changes"])]
     cluster: bool,
-    /// With the programs of ../shared/bench/cluster instead, which measure any engine: without one, and with Ringfence.
+    /// On a cluster, by measurements that know of no engine: without one, and with Ringfence.
     #[arg(long, conflicts_with_all = ["rounds", "millis", "changes", "cluster"])]
     neutral: bool,
     /// Only print; leave the document alone.

@@ -7,7 +7,8 @@ use xshell::{Shell, cmd};
 
 use crate::{marks, setup};
 
-const MARKS: (&str, &str) = ("<!-- transcript: cargo xtask demo --update-readme -->", "<!-- end of transcript -->");
+const DOCUMENT: &str = "docs/tour.md";
+const MARKS: (&str, &str) = ("<!-- transcript: cargo xtask demo --update -->", "<!-- end of transcript -->");
 
 /// The packages of the programs that a lab needs.
 pub(crate) const PROGRAMS: &[&str] = &[
@@ -21,12 +22,17 @@ pub(crate) const PROGRAMS: &[&str] = &[
     "ringfence-cni",
 ];
 
+/// The names of these programs.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.iter().copied().filter(|word| *word != "--package")
+}
+
 /// How to take the tour.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Put the transcript of this run into README.md.
+    /// Put the transcript of this run into docs/tour.md.
     #[arg(long)]
-    update_readme: bool,
+    update: bool,
     /// What else `ringfence lab demo` shall be told.
     #[arg(last = true)]
     rest: Vec<String>,
@@ -38,7 +44,7 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     cmd!(sh, "cargo build --release --locked {PROGRAMS...}").run()?;
     let mut demo = Command::new(binary(sh, "release", "ringfence")?);
     demo.args(["lab", "demo"]).args(&options.rest).current_dir(sh.current_dir());
-    if !options.update_readme {
+    if !options.update {
         let status = demo.status().context("ringfence lab demo could not be started")?;
         return Ok(exit_code(status.code()));
     }
@@ -46,9 +52,9 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     let transcript = String::from_utf8_lossy(&output.stdout);
     print!("{transcript}");
     if output.status.success() {
-        let readme = sh.read_file("README.md")?;
+        let document = sh.read_file(DOCUMENT)?;
         let block = format!("```console\n{}\n```", transcript.trim());
-        sh.write_file("README.md", marks::replace(&readme, MARKS, &block)?)?;
+        sh.write_file(DOCUMENT, marks::replace(&document, MARKS, &block)?)?;
     }
     Ok(exit_code(output.status.code()))
 }

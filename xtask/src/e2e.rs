@@ -11,8 +11,9 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use xshell::{Shell, cmd};
 
+use crate::cluster::Shape;
 use crate::{demo, image, marks, setup};
-use cluster::{Cluster, Shape};
+use cluster::Cluster;
 use steps::Steps;
 
 const DOCUMENT: &str = "docs/reliability.md";
@@ -21,7 +22,7 @@ const MARKS: (&str, &str) = ("<!-- results: cargo xtask e2e --faults -->", "<!--
 /// Which cluster, and what to try there.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// A cluster that is there [default: one is started, with kind or with ../shared/realk8s, and removed].
+    /// A cluster that is there [default: one is started, with kind or of processes of this machine, and removed].
     #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Try a lab, in which nothing is to be installed.
@@ -68,7 +69,8 @@ struct Programs {
 /// Tries it; the exit code says whether all was well.
 pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
     setup::run(sh)?;
-    let wanted = cluster::choose(sh, options.kubeconfig.as_deref(), options.lab, &options.shape);
+    let wanted =
+        cluster::choose(sh, options.kubeconfig.as_deref(), options.lab, &options.shape, options.part == Part::All);
     let wanted = match wanted {
         Ok(wanted) => wanted,
         Err(error) if options.part == Part::Ci => {
@@ -93,7 +95,7 @@ pub(crate) fn run(sh: &Shell, options: &Options) -> anyhow::Result<ExitCode> {
         steps.failed = true;
     }
     // Also after a failure, and when interrupted.
-    steps.last("end", || cluster.stop(sh));
+    steps.last("end", || cluster.stop());
     Ok(steps.code())
 }
 
@@ -225,6 +227,6 @@ impl Options {
     fn told(&self) -> String {
         let debug = if self.debug { " --debug" } else { "" };
         let only = if self.only.is_empty() { String::new() } else { format!(" --only {}", self.only.join(",")) };
-        format!("cargo xtask e2e --faults{only}{debug}{}", self.shape.told())
+        format!("cargo xtask e2e --faults{only}{debug}{}", self.shape.flags())
     }
 }

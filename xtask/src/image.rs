@@ -13,6 +13,8 @@ use xshell::{Shell, cmd};
 
 use crate::{demo, setup};
 use files::Files;
+pub(crate) use layer::Layer;
+pub(crate) use oci::{Image, archive};
 
 /// The program in the image: the agent.
 const PROGRAM: &str = "/usr/bin/ringfence-agent";
@@ -108,11 +110,11 @@ fn debug_files(sh: &Shell, program: &Path) -> anyhow::Result<Files> {
 fn write(sh: &Shell, files: &Files, output: &Path, reference: &str) -> anyhow::Result<()> {
     let layer = layer::pack(files)?;
     let unpacked: u64 = files.iter().map(|(_, file)| file.content.len() as u64).sum();
-    let image = oci::Image { reference, entrypoint: &[PROGRAM], environment: &[SEARCH_PATH], layer: &layer };
-    let archive = oci::archive(&image)?;
+    let image = Image { reference, entrypoint: &[PROGRAM], command: &[], environment: &[SEARCH_PATH], layer: &layer };
+    let archive = archive(&[image])?;
     sh.write_file(output, &archive.bytes)?;
     println!("image    {} ({reference})", output.display());
-    println!("digest   {}", archive.digest);
+    println!("digest   {}", archive.digests.join(" "));
     println!(
         "size     {} compressed, {} unpacked, {} files",
         mib(archive.bytes.len() as u64),
@@ -129,7 +131,18 @@ fn programs(program: &Path) -> [(PathBuf, &'static str); 2] {
 
 /// Static programs: the plugin is copied onto nodes, where no library can be relied on.
 fn build(sh: &Shell) -> anyhow::Result<PathBuf> {
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    build_static(sh, &["--package", "ringfence-agent", "--package", "ringfence-cni"])?;
+    demo::binary(sh, &format!("{}/release", target()), "ringfence-agent")
+}
+
+/// What the compiler calls this machine.
+fn target() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+/// Builds programs that need no library, in release; the agent has to be among them. The directory they are in.
+pub(crate) fn build_static(sh: &Shell, packages: &[&str]) -> anyhow::Result<PathBuf> {
+    let target = target();
     let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"))?;
     let here = sh.current_dir();
     // Paths of this machine would make every machine's program another one.
@@ -141,10 +154,9 @@ fn build(sh: &Shell) -> anyhow::Result<PathBuf> {
     let libraries = format!("/usr/lib/{}-linux-gnu:/usr/lib64:/usr/lib", std::env::consts::ARCH);
     let _flags = sh.push_env("RUSTFLAGS", flags);
     let _libraries = sh.push_env("LIBBPF_SYS_LIBRARY_PATH", libraries);
-    let packages = ["--package", "ringfence-agent", "--package", "ringfence-cni"];
     cmd!(sh, "cargo build --release --locked {packages...} --features ringfence-agent/static --target {target}")
         .run()?;
-    demo::binary(sh, &format!("{target}/release"), "ringfence-agent")
+    demo::binary(sh, &target, "release")
 }
 
 /// Everything in the image.

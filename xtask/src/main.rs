@@ -3,15 +3,19 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "chores talk to the person who runs them")]
 
 mod bench;
+mod cluster;
 mod conformance;
 mod demo;
 mod e2e;
 mod image;
+mod install;
 mod lint;
 mod marks;
+mod release;
 mod setup;
 mod test;
 mod tidy;
+mod tools;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -32,12 +36,18 @@ enum Chore {
     Bench(bench::Options),
     /// Run the upstream's conformance suites against a cluster, and write their reports.
     Conformance(conformance::Options),
+    /// Start and end a Kubernetes cluster of processes of this machine, for `e2e` and `bench --cluster`, or to look at.
+    Cluster(cluster::Options),
     /// Try Ringfence on a cluster, from installing to uninstalling, or what it does under faults.
     E2e(e2e::Options),
     /// Make a container image, as an OCI archive.
     Image(image::Options),
-    /// Check formatting and run clippy.
-    Lint,
+    /// Build the programs in release and put them on the PATH.
+    Install(install::Options),
+    /// Make everything that a release of this architecture has.
+    Release(release::Options),
+    /// Check formatting, run clippy, check licences and sources of dependencies, and the workflows.
+    Lint(lint::Options),
     /// Check the rules of the code base that no compiler checks.
     Tidy,
 }
@@ -61,9 +71,12 @@ fn run(chore: Chore) -> anyhow::Result<ExitCode> {
         Chore::Test(options) => test::run(&sh, &options),
         Chore::Bench(options) => bench::run(&sh, &options),
         Chore::Conformance(options) => conformance::run(&sh, &options),
+        Chore::Cluster(options) => cluster::run(&sh, &options),
         Chore::E2e(options) => e2e::run(&sh, &options),
         Chore::Image(options) => image::run(&sh, &options),
-        Chore::Lint => lint::run(&sh),
+        Chore::Install(options) => install::run(&sh, &options),
+        Chore::Release(options) => release::run(&sh, &options),
+        Chore::Lint(options) => lint::run(&sh, &options),
         Chore::Tidy => tidy::run(&sh),
     }
 }

@@ -47,6 +47,17 @@ const PLUGINS: &[Need] = &[Need {
     packages: &["containernetworking-plugins"],
 }];
 
+/// What a cluster of processes of this machine needs besides.
+const CLUSTER: &[Need] = &[
+    Need { name: "etcd", there: |sh| has_program(sh, "etcd"), packages: &["etcd-server"] },
+    Need { name: "containerd", there: |sh| has_program(sh, "containerd"), packages: &["containerd"] },
+    Need { name: "runc", there: |sh| has_program(sh, "runc"), packages: &["runc"] },
+    Need { name: "iptables", there: |sh| has_program(sh, "iptables"), packages: &["iptables"] },
+    Need { name: "sysctl", there: |sh| has_program(sh, "sysctl"), packages: &["procps"] },
+    Need { name: "openssl", there: |sh| has_program(sh, "openssl"), packages: &["openssl"] },
+    Need { name: "mmdebstrap", there: |sh| has_program(sh, "mmdebstrap"), packages: &["mmdebstrap"] },
+];
+
 /// Installs what is missing, saying so; names it and stops where that is not possible.
 pub(crate) fn run(sh: &Shell) -> anyhow::Result<()> {
     provide(sh, NEEDS.iter())
@@ -84,6 +95,11 @@ fn promtool(sh: &Shell) -> anyhow::Result<()> {
 /// The same for what a container image is made of.
 pub(crate) fn image(sh: &Shell) -> anyhow::Result<()> {
     provide(sh, PLUGINS.iter())
+}
+
+/// The same for a cluster of processes of this machine.
+pub(crate) fn cluster(sh: &Shell) -> anyhow::Result<()> {
+    provide(sh, PLUGINS.iter().chain(CLUSTER))
 }
 
 fn provide<'a>(sh: &Shell, needs: impl Iterator<Item = &'a Need>) -> anyhow::Result<()> {
@@ -170,7 +186,7 @@ mod tests {
 
     #[test]
     fn every_need_names_a_package() {
-        for need in NEEDS.iter().chain(PLUGINS) {
+        for need in NEEDS.iter().chain(PLUGINS).chain(CLUSTER) {
             assert!(!need.packages.is_empty(), "{} cannot be installed", need.name);
             assert!(!need.packages.contains(&"nginx"), "nginx would start a service");
         }

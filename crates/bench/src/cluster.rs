@@ -5,6 +5,7 @@
 mod agents;
 mod chain;
 mod crowd;
+mod engine;
 mod load;
 mod policies;
 mod reaction;
@@ -42,6 +43,9 @@ enum What {
     Chain(chain::Options),
     /// What the agents use, and ask of the API, with many pods and policies.
     Crowd(crowd::Options),
+    /// Figures of whatever engine there is on the cluster, also of none, as JSON.
+    #[command(subcommand)]
+    Engine(engine::What),
     /// Which Kubernetes and how many nodes.
     Describe,
     /// Process ids of the agents, by node.
@@ -74,6 +78,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<String> {
         What::Traffic(options) => traffic::run(&bench, options),
         What::Chain(options) => chain::run(&bench, options),
         What::Crowd(options) => crowd::run(&bench, options),
+        What::Engine(what) => engine::run(&bench, what),
         What::Describe => return bench.describe(),
         What::Agents => return bench.agents(),
     };

@@ -1,9 +1,10 @@
 //! What an open connection, a request and a new connection cost under each variant, measured in turns.
 
 pub(crate) mod client;
+pub(crate) mod processor;
 mod rules;
 pub(crate) mod server;
-pub(crate) mod stage;
+mod stage;
 mod variant;
 
 use std::time::Duration;

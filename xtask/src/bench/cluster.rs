@@ -7,7 +7,8 @@ use anyhow::bail;
 use xshell::{Shell, cmd};
 
 use super::publish;
-use crate::e2e::cluster::{self, Cluster, Shape, Source};
+use crate::cluster::Shape;
+use crate::e2e::cluster::{self, Cluster, Source};
 use crate::e2e::steps::Steps;
 use crate::{demo, image, marks};
 
@@ -54,13 +55,13 @@ pub(super) fn on_one<T>(
     shape: &Shape,
     act: impl FnOnce(&mut Steps, &Cluster) -> Option<T>,
 ) -> Option<T> {
-    let cluster = steps.take("cluster", || match cluster::choose(sh, None, false, shape)? {
+    let cluster = steps.take("cluster", || match cluster::choose(sh, None, false, shape, true)? {
         Source::Local => Cluster::start(sh, Source::Local, shape, &made.ringfence),
         _ => bail!("pods have to be processes of this machine\nhint: take kind off the PATH"),
     })?;
     let loaded = steps.take("images", || cluster.load(sh, std::slice::from_ref(&made.image)));
     let done = loaded.and_then(|()| act(steps, &cluster));
-    steps.last("end", || cluster.stop(sh));
+    steps.last("end", || cluster.stop());
     done
 }
 

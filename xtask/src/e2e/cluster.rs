@@ -7,56 +7,8 @@ use anyhow::{Context as _, bail};
 use xshell::{Shell, cmd};
 
 use super::steps::undisturbed;
+use crate::cluster::{Family, Local, Shape, are_built};
 use crate::setup;
-
-/// A cluster of processes of this machine, beside the project.
-const LOCAL: &str = "../shared/realk8s";
-
-/// How a cluster that is started shall be.
-#[derive(clap::Args)]
-pub(crate) struct Shape {
-    /// How many nodes.
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    nodes: usize,
-    /// Network plugin: `bridge`, `ptp` or `none` (not with kind).
-    #[arg(long, value_name = "NAME")]
-    cni: Option<String>,
-    /// Mode of kube-proxy: `iptables` or `nftables` (not with kind).
-    #[arg(long, value_name = "MODE")]
-    proxy: Option<String>,
-    /// Addresses: `ipv4`, `ipv6` or `dual` (not with kind).
-    #[arg(long, value_name = "FAMILY")]
-    family: Option<String>,
-}
-
-impl Default for Shape {
-    fn default() -> Self {
-        Self { nodes: 2, cni: None, proxy: None, family: None }
-    }
-}
-
-impl Shape {
-    /// Two nodes to which no pod gets a network yet.
-    pub(crate) fn without_plugin() -> Self {
-        Self { cni: Some("none".into()), ..Self::default() }
-    }
-
-    fn words(&self) -> Vec<String> {
-        let Self { nodes, cni, proxy, family } = self;
-        let mut words = vec!["--nodes".to_owned(), nodes.to_string()];
-        for (flag, value) in [("--cni", cni), ("--proxy", proxy), ("--family", family)] {
-            words.extend(value.iter().flat_map(|value| [flag.to_owned(), value.clone()]));
-        }
-        words
-    }
-
-    /// What differs from the default.
-    pub(super) fn told(&self) -> String {
-        let words = self.words();
-        let skipped = if self.nodes == 2 { 2 } else { 0 };
-        std::iter::once("").chain(words[skipped..].iter().map(String::as_str)).collect::<Vec<_>>().join(" ")
-    }
-}
 
 /// Where a cluster comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +23,9 @@ pub(crate) enum Source {
     Local,
 }
 
+/// The directory of a cluster on this machine, for programs that are told of it: its processes and its nodes.
+const DIRECTORY_VARIABLE: &str = "RINGFENCE_CLUSTER_DIR";
+
 /// A cluster that is there.
 pub(crate) struct Cluster {
     source: Source,
@@ -82,32 +37,32 @@ pub(crate) struct Cluster {
     directory: Option<PathBuf>,
     /// The lab's directory and program.
     lab: Option<(PathBuf, PathBuf)>,
+    /// The cluster of this machine, if it was started for this.
+    local: Option<Local>,
 }
 
-/// Finds where a cluster can come from.
-pub(crate) fn choose(sh: &Shell, given: Option<&Path>, lab: bool, shape: &Shape) -> anyhow::Result<Source> {
+/// Finds where a cluster can come from; `may_build`: also if that takes a quarter of an hour.
+pub(crate) fn choose(
+    sh: &Shell,
+    given: Option<&Path>,
+    lab: bool,
+    shape: &Shape,
+    may_build: bool,
+) -> anyhow::Result<Source> {
     if lab {
         return Ok(Source::Lab);
     }
     if let Some(path) = given {
         return Ok(Source::Given(path.canonicalize().with_context(|| format!("no kubeconfig {}", path.display()))?));
     }
-    let plain = shape.cni.is_none() && shape.proxy.is_none() && shape.family.is_none();
-    if plain && setup::has_program(sh, "kind") {
+    if shape.is_plain() && setup::has_program(sh, "kind") {
         return Ok(Source::Kind);
     }
-    let build = sh.current_dir().join(LOCAL).join("build");
-    if !build.exists() {
-        bail!("there is no cluster\nhint: set KUBECONFIG, or install kind, or use --lab");
-    }
-    let home = PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-    let cache = std::env::var_os("REALK8S_CACHE").map_or_else(|| home.join(".cache/realk8s"), PathBuf::from);
-    let built = sh.read_dir(&cache).unwrap_or_default().iter().any(|path| path.join("coredns").exists());
-    if !built {
-        bail!("the programs of a cluster are not built yet\nhint: {LOCAL}/build, which takes about 15 minutes once");
-    }
     if !setup::is_root(sh) {
-        bail!("a cluster of processes of this machine needs root");
+        bail!("a cluster of processes of this machine needs root\nhint: set KUBECONFIG, or install kind, or use --lab");
+    }
+    if !may_build && !are_built() {
+        bail!("the programs of a cluster are not built\nhint: cargo xtask cluster build takes 15 minutes once");
     }
     Ok(Source::Local)
 }
@@ -118,7 +73,8 @@ impl Cluster {
         // Short: links are called after it. Ours alone, so that several runs do not meet.
         let name = format!("rf{:x}", std::process::id());
         let state = sh.current_dir().join("target/e2e").join(&name);
-        let mut cluster = Self { source: source.clone(), name, kubeconfig: state.clone(), directory: None, lab: None };
+        let mut cluster =
+            Self { source: source.clone(), name, kubeconfig: state.clone(), directory: None, lab: None, local: None };
         let begun = match source {
             Source::Given(path) => {
                 let directory = path.parent().filter(|directory| directory.join("n1/enter").exists());
@@ -132,7 +88,7 @@ impl Cluster {
         };
         if let Err(error) = begun {
             // What was started before it failed must go as well.
-            if let Err(left) = cluster.stop(sh) {
+            if let Err(left) = cluster.stop() {
                 println!("not removed: {left:#}");
             }
             return Err(error);
@@ -141,10 +97,10 @@ impl Cluster {
     }
 
     fn start_lab(&mut self, sh: &Shell, shape: &Shape, state: &Path, ringfence: &Path) -> anyhow::Result<()> {
-        let family: &[&str] = match shape.family.as_deref() {
-            Some("ipv6") => &["--ipv6"],
-            Some("dual") => &["--dual-stack"],
-            _ => &[],
+        let family: &[&str] = match shape.family {
+            Some(Family::Ipv6) => &["--ipv6"],
+            Some(Family::Dual) => &["--dual-stack"],
+            Some(Family::Ipv4) | None => &[],
         };
         let nodes = shape.nodes.to_string();
         self.lab = Some((state.to_path_buf(), ringfence.to_path_buf()));
@@ -156,7 +112,7 @@ impl Cluster {
     }
 
     fn start_kind(&mut self, sh: &Shell, shape: &Shape, state: &Path) -> anyhow::Result<()> {
-        let workers = "- role: worker\n".repeat(shape.nodes.saturating_sub(1));
+        let workers = "- role: worker\n".repeat(usize::from(shape.nodes.saturating_sub(1)));
         let config =
             format!("kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\nnodes:\n- role: control-plane\n{workers}");
         let name = &self.name;
@@ -164,44 +120,21 @@ impl Cluster {
         Ok(())
     }
 
-    /// In a network namespace of its own, since its addresses are always the same.
     fn start_local(&mut self, sh: &Shell, shape: &Shape) -> anyhow::Result<()> {
-        let name = &self.name;
-        let directory = PathBuf::from("/run/realk8s").join(name);
-        self.kubeconfig = directory.join("admin.kubeconfig");
-        self.directory = Some(directory.clone());
-        cmd!(sh, "ip netns add {name}").quiet().run()?;
-        cmd!(sh, "ip -n {name} link set lo up").quiet().run()?;
-        let words = shape.words();
-        cmd!(sh, "nsenter --net=/run/netns/{name} env REALK8S_RUN={directory} {LOCAL}/up --name {name} {words...}")
-            .quiet()
-            .ignore_stdout()
-            .run()?;
-        // Nodes share the machine's /run, and each agent wants its own socket there.
-        for node in nodes(&directory) {
-            let own = node.join("run-ringfence");
-            sh.create_dir(&own)?;
-            let script = "mkdir -p /run/ringfence; mount --bind \"$0\" /run/ringfence";
-            let enter = node.join("enter");
-            cmd!(sh, "{enter} sh -ec {script} {own}").quiet().run()?;
-        }
-        Ok(())
+        let local = Local::named(&self.name)?;
+        self.kubeconfig = local.kubeconfig();
+        self.directory = Some(local.directory().to_path_buf());
+        self.local = Some(local.clone());
+        local.up(sh, shape)
     }
 
     /// A program that can reach the cluster.
     pub(crate) fn command(&self, program: &Path) -> Command {
-        let mut command = match self.source {
-            Source::Local => {
-                let mut command = Command::new("nsenter");
-                command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
-                command
-            }
-            _ => Command::new(program),
-        };
+        let mut command = self.local.as_ref().map_or_else(|| Command::new(program), |local| local.command(program));
         command.env("KUBECONFIG", &self.kubeconfig);
         match &self.directory {
-            Some(directory) => command.env("REALK8S_RUN", directory),
-            None => command.env_remove("REALK8S_RUN"),
+            Some(directory) => command.env(DIRECTORY_VARIABLE, directory),
+            None => command.env_remove(DIRECTORY_VARIABLE),
         };
         command
     }
@@ -263,7 +196,7 @@ impl Cluster {
     }
 
     /// Removes what was started, whoever interrupts meanwhile.
-    pub(crate) fn stop(&self, sh: &Shell) -> anyhow::Result<()> {
+    pub(crate) fn stop(&self) -> anyhow::Result<()> {
         let name = &self.name;
         match &self.source {
             Source::Given(_) => Ok(()),
@@ -272,16 +205,7 @@ impl Cluster {
                 undisturbed(Command::new(ringfence).args(["lab", "--dir"]).arg(state).arg("down"))
             }
             Source::Kind => undisturbed(Command::new("kind").args(["delete", "cluster", "--name", name])),
-            Source::Local => {
-                let directory = self.directory.as_ref().context("a cluster without directory")?;
-                let down = sh.current_dir().join(LOCAL).join("down");
-                let mut command = Command::new("nsenter");
-                command.arg(format!("--net=/run/netns/{name}")).arg(down).args(["--name", name]);
-                let removed = undisturbed(command.env("REALK8S_RUN", directory));
-                // Also what is left of a cluster that did not go well.
-                let freed = undisturbed(Command::new("ip").args(["netns", "delete", name]));
-                removed.and(freed)
-            }
+            Source::Local => self.local.as_ref().map_or(Ok(()), Local::down),
         }
     }
 
@@ -306,16 +230,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_differs_is_told() {
-        let shape = |nodes, cni: Option<&str>| Shape { nodes, cni: cni.map(Into::into), proxy: None, family: None };
-        assert_eq!(shape(2, None).told(), "");
-        assert_eq!(shape(3, Some("none")).told(), " --nodes 3 --cni none");
-    }
-
-    #[test]
     fn a_kubeconfig_that_is_not_there_is_named() {
         let sh = Shell::new().unwrap();
-        let error = choose(&sh, Some(Path::new("/nowhere/at-all")), false, &Shape::default()).unwrap_err();
+        let error = choose(&sh, Some(Path::new("/nowhere/at-all")), false, &Shape::default(), false).unwrap_err();
         assert!(format!("{error:#}").contains("/nowhere/at-all"));
     }
 }

@@ -10,7 +10,7 @@ use super::files::Files;
 use super::oci::digest;
 
 /// A layer.
-pub(super) struct Layer {
+pub(crate) struct Layer {
     /// Compressed.
     pub(super) bytes: Vec<u8>,
     /// Digest of what is compressed.
@@ -28,11 +28,17 @@ pub(super) fn pack(files: &Files) -> anyhow::Result<Layer> {
         let mut header = header(EntryType::Regular, file.mode, file.content.len() as u64);
         builder.append_data(&mut header, &path[1..], file.content.as_slice())?;
     }
-    let plain = builder.into_inner()?;
-    // No name and no time in the header of the compressed stream.
-    let mut compressed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(6));
-    compressed.write_all(&plain)?;
-    Ok(Layer { bytes: compressed.finish()?, diff_id: digest(&plain) })
+    Layer::of_tar(&builder.into_inner()?)
+}
+
+impl Layer {
+    /// Compresses a tar archive.
+    pub(crate) fn of_tar(plain: &[u8]) -> anyhow::Result<Self> {
+        // No name and no time in the header of the compressed stream.
+        let mut compressed = GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(6));
+        compressed.write_all(plain)?;
+        Ok(Self { bytes: compressed.finish()?, diff_id: digest(plain) })
+    }
 }
 
 /// The header of an entry that says nothing of the machine or the time it was made on.

@@ -1,5 +1,7 @@
 //! An image in the layout of the OCI image specification, as one tar archive, with the index that `docker load` reads.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType};
@@ -12,24 +14,26 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// What an image is.
-pub(super) struct Image<'a> {
+pub(crate) struct Image<'a> {
     /// Name and tag.
-    pub(super) reference: &'a str,
+    pub(crate) reference: &'a str,
     /// The program it runs.
-    pub(super) entrypoint: &'a [&'a str],
+    pub(crate) entrypoint: &'a [&'a str],
+    /// What the program is told, or the program where there is no entry point, unless a container says otherwise.
+    pub(crate) command: &'a [&'a str],
     /// `NAME=value`.
-    pub(super) environment: &'a [&'a str],
+    pub(crate) environment: &'a [&'a str],
     /// Its files.
-    pub(super) layer: &'a Layer,
+    pub(crate) layer: &'a Layer,
 }
 
-/// An image as one file.
+/// Images as one file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Archive {
+pub(crate) struct Archive {
     /// The file.
-    pub(super) bytes: Vec<u8>,
-    /// Digest of the manifest: what a registry knows the image by.
-    pub(super) digest: String,
+    pub(crate) bytes: Vec<u8>,
+    /// Digest of each image's manifest: what a registry knows the image by.
+    pub(crate) digests: Vec<String>,
 }
 
 /// `sha256:…`
@@ -37,35 +41,45 @@ pub(super) fn digest(data: &[u8]) -> String {
     format!("sha256:{:x}", Sha256::digest(data))
 }
 
-/// Packs an image.
-pub(super) fn archive(image: &Image<'_>) -> anyhow::Result<Archive> {
-    let config = bytes(&config(image))?;
-    let descriptor = |kind: &str, data: &[u8]| json!({"mediaType": kind, "digest": digest(data), "size": data.len()});
-    let layer = &image.layer.bytes;
-    let manifest = bytes(&json!({
-        "schemaVersion": 2, "mediaType": MANIFEST,
-        "config": descriptor(CONFIG, &config), "layers": [descriptor(LAYER, layer)],
-    }))?;
-    let mut entry = descriptor(MANIFEST, &manifest);
-    let tag = image.reference.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-    entry["platform"] = json!({"architecture": architecture(), "os": "linux"});
-    // containerd takes the name from the first, others from the second.
-    entry["annotations"] = json!({
-        "io.containerd.image.name": image.reference, "org.opencontainers.image.ref.name": tag,
-    });
-    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]});
-    let docker = json!([{
-        "Config": blob(&digest(&config)), "RepoTags": [image.reference], "Layers": [blob(&digest(layer))],
-    }]);
-    let mut files = vec![
-        ("index.json".to_owned(), bytes(&index)?),
-        ("manifest.json".to_owned(), bytes(&docker)?),
-        ("oci-layout".to_owned(), bytes(&json!({"imageLayoutVersion": "1.0.0"}))?),
-        (blob(&digest(&config)), config),
-        (blob(&digest(&manifest)), manifest.clone()),
-        (blob(&digest(layer)), layer.clone()),
-    ];
-    files.sort();
+/// Packs images. A layer that several of them have is there once.
+pub(crate) fn archive(images: &[Image<'_>]) -> anyhow::Result<Archive> {
+    let mut files = BTreeMap::from([("oci-layout".to_owned(), bytes(&json!({"imageLayoutVersion": "1.0.0"}))?)]);
+    let (mut digests, mut entries, mut docker) = (Vec::new(), Vec::new(), Vec::new());
+    for image in images {
+        let config = bytes(&config(image))?;
+        let layer = descriptor(LAYER, &image.layer.bytes);
+        let manifest = bytes(&json!({
+            "schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(CONFIG, &config), "layers": [layer],
+        }))?;
+        let mut entry = descriptor(MANIFEST, &manifest);
+        let tag = image.reference.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+        entry["platform"] = json!({"architecture": architecture(), "os": "linux"});
+        // containerd takes the name from the first, others from the second.
+        entry["annotations"] = json!({
+            "io.containerd.image.name": image.reference, "org.opencontainers.image.ref.name": tag,
+        });
+        docker.push(json!({
+            "Config": blob(&digest(&config)), "RepoTags": [image.reference],
+            "Layers": [blob(&digest(&image.layer.bytes))],
+        }));
+        entries.push(entry);
+        digests.push(digest(&manifest));
+        for content in [config, manifest] {
+            files.insert(blob(&digest(&content)), content);
+        }
+        files.entry(blob(&digest(&image.layer.bytes))).or_insert_with(|| image.layer.bytes.clone());
+    }
+    let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+    files.insert("index.json".to_owned(), bytes(&index)?);
+    files.insert("manifest.json".to_owned(), bytes(&Value::Array(docker))?);
+    Ok(Archive { bytes: pack(files)?, digests })
+}
+
+fn descriptor(kind: &str, data: &[u8]) -> Value {
+    json!({"mediaType": kind, "digest": digest(data), "size": data.len()})
+}
+
+fn pack(files: BTreeMap<String, Vec<u8>>) -> anyhow::Result<Vec<u8>> {
     let mut builder = Builder::new(Vec::new());
     for directory in ["blobs/", "blobs/sha256/"] {
         builder.append_data(&mut header(EntryType::Directory, 0o755, 0), directory, &[][..])?;
@@ -74,13 +88,19 @@ pub(super) fn archive(image: &Image<'_>) -> anyhow::Result<Archive> {
         let mut header = header(EntryType::Regular, 0o644, content.len() as u64);
         builder.append_data(&mut header, path, content.as_slice())?;
     }
-    Ok(Archive { bytes: builder.into_inner()?, digest: digest(&manifest) })
+    Ok(builder.into_inner()?)
 }
 
 fn config(image: &Image<'_>) -> Value {
+    let mut settings = json!({"Env": image.environment, "WorkingDir": "/"});
+    for (name, words) in [("Entrypoint", image.entrypoint), ("Cmd", image.command)] {
+        if !words.is_empty() {
+            settings[name] = json!(words);
+        }
+    }
     json!({
         "architecture": architecture(), "os": "linux",
-        "config": {"Env": image.environment, "Entrypoint": image.entrypoint, "WorkingDir": "/"},
+        "config": settings,
         "rootfs": {"type": "layers", "diff_ids": [image.layer.diff_id]},
     })
 }
@@ -104,7 +124,6 @@ fn blob(digest: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::io::Read as _;
     use std::path::Path;
 
@@ -117,10 +136,15 @@ mod tests {
         let mut files = Files::default();
         files.add_program(Path::new("/bin/true")).unwrap();
         let layer = layer::pack(&files).unwrap();
-        let (entrypoint, environment) = (["/bin/true"], ["PATH=/bin"]);
-        let image =
-            Image { reference: "localhost/x:1", entrypoint: &entrypoint, environment: &environment, layer: &layer };
-        (files, archive(&image).unwrap())
+        let image = |reference, command| Image {
+            reference,
+            entrypoint: &["/bin/true"],
+            command,
+            environment: &["PATH=/bin"],
+            layer: &layer,
+        };
+        let archive = archive(&[image("localhost/x:1", &[]), image("localhost/y:1", &["-v"])]).unwrap();
+        (files, archive)
     }
 
     #[test]
@@ -151,8 +175,12 @@ mod tests {
             path
         };
         let index = read("index.json");
-        let manifest = read(&named(&index["manifests"][0]));
-        assert_eq!(index["manifests"][0]["digest"], archive.digest);
+        let [manifest, other] = [0, 1].map(|number| read(&named(&index["manifests"][number])));
+        assert_eq!([0, 1].map(|number| index["manifests"][number]["digest"].as_str().unwrap()), *archive.digests);
+        assert_eq!(
+            (&other["layers"], read(&named(&other["config"]))["config"]["Cmd"][0].as_str()),
+            (&manifest["layers"], Some("-v"))
+        );
         assert_eq!(index["manifests"][0]["annotations"]["io.containerd.image.name"], "localhost/x:1");
         let config = read(&named(&manifest["config"]));
         let layer = named(&manifest["layers"][0]);
@@ -163,7 +191,7 @@ mod tests {
         assert_eq!(docker[0]["Layers"][0], layer);
         assert!(entries.contains_key(docker[0]["Config"].as_str().unwrap()));
         let blobs = entries.keys().filter(|path| path.starts_with("blobs/sha256/") && !path.ends_with('/'));
-        assert_eq!(blobs.count(), 3);
+        assert_eq!(blobs.count(), 5, "two images of one layer");
         assert!(files.iter().all(|(path, _)| !path.ends_with("/sh")), "there is a shell in it");
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use ringfence_e2e::cluster::Cluster;
-use ringfence_e2e::pod::address;
+use ringfence_e2e::pod::{address, web_server};
 use ringfence_netns::Namespace;
 use serde_json::{Value, json};
 
@@ -128,11 +128,11 @@ impl Pods {
         let mut servers = Vec::new();
         for (number, node) in far.iter().enumerate() {
             let server =
-                cluster.run(&pod(SERVER, &format!("server-{number}"), node, &json!({"app": "server"}))).await?;
+                cluster.run(&web_server(SERVER, &format!("server-{number}"), node, &json!({"app": "server"}))).await?;
             servers.push(address(&server)?);
         }
         let labels = json!({"app": "client", "role": "stranger"});
-        let client = cluster.run(&pod(CLIENT, "client", near, &labels)).await?;
+        let client = cluster.run(&web_server(CLIENT, "client", near, &labels)).await?;
         Ok(Self { client: cluster.client.clone(), near: Arc::new(network(&client)?), servers })
     }
 
@@ -195,17 +195,6 @@ pub(crate) async fn create_others(cluster: &Cluster, first: usize, end: usize) -
 
 fn object<T: serde::de::DeserializeOwned>(value: Value) -> anyhow::Result<T> {
     Ok(serde_json::from_value(value)?)
-}
-
-fn pod(namespace: &str, name: &str, node: &str, labels: &Value) -> Value {
-    json!({
-        "metadata": {"namespace": namespace, "name": name, "labels": labels},
-        "spec": {
-            "nodeName": node,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "server", "image": "nginx", "imagePullPolicy": "IfNotPresent"}],
-        },
-    })
 }
 
 fn deny(app: &str, direction: &str) -> Value {

@@ -32,6 +32,11 @@ pub(super) struct Usage {
 }
 
 impl Agent {
+    /// The agent that is this process; of any engine.
+    pub(super) fn of(process: u32) -> Self {
+        Self { process: Path::new("/proc").join(process.to_string()) }
+    }
+
     /// Of its process.
     pub(super) fn id(&self) -> std::borrow::Cow<'_, str> {
         self.process.file_name().unwrap_or_default().to_string_lossy()

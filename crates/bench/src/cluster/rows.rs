@@ -57,7 +57,14 @@ mod tests {
     use super::*;
 
     fn rates(all: f64) -> Rates {
-        Rates { gigabits: all, request_p50: all, request_p99: all, connections: all, connect_p99: all }
+        Rates {
+            gigabits: all,
+            request_p50: all,
+            request_p99: all,
+            connections: all,
+            connect_p50: all,
+            connect_p99: all,
+        }
     }
 
     #[test]

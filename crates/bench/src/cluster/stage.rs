@@ -8,11 +8,11 @@ use nix::unistd::Pid;
 use ringfence_e2e::cluster::Cluster;
 use ringfence_e2e::pod;
 use ringfence_netns::Namespace;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::policies::Variant;
 use crate::traffic::client::{self, Rates};
-use crate::traffic::{server, stage};
+use crate::traffic::{processor, server};
 
 /// Namespace of the client.
 pub(super) const CLIENT: &str = "bench-client";
@@ -47,14 +47,17 @@ impl Stage {
         for name in [CLIENT, SERVER] {
             cluster.namespace(name, &json!({})).await?;
         }
-        let processor = stage::last_processor()?;
-        let client = cluster.run(&pod_of(CLIENT, "client", &nodes[0], "client")).await?;
-        let stranger = cluster.run(&pod_of(CLIENT, "stranger", &nodes[0], "stranger")).await?;
+        let processor = processor::last_processor()?;
+        let client = cluster.run(&pod::web_server(CLIENT, "client", &nodes[0], &json!({"app": "client"}))).await?;
+        let stranger =
+            cluster.run(&pod::web_server(CLIENT, "stranger", &nodes[0], &json!({"app": "stranger"}))).await?;
         let mut servers = [Vec::new(), Vec::new()];
         for (number, node) in nodes.iter().enumerate() {
             for variant in variants {
                 let app = variant.app();
-                let server = cluster.run(&pod_of(SERVER, &format!("{app}-{number}"), node, &app)).await?;
+                let server = cluster
+                    .run(&pod::web_server(SERVER, &format!("{app}-{number}"), node, &json!({"app": app})))
+                    .await?;
                 server::start(&pod::network(&server)?, processor)?;
                 servers[number].push(pod::address(&server)?);
             }
@@ -84,7 +87,7 @@ impl Stage {
     /// One turn.
     pub(super) fn measure(&self, server: Ipv4Addr, span: Duration) -> anyhow::Result<Rates> {
         self.client.run(|| {
-            stage::pin(self.processor)?;
+            processor::pin(self.processor)?;
             client::measure(server, span)
         })?
     }
@@ -111,15 +114,4 @@ impl Drop for Stage {
             let _ = node.set_sysctl(FORGET, before);
         }
     }
-}
-
-fn pod_of(namespace: &str, name: &str, node: &str, app: &str) -> Value {
-    json!({
-        "metadata": {"namespace": namespace, "name": name, "labels": {"app": app}},
-        "spec": {
-            "nodeName": node,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{"name": "main", "image": "nginx", "imagePullPolicy": "IfNotPresent"}],
-        },
-    })
 }

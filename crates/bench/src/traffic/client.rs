@@ -3,15 +3,14 @@
 use std::fmt;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpStream};
-use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use nix::libc;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
-use super::server::{BASE, PORTS};
+use super::server::{BASE, PORTS, reset_on_close};
 use crate::figures::quantile;
 
 /// How long a connect may take before it counts as failed.
@@ -30,6 +29,8 @@ pub(crate) struct Rates {
     pub(crate) request_p99: f64,
     /// New connections per second, one after the other.
     pub(crate) connections: f64,
+    /// Median time to connect, µs.
+    pub(crate) connect_p50: f64,
     /// The 99th percentile of the time to connect, µs.
     pub(crate) connect_p99: f64,
 }
@@ -51,6 +52,7 @@ pub(crate) fn measure(server: Ipv4Addr, span: Duration) -> anyhow::Result<Rates>
         request_p50: quantile(&requests, 0.5),
         request_p99: quantile(&requests, 0.99),
         connections,
+        connect_p50: quantile(&times, 0.5),
         connect_p99: quantile(&times, 0.99),
     })
 }
@@ -121,11 +123,6 @@ fn dial(server: Ipv4Addr, port: u16) -> anyhow::Result<OwnedFd> {
         Ok(()) => Ok(connection),
         Err(error) => bail!("connecting to {address}: {error}"),
     }
-}
-
-/// Lets closing send a reset.
-pub(crate) fn reset_on_close(connection: &impl AsFd) -> nix::Result<()> {
-    setsockopt(connection, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]

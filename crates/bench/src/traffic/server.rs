@@ -2,11 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::thread;
 
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
 use ringfence_netns::Namespace;
 
-use super::client::reset_on_close;
+use super::processor::pin;
 
 /// Port for streams (first byte `S`) and requests (first byte `E`).
 pub(crate) const BASE: u16 = 7000;
@@ -19,7 +22,7 @@ pub(crate) fn start(namespace: &Namespace, processor: usize) -> anyhow::Result<(
     let listeners = namespace.run(|| (BASE..=BASE + PORTS).map(listen).collect::<Result<Vec<_>, _>>())??;
     for (port, listener) in (BASE..).zip(listeners) {
         thread::spawn(move || {
-            if super::stage::pin(processor).is_ok() {
+            if pin(processor).is_ok() {
                 accept(&listener, port == BASE, processor);
             }
         });
@@ -30,7 +33,7 @@ pub(crate) fn start(namespace: &Namespace, processor: usize) -> anyhow::Result<(
 fn accept(listener: &TcpListener, keep: bool, processor: usize) {
     for connection in listener.incoming().flatten() {
         if keep {
-            thread::spawn(move || super::stage::pin(processor).is_ok() && serve(connection).is_ok());
+            thread::spawn(move || pin(processor).is_ok() && serve(connection).is_ok());
         } else if reset_on_close(&connection).is_err() {
             return;
         }
@@ -51,4 +54,9 @@ fn serve(mut connection: TcpStream) -> std::io::Result<()> {
             connection.write_all(&buffer[..length])?;
         }
     }
+}
+
+/// Lets closing send a reset.
+pub(crate) fn reset_on_close(connection: &impl AsFd) -> nix::Result<()> {
+    setsockopt(connection, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })
 }

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use ringfence_datapath::{Config, Datapath, Interface, PodLink};
 use ringfence_engine::Plan;
 use ringfence_netns::{Namespace, Route, VethEnd};
 
 use super::client::{self, Rates};
+use super::processor::{last_processor, pin};
 use super::variant::Variant;
 use super::{rules, server};
 use crate::{leftovers, nft, policies};
@@ -167,21 +166,6 @@ impl Drop for Stage {
             let _ = Namespace::delete(namespace.name());
         }
     }
-}
-
-/// Ties the calling thread to one processor.
-pub(crate) fn pin(processor: usize) -> nix::Result<()> {
-    let mut set = CpuSet::new();
-    set.set(processor)?;
-    sched_setaffinity(Pid::from_raw(0), &set)
-}
-
-/// Both ends run on the last processor this process may use: what is measured is the work a packet costs, not how the
-/// scheduler places two threads.
-pub(crate) fn last_processor() -> anyhow::Result<usize> {
-    let set = sched_getaffinity(Pid::from_raw(0))?;
-    let may = |processor: &usize| set.is_set(*processor).unwrap_or(false);
-    (0..CpuSet::count()).rev().find(may).context("no processor")
 }
 
 fn host(address: Ipv4Addr) -> IpNet {

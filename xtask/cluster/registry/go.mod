@@ -1,0 +1,3 @@
+module ringfence/cluster/registry
+
+go 1.24
