@@ -37,7 +37,8 @@ pub fn check(socket: &Path, timeout: Duration, request: &WaitRequest) -> Result<
     Ok(serde_json::from_slice(&post(socket, timeout, path::CHECK, request)?)?)
 }
 
-/// Succeeds if the agent serves pods: the whole cluster's policy is in the kernel, and pods of this node have a network.
+/// Succeeds if the agent serves pods: the whole cluster's policy is in the kernel, and pods of this node have a
+/// network.
 pub fn serving(socket: &Path, timeout: Duration) -> Result<(), ClientError> {
     let request = format!("GET {} HTTP/1.1\r\nHost: ringfence\r\nConnection: close\r\n\r\n", path::SERVING);
     send(socket, timeout, request).map(drop)

@@ -21,7 +21,10 @@ pub enum ClientError {
         error: io::Error,
     },
     /// The connection ended before the answer was complete.
-    #[error("the agent ended before it had answered{}", .0.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
+    #[error(
+        "the agent ended before it had answered{}",
+        .0.as_ref().map(|error| format!(": {error}")).unwrap_or_default()
+    )]
     Incomplete(Option<String>),
     /// The agent refused the request.
     #[error("{message}")]

@@ -1,4 +1,5 @@
-//! Reasons of verdicts: word, sentence and hint of each, in one place for kernel side, status, metrics, log and command.
+//! Reasons of verdicts: word, sentence and hint of each, in one place for kernel side, status, metrics, log and
+//! command.
 
 use std::fmt::{self, Write as _};
 

@@ -2,9 +2,9 @@
 //! its addresses, it comes back from `ADD` when the pod's policy is in the kernel, and not before.
 //!
 //! The container runtime starts it anew for every pod, so it is small and synchronous: it reads what it is told
-//! ([`Request`], [`NetConf`]), asks the node's agent ([`ringfence_api::blocking`]) and hands on the result of the plugin before it.
-//! When the agent cannot say yes, `ADD` fails with a CNI error and the kubelet tries again: a pod never starts
-//! unguarded.
+//! ([`Request`], [`NetConf`]), asks the node's agent ([`ringfence_api::blocking`]) and hands on the result of the
+//! plugin before it. When the agent cannot say yes, `ADD` fails with a CNI error and the kubelet tries again: a pod
+//! never starts unguarded.
 #![forbid(unsafe_code)]
 
 mod conf;

@@ -1,5 +1,5 @@
-//! The agents of a cluster, and questions to them: their own program run beside each, so that nothing of an agent has to be
-//! open to the network and the API server decides who may ask.
+//! The agents of a cluster, and questions to them: their own program run beside each, so that nothing of an agent has
+//! to be open to the network and the API server decides who may ask.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -98,8 +98,8 @@ fn agent(pod: &Pod) -> Result<Agent, String> {
 /// What one agent says, or why there is no answer.
 pub type Answer = Result<Output, String>;
 
-/// Runs the agent's program with these arguments beside each agent. Each may take so long, and all of them until `end`: by then
-/// there is an answer of each node, in the order of `places`, be it that it gave none.
+/// Runs the agent's program with these arguments beside each agent. Each may take so long, and all of them until `end`:
+/// by then there is an answer of each node, in the order of `places`, be it that it gave none.
 pub async fn ask(
     client: &Client,
     places: &[Place],

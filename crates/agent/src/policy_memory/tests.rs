@@ -1,3 +1,5 @@
+//! Which policies are kept with their rules where there is not memory for all.
+
 use futures::FutureExt as _;
 use serde_json::json;
 
