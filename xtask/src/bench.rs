@@ -14,16 +14,16 @@ use crate::{demo, marks, setup};
 const DOCUMENT: &str = "docs/performance.md";
 const MARKS: (&str, &str) = ("<!-- results: cargo xtask bench -->", "<!-- end of results -->");
 
-/// What to measure.
+/// The measurements, and their options.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How often each variant of traffic has its turn.
+    /// Number of turns of each variant of traffic.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Milliseconds of each measurement of traffic.
     #[arg(long, default_value_t = 150)]
     millis: u64,
-    /// How often each of the ten kinds of change is made.
+    /// Number of times that each of the ten kinds of change is made.
     #[arg(long, default_value_t = 20)]
     changes: usize,
     /// On a cluster that is started for it instead: reaction, traffic, the network plugin, many pods and policies.

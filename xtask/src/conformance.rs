@@ -19,7 +19,7 @@ use transcript::{Outcome, Transcript};
 /// Longest time one suite may take.
 const LIMIT: &str = "60m";
 
-/// Which cluster, which suites.
+/// The cluster, and the suites.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Kubeconfig of a cluster whose nodes all run the agent.
@@ -28,21 +28,21 @@ pub(crate) struct Options {
     /// Only this suite: `cluster` or `admin`.
     #[arg(long, value_name = "NAME")]
     suite: Option<String>,
-    /// Where reports and logs are written.
+    /// Directory of reports and logs.
     #[arg(long, value_name = "DIR", default_value = "target/conformance")]
     reports: PathBuf,
-    /// Who speaks SCTP in the pods of the suites.
+    /// The speaker of SCTP in the pods of the suites.
     #[arg(long, value_enum, default_value_t = Sctp::Kernel)]
     sctp: Sctp,
     /// The API runs commands over WebSocket only, as a lab's does.
     #[arg(long)]
     websocket: bool,
-    /// Where this project is to be found, for the reports.
+    /// Address of this project, for the reports.
     #[arg(long, default_value = "")]
     url: String,
 }
 
-/// Who speaks SCTP in the pods of the suites.
+/// The speaker of SCTP in the pods of the suites.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Sctp {
     /// Sockets of the nodes' kernel, as upstream has it

@@ -19,7 +19,7 @@ use steps::Steps;
 const DOCUMENT: &str = "docs/reliability.md";
 const MARKS: (&str, &str) = ("<!-- results: cargo xtask e2e --faults -->", "<!-- end of results -->");
 
-/// Which cluster, and what to try there.
+/// The cluster, and the trial.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// A cluster that is there [default: one is started, with kind or of processes of this machine, and removed].
@@ -40,22 +40,22 @@ pub(crate) struct Options {
     /// Try these faults only; the other rows stay as they are [default: all].
     #[arg(long, value_delimiter = ',', value_name = "NAME", requires = "faults")]
     only: Vec<String>,
-    /// How much is tried.
+    /// Extent of the trial.
     #[arg(long, value_enum, default_value_t = Part::All)]
     part: Part,
     #[command(flatten)]
     shape: Shape,
-    /// What else `ringfence-e2e faults` shall be told. The document is left alone then.
+    /// Further arguments of `ringfence-e2e faults`. The document is left alone then.
     #[arg(last = true)]
     rest: Vec<String>,
 }
 
-/// How much is tried.
+/// Extent of the trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     /// Everything
     All,
-    /// What fits into five minutes; where no cluster can be had, the reason is told, and that is no failure
+    /// A part that fits into five minutes; where no cluster can be had, the reason is told, and that is no failure
     Ci,
 }
 
@@ -138,7 +138,7 @@ fn images(sh: &Shell, options: &Options, programs: &Programs) -> anyhow::Result<
     Ok(archives)
 }
 
-/// What is tried, on what, by what.
+/// A trial: options, cluster and programs.
 struct Trial<'a> {
     sh: &'a Shell,
     options: &'a Options,
@@ -173,7 +173,7 @@ impl Trial<'_> {
         tried
     }
 
-    /// What is tried where Ringfence is.
+    /// Tries a cluster in which Ringfence is installed.
     fn installed(&mut self) -> anyhow::Result<()> {
         let small = self.options.part == Part::Ci;
         if self.options.faults || small {

@@ -25,16 +25,16 @@ const PLUGIN: &str = "/usr/bin/ringfence-cni";
 const PLUGIN_DIR: &str = "/usr/lib/cni";
 /// Network plugins that are shipped: what primary mode hands pods on to.
 const PLUGINS: &[&str] = &["host-local", "loopback", "portmap", "ptp"];
-/// Where programs are found in the image.
+/// Search path in the image.
 const SEARCH_PATH: &str = "PATH=/usr/sbin:/usr/bin";
 
-/// What to make.
+/// Options of the image.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Where to write the archive [default: target/ringfence-image.tar, target/ringfence-image-debug.tar].
+    /// Path of the archive [default: target/ringfence-image.tar, target/ringfence-image-debug.tar].
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// What the image is called.
+    /// Name of the image.
     #[arg(long, value_name = "NAME:TAG", default_value = REFERENCE)]
     reference: String,
     /// Take this program and `ringfence-cni` beside it, which must be linked statically, instead of building them.
@@ -46,9 +46,9 @@ pub(crate) struct Options {
     debug: bool,
 }
 
-/// What the image of this version is called.
+/// Name of the image of this version.
 pub(crate) const REFERENCE: &str = concat!("localhost/ringfence:", env!("CARGO_PKG_VERSION"));
-/// What the image of the version with another layout of maps is called, which is for tests of upgrades.
+/// Name of the image of the version with another layout of maps, which is for tests of upgrades.
 pub(crate) const OTHER_REFERENCE: &str = concat!("localhost/ringfence:", env!("CARGO_PKG_VERSION"), "-other-layout");
 
 /// Builds the program and packs it with what it runs.
@@ -174,7 +174,7 @@ fn collect(binary: &Path) -> anyhow::Result<Files> {
     Ok(files)
 }
 
-/// What the program runs.
+/// Adds the programs that the agent runs.
 fn add_others(files: &mut Files) -> anyhow::Result<()> {
     files.add_program(Path::new("/usr/sbin/nft"))?;
     for plugin in PLUGINS {

@@ -16,7 +16,7 @@ pub(crate) fn commit(sh: &Shell) -> anyhow::Result<String> {
     Ok(format!("{}{}", commit.trim(), if changed.is_empty() { "" } else { "+" }))
 }
 
-/// What is between two marks of a document.
+/// The text between two marks of a document.
 ///
 /// # Errors
 /// A mark is missing, or the end is not after the beginning.

@@ -1,13 +1,13 @@
-//! What a build and a lab need of the machine, and its installation where there is apt.
+//! Programs and libraries that a build and a lab need, and their installation where there is apt.
 
 use anyhow::{Context as _, bail};
 use xshell::{Shell, cmd};
 
 /// Something the machine must have.
 struct Need {
-    /// What it is called when it is missing.
+    /// Its name in messages.
     name: &'static str,
-    /// Whether it is there.
+    /// True if it is there.
     there: fn(&Shell) -> bool,
     /// Debian packages that bring it, best first.
     packages: &'static [&'static str],
@@ -40,7 +40,7 @@ const NEEDS: &[Need] = &[
     },
 ];
 
-/// What tests of the network plugin and container images need besides.
+/// Further needs of tests of the network plugin and of container images.
 const PLUGINS: &[Need] = &[Need {
     name: "the standard network plugins",
     there: |sh| sh.path_exists("/usr/lib/cni/ptp"),
@@ -143,12 +143,12 @@ fn available<'a>(sh: &Shell, packages: &'a [&'a str]) -> &'a str {
     packages.iter().find(known).or_else(|| packages.last()).copied().unwrap_or_default()
 }
 
-/// Whether this process is root.
+/// True if this process is root.
 pub(crate) fn is_root(sh: &Shell) -> bool {
     cmd!(sh, "id -u").quiet().read().is_ok_and(|uid| uid == "0")
 }
 
-/// Whether a program is found.
+/// True if a program is found.
 pub(crate) fn has_program(sh: &Shell, name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(std::path::PathBuf::from);

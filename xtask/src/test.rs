@@ -11,10 +11,10 @@ use xshell::Shell;
 use crate::setup;
 use tally::Tally;
 
-/// Which tests, and how thorough.
+/// The tests, and their number of cases.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How many generated cases the differential tests try.
+    /// The number of generated cases the differential tests try.
     #[arg(long, value_name = "N")]
     cases: Option<u64>,
     /// Only this package.

@@ -25,7 +25,7 @@ pub(crate) struct Finding {
     pub(crate) place: String,
     /// Line in the file, if one is to blame.
     pub(crate) line: Option<usize>,
-    /// What is wrong and what to do.
+    /// The problem, and advice.
     pub(crate) message: String,
 }
 

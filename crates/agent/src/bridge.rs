@@ -1,4 +1,4 @@
-//! Whether packets between pods on one bridge pass the hook.
+//! Settings that make bridged packets pass netfilter.
 //!
 //! They do only while `net.bridge.bridge-nf-call-iptables` (and `-ip6tables`) is 1 in the node's network namespace.
 //! Otherwise neighbours on the bridge talk unseen, whatever policy says, so this is watched for as long as we run.
@@ -7,7 +7,7 @@ use std::path::Path;
 
 use ringfence_api::BridgeNetfilter;
 
-/// Where the settings are; they are those of the network namespace of whoever reads.
+/// Directory of the settings; they are those of the network namespace of whoever reads.
 const SETTINGS: &str = "/proc/sys/net/bridge";
 
 /// The settings now. A missing file is a bridge module that is not loaded: then nothing bridged passes the hook.
@@ -20,7 +20,7 @@ fn read_from(dir: &Path) -> BridgeNetfilter {
     BridgeNetfilter { ipv4: on("bridge-nf-call-iptables"), ipv6: on("bridge-nf-call-ip6tables") }
 }
 
-/// What to say if bridged packets of a family do not pass the hook.
+/// The warning if bridged packets of a family do not pass netfilter.
 pub(crate) fn complaint(bridge: BridgeNetfilter) -> Option<String> {
     let settings = match (bridge.ipv4, bridge.ipv6) {
         (true, true) => return None,

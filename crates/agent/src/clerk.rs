@@ -21,14 +21,14 @@ use crate::metrics::Meters;
 pub(crate) use lease::{Election, Terms};
 pub(crate) use writer::Writer;
 
-/// Who the API says fields and Events are from, and the name of the Lease.
+/// Field manager and reporting controller in the API, and the name of the Lease.
 const NAME: &str = "ringfence";
 
 /// For each node of the cluster looks at a Lease that another holds are so much rarer: all agents look, and in sum that
 /// are eight looks a second at most, however many they are.
-const SHARE: Duration = Duration::from_millis(125);
+const LOOK_SHARE: Duration = Duration::from_millis(125);
 /// Longest wait before the Lease is asked for again after an error, in clusters where looks are not rarer anyway.
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+const MAX_BACKOFF: Duration = Duration::from_mins(1);
 
 /// Stands for election, and writes while elected.
 pub(crate) struct Clerk {
@@ -64,7 +64,7 @@ impl Clerk {
                     }
                     failures += 1;
                     let pause = self.pause().await;
-                    (pause * failures).min(LONGEST_PAUSE.max(pause))
+                    (pause * failures).min(MAX_BACKOFF.max(pause))
                 }
             };
             tokio::select! {
@@ -74,7 +74,7 @@ impl Clerk {
         }
     }
 
-    /// How long to leave a Lease alone that another holds.
+    /// Time until the next look at a Lease that another agent holds.
     async fn pause(&self) -> Duration {
         // An agent that is stopping asks no more.
         let nodes = self.core.ask(Question::Nodes).await.unwrap_or_default();
@@ -97,7 +97,7 @@ impl Clerk {
     }
 }
 
-/// How long an agent of a cluster of so many nodes leaves a Lease alone that another holds.
+/// Time between two looks of one agent at a Lease that another holds, by the number of nodes.
 fn pause(least: Duration, nodes: usize) -> Duration {
-    least.max(SHARE * u32::try_from(nodes).unwrap_or(u32::MAX))
+    least.max(LOOK_SHARE * u32::try_from(nodes).unwrap_or(u32::MAX))
 }

@@ -1,4 +1,4 @@
-//! Which ports clients are given on this node: in the node's own network, and in those of its pods.
+//! The ports that clients are given on this node: in the node's own network, and in those of its pods.
 
 use std::fs;
 use std::ops::RangeInclusive;

@@ -16,20 +16,20 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use tower::ServiceBuilder;
 
 /// API servers end a watch after 5 to 10 minutes; a connection that is quiet for longer is dead.
-const QUIET: Duration = Duration::from_mins(11);
-/// How long the server may take to take a connection.
-const CONNECT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_mins(11);
+/// Longest time that the server may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A watch is quiet for as long as nothing happens, and so is one whose server has lost its power or whose network is
 /// cut: nobody says so. The kernel asks the other end after this time of silence (`tcp(7)`, `TCP_KEEPIDLE`)…
-const IDLE: Duration = Duration::from_secs(10);
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(10);
 /// … and again each time this has passed …
-const ASK: Duration = Duration::from_secs(5);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// … and after so many questions without an answer the connection is over: in 25 seconds, which also bound how long
 /// what was sent may stay unacknowledged (`TCP_USER_TIMEOUT`, which would else overrule the questions).
-const UNANSWERED: u32 = 3;
+const KEEPALIVE_RETRIES: u32 = 3;
 
-/// Where the cluster is: by this kubeconfig, or else `KUBECONFIG`, `~/.kube/config`, or the service account of the pod
-/// we are in.
+/// The configuration of the cluster's API server: by this kubeconfig, or else `KUBECONFIG`, `~/.kube/config`, or the
+/// service account of the pod we are in.
 pub(crate) async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Config> {
     match kubeconfig {
         Some(path) => {
@@ -42,7 +42,7 @@ pub(crate) async fn config(kubeconfig: Option<&Path>) -> anyhow::Result<kube::Co
 
 /// A client for watches that are to last.
 pub(crate) fn client(mut config: kube::Config) -> anyhow::Result<kube::Client> {
-    config.read_timeout = Some(QUIET);
+    config.read_timeout = Some(READ_TIMEOUT);
     // Who asks knows better when to ask again.
     config.default_retry = false;
     if config.proxy_url.is_some() {
@@ -52,11 +52,11 @@ pub(crate) fn client(mut config: kube::Config) -> anyhow::Result<kube::Client> {
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
     connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT));
-    connector.set_keepalive(Some(IDLE));
-    connector.set_keepalive_interval(Some(ASK));
-    connector.set_keepalive_retries(Some(UNANSWERED));
-    connector.set_tcp_user_timeout(Some(IDLE + ASK * UNANSWERED));
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(KEEPALIVE_IDLE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    connector.set_tcp_user_timeout(Some(KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES));
     let mut connector = TimeoutConnector::new(secured(&config, connector)?);
     connector.set_read_timeout(config.read_timeout);
     connector.set_write_timeout(config.write_timeout);
@@ -107,7 +107,7 @@ mod tests {
         let mut lines = std::pin::pin!(pods.watch(&WatchParams::default(), "1").await.unwrap());
         begun();
         let since = Instant::now();
-        let limit = 2 * (IDLE + ASK * UNANSWERED);
+        let limit = 2 * (KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES);
         let ended = tokio::time::timeout(limit, lines.try_next()).await;
         assert!(!matches!(ended, Ok(Ok(Some(_)))), "the server said something: {ended:?}");
         assert!(ended.is_ok(), "not noticed within {limit:?}");
@@ -137,7 +137,7 @@ mod tests {
         let gone = || control.0.netlink().unwrap().set_down("veth1").unwrap();
         let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let took = node.0.run(|| runtime().block_on(watch(&server, gone))).unwrap();
-        assert!(took >= IDLE, "it did not wait for silence: {took:?}");
+        assert!(took >= KEEPALIVE_IDLE, "it did not wait for silence: {took:?}");
         drop(answering.join().unwrap());
     }
 }

@@ -1,4 +1,4 @@
-//! What network plugins wrote down about the pods they connected: libcni keeps the result of every `ADD` under
+//! Results of network plugins in the runtime's cache: libcni keeps the result of every `ADD` under
 //! `/var/lib/cni/results` (CNI specification, "cached result"). The only way to learn which port of a bridge is whose,
 //! and, for an agent that comes back, whose addresses the one before it was told of.
 
@@ -13,10 +13,10 @@ use serde_json::Value;
 
 use ringfence_api::WaitRequest;
 
-/// Where libcni keeps results, unless told otherwise.
+/// Directory in which libcni keeps results by default.
 pub(crate) const RESULTS: &str = "/var/lib/cni/results";
 
-/// What a network plugin told when it had connected a sandbox.
+/// The result of a network plugin that connected a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
     /// When: of two that speak of an address the newer counts.
@@ -30,7 +30,7 @@ pub(crate) struct Told {
 }
 
 impl Told {
-    /// What a plugin is telling the agent now.
+    /// The result in a request of the plugin.
     pub(crate) fn now(request: &WaitRequest) -> Self {
         Self {
             at: SystemTime::now(),
@@ -96,8 +96,8 @@ fn hardware_address(text: &str) -> Option<HardwareAddress> {
     bytes?.try_into().ok()
 }
 
-/// How long the API may not have heard of a sandbox.
-const RECENT: Duration = Duration::from_hours(1);
+/// Longest time that the API may lag behind a new sandbox.
+const MAX_API_LAG: Duration = Duration::from_hours(1);
 /// The interface by which runtimes join a pod to its own network; others are further networks.
 pub(crate) const INTERFACE: &str = "eth0";
 
@@ -108,7 +108,7 @@ pub(crate) fn sandboxes(dir: &Path) -> Vec<(WaitRequest, bool)> {
     let mut found: Vec<_> =
         std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| sandbox(&entry)).collect();
     found.sort_by_key(|(written, _)| *written);
-    let recent = |written| now.duration_since(written).is_ok_and(|age| age < RECENT);
+    let recent = |written| now.duration_since(written).is_ok_and(|age| age < MAX_API_LAG);
     found.into_iter().map(|(written, sandbox)| (sandbox, recent(written))).collect()
 }
 

@@ -119,7 +119,7 @@ fn features(found: &Features) -> Vec<Feature> {
     [kernel, links].into_iter().chain(missing).collect()
 }
 
-/// What somebody did, by what is missing.
+/// Damage that another program did, by what is missing.
 fn found(undone: Repairs) -> String {
     let Repairs { detached, unpinned, directory } = undone;
     let mut found = Vec::new();
@@ -149,7 +149,8 @@ impl From<ApplyError> for EnforceError {
 /// them.
 const LAYOUT: usize = 64 << 20;
 
-/// What of the maps a plan may take up: an eighth is left, for what is new is there beside what is old for a while.
+/// Share of the maps that a plan may take up: an eighth is left, for what is new is there beside what is old for a
+/// while.
 fn limits(sizes: &Sizes) -> Limits {
     let size = |size: u32| size as usize;
     let all = Limits {

@@ -28,13 +28,13 @@ use crate::metrics::Meters;
 use crate::server::Server;
 
 /// Longest a step of these tests may take.
-const PATIENCE: Duration = Duration::from_secs(20);
+const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An API that lists what it was given and then streams what it is told, per kind.
 #[derive(Clone, Default)]
 struct Api {
     watches: Arc<Mutex<Vec<Watch>>>,
-    /// What is listed of a kind instead of what is there at the beginning.
+    /// Objects that a list of a kind has instead of those at the beginning.
     listed: Arc<Mutex<HashMap<String, Vec<Value>>>>,
     /// Nothing is answered.
     away: Arc<AtomicBool>,
@@ -106,7 +106,7 @@ impl Api {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, told).await.expect("nobody watches");
+        timeout(STEP_TIMEOUT, told).await.expect("nobody watches");
     }
 }
 
@@ -180,7 +180,7 @@ impl Agent {
                 tokio::task::yield_now().await;
             }
         };
-        timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+        timeout(STEP_TIMEOUT, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"))
     }
 }
 
@@ -226,18 +226,18 @@ fn wait_for(name: &str, timeout_ms: u64) -> WaitRequest {
 async fn what_the_api_says_is_in_the_kernel_and_the_socket_tells() {
     let api = Api::default();
     let agent = Agent::start("whole", &api);
-    let reply = timeout(PATIENCE, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
+    let reply = timeout(STEP_TIMEOUT, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
     assert_eq!(reply.addresses, ["10.244.0.2".parse::<std::net::IpAddr>().unwrap()]);
     assert_eq!(agent.kernel.calls(), [Call::Sync]);
 
     api.tell("networkpolicies", "ADDED", deny_all()).await;
     api.tell("pods", "ADDED", pod("late", "10.244.0.3")).await;
-    timeout(PATIENCE, agent.client.wait(&wait_for("late", 20_000))).await.unwrap().unwrap();
+    timeout(STEP_TIMEOUT, agent.client.wait(&wait_for("late", 20_000))).await.unwrap().unwrap();
     let enforced = async {
         while agent.client.status().await.unwrap().policies.first().is_none_or(|policy| policy.selected_pods < 2) {}
         agent.client.status().await.unwrap()
     };
-    let status = timeout(PATIENCE, enforced).await.unwrap();
+    let status = timeout(STEP_TIMEOUT, enforced).await.unwrap();
     assert!(status.ready);
     assert_eq!(status.policies[0].enforced_generation, Some(1));
     assert!(agent.kernel.plan().endpoints.values().all(|endpoint| endpoint.ingress.0 != 0 && endpoint.egress.0 == 0));
@@ -248,14 +248,14 @@ async fn what_the_api_says_is_in_the_kernel_and_the_socket_tells() {
 
     api.tell("pods", "DELETED", pod("late", "10.244.0.3")).await;
     let gone = async { while agent.client.status().await.unwrap().endpoints.len() != 1 {} };
-    timeout(PATIENCE, gone).await.unwrap();
+    timeout(STEP_TIMEOUT, gone).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wait_that_is_not_fulfilled_says_why() {
     let api = Api::default();
     let agent = Agent::start("wait", &api);
-    timeout(PATIENCE, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
+    timeout(STEP_TIMEOUT, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
     let error = agent.client.wait(&wait_for("nobody", 10)).await.unwrap_err();
     assert!(matches!(&error, ClientError::Refused { status, .. } if *status == 504), "{error}");
     assert_eq!(error.to_string(), "no pod shop/nobody with uid uid-nobody is bound to this node");
@@ -265,10 +265,10 @@ async fn a_wait_that_is_not_fulfilled_says_why() {
 async fn flows_come_a_line_at_a_time_with_names() {
     let api = Api::default();
     let agent = Agent::start("flows", &api);
-    timeout(PATIENCE, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
+    timeout(STEP_TIMEOUT, agent.client.wait(&wait_for("web", 20_000))).await.unwrap().unwrap();
     let mut flows = std::pin::pin!(agent.client.flows().await.unwrap());
     let flow = loop {
-        match timeout(PATIENCE, flows.next()).await.unwrap().unwrap().unwrap() {
+        match timeout(STEP_TIMEOUT, flows.next()).await.unwrap().unwrap().unwrap() {
             FlowLine::Flow(flow) => break flow,
             FlowLine::Lost(_) => {}
         }

@@ -1,4 +1,4 @@
-//! What the wiring asks of the kernel side, so that it can be tested without a kernel.
+//! The kernel side as a trait, so that the agent can be tested without a kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use ringfence_api::{Feature, MapUse, ReasonCode};
 
 /// Carries out plans. The real one is the datapath; tests keep a plan in memory.
 pub trait Enforcer: Send {
-    /// How much a plan may hold so that it fits, and what is new fits beside what is old while it is carried out.
+    /// The size of a plan that fits, with what is new beside what is old while it is carried out.
     fn limits(&self) -> Limits;
-    /// How many addresses of nodes and Services it can be told.
+    /// Number of addresses of nodes and Services that fit.
     fn room_for_known_addresses(&self) -> usize;
     /// Makes the kernel hold exactly this plan, touching only what differs.
     fn sync(&mut self, plan: &Plan) -> Result<(), EnforceError>;
@@ -23,7 +23,7 @@ pub trait Enforcer: Send {
     fn apply(&mut self, delta: &Delta) -> Result<(), EnforceError>;
     /// The host-side interface of each local address whose interface is known.
     fn set_interfaces(&mut self, interfaces: &BTreeMap<IpAddr, Interface>) -> Result<(), EnforceError>;
-    /// Where the kernel lets links be guarded; none: nowhere.
+    /// The kernel's hook for guards at links; none: nowhere.
     fn link_hook(&self) -> Option<LinkHook>;
     /// Has exactly these links of the node guarded, by index, and no others. That is done on another thread, which
     /// tells what came of it: for [`Enforcer::settle`].
@@ -49,11 +49,11 @@ pub trait Enforcer: Send {
     fn facts(&mut self) -> Facts;
     /// Events for which the kernel's ring buffer had no room until now.
     fn events_lost(&mut self) -> u64;
-    /// How much each cause decided, read now.
+    /// The counters of each cause, read now.
     fn counters(&mut self) -> Result<BTreeMap<RuleId, Count>, EnforceError>;
 }
 
-/// Why a plan is not in the kernel.
+/// The reason why a plan is not in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnforceError {
     /// It does not fit; nothing was touched.
@@ -65,20 +65,20 @@ pub enum EnforceError {
 }
 
 impl EnforceError {
-    /// Whether trying the same again can help.
+    /// True if trying the same again can help.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Kernel(_))
     }
 }
 
-/// What the kernel side knows about itself.
+/// Facts about the kernel side.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
-    /// Whether the maps were taken over.
+    /// True if the maps were taken over.
     pub adopted: bool,
-    /// How full the maps are.
+    /// Use of the maps.
     pub maps: Vec<MapUse>,
-    /// What the kernel can do.
+    /// Features of the kernel.
     pub features: Vec<Feature>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<ReasonCode, u64>,
@@ -86,7 +86,7 @@ pub struct Facts {
     pub events_lost: u64,
 }
 
-/// How much a cause decided.
+/// Counters of a cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Connections let through.

@@ -19,7 +19,7 @@ use crate::enforcer::{Count, EnforceError, Enforcer, Facts};
 use crate::metrics::Meters;
 use crate::policy_memory::PolicyMemory;
 
-/// What the kernel was asked for.
+/// A call of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Call {
     Sync,
@@ -83,7 +83,7 @@ impl Default for FakeKernel {
 }
 
 impl FakeKernel {
-    /// What a planning thread is made with that has nothing but this kernel.
+    /// The parts of a planning thread that has nothing but this kernel.
     pub(crate) fn setup(&self, node: &str, meters: &Arc<Meters>) -> Setup {
         Setup {
             node: node.into(),
@@ -102,12 +102,12 @@ impl FakeKernel {
         }
     }
 
-    /// What it was asked for since the last time.
+    /// The calls since the last time.
     pub(crate) fn calls(&self) -> Vec<Call> {
         std::mem::take(&mut self.0.lock().calls)
     }
 
-    /// What it holds.
+    /// The plan that it holds.
     pub(crate) fn plan(&self) -> Plan {
         self.0.lock().plan.clone()
     }
@@ -142,7 +142,7 @@ impl FakeKernel {
         self.0.lock().taken = links.iter().copied().collect();
     }
 
-    /// What the thread that works at links tells, if it has done something.
+    /// The report of the thread that works at links, if it has done something.
     pub(crate) fn done(&self) -> Option<GuardReport> {
         std::mem::take(&mut self.0.lock().untold).then(GuardReport::default)
     }

@@ -35,7 +35,7 @@ pub(crate) fn verdict(event: &Event) -> Verdict {
     }
 }
 
-/// Whether the source address is certainly not the sender's.
+/// True if the source address is certainly not the sender's.
 fn is_spoofed(event: &Event) -> bool {
     event.verdict == EventVerdict::Denied(DropReason::Spoofed)
 }
@@ -117,7 +117,7 @@ struct Pending {
     destinations: Vec<(Destination, Option<u64>)>,
 }
 
-/// Where a flow goes.
+/// Destination of a flow.
 #[derive(Clone, Copy)]
 enum Destination {
     Log,

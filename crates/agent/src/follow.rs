@@ -29,13 +29,13 @@ pub(crate) fn read<K: kube::Resource + for<'de> Deserialize<'de>, V: Default>(
     }
 }
 
-/// What is known of the objects of a kind.
+/// The known objects of a kind.
 pub(crate) struct Known<V> {
     objects: BTreeMap<Key, V>,
     state: api::Watch,
 }
 
-/// What may be different after an event.
+/// Objects that may be different after an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Different {
     Nothing,
@@ -43,7 +43,7 @@ pub(crate) enum Different {
     All,
 }
 
-/// What is different now.
+/// Objects that are different now.
 pub(crate) struct Change<'a, V> {
     /// The object it is about; none if all of them may be different.
     pub(crate) key: Option<&'a Key>,
@@ -64,7 +64,7 @@ impl<V> Known<V> {
         &self.objects
     }
 
-    /// How the watch stands.
+    /// State of the watch.
     #[cfg(test)]
     pub(crate) fn state(&self) -> &api::Watch {
         &self.state

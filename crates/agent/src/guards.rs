@@ -11,7 +11,7 @@ use ringfence_datapath::{GuardWork, LinkGuard};
 
 use crate::core::{Gone, Handle, Message};
 
-/// What the thread is to do.
+/// Work for the thread.
 #[derive(Debug)]
 pub(crate) enum Work {
     /// Guard links, or let go of some.
@@ -20,7 +20,7 @@ pub(crate) enum Work {
     Look,
 }
 
-/// Who works at links. When this is dropped nothing is under way there any more.
+/// The thread that works at links. When this is dropped nothing is under way there any more.
 #[derive(Debug)]
 pub(crate) struct Workshop {
     work: Option<Sender<Work>>,

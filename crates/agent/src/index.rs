@@ -1,5 +1,5 @@
-//! What the agent remembers of the cluster besides the plan: enough to answer who has an address, which policies
-//! there are and how far each is enforced.
+//! The agent's index of the cluster besides the plan: enough to answer who has an address, which policies there are and
+//! how far each is enforced.
 
 mod troubles;
 
@@ -28,14 +28,14 @@ pub(crate) struct Index {
     /// Pods of this node, whole.
     local: BTreeMap<PodKey, Pod>,
     policies: BTreeMap<PolicyId, PolicyRecord>,
-    /// How many policies speak of each pattern of domain names.
+    /// Number of policies with each pattern of domain names.
     patterns: BTreeMap<DomainPattern, usize>,
-    /// How many addresses each known domain name has.
+    /// Number of addresses of each known domain name.
     domains: BTreeMap<DomainName, usize>,
     troubles: Troubles,
     /// Rises whenever something else is to be said of a policy.
     revision: u64,
-    /// Who claims an address.
+    /// The pods that claim an address.
     owners: HashMap<IpAddr, BTreeSet<PodKey>>,
 }
 
@@ -146,7 +146,7 @@ impl Index {
         admitted
     }
 
-    /// Whether a policy does not fit into the kernel of this node.
+    /// True if a policy does not fit into the kernel of this node.
     pub(crate) fn is_refused(&self, policy: &PolicyId) -> bool {
         self.troubles.is_refused(policy)
     }
@@ -169,7 +169,7 @@ impl Index {
         self.revision
     }
 
-    /// What there is to say of the policies of which something else is to be said than at an earlier revision.
+    /// Reports about the policies that changed since an earlier revision.
     pub(crate) fn accounts(&self, since: u64) -> Vec<Account> {
         let changed = self.policies.iter().filter(|(_, record)| record.revision > since);
         let account = |(id, record): (&PolicyId, &PolicyRecord)| Account {
@@ -181,7 +181,7 @@ impl Index {
         changed.map(account).collect()
     }
 
-    /// How many policies have problems, by kind and reason.
+    /// Number of policies with problems, by kind and reason.
     pub(crate) fn problems(&self) -> BTreeMap<(String, String), usize> {
         let mut counts = BTreeMap::new();
         for id in self.troubles.policies() {
@@ -329,7 +329,7 @@ impl Index {
         self.patterns.keys().cloned().collect()
     }
 
-    /// How many addresses each known domain name has.
+    /// Number of addresses of each known domain name.
     pub(crate) fn domains(&self) -> &BTreeMap<DomainName, usize> {
         &self.domains
     }
@@ -339,7 +339,7 @@ impl Index {
         self.local.get(key)
     }
 
-    /// Whether a pod is of this node and its Namespace object is not known.
+    /// True if a pod is of this node and its Namespace object is not known.
     pub(crate) fn is_homeless(&self, pod: &Pod) -> bool {
         !self.namespaces.contains_key(&pod.key.namespace) && self.local.contains_key(&pod.key)
     }
@@ -354,7 +354,7 @@ impl Index {
         self.homeless().filter(|pod| pod.key.namespace == *namespace).cloned().collect()
     }
 
-    /// How many pods of this node a policy selects.
+    /// Number of pods of this node that a policy selects.
     pub(crate) fn selected(&self, subject: &PodSelection) -> usize {
         self.local.values().filter(|pod| pod.is_endpoint() && self.selects(subject, pod)).count()
     }
@@ -384,7 +384,7 @@ impl Index {
         self.troubles.services.of(key)
     }
 
-    /// Whether an address is a Service's, or in a range that Services' addresses are taken from.
+    /// True if an address is a Service's, or in a range that Services' addresses are taken from.
     pub(crate) fn is_of_services(&self, address: IpAddr) -> bool {
         self.troubles.services.has(address)
     }
@@ -394,7 +394,7 @@ impl Index {
         self.nodes.values().find(|node| node.addresses.contains(&address)).map(|node| &node.name)
     }
 
-    /// Whether an address is this node's own.
+    /// True if an address is this node's own.
     pub(crate) fn is_own(&self, address: IpAddr) -> bool {
         self.nodes.get(&self.node).is_some_and(|node| node.addresses.contains(&address))
     }
@@ -414,7 +414,7 @@ impl Index {
         self.local.values().filter(|pod| pod.is_endpoint()).flat_map(|pod| pod.addresses.iter().copied())
     }
 
-    /// Whether a namespace is being deleted, or is gone, and pods of it still run on this node.
+    /// True if a namespace is being deleted, or is gone, and pods of it still run on this node.
     pub(crate) fn is_ending(&self, namespace: &Name) -> bool {
         let gone = self.namespaces.get(namespace).is_none_or(|namespace| namespace.terminating);
         gone && self.local.values().any(|pod| pod.key.namespace == *namespace && pod.is_endpoint())
@@ -438,7 +438,7 @@ impl Index {
         self.troubles.services.at(address)
     }
 
-    /// What there is to say about objects, by object.
+    /// Remarks about objects.
     pub(crate) fn diagnostics(&self) -> Vec<(String, String)> {
         let policies = self.troubles.policies().into_iter().flat_map(|id| {
             self.troubles.about(id).into_iter().map(move |problem| (id.to_string(), problem.to_string()))

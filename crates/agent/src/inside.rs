@@ -1,4 +1,4 @@
-//! Which addresses are inside of the cluster or of a machine: an answer of DNS about a name outside opens none of them.
+//! Addresses that are inside of the cluster or of a machine: an answer of DNS about a name outside opens none of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -22,7 +22,7 @@ const METADATA: [IpAddr; 4] = [
 const BEFORE_IPV4: [[u16; 6]; 4] =
     [[0; 6], [0, 0, 0, 0, 0, 0xffff], [0, 0, 0, 0, 0xffff, 0], [0x64, 0xff9b, 0, 0, 0, 0]];
 
-/// What an address means: the IPv4 address inside of it, if there is one.
+/// The address that an address means: the IPv4 address inside of it, if there is one.
 pub(crate) fn meant(address: IpAddr) -> IpAddr {
     let IpAddr::V6(six) = address else { return address };
     let [head @ .., high, low] = six.segments();
@@ -34,8 +34,8 @@ pub(crate) fn meant(address: IpAddr) -> IpAddr {
     Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into()
 }
 
-/// What an address is that no Service and no pod can have: such are reached on the machine or the link that one is on.
-/// Takes what [`meant`] gives.
+/// Description of an address that no Service and no pod can have: such are reached on the machine or the link that one
+/// is on. Takes what [`meant`] gives.
 pub(crate) fn special(address: IpAddr) -> Option<&'static str> {
     let is_link_local = match address {
         IpAddr::V4(four) => four.is_link_local(),
@@ -62,10 +62,10 @@ pub(crate) fn special(address: IpAddr) -> Option<&'static str> {
 #[derive(Debug, Default)]
 pub(crate) struct Inside {
     nodes: HashMap<Name, (Vec<IpAddr>, Vec<IpNet>)>,
-    /// How many nodes have each.
+    /// Number of nodes with each address.
     addresses: HashMap<IpAddr, usize>,
     ranges: HashMap<IpNet, usize>,
-    /// How many ranges there are of each family and length.
+    /// Number of ranges by family and length.
     lengths: BTreeMap<(bool, u8), usize>,
 }
 

@@ -19,23 +19,23 @@ use crate::cni_cache::{self, Results, Told};
 use crate::core::{Gone, Handle, Message};
 use crate::ports::{Ports, Seen, find, is_end};
 
-/// What makes the scout look again.
+/// A reason to look again.
 #[derive(Debug)]
 pub(crate) enum Nudge {
     /// These are the addresses of local pods now.
     Local(BTreeSet<IpAddr>),
-    /// What a plugin has just told, and the number of this news.
+    /// A plugin's report, and its number.
     Told(u64, Told),
     /// Links, routes or filters of the host changed.
     Network,
 }
 
-/// What was found.
+/// The finding.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Found {
-    /// Who is behind which link.
+    /// The pod behind each link.
     pub(crate) ports: Ports,
-    /// Whether bridged packets pass the hook; none if no local pod is on a bridge.
+    /// Settings of bridges; none if no local pod is on a bridge.
     pub(crate) bridge: Option<BridgeNetfilter>,
     /// Tunnels that end on this node.
     pub(crate) tunnels: BTreeSet<Tunnel>,
@@ -46,21 +46,20 @@ pub(crate) struct Found {
 /// Links, filters at them, and routes of both families: bits of the group mask of `rtnetlink(7)`.
 const GROUPS: u32 = 0x1 | 0x8 | 0x40 | 0x400;
 /// Least time between two looks: each pod that starts makes a dozen changes.
-const LEAST: Duration = Duration::from_millis(100);
-/// How long a port of a bridge of pods may be nobody's that is known before it is closed: as a rule a plugin is just
-/// making it, and will tell. Meanwhile nothing of the pod runs; and plugins would wait for the closing, which takes the
-/// lock of all links.
-const STRANGE: Duration = Duration::from_millis(250);
-/// How often to look while there are links to guard, and while pods are on a bridge: nothing tells when a guard is
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+/// Time that a bridge port may be of no known pod before it is closed: as a rule a plugin is just making it, and will
+/// tell. Meanwhile nothing of the pod runs; and plugins would wait for the closing, which takes the lock of all links.
+const UNKNOWN_PORT_GRACE: Duration = Duration::from_millis(250);
+/// Time between two looks while there are links to guard, and while pods are on a bridge: nothing tells when a guard is
 /// taken away from tcx, or a setting of the bridge changes.
 const GUARDS_INTERVAL: Duration = Duration::from_secs(4);
 const BRIDGE_INTERVAL: Duration = Duration::from_secs(2);
-/// How long nothing is looked at while there is nothing to guard.
-const IDLE: Duration = Duration::from_mins(1);
-/// How soon, and at the latest how often, to look again for what was not found: plugins write results after the fact.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
-/// How long what a plugin told is kept though no link of it is there any more, or yet.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// Time between two looks while there is nothing to guard.
+const RESYNC_INTERVAL: Duration = Duration::from_mins(1);
+/// First and longest pause before the next look for what was not found: plugins write results after the fact.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+/// Time that a plugin's report is kept while its link does not exist.
+const REPORT_RETENTION: Duration = Duration::from_mins(1);
 
 /// Looks.
 pub(crate) struct Scout {
@@ -68,7 +67,7 @@ pub(crate) struct Scout {
     results: Results,
     /// None before the planning thread has said so once: nothing is a stranger before it is known who belongs here.
     local: Option<BTreeSet<IpAddr>>,
-    /// What plugins told since this agent runs, of pods whose links are there.
+    /// Reports of plugins since this agent runs, of pods whose links exist.
     told: Vec<Told>,
     news: u64,
     /// Hardware addresses at the other ends of links as first seen: whoever is there can change them later.
@@ -90,18 +89,18 @@ impl Scout {
             hardware: HashMap::new(),
             strange: None,
             bridge: None,
-            again: AGAIN.0,
+            again: BACKOFF.0,
         }
     }
 
     /// Looks whenever nudged, and now and then, until the planning thread is gone.
     pub(crate) fn run(mut self, nudges: &Receiver<Nudge>) {
         let mut soon = Instant::now();
-        let mut due = soon + IDLE;
+        let mut due = soon + RESYNC_INTERVAL;
         loop {
             match nudges.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(nudge) => {
-                    self.again = AGAIN.0;
+                    self.again = BACKOFF.0;
                     self.take(nudge);
                     due = due.min(soon);
                     continue;
@@ -111,7 +110,7 @@ impl Scout {
             }
             let Ok(pause) = self.look() else { return };
             let now = Instant::now();
-            (soon, due) = (now + LEAST, now + pause);
+            (soon, due) = (now + MIN_INTERVAL, now + pause);
         }
     }
 
@@ -128,7 +127,7 @@ impl Scout {
 
     /// Looks once and tells; says when to look again at the latest.
     fn look(&mut self) -> Result<Duration, Gone> {
-        let Some(local) = self.local.clone() else { return Ok(IDLE) };
+        let Some(local) = self.local.clone() else { return Ok(RESYNC_INTERVAL) };
         let mut found = match self.find(&local) {
             Ok(found) => found,
             Err(error) => {
@@ -146,7 +145,7 @@ impl Scout {
             (!found.ports.links.is_empty()).then_some(GUARDS_INTERVAL),
         ];
         self.core.tell(Message::Found(found))?;
-        Ok(pauses.into_iter().flatten().min().unwrap_or(IDLE))
+        Ok(pauses.into_iter().flatten().min().unwrap_or(RESYNC_INTERVAL))
     }
 
     /// Leaves ports that are nobody's open for a moment; says how long the oldest of these has left. Those that are
@@ -154,21 +153,21 @@ impl Scout {
     fn spare(&mut self, ports: &mut Ports, now: Instant) -> Option<Duration> {
         let earlier = self.strange.take();
         let first_seen = |index: &u32| match &earlier {
-            None => now.checked_sub(STRANGE).unwrap_or(now),
+            None => now.checked_sub(UNKNOWN_PORT_GRACE).unwrap_or(now),
             Some(strange) => strange.get(index).copied().unwrap_or(now),
         };
         let strangers = ports.links.iter().filter(|(_, port)| !port.pod);
         let strange: HashMap<u32, Instant> = strangers.map(|(index, _)| (*index, first_seen(index))).collect();
-        let left = |since: &Instant| STRANGE.saturating_sub(now.duration_since(*since));
+        let left = |since: &Instant| UNKNOWN_PORT_GRACE.saturating_sub(now.duration_since(*since));
         ports.links.retain(|index, _| strange.get(index).is_none_or(|since| left(since).is_zero()));
         let soonest = strange.values().map(left).filter(|left| !left.is_zero()).min();
         self.strange = Some(strange);
         soonest
     }
 
-    /// How long to wait before looking again for what was not found: longer each time.
+    /// Time until the next look for what was not found: longer each time.
     fn pause(&mut self) -> Duration {
-        let next = (self.again * 2).min(AGAIN.1);
+        let next = (self.again * 2).min(BACKOFF.1);
         std::mem::replace(&mut self.again, next)
     }
 
@@ -240,7 +239,7 @@ impl Scout {
         let names: HashSet<&str> = ends().map(|link| link.name.as_str()).collect();
         let indexes: HashSet<u32> = ends().map(|link| link.index).collect();
         let now = SystemTime::now();
-        let young = |at| now.duration_since(at).is_ok_and(|age| age < PATIENCE);
+        let young = |at| now.duration_since(at).is_ok_and(|age| age < REPORT_RETENTION);
         self.told.retain(|told| young(told.at) || told.links.iter().any(|name| names.contains(name.as_str())));
         self.hardware.retain(|index, _| indexes.contains(index));
     }
@@ -258,7 +257,7 @@ fn routes(netlink: &mut Netlink, addresses: &BTreeSet<IpAddr>) -> ringfence_netn
     Ok(routes)
 }
 
-/// Where the pod is that a plugin is telling of, as far as that can be seen now.
+/// The link of the pod that a plugin reports, as far as it can be seen now.
 ///
 /// # Errors
 ///
@@ -429,13 +428,17 @@ mod tests {
             let left = scout.spare(&mut ports, begin + at);
             (ports.links.into_keys().collect::<Vec<_>>(), left)
         };
-        let quarter = STRANGE / 4;
+        let quarter = UNKNOWN_PORT_GRACE / 4;
         assert_eq!(spared(&[8], Duration::ZERO), (vec![7, 8], None), "an earlier agent may have closed it");
-        assert_eq!(spared(&[8, 9], quarter), (vec![7, 8], Some(STRANGE)));
+        assert_eq!(spared(&[8, 9], quarter), (vec![7, 8], Some(UNKNOWN_PORT_GRACE)));
         assert_eq!(spared(&[8, 9], quarter * 2), (vec![7, 8], Some(quarter * 3)));
         assert_eq!(spared(&[8, 9], quarter * 5), (vec![7, 8, 9], None));
-        assert_eq!(spared(&[], STRANGE * 2), (vec![7], None));
-        assert_eq!(spared(&[9], STRANGE * 3), (vec![7], Some(STRANGE)), "another, of the same number");
+        assert_eq!(spared(&[], UNKNOWN_PORT_GRACE * 2), (vec![7], None));
+        assert_eq!(
+            spared(&[9], UNKNOWN_PORT_GRACE * 3),
+            (vec![7], Some(UNKNOWN_PORT_GRACE)),
+            "another, of the same number"
+        );
     }
 
     #[test]

@@ -3,10 +3,10 @@
 
 /// The services of IPVS in the node's network namespace. Not there where the kernel has no IPVS, or has not loaded it.
 const SERVICES: &str = "/proc/net/ip_vs";
-/// How lines of services begin; those of their backends begin with an arrow.
+/// First words of lines about services; those of their backends begin with an arrow.
 const KINDS: &[&str] = &["TCP", "UDP", "SCTP", "FWM"];
 
-/// What is wrong on a node whose Services go through IPVS.
+/// The warning about a node whose Services go through IPVS.
 pub(crate) fn complaint() -> Option<String> {
     has_services(&std::fs::read_to_string(SERVICES).unwrap_or_default()).then(|| {
         "Services of this node go through IPVS, which translates after policy has judged: pods whose egress is \

@@ -1,4 +1,4 @@
-//! What others on the node undid, and what became of it: found and mended, or found and still broken.
+//! Components that other programs on the node undid, and their repairs: found and mended, or found and still broken.
 //!
 //! Whoever of the agent looks after something (pins, tables, the network configuration) says so here. Status, metrics
 //! and readiness tell it: what is broken makes the node not ready until it is whole again.
@@ -14,14 +14,14 @@ use ringfence_api as api;
 #[derive(Debug, Default)]
 pub(crate) struct Mended(Mutex<BTreeMap<&'static str, Account>>);
 
-/// What is known of one thing that is looked after.
+/// Record of one component.
 #[derive(Debug, Default)]
 struct Account {
-    /// How often it was mended.
+    /// Number of repairs.
     count: u64,
     /// When, and what was found, the last time.
     last: Option<(Timestamp, String)>,
-    /// Why it is not as it should be now.
+    /// The reason why it is broken now, if it is.
     broken: Option<String>,
 }
 
@@ -64,12 +64,12 @@ impl Mended {
         }
     }
 
-    /// What is not as it should be now, as sentences.
+    /// Components that are broken now, as sentences.
     pub(crate) fn troubles(&self) -> Vec<String> {
         self.0.lock().values().filter_map(|account| account.broken.clone()).collect()
     }
 
-    /// What was mended since the agent started, by name.
+    /// Repairs since the agent started, by component.
     pub(crate) fn repairs(&self) -> Vec<api::Repair> {
         let accounts = self.0.lock();
         let repair = |(what, account): (&&str, &Account)| {

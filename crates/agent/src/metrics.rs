@@ -16,7 +16,7 @@ use ringfence_model::{Direction, Name, PolicyId, Reason};
 use crate::enforcer::Count;
 use crate::mended::Mended;
 
-/// What the planning thread counts as it goes.
+/// Metrics that the agent counts as it goes.
 #[derive(Debug)]
 pub(crate) struct Meters {
     /// Events of the watches.
@@ -47,7 +47,7 @@ pub(crate) struct Meters {
     pub(crate) conditions: Counter,
     pub(crate) told: Counter,
     pub(crate) unwritten: Counter,
-    /// What others undid.
+    /// Components that others undid.
     pub(crate) mended: Mended,
 }
 
@@ -112,7 +112,7 @@ fn buckets() -> impl Iterator<Item = f64> {
     (4..=20).map(|power| f64::from(1_u32 << power) / 1e6)
 }
 
-/// What is read at the time of a scrape.
+/// Metrics that are read at the time of a scrape.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gauges {
     pub(crate) ready: bool,

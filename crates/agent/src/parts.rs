@@ -32,8 +32,8 @@ use crate::run::{Config, journal};
 use crate::server::Server;
 use crate::tables::{self, Tables};
 
-/// How long to wait at the end for the Lease to be given back.
-const GIVING_BACK: Duration = Duration::from_secs(2);
+/// Longest time at the end until the Lease is released.
+const LEASE_RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parts of an agent that runs.
 pub(crate) struct Parts {
@@ -155,7 +155,7 @@ impl Parts {
         let _ = self.core.tell(Message::Stop);
         let planned = self.planning.join();
         if let Some(clerk) = self.clerk {
-            let _ = tokio::time::timeout(GIVING_BACK, clerk).await;
+            let _ = tokio::time::timeout(LEASE_RELEASE_TIMEOUT, clerk).await;
         }
         // Answers that are held go on, and nobody makes tables anew that are to be taken away.
         self.names.tell(dns::Tell::Stop);
@@ -177,7 +177,7 @@ impl Parts {
     }
 }
 
-/// What this process is called in an election: another one on the node is another candidate.
+/// Identity of this process in an election: another one on the node is another candidate.
 fn identity(node: &str) -> String {
     format!("{node}_{:016x}", RandomState::new().hash_one(0))
 }

@@ -144,7 +144,7 @@ impl PolicyMemory {
         }
     }
 
-    /// Whether there is no room for the rules of a policy.
+    /// True if there is no room for the rules of a policy.
     pub(crate) fn is_withheld(&self, id: &PolicyId) -> bool {
         let ledger = self.0.ledger.lock();
         let known = is_weighed(id).then(|| ledger.namespaces.get(&namespace(id))?.policies.get(&id.name)).flatten();
@@ -184,12 +184,12 @@ impl Ledger {
         fair_share(room, self.namespaces.values().map(|namespace| namespace.total).collect())
     }
 
-    /// Whether there is room for everything, and was when shares were last settled.
+    /// True if there is room for everything, and was when shares were last settled.
     fn is_enough(&self, room: usize) -> bool {
         self.total <= room && self.namespaces.values().all(|namespace| namespace.fitting == namespace.total)
     }
 
-    /// Whether there is room for rules that are withheld.
+    /// True if there is room for rules that are withheld.
     fn has_room_again(&self) -> bool {
         let mut policies = self.namespaces.values().flat_map(|namespace| namespace.policies.values());
         policies.any(|policy| policy.fits && policy.withheld)

@@ -1,5 +1,4 @@
-//! Which links of this node are pods', who is behind each, and which are nobody's that we know: a function of what is
-//! seen.
+//! Links of this node that are pods', the pod behind each, and links of no known pod: a function of what is seen.
 //!
 //! A pod joined by a route of its own (/32, /128) is behind the link of that route. A pod on a bridge is behind the
 //! link that its network plugin told; where that is not told, or was renamed since, behind the one link of which the
@@ -14,26 +13,26 @@ use ringfence_netns::{HardwareAddress, Link, Peer};
 
 use crate::cni_cache::Told;
 
-/// What is seen of a node at one moment.
+/// A node's links at one moment.
 pub(crate) struct Seen<'a> {
     /// Links, in any order.
     pub(crate) links: &'a [Link],
     /// The links by which addresses are reached that have a route of their own.
     pub(crate) routes: &'a HashMap<IpAddr, u32>,
-    /// What network plugins told, in any order.
+    /// Reports of network plugins, in any order.
     pub(crate) told: &'a [Told],
-    /// What is at the other end of links of which nothing was told.
+    /// The other ends of links that nobody reported.
     pub(crate) inside: &'a HashMap<u32, Peer>,
     /// Addresses of pods of this node.
     pub(crate) local: &'a BTreeSet<IpAddr>,
 }
 
-/// Who is behind which link.
+/// The pod behind each link.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ports {
     /// The links of addresses, as far as known.
     pub(crate) interfaces: BTreeMap<IpAddr, Interface>,
-    /// How each link of a pod is to be guarded, strangers included.
+    /// Guard of each link of a pod, links of no known pod included.
     pub(crate) links: BTreeMap<u32, PodLink>,
     /// Their names.
     pub(crate) names: BTreeMap<u32, String>,
@@ -53,13 +52,13 @@ impl Ports {
         self.links.iter().filter(move |(_, port)| doubtful(port)).map(|(index, _)| *index)
     }
 
-    /// Whether some pod is on a bridge.
+    /// True if some pod is on a bridge.
     pub(crate) fn bridged(&self) -> bool {
         self.links.values().any(|port| port.bridge.is_some())
     }
 }
 
-/// Whether a link can be the node's end of a pod's: its other end is in another namespace.
+/// True if a link can be the node's end of a pod's: its other end is in another namespace.
 pub(crate) fn is_end(link: &Link) -> bool {
     matches!(link.kind.as_str(), "veth" | "netkit") && link.peer_namespace.is_some()
 }
@@ -73,7 +72,7 @@ pub(crate) fn find(seen: &Seen<'_>) -> Ports {
     search.ports(seen)
 }
 
-/// What was found so far.
+/// Result so far.
 struct Search<'a> {
     links: HashMap<u32, &'a Link>,
     owners: BTreeMap<IpAddr, u32>,

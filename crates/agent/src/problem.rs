@@ -1,4 +1,4 @@
-//! What is the matter with a policy, for status, conditions, events and metrics.
+//! Problems of a policy, for status, conditions, Events and metrics.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ pub(crate) const ADDRESS_IN_DISPUTE: &str = "AddressInDispute";
 /// A pod says that it has an address, and is not believed.
 pub(crate) const ADDRESS_NOT_BELIEVED: &str = "AddressNotBelieved";
 
-/// What there is to say of a pod that says it has an address.
+/// Report about a pod that claims an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Claim {
     pub(crate) pod: PodKey,
@@ -31,7 +31,7 @@ pub(crate) struct Claim {
 pub(crate) struct Problem {
     /// An error: part of the policy is not enforced as written. A warning: it is, but perhaps not as meant.
     pub(crate) severity: Severity,
-    /// What kind of trouble, in camel case.
+    /// Kind of problem, in camel case.
     pub(crate) reason: String,
     /// The field, if it is one's fault, and what follows.
     pub(crate) message: String,
@@ -42,7 +42,7 @@ impl Problem {
         Self { severity: Severity::Warning, reason: reason.to_owned(), message }
     }
 
-    /// Whether it is the same for every node.
+    /// True if it is the same for every node.
     pub(crate) fn is_everywhere(&self) -> bool {
         self.reason != NO_CAPACITY
     }

@@ -1,4 +1,4 @@
-//! How far the watches have come, kept beside the socket across restarts: so that an agent that comes back does not
+//! Resource versions of the watches, kept beside the socket across restarts: so that an agent that comes back does not
 //! take an older world from an API server that lags behind than the one the kernel holds.
 //!
 //! What is written here is at least as new as what the kernel holds: it is written before it is told to anybody. The
@@ -28,7 +28,7 @@ struct Kept {
     file: Option<File>,
     /// Number of each kind's record, and the version in it.
     records: BTreeMap<String, (u64, String)>,
-    /// How old a kind may be of which there is no record.
+    /// Oldest acceptable version of a kind without a record.
     unknown: Floor,
 }
 

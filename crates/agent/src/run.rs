@@ -31,24 +31,24 @@ use crate::progress::Journal;
 use crate::services;
 use crate::watch as events;
 
-/// How often it is looked whether another agent has ended.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Time between two looks for the end of another agent.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How often it is looked whether what enforces is still attached and pinned.
-const LOOK: Duration = Duration::from_secs(2);
+/// Time between two looks whether the kernel program is attached and pinned.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// What the agent is told on its command line.
+/// Configuration of the agent.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The node whose pods to guard.
     pub node: String,
     /// A kubeconfig; none: `KUBECONFIG`, `~/.kube/config`, or the service account of the pod we are in.
     pub kubeconfig: Option<PathBuf>,
-    /// Where links and maps are pinned.
+    /// Directory of pinned links and maps.
     pub pin_dir: PathBuf,
     /// The Unix socket to listen on.
     pub socket: PathBuf,
-    /// Where to serve metrics and probes on TCP.
+    /// TCP address of metrics and probes.
     pub metrics: Option<SocketAddr>,
     /// Open connections that a change denies.
     pub connections: Connections,
@@ -58,9 +58,9 @@ pub struct Config {
     pub map_sizes: Vec<(String, u32)>,
     /// Report connections that are let through too, not only denials.
     pub report_allowed: bool,
-    /// Where to put the network plugin; none: nowhere.
+    /// Directories in which to install the network plugin; none: nowhere.
     pub chain: Option<Chain>,
-    /// How to be the network plugin; none: another is.
+    /// Settings of primary mode; none: another is.
     pub primary: Option<Primary>,
     /// Take enforcement down when stopping.
     pub detach: bool,
@@ -161,7 +161,7 @@ async fn follow(
 /// Has the planning thread look after what enforces, now and then, until it is gone. For as long as it serves pods the
 /// network plugin is told so.
 async fn look(core: Handle, socket: PathBuf) {
-    let mut times = tokio::time::interval(LOOK);
+    let mut times = tokio::time::interval(CHECK_INTERVAL);
     times.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while core.tell(Message::Look).is_ok() {
         if let Ok(Ok(())) = core.ask(Question::Serving).await
@@ -211,7 +211,7 @@ pub fn wait_for_end(socket: &Path, limit: Duration) -> anyhow::Result<()> {
         if Instant::now() > end {
             bail!("an agent answers on {}; hint: stop it first", socket.display());
         }
-        thread::sleep(PAUSE);
+        thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
@@ -231,7 +231,7 @@ pub fn forget(socket: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// What is not there need not be removed.
+/// Takes a file that does not exist for removed.
 fn absent(removed: std::io::Result<()>) -> std::io::Result<()> {
     match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
@@ -239,12 +239,12 @@ fn absent(removed: std::io::Result<()>) -> std::io::Result<()> {
     }
 }
 
-/// Where learnt domain names are written down.
+/// Journal of learnt domain names.
 pub(crate) fn journal(socket: &Path) -> PathBuf {
     socket.with_extension("names")
 }
 
-/// Where it is written down how far the watches have come.
+/// Journal of the watches' resource versions.
 fn versions(socket: &Path) -> PathBuf {
     socket.with_extension("versions")
 }
@@ -294,7 +294,7 @@ mod tests {
         fs::write(versions(&socket), "").unwrap();
         assert!(forget(&socket).is_err(), "it listens");
         let ending = thread::spawn(move || {
-            thread::sleep(PAUSE);
+            thread::sleep(POLL_INTERVAL);
             drop(listener);
         });
         wait_for_end(&socket, Duration::from_secs(20)).unwrap();

@@ -17,7 +17,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether there can be any: says why not; where `CI` is set that is a failure.
+/// True if there can be any: says why not; where `CI` is set that is a failure.
 pub(crate) fn can_run() -> bool {
     let root = nix::unistd::geteuid().is_root();
     assert!(root || std::env::var_os("CI").is_none(), "CI must run this as root");

@@ -24,13 +24,13 @@ use crate::flows::{self, Flows};
 use crate::interfaces;
 use crate::metrics::{self, Meters};
 
-/// What somebody sent, if it can be read.
+/// Body of a request, if it can be read.
 type Body<T> = Result<Json<T>, JsonRejection>;
 
 /// Longest a wait for an endpoint may take.
-const LONGEST_WAIT: Duration = Duration::from_mins(10);
+const MAX_WAIT: Duration = Duration::from_mins(10);
 
-/// What requests are answered from.
+/// State that requests are answered from.
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) core: Handle,
@@ -102,7 +102,7 @@ async fn readyz(State(server): State<Server>) -> Response {
     }
 }
 
-/// Whether pods can be served, whatever else is the matter: the network plugin asks.
+/// True if pods can be served, whatever else is the matter: the network plugin asks.
 async fn serving(State(server): State<Server>) -> Response {
     match server.core.ask(Question::Serving).await {
         Ok(Ok(())) => "ok\n".into_response(),
@@ -129,7 +129,7 @@ async fn wait(State(server): State<Server>, request: Body<api::WaitRequest>) -> 
         Ok(Json(request)) => request,
         Err(error) => return failure(StatusCode::BAD_REQUEST, error.body_text()),
     };
-    let patience = Duration::from_millis(request.timeout_ms).min(LONGEST_WAIT);
+    let patience = Duration::from_millis(request.timeout_ms).min(MAX_WAIT);
     if let Err(error) = place(&server, request.clone()).await {
         return error;
     }
@@ -168,7 +168,7 @@ async fn check(State(server): State<Server>, request: Body<api::WaitRequest>) ->
     }
 }
 
-/// Whether a pod's policy is in the kernel at this moment.
+/// True if a pod's policy is in the kernel at this moment.
 async fn now(server: &Server, request: api::WaitRequest) -> Response {
     match server.core.ask(|reply| Question::Check(request, reply)).await {
         Ok(Ok(addresses)) => ready(addresses),

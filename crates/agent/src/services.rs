@@ -36,7 +36,7 @@ impl Addresses {
     }
 }
 
-/// What happened to Services.
+/// A change of Services.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum News {
     /// All there are, with their addresses.
@@ -90,7 +90,7 @@ fn addresses(service: &Service) -> Addresses {
     Addresses { cluster: cluster.into_iter().collect(), outside: outside.into_iter().collect() }
 }
 
-/// What is known of Services, and which policies name addresses of theirs.
+/// The known Services, and the policies that name their addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Services {
     addresses: HashMap<IpAddr, Key>,
@@ -179,12 +179,12 @@ impl Services {
         self.known.get(key).cloned().unwrap_or_default()
     }
 
-    /// Whether an address is a Service's, or in a range that Services' addresses are taken from.
+    /// True if an address is a Service's, or in a range that Services' addresses are taken from.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.addresses.contains_key(&address) || self.ranges.iter().any(|range| range.contains(&address))
     }
 
-    /// What there is to say about a policy: the blocks it names that are of Services only.
+    /// Remarks about a policy: the blocks it names that are of Services only.
     pub(crate) fn about(&self, policy: &PolicyId) -> Vec<String> {
         const WHY: &str = "connections to a Service are judged by the pod behind it, so the block matches none of them \
                            (hint: select the pods)";

@@ -27,12 +27,12 @@ use crate::dns::{Listener, Tell};
 use crate::metrics::Meters;
 use crate::primary::Nudge;
 
-/// How often to look though nobody tells of any change, and to try again what failed.
-const INTERVAL: Duration = Duration::from_secs(5);
+/// Time between two looks without an event, and until a failed attempt is repeated.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// Least time between two looks, so that a program that takes our tables away again and again costs little.
-const PAUSE: Duration = Duration::from_millis(100);
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What connection tracking, and what reading of DNS answers, are called where repairs are told.
+/// Names of connection tracking and of the DNS rule among the repaired components.
 const TRACKING: &str = "connection-tracking";
 const ANSWERS: &str = "dns-answers";
 
@@ -47,7 +47,7 @@ pub(crate) struct Hold {
     pub(crate) pods: BTreeSet<IpNet>,
 }
 
-/// How the rule stands that holds answers.
+/// State of the rule that holds responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rule {
     /// As it was wanted.
@@ -67,7 +67,7 @@ enum Told {
     Stop,
 }
 
-/// How others reach the thread.
+/// Sender of messages to the planning thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Tables {
     sender: Sender<Told>,
@@ -120,7 +120,7 @@ pub(crate) fn start(core: &Handle, meters: Arc<Meters>) -> io::Result<(Tables, J
     Ok((Tables { sender, wake }, thread))
 }
 
-/// What the thread keeps.
+/// State of the thread.
 struct Keeper {
     told: Receiver<Told>,
     wake: Arc<EventFd>,
@@ -147,17 +147,17 @@ impl Keeper {
         let (mut looked, mut due) = (Instant::now(), Instant::now());
         while self.listen().is_ok() {
             if self.concerned() {
-                due = due.min(looked + PAUSE);
+                due = due.min(looked + MIN_INTERVAL);
             }
             if due <= Instant::now() {
                 self.look();
                 looked = Instant::now();
-                due = looked + INTERVAL;
+                due = looked + RESYNC_INTERVAL;
             }
             self.wait(due);
         }
         // Whoever held answers has ended before.
-        self.tidy(Instant::now() + INTERVAL);
+        self.tidy(Instant::now() + RESYNC_INTERVAL);
     }
 
     /// Takes away what is left of a rule that is not wanted any more, once nothing is held by it at this time.
@@ -198,7 +198,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether something happened to our tables. Where nobody tells, one looks now and then.
+    /// True if our tables changed. Where nobody tells, one looks now and then.
     fn concerned(&mut self) -> bool {
         let events = match self.events.take().map_or_else(NftablesEvents::open, Ok) {
             Ok(events) => events,
@@ -252,7 +252,7 @@ impl Keeper {
         let before = self.answers.take();
         let Some(hold) = hold else {
             if before.is_some() {
-                self.left = Some(Instant::now() + INTERVAL);
+                self.left = Some(Instant::now() + RESYNC_INTERVAL);
                 if let Err(error) = dns_queue::pause() {
                     tracing::warn!(%error, "answers of DNS servers may still pass through a queue that lets all of \
                         them pass");

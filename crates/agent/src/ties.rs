@@ -15,7 +15,7 @@ use ringfence_model::{Action, Direction, Policy, PolicyId, Rule, Tier};
 /// there.
 const PATIENCE: usize = 20_000;
 
-/// Where two policies may disagree: the direction, and the rule of each.
+/// A conflict of two policies: the direction, and the rule of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Clash {
     pub(crate) direction: Direction,
@@ -23,7 +23,7 @@ pub(crate) struct Clash {
     pub(crate) there: usize,
 }
 
-/// What two policies are of that could tie.
+/// Tier and priority of policies that could conflict.
 type Place = (Tier, u32);
 
 /// All policies of the tiers, and which of them are tied.
@@ -91,7 +91,7 @@ impl Ties {
         self.clashes.keys().chain(&self.uncompared)
     }
 
-    /// What there is to say about a policy.
+    /// The remark about a policy, if there is one.
     pub(crate) fn about(&self, id: &PolicyId) -> Option<String> {
         const NAMED: usize = 3;
         let (tier, priority) = self.places.get(id)?;
@@ -120,7 +120,7 @@ impl Ties {
 /// There are too many rules to compare.
 struct TooMany;
 
-/// Where two policies may disagree, if they may.
+/// The conflict of two policies, if there is one.
 fn clash(one: &Policy, other: &Policy, patience: &mut usize) -> Result<Option<Clash>, TooMany> {
     if !meet::selections(&one.subject, &other.subject) {
         return Ok(None);
@@ -176,7 +176,7 @@ mod tests {
             "protocols": [{"tcp": {"destinationPort": {"number": port}}}]})
     }
 
-    /// Whether two policies are told to disagree, whichever comes first.
+    /// True if two policies are reported as conflicting, whichever comes first.
     fn disagree(one: &Policy, other: &Policy) -> bool {
         let told = [[one, other], [other, one]].map(|order| {
             let mut ties = Ties::default();

@@ -86,7 +86,7 @@ pub struct Failure {
     pub api_version: String,
     /// `Failure`.
     pub kind: String,
-    /// What went wrong.
+    /// The error.
     pub message: String,
 }
 

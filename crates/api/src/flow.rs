@@ -136,7 +136,7 @@ impl fmt::Display for FlowsLost {
     }
 }
 
-/// Why flows are missing.
+/// The reason why flows are missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Loss {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ringfence_model::Direction;
 use serde::{Deserialize, Serialize};
 
-/// What `GET /v1/status` answers.
+/// The answer to `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
@@ -18,16 +18,16 @@ pub struct Status {
     pub node: String,
     /// Version of the agent.
     pub version: String,
-    /// Whether every watch has been listed once and what follows from it is in the kernel.
+    /// True if every watch has been listed once and what follows from it is in the kernel.
     pub ready: bool,
-    /// Whether this agent is the one that writes what is the matter with policies into the API.
+    /// True if this agent is the one that writes what is the matter with policies into the API.
     #[serde(default)]
     pub leader: bool,
-    /// What needs somebody's attention, most urgent first, as sentences.
+    /// Warnings, the most urgent first, as sentences.
     pub warnings: Vec<String>,
     /// The watches, by kind.
     pub watches: Vec<Watch>,
-    /// What the kernel holds.
+    /// Contents of the kernel.
     pub enforcement: Enforcement,
     /// Domain names and their addresses, for rules that allow by name.
     #[serde(default)]
@@ -39,9 +39,9 @@ pub struct Status {
     /// Pods of this node whose policies do not fit.
     #[serde(default)]
     pub pods_over_capacity: Vec<PodOverCapacity>,
-    /// What could not be understood, or is in doubt, per object.
+    /// Fields that were not understood or are in doubt, by object.
     pub diagnostics: Vec<ObjectDiagnostic>,
-    /// What others on the node undid since the agent started, and it put right, by name.
+    /// Components that others on the node undid since the agent started, and that it repaired.
     #[serde(default)]
     pub repairs: Vec<Repair>,
 }
@@ -53,11 +53,11 @@ pub struct Repair {
     /// The component: `pins`, …
     #[serde(alias = "what")]
     pub component: String,
-    /// How often it was put right.
+    /// Number of repairs.
     pub count: u64,
     /// When it was put right last, RFC 3339.
     pub last: String,
-    /// What was found then.
+    /// The finding at that time.
     pub found: String,
 }
 
@@ -65,32 +65,32 @@ pub struct Repair {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Watch {
-    /// What is watched.
+    /// The watched kind.
     pub kind: String,
-    /// Whether its objects were listed at least once.
+    /// True if its objects were listed at least once.
     pub synced: bool,
-    /// Whether the API answers now. What is in the kernel stands while it does not.
+    /// True if the API answers now. What is in the kernel stands while it does not.
     pub connected: bool,
     /// Objects known.
     pub objects: usize,
-    /// Why the API does not answer.
+    /// The reason why the API does not answer.
     pub error: Option<String>,
 }
 
-/// What the kernel holds and how it got there.
+/// Contents of the kernel, and their origin.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Enforcement {
-    /// Whether the maps were taken over from an agent before this one.
+    /// True if the maps were taken over from an agent before this one.
     pub adopted: bool,
     /// The fate of open connections that a change denies.
     pub connections: Connections,
     /// The fate of pods whose policies do not fit.
     #[serde(default)]
     pub over_capacity: OverCapacity,
-    /// Where links and maps are pinned.
+    /// Directory of pinned links and maps.
     pub pin_dir: String,
-    /// Why the newest state is not in the kernel; the one before it is.
+    /// The reason why the newest state is not in the kernel; the one before it is.
     pub error: Option<String>,
     /// Ranges of this node's pods. An address inside is closed until it belongs to an endpoint.
     #[serde(default)]
@@ -103,7 +103,7 @@ pub struct Enforcement {
     pub peer_sets: usize,
     /// Different rulesets, of both directions.
     pub rulesets: usize,
-    /// What the running kernel can do.
+    /// Features of the running kernel.
     pub features: Vec<Feature>,
     /// Room in the maps.
     pub maps: Vec<MapUse>,
@@ -111,7 +111,7 @@ pub struct Enforcement {
     /// in every other counter.
     #[serde(default)]
     pub events_lost: u64,
-    /// Whether bridged packets pass netfilter; none if no pod of this node is on a bridge.
+    /// True if bridged packets pass netfilter; none if no pod of this node is on a bridge.
     #[serde(default)]
     pub bridge_netfilter: Option<BridgeNetfilter>,
     /// The host-side interfaces of pods.
@@ -166,9 +166,10 @@ pub struct CniConfig {
     pub file: Option<String>,
     /// The plugins it follows.
     pub plugins: Vec<String>,
-    /// Why it is not there: starting pods are not waited for, but closed until their policy is in the kernel.
+    /// The reason why it is not there: starting pods are not waited for, but closed until their policy is in the
+    /// kernel.
     pub error: Option<String>,
-    /// Which plugin moves packets past the kernel's stack, so that nothing can be enforced on this node.
+    /// The plugin that moves packets past the kernel's stack, so that nothing can be enforced on this node.
     #[serde(default)]
     pub bypass: Option<String>,
 }
@@ -187,17 +188,17 @@ pub struct NodeRoutes {
     pub tunnelled: Vec<String>,
     /// Nodes that are not reached, and why.
     pub problems: Vec<String>,
-    /// Why pods of this node have no network, or not the newest.
+    /// The reason why pods of this node have no network, or not the newest.
     pub error: Option<String>,
 }
 
-/// What is learnt of domain names, for rules that allow by name.
+/// Domain names and their addresses, for rules that allow by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FqdnCache {
     /// Patterns that rules of the cluster have.
     pub patterns: usize,
-    /// Whether responses of DNS servers are read, which they are only while there are patterns.
+    /// True if responses of DNS servers are read, which they are only while there are patterns.
     pub learning: bool,
     /// The DNS servers whose responses count.
     pub dns_servers: Vec<String>,
@@ -208,7 +209,7 @@ pub struct FqdnCache {
     /// Addresses inside of the cluster that names outside stand for: no rule opens them.
     #[serde(default)]
     pub withheld: usize,
-    /// Why nothing is learnt though there are patterns.
+    /// The reason why nothing is learnt though there are patterns.
     pub error: Option<String>,
 }
 
@@ -216,15 +217,15 @@ pub struct FqdnCache {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Feature {
-    /// What it is called.
+    /// Its name.
     pub name: String,
-    /// Whether it is there.
+    /// True if it is there.
     pub available: bool,
-    /// What it is for, or why it is missing.
+    /// Its purpose, or the reason why it is missing.
     pub detail: String,
 }
 
-/// How full a map is.
+/// Use of a map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MapUse {
@@ -236,7 +237,7 @@ pub struct MapUse {
     pub capacity: u64,
 }
 
-/// Whether the kernel shows bridged packets to netfilter.
+/// True if the kernel shows bridged packets to netfilter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BridgeNetfilter {
@@ -250,7 +251,7 @@ pub struct BridgeNetfilter {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostInterfaces {
-    /// How many are guarded.
+    /// The number that are guarded.
     pub guarded: usize,
     /// Those that should be and are not: name, and why.
     pub unguarded: Vec<String>,
@@ -294,7 +295,7 @@ pub struct Endpoint {
     pub uid: String,
     /// Index of its interface on the host's side; none if not known: then its source address is not checked.
     pub interface: Option<u32>,
-    /// Whether that interface is guarded: what the pod sends is held to its addresses before anything else sees it.
+    /// True if that interface is guarded: what the pod sends is held to its addresses before anything else sees it.
     #[serde(default)]
     pub guarded: bool,
     /// Id of its ruleset for connections into it; none if no policy isolates it.
@@ -328,6 +329,6 @@ pub struct PodOverCapacity {
 pub struct ObjectDiagnostic {
     /// Kind, namespace and name of the object.
     pub object: String,
-    /// What is wrong, and what follows.
+    /// The problem, and its consequence.
     pub message: String,
 }

@@ -25,7 +25,7 @@ pub struct Wanted {
 pub type Lags = Vec<String>;
 
 impl Wanted {
-    /// Whether an agent enforces it as wanted.
+    /// True if an agent enforces it as wanted.
     pub fn is_met(&self, status: &Status) -> bool {
         let found = status.policies.iter().find(|policy| policy.uid == self.uid);
         match (self.generation, found) {

@@ -17,10 +17,10 @@ use pods::{Pods, create_others};
 use rounds::{HEADINGS, Rounds, Times, report};
 use seen::Tally;
 
-/// How to measure.
+/// Options of the measurement.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How often each of the ten changes is made.
+    /// Number of times that each of the ten changes is made.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Microseconds between two probes.

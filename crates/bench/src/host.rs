@@ -1,4 +1,4 @@
-//! What machine the figures are of.
+//! The machine of the figures.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! What runs make, and what killed ones left: network namespaces and pins, both named after the process.
+//! Things that runs make, and that killed ones left: network namespaces and pins, both named after the process.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use ringfence_netns::Namespace;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
-/// Where a datapath of this name is pinned.
+/// Pin directory of a datapath of this name.
 pub(crate) fn pins(name: &str) -> PathBuf {
     Path::new(BPFFS).join(name)
 }

@@ -25,13 +25,13 @@ use clap::Parser;
 enum Command {
     /// Throughput, latency and connections per second with no engine, with Ringfence and with nftables rules.
     Traffic(traffic::Options),
-    /// What a packet costs in the kernel program, without the network around it.
+    /// Cost of a packet in the kernel program, without the network around it.
     Packet(packet::Options),
     /// Time from the API's answer to a change until the first packet decided by it, in a lab.
     Changes(changes::Options),
     /// All of it on a cluster whose nodes run on this machine, and what else there is to measure only there.
     Cluster(cluster::Options),
-    /// What this machine is, for the head of a report.
+    /// Description of this machine, for the head of a report.
     Host,
 }
 

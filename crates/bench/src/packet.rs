@@ -1,4 +1,4 @@
-//! What a packet costs in the kernel program: test runs on the maps of each variant, in turns.
+//! Cost of a packet in the kernel program: test runs on the maps of each variant, in turns.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -19,10 +19,10 @@ const PREFIX: &str = "rfpacket";
 const ARRIVES: u32 = 1000;
 const LEAVES: u32 = 1001;
 
-/// How to measure.
+/// Options of the measurement.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How often each variant has its turn.
+    /// Number of turns of each variant.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Packets of each of the two measurements of a turn.

@@ -1,4 +1,4 @@
-//! What an open connection, a request and a new connection cost under each variant, measured in turns.
+//! Cost of an open connection, a request and a new connection under each variant, measured in turns.
 
 pub(crate) mod client;
 pub(crate) mod processor;
@@ -17,10 +17,10 @@ use client::Rates;
 use stage::Stage;
 use variant::Variant;
 
-/// How to measure.
+/// Options of the measurement.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// How often each variant has its turn.
+    /// Number of turns of each variant.
     #[arg(long, default_value_t = 20)]
     rounds: usize,
     /// Milliseconds of each of the three measurements of a turn.
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<String> {
     Ok(report(&variants, &turns))
 }
 
-/// What a variant measured, and what no engine did right before or after.
+/// The measurement of a variant, and that without an engine right before or after.
 #[derive(Clone)]
 struct Turn {
     rates: Rates,

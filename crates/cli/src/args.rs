@@ -12,12 +12,12 @@ use crate::{crds, install, lab, observe, status, verify, wait};
 #[derive(Debug, Parser)]
 #[command(name = "ringfence", version, after_help = CODES, disable_help_subcommand = true)]
 pub(crate) struct Args {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub(crate) command: Command,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// A Kubernetes of one's own on this machine, for trying policy
@@ -40,7 +40,7 @@ pub(crate) enum Command {
     /// Return when policies are enforced on every node
     #[command(after_help = CODES)]
     Wait(wait::Args),
-    /// What the agents of a cluster, or the one of this node, know and enforce
+    /// The status of the agents of a cluster, or of the one of this node
     #[command(after_help = CODES)]
     Status(Box<status::Args>),
     /// Follow the connections of this node's pods
@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Version,
 }
 
-/// How to reach the agent of this node.
+/// The agent of this node.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Socket {
     /// Socket of the agent

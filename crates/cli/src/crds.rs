@@ -17,7 +17,7 @@ use crate::cluster::Target;
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// Which fields they have: standard, or experimental (peers by node and domain name)
+    /// Their fields: standard, or experimental (peers by node and domain name)
     #[arg(long, value_name = "CHANNEL", default_value_t = Channel::Standard, global = true)]
     channel: Channel,
     /// Also AdminNetworkPolicy and BaselineAdminNetworkPolicy, which ClusterNetworkPolicy replaces

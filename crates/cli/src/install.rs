@@ -13,7 +13,7 @@ use ringfence_install::survey::{self, Survey};
 
 use crate::cluster::{Target, block_on, duration};
 
-/// What to do about an installation that was interrupted.
+/// Advice about an installation that was interrupted.
 const INSTALLING: &str = "what was written stays, and agents go on starting: `ringfence status --wait` waits for them, \
                           `ringfence uninstall` takes everything away";
 /// The same about an upgrade.
@@ -41,10 +41,10 @@ pub(crate) struct Install {
     /// Come after the cluster's network plugin, and do not be one where there is none
     #[arg(long)]
     chained: bool,
-    /// Where nodes keep network configurations [default: /etc/cni/net.d, and where k3s has it]
+    /// Directory of network configurations on nodes [default: /etc/cni/net.d, and where k3s has it]
     #[arg(long, value_name = "DIR")]
     cni_conf_dir: Option<String>,
-    /// Where nodes keep network plugins [default: /opt/cni/bin, and where k3s has it]
+    /// Directory of network plugins on nodes [default: /opt/cni/bin, and where k3s has it]
     #[arg(long, value_name = "DIR")]
     cni_bin_dir: Option<String>,
     /// Mount /sys/fs/bpf on nodes that have not, by a privileged container before the agent [default: where nodes may
@@ -76,12 +76,12 @@ pub(crate) struct Upgrade {
 pub(crate) struct Uninstall {
     #[command(flatten)]
     target: Target,
-    /// How long nodes may take
+    /// The time that nodes may take
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2m")]
     timeout: Duration,
 }
 
-/// What can be chosen; an upgrade keeps what is not named.
+/// Choices; an upgrade keeps what is not named.
 #[derive(Debug, clap::Args)]
 struct Changes {
     /// Image of the agents [default: this version, from localhost/ringfence or where the one to upgrade is from]
@@ -90,7 +90,7 @@ struct Changes {
     /// When nodes pull the image [default: IfNotPresent]
     #[arg(long, value_name = "POLICY", value_parser = ["Always", "IfNotPresent", "Never"])]
     image_pull_policy: Option<String>,
-    /// Where agents reach the API server, if not at the cluster's Service for it
+    /// Address of the API server for agents, if not the cluster's Service for it
     #[arg(long, value_name = "HOST:PORT")]
     api_server: Option<ApiServer>,
     /// As the network plugin, when packets between nodes go through VXLAN [default: cross-subnet]
@@ -103,19 +103,19 @@ struct Changes {
     /// Unconfined]
     #[arg(long, value_name = "PROFILE")]
     seccomp: Option<Seccomp>,
-    /// What happens to open connections that a change of policy denies [default: cut]
+    /// Fate of open connections that a change of policy denies [default: cut]
     #[arg(long, value_name = "HOW", value_parser = ["cut", "drain"])]
     connections: Option<String>,
-    /// What becomes of pods whose policies do not fit into the kernel maps [default: deny]
+    /// Fate of pods whose policies do not fit into the kernel maps [default: deny]
     #[arg(long, value_name = "HOW", value_parser = ["deny", "keep"])]
     over_capacity: Option<String>,
-    /// How much agents log [default: info]
+    /// Level of the agents' logs [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = ["error", "warn", "info", "debug", "trace"])]
     log_level: Option<String>,
-    /// How their log lines look [default: text]
+    /// Format of the agents' logs [default: text]
     #[arg(long, value_name = "FORMAT", value_parser = ["text", "json"])]
     log_format: Option<String>,
-    /// How long agents may take to be ready
+    /// The time that agents may take to be ready
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m")]
     timeout: Duration,
     /// Do not wait for the agents

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     /// Wait until every node is ready and every policy is enforced on all
     #[arg(long)]
     wait: bool,
-    /// How long to wait
+    /// Time to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "5m", requires = "wait")]
     timeout: Duration,
     /// Form of the output

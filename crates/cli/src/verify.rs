@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// Write the result in JUnit's form too
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// How long pods may take to start
+    /// The time that pods may take to start
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "3m")]
     timeout: Duration,
     /// Remove what earlier runs left, and do nothing else

@@ -20,7 +20,7 @@ pub(crate) struct Args {
     /// Files and directories with policies, `-` for standard input
     #[arg(short, long, value_name = "FILE", required = true)]
     filename: Vec<PathBuf>,
-    /// How long to wait
+    /// Time to wait
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "30s")]
     timeout: Duration,
 }

@@ -58,7 +58,7 @@ impl Lab {
         serde_json::from_str(&self.ask(&[&["get", "-o", "json"], arguments].concat())).unwrap()
     }
 
-    /// What a command in a pod prints.
+    /// The output of a command in a pod.
     fn exec(&self, pod: &str, command: &[&str]) -> Output {
         self.kubectl(&[&["exec", pod, "--"], command].concat())
     }
@@ -104,7 +104,7 @@ fn until<T: std::fmt::Debug>(what: &str, look: impl Fn() -> T, holds: impl Fn(&T
     }
 }
 
-/// Whether the test can run; in CI it must.
+/// True if the test can run; in CI it must.
 fn possible() -> bool {
     let root = nix::unistd::geteuid().is_root();
     let kubectl = Command::new("kubectl").args(["version", "--client"]).output().is_ok();

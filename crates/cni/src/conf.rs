@@ -1,4 +1,4 @@
-//! What the runtime says on standard input: the plugin's part of the network configuration.
+//! The runtime's configuration on standard input: the plugin's part of the network configuration.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::{Error, SUPPORTED};
 
-/// How long `ADD` waits for the agent, unless the configuration says otherwise. The kubelet tries again.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time that `ADD` waits for the agent, unless the configuration says otherwise. The kubelet tries again.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest it can be told to wait: the agent answers by then in any case.
-const LONGEST: Duration = Duration::from_mins(10);
+const MAX_TIMEOUT: Duration = Duration::from_mins(10);
 
 /// The configuration of this plugin, and the result of the plugins before it.
 #[derive(Debug, Deserialize)]
@@ -23,16 +23,16 @@ pub struct NetConf {
     /// Name of the network.
     #[serde(default)]
     pub name: String,
-    /// Where the agent listens.
+    /// The agent's socket.
     #[serde(default)]
     socket: Option<PathBuf>,
-    /// How long `ADD` waits, in seconds.
+    /// The time that `ADD` waits, in seconds.
     #[serde(default)]
     timeout_seconds: Option<u64>,
     /// This is the entry at the beginning of a list.
     #[serde(default)]
     pub gate: bool,
-    /// What the plugins before this one did; none if there is none.
+    /// Result of the plugins before this one; none if there is none.
     #[serde(default)]
     prev_result: Option<Value>,
     /// For `GC`: what is still connected to this network.
@@ -46,7 +46,7 @@ impl NetConf {
         serde_json::from_slice(text)
     }
 
-    /// Whether the version is spoken.
+    /// True if the version is spoken.
     pub fn supported(&self) -> Result<(), Error> {
         if SUPPORTED.contains(&self.cni_version.as_str()) {
             return Ok(());
@@ -54,14 +54,14 @@ impl NetConf {
         Err(Error::Version(self.cni_version.clone()))
     }
 
-    /// Where the agent listens.
+    /// The agent's socket.
     pub fn socket(&self) -> &Path {
         self.socket.as_deref().unwrap_or_else(|| Path::new(ringfence_api::SOCKET))
     }
 
-    /// How long `ADD` waits.
-    pub fn patience(&self) -> Duration {
-        self.timeout_seconds.map_or(PATIENCE, Duration::from_secs).min(LONGEST)
+    /// The time that `ADD` waits.
+    pub fn timeout(&self) -> Duration {
+        self.timeout_seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs).min(MAX_TIMEOUT)
     }
 
     /// The result of the plugin before this one.
@@ -73,8 +73,8 @@ impl NetConf {
         })
     }
 
-    /// Which sandboxes of this network there still are, as `GC` is told; none if it was not told, or not so that all
-    /// can be read: whoever is not among them is taken to be gone.
+    /// Sandboxes of this network that still exist, as `GC` is told; none if it was not told, or not so that all can be
+    /// read: whoever is not among them is taken to be gone.
     pub fn sandboxes(&self) -> Option<Vec<String>> {
         let id = |attachment: &Value| Some(attachment.get("containerID")?.as_str()?.to_owned());
         self.valid_attachments.as_ref()?.as_array()?.iter().map(id).collect()
@@ -113,8 +113,8 @@ mod tests {
 
     #[test]
     fn no_configuration_makes_anybody_wait_for_ever() {
-        let patience = |text: &str| conf(text).patience().as_secs();
-        assert_eq!((patience("{}"), patience(r#"{"timeoutSeconds": 5}"#)), (30, 5));
-        assert_eq!(patience(&format!(r#"{{"timeoutSeconds": {}}}"#, u64::MAX)), 600);
+        let timeout = |text: &str| conf(text).timeout().as_secs();
+        assert_eq!((timeout("{}"), timeout(r#"{"timeoutSeconds": 5}"#)), (30, 5));
+        assert_eq!(timeout(&format!(r#"{{"timeoutSeconds": {}}}"#, u64::MAX)), 600);
     }
 }

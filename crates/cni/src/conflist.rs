@@ -99,7 +99,7 @@ pub fn unwrap(text: &str) -> Option<String> {
     plugins(&mut list).ok()?.iter().find(|plugin| !is_ours(plugin)).map(|single| print_like(text, single))
 }
 
-/// Whether a list was made here, by [`wrap`] or [`primary`].
+/// True if a list was made here, by [`wrap`] or [`primary`].
 pub fn is_made(text: &str) -> bool {
     parse(text).is_ok_and(|list| list.contains_key(WRAPS) || list.contains_key(PRIMARY))
 }
@@ -109,12 +109,12 @@ pub fn name(text: &str) -> Option<String> {
     Some(parse(text).ok()?.get("name")?.as_str()?.to_owned())
 }
 
-/// Whether a configuration is a list of plugins, and not that of a single one.
+/// True if a configuration is a list of plugins, and not that of a single one.
 pub fn is_list(text: &str) -> bool {
     parse(text).is_ok_and(|mut list| plugins(&mut list).is_ok())
 }
 
-/// What gives pods their addresses where there is no network plugin.
+/// The plugin that gives pods their addresses where there is no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Primary {
     /// Ranges of this node's pods.
@@ -165,12 +165,12 @@ pub fn gate(member: &Value) -> Value {
     gate
 }
 
-/// Whether a [`gate`] can come before a plugin, by its type.
+/// True if a [`gate`] can come before a plugin, by its type.
 pub fn takes_gate(kind: &str) -> bool {
     GATED.contains(&kind)
 }
 
-/// What comes before the plugin that gives pods their network.
+/// The entry before the plugin that gives pods their network.
 fn before(first: &Value, member: &Value) -> Option<Value> {
     let gated = first.get("type").and_then(Value::as_str).is_some_and(takes_gate);
     gated.then(|| gate(member))

@@ -1,9 +1,9 @@
-//! What goes wrong, with the codes of the CNI specification (section 5, "Error").
+//! Errors, with the codes of the CNI specification (section 5, "Error").
 
 use ringfence_api::ClientError;
 use serde_json::{Value, json};
 
-/// Why a command failed.
+/// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The configuration is of a version that is not spoken.
@@ -14,7 +14,7 @@ pub enum Error {
     Environment {
         /// Its name.
         variable: &'static str,
-        /// What is wrong with it.
+        /// The problem with it.
         why: String,
     },
     /// The configuration cannot be read at all.
@@ -42,7 +42,7 @@ impl Error {
         }
     }
 
-    /// What follows, and what to do about it.
+    /// The consequence, and advice.
     pub fn details(&self) -> &'static str {
         match self {
             Self::Version(_) => "set cniVersion of the configuration to a supported one",

@@ -10,12 +10,12 @@ use serde_json::{Map, Value};
 
 use crate::{Error, conflist};
 
-/// What the program of Multus is called, and the one that asks its daemon.
+/// Names of the program of Multus, and of the one that asks its daemon.
 const PROGRAMS: [&str; 2] = ["multus", "multus-shim"];
 /// The whole configurations of the plugins it calls, the cluster's network first.
 const DELEGATES: &str = "delegates";
 
-/// Whether a configuration is Multus' own.
+/// True if a configuration is Multus' own.
 pub fn is_multus(text: &str) -> bool {
     parse(text)
         .is_some_and(|conf| conf.get("type").and_then(Value::as_str).is_some_and(|kind| PROGRAMS.contains(&kind)))
@@ -28,7 +28,7 @@ pub fn cluster_network(text: &str) -> Option<String> {
     Some(Path::new(named).file_name()?.to_str()?.to_owned())
 }
 
-/// Whether the configurations of the plugins it calls are part of its own.
+/// True if the configurations of the plugins it calls are part of its own.
 pub fn has_delegates(text: &str) -> bool {
     parse(text).is_some_and(|mut conf| first(&mut conf).is_some())
 }

@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 
 use crate::{CURRENT, Command, Error, NetConf, Request, SUPPORTED, presence, result};
 
-/// How long all but `ADD` wait for the agent: they ask about now.
-const NOW: Duration = Duration::from_secs(3);
+/// The time that all but `ADD` wait for the agent: they ask about now.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long an agent that is away may take to come before a pod gets a network.
-const COMING: Duration = Duration::from_secs(10);
-/// How often it is looked for.
-const PAUSE: Duration = Duration::from_millis(100);
+/// The time that an agent that is away may take to come before a pod gets a network.
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two attempts.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What the program prints and how it ends.
+/// Output and exit code of the program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
     /// For standard output; none: nothing.
@@ -97,9 +97,9 @@ fn pass(request: &Request, conf: &NetConf) -> Result<Option<Value>, Error> {
     }
 }
 
-/// Whether an `ADD` could succeed. An agent that was there a moment ago is expected back: `ADD` waits for it.
+/// True if an `ADD` could succeed. An agent that was there a moment ago is expected back: `ADD` waits for it.
 fn status(conf: &NetConf) -> Result<Option<Value>, Error> {
-    match blocking::serving(conf.socket(), NOW) {
+    match blocking::serving(conf.socket(), REQUEST_TIMEOUT) {
         Err(_) if presence::was_there(conf.socket()) => Ok(None),
         answer => Ok(answer.map(|()| None)?),
     }
@@ -107,10 +107,10 @@ fn status(conf: &NetConf) -> Result<Option<Value>, Error> {
 
 /// Waits a little for an agent that is just coming: a pod whose network failed is tried again only after a while.
 fn come(conf: &NetConf) -> Result<(), Error> {
-    let end = Instant::now() + conf.patience().min(COMING);
+    let end = Instant::now() + conf.timeout().min(STARTUP_TIMEOUT);
     loop {
-        match blocking::serving(conf.socket(), NOW) {
-            Err(_) if Instant::now() < end => thread::sleep(PAUSE),
+        match blocking::serving(conf.socket(), REQUEST_TIMEOUT) {
+            Err(_) if Instant::now() < end => thread::sleep(POLL_INTERVAL),
             answer => return Ok(answer?),
         }
     }
@@ -119,13 +119,13 @@ fn come(conf: &NetConf) -> Result<(), Error> {
 /// Waits until the pod's policy is in the kernel and hands on the result of the plugin before.
 fn add(request: &Request, conf: &NetConf) -> Result<Value, Error> {
     let previous = conf.previous()?;
-    blocking::wait(conf.socket(), &question(request, conf, conf.patience())?)?;
+    blocking::wait(conf.socket(), &question(request, conf, conf.timeout())?)?;
     Ok(result::in_version(previous, &conf.cni_version))
 }
 
-/// Whether the policy of a connected pod is in the kernel now.
+/// True if the policy of a connected pod is in the kernel now.
 fn check(request: &Request, conf: &NetConf) -> Result<(), Error> {
-    blocking::check(conf.socket(), NOW, &question(request, conf, NOW)?)?;
+    blocking::check(conf.socket(), REQUEST_TIMEOUT, &question(request, conf, REQUEST_TIMEOUT)?)?;
     Ok(())
 }
 
@@ -136,16 +136,17 @@ fn del(request: &Request, conf: &NetConf) {
     let Ok(pod) = request.pod() else { return };
     let release =
         ReleaseRequest { namespace: pod.namespace, name: pod.name, uid: pod.uid, container: request.container.clone() };
-    let _ = blocking::release(conf.socket(), NOW, &release);
+    let _ = blocking::release(conf.socket(), REQUEST_TIMEOUT, &release);
 }
 
 /// Closes the addresses of sandboxes that are gone without anybody having said so. Never fails, as `DEL` does not.
 fn gc(conf: &NetConf) {
     let Some(containers) = conf.sandboxes() else { return };
-    let _ = blocking::collect(conf.socket(), NOW, &CollectRequest { network: conf.name.clone(), containers });
+    let _ =
+        blocking::collect(conf.socket(), REQUEST_TIMEOUT, &CollectRequest { network: conf.name.clone(), containers });
 }
 
-fn question(request: &Request, conf: &NetConf, patience: Duration) -> Result<WaitRequest, Error> {
+fn question(request: &Request, conf: &NetConf, timeout: Duration) -> Result<WaitRequest, Error> {
     let pod = request.pod()?;
     let previous = conf.previous()?;
     Ok(WaitRequest {
@@ -157,6 +158,6 @@ fn question(request: &Request, conf: &NetConf, patience: Duration) -> Result<Wai
         addresses: result::addresses(previous, &request.interface)?,
         links: result::links(previous),
         hardware_address: result::hardware_address(previous, &request.interface),
-        timeout_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+        timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
     })
 }

@@ -1,4 +1,4 @@
-//! Whether the agent was able to serve pods a moment ago: a file beside its socket that it touches for as long as it
+//! True if the agent was able to serve pods a moment ago: a file beside its socket that it touches for as long as it
 //! is.
 //!
 //! A runtime that is told that the network is not there has the node's pods taken out of Services, also those whose
@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-/// How long an agent may be away before that counts. An upgrade takes seconds, with an image to be fetched more.
+/// The time that an agent may be away before that counts. An upgrade takes seconds, with an image to be fetched more.
 const GRACE: Duration = Duration::from_mins(1);
 
 /// The file, by the path of the agent's socket.
@@ -22,7 +22,7 @@ pub fn touch(socket: &Path) -> io::Result<()> {
     File::options().create(true).write(true).truncate(false).open(stamp(socket))?.set_modified(SystemTime::now())
 }
 
-/// Whether it said so not long ago. A time to come is none: somebody set the clock back, and nothing is known.
+/// True if it said so not long ago. A time to come is none: somebody set the clock back, and nothing is known.
 pub(crate) fn was_there(socket: &Path) -> bool {
     let touched = fs::metadata(stamp(socket)).and_then(|metadata| metadata.modified());
     touched.is_ok_and(|touched| touched.elapsed().is_ok_and(|away| away <= GRACE))

@@ -1,8 +1,8 @@
-//! What the runtime says in the environment (CNI specification, section 2, "Parameters").
+//! The runtime's request in the environment (CNI specification, section 2, "Parameters").
 
 use crate::Error;
 
-/// What to do.
+/// The command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Connect a container.
@@ -15,7 +15,7 @@ pub enum Command {
     Gc,
     /// Could an `ADD` succeed?
     Status,
-    /// Which versions are spoken?
+    /// The supported versions.
     Version,
 }
 
@@ -33,7 +33,7 @@ pub struct Pod {
 /// A request as the environment tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// What to do.
+    /// The command.
     pub command: Command,
     /// The sandbox.
     pub container: String,
@@ -72,7 +72,7 @@ impl Request {
         Ok(request)
     }
 
-    /// Whether everything is there that the command needs.
+    /// True if everything is there that the command needs.
     fn complete(&self) -> Result<(), Error> {
         let netns = matches!(self.command, Command::Add | Command::Check);
         let sandbox = netns || self.command == Command::Del;
@@ -87,7 +87,7 @@ impl Request {
         }
     }
 
-    /// Whether it is about a container that is no pod. Kubernetes' runtimes name the pod with every container.
+    /// True if it is about a container that is no pod. Kubernetes' runtimes name the pod with every container.
     pub fn is_of_no_pod(&self) -> bool {
         let of_a_container = matches!(self.command, Command::Add | Command::Check | Command::Del);
         of_a_container && !self.args.split(';').any(|pair| pair.starts_with("K8S_POD_"))

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::Error;
 
-/// How versions begin in which each address of a result says of which family it is.
+/// Beginning of the versions in which each address of a result names its family.
 const FAMILIES_TOLD: &str = "0.";
 
 /// The same result as another version of the specification writes it. From 1.0.0 on an address does not say its

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 pub const CODES: &str = "Exit codes: 0 fine; 1 a negative answer; 2 wrong usage or unreadable input; \
                          3 undecidable; 4 cluster or agent unreachable";
 
-/// How a command ended.
+/// Result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     /// Fine.

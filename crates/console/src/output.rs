@@ -52,7 +52,7 @@ pub fn table<const N: usize>(heading: [&str; N], rows: &[[String; N]]) -> String
     out
 }
 
-/// What stands where nothing is.
+/// A value, or a placeholder where there is none.
 pub fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "<none>".into(), |value| value.to_string())
 }

@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 /// Label of everything that is made.
 pub const LABEL: &str = "ringfence-e2e";
-/// How often something is looked at.
+/// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a pod may take to start, and a namespace to go.
+/// The time that a pod may take to start, and a namespace to go.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A cluster under test.

@@ -11,12 +11,12 @@ use nix::unistd::Pid;
 
 use crate::machine::Machine;
 
-/// How often it is looked whether a process ended.
-const PAUSE: Duration = Duration::from_millis(20);
-/// How long a process may take to end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Time between two looks whether a process ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// The time that a process may take to end.
+const END_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How a component was started.
+/// Command line and environment of a component.
 #[derive(Clone, Debug)]
 pub struct Component {
     name: String,
@@ -51,7 +51,7 @@ impl Component {
         end(process, signal).with_context(|| format!("cannot end {}", self.name))
     }
 
-    /// Whether it runs.
+    /// True if it runs.
     pub fn runs(&self) -> bool {
         self.machine.process(&self.name).is_ok_and(runs)
     }
@@ -82,17 +82,17 @@ pub fn end(process: Pid, signal: Signal) -> anyhow::Result<()> {
         Err(nix::Error::ESRCH) => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot send a signal to process {process}")),
     }
-    let limit = Instant::now() + PATIENCE;
+    let limit = Instant::now() + END_TIMEOUT;
     while runs(process) {
         if Instant::now() > limit {
-            bail!("process {process} does not end within {PATIENCE:?}");
+            bail!("process {process} does not end within {END_TIMEOUT:?}");
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
     Ok(())
 }
 
-/// Whether a process is there and more than what its parent has not taken notice of.
+/// True if a process is there and more than what its parent has not taken notice of.
 fn runs(process: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());

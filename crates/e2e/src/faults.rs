@@ -34,7 +34,7 @@ use report::{Report, Row};
 use scenario::Scenario;
 use stage::Stage;
 
-/// Which cluster, and how much.
+/// The cluster, and the extent.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// Kubeconfig of the cluster, on which Ringfence is installed
@@ -46,13 +46,13 @@ pub(crate) struct Options {
     /// Only these
     #[arg(long, value_parser = Scenario::names(), value_delimiter = ',', value_name = "NAME")]
     only: Vec<&'static str>,
-    /// How often an agent is killed
+    /// Number of times that an agent is killed
     #[arg(long, value_name = "N", default_value_t = 100)]
     kills: usize,
     /// Image of a version with another layout of maps, for upgrade and downgrade; the nodes must have it
     #[arg(long, value_name = "NAME:TAG")]
     other_image: Option<String>,
-    /// How often the other version is rolled out, and this one again
+    /// Number of times that the other version is rolled out, and this one again
     #[arg(long, value_name = "N", default_value_t = 3)]
     upgrades: usize,
     /// Seconds without API server and etcd
@@ -61,10 +61,10 @@ pub(crate) struct Options {
     /// Seconds by which the clock is set ahead and behind
     #[arg(long, value_name = "SECONDS", default_value = "90")]
     clock_step: Seconds,
-    /// How many pods start under each policy
+    /// The number of pods start under each policy
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pods: usize,
-    /// How many of them at once
+    /// The number of them at once
     #[arg(long, value_name = "N", default_value_t = 100)]
     wave: usize,
 }

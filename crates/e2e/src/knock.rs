@@ -21,7 +21,7 @@ pub fn send(connection: &OwnedFd, to: SocketAddr) {
     let _ = connect(connection.as_raw_fd(), &SockaddrStorage::from(to));
 }
 
-/// What became of each until now: nothing yet, or whether it was answered with a reset.
+/// Result of each until now: nothing yet, or whether it was answered with a reset.
 pub fn answers<'a>(connections: impl Iterator<Item = &'a OwnedFd>) -> io::Result<Vec<Option<bool>>> {
     let connections: Vec<&OwnedFd> = connections.collect();
     let mut polled: Vec<PollFd<'_>> =

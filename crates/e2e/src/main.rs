@@ -13,7 +13,7 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(name = "ringfence-e2e")]
 enum Command {
-    /// What nodes, agents and the control plane suffer, under steady probes; prints a table in Markdown.
+    /// Faults of nodes, agents and the control plane, under steady probes; prints a table in Markdown.
     Faults(faults::Options),
     /// Services, nodes and the life of pods under policies, case by case.
     Suite(suite::Options),

@@ -27,11 +27,11 @@ const SETTINGS: [&str; 4] = [
     "net.bridge.bridge-nf-call-iptables",
     "net.bridge.bridge-nf-call-ip6tables",
 ];
-/// How long the runtime may take to start.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The time that the runtime may take to start.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One that runs for so long goes on running.
-const STAYS: Duration = Duration::from_secs(1);
+const MIN_UPTIME: Duration = Duration::from_secs(1);
 
 /// A node that is down.
 pub struct Down {
@@ -76,12 +76,12 @@ impl Down {
         for component in &components {
             start(component)?;
             let socket = machine.node(number).join("containerd.sock");
-            let end = Instant::now() + PATIENCE;
+            let end = Instant::now() + READY_TIMEOUT;
             while component.name().starts_with("containerd")
                 && run(Command::new("ctr").arg("--address").arg(&socket).arg("version")).is_err()
             {
                 if Instant::now() > end {
-                    bail!("containerd of node {number} does not answer within {PATIENCE:?}");
+                    bail!("containerd of node {number} does not answer within {READY_TIMEOUT:?}");
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -93,13 +93,13 @@ impl Down {
 /// Starts a component, again and again until it stays, as the program that starts them on machines does: a kubelet ends
 /// when the runtime answers, but is not done with what it finds on the disk.
 fn start(component: &Component) -> anyhow::Result<()> {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + READY_TIMEOUT;
     loop {
         component.start()?;
         if !component.name().starts_with("kubelet") {
             return Ok(());
         }
-        std::thread::sleep(STAYS);
+        std::thread::sleep(MIN_UPTIME);
         if component.runs() {
             return Ok(());
         }

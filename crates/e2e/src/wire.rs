@@ -14,8 +14,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use ringfence_netns::{HardwareAddress, Namespace};
 
-/// How long a frame may take that has to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time that a frame may take that has to arrive.
+const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest frame that is read, in bytes.
 const LONGEST: usize = 65_536;
 
@@ -58,7 +58,7 @@ impl Wire {
     ///
     /// If the last one does not come: then nothing is said about the other.
     pub fn hears_before(&self, marker: &[u8], last: &[u8]) -> anyhow::Result<bool> {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + FRAME_TIMEOUT;
         let mut buffer = vec![0; LONGEST];
         let mut heard = false;
         while Instant::now() < end {
@@ -74,7 +74,7 @@ impl Wire {
                 Err(error) => return Err(error).context("cannot read frames"),
             }
         }
-        bail!("the packet that has to come did not, within {PATIENCE:?}")
+        bail!("the packet that has to come did not, within {FRAME_TIMEOUT:?}")
     }
 }
 

@@ -33,7 +33,7 @@ fn configurations_on_standard_input_survive_hostile_input() {
         let variable = |name: &str| (name == "CNI_COMMAND").then(|| "VERSION".to_owned());
         assert!(ringfence_cni::run(variable, bytes).output.is_some());
         let Ok(conf) = NetConf::read(bytes) else { return };
-        let _ = (conf.supported(), conf.socket(), conf.patience(), conf.sandboxes());
+        let _ = (conf.supported(), conf.socket(), conf.timeout(), conf.sandboxes());
         let Ok(previous) = conf.previous() else { return };
         let _ = (ringfence_cni::addresses(previous, "eth0"), ringfence_cni::addresses(previous, ""));
         let _ = (ringfence_cni::links(previous), ringfence_cni::hardware_address(previous, "eth0"));

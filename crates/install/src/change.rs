@@ -20,7 +20,7 @@ use crate::{AGENT_LABEL, Progress, objects, rollout};
 /// Label that no node has: where agents are that are to end.
 const NOWHERE: &str = "ringfence/uninstalling";
 
-/// What is left where nothing says how agents were run.
+/// Remark about nodes where nothing says how agents were run.
 const UNKNOWN: &str = "nodes on which an agent ran, if any did: there was no DaemonSet that says how; hint: `ringfence \
                        install`, and `ringfence uninstall` once more";
 
@@ -31,7 +31,7 @@ pub struct Installed {
     pub namespace: String,
     /// Image of its agents.
     pub image: String,
-    /// What it runs with.
+    /// Its DaemonSet.
     pub set: DaemonSet,
 }
 
@@ -89,7 +89,7 @@ fn image_of_this_version(installed: &str) -> String {
     format!("{repository}:{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// What an upgrade keeps: the values that an installation was made with, and where its image came from.
+/// The values that an upgrade keeps: the values that an installation was made with, and where its image came from.
 pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
     let set = serde_json::to_value(&installed.set)?;
     let container = set.pointer("/spec/template/spec/containers/0").context("the DaemonSet has no container")?;
@@ -140,7 +140,7 @@ pub fn values_of(installed: &Installed) -> anyhow::Result<Values> {
 /// The flag of [`OVER_CAPACITY`] in versions before.
 const EARLIER_OVER_CAPACITY: &str = "--without-room=";
 
-/// Whether an argument of the agent is none that follows from another value. Earlier versions began with `agent`.
+/// True if an argument of the agent is none that follows from another value. Earlier versions began with `agent`.
 fn is_extra(word: &str) -> bool {
     let known = [
         METRICS,

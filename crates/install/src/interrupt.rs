@@ -1,4 +1,4 @@
-//! What is to end before it is done, because somebody says so.
+//! Interruptions: work that ends before it is done, because a person says so.
 
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -6,7 +6,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted{}{then}", if then.is_empty() { "" } else { "; hint: " })]
 pub struct Interrupted {
-    /// How things stand, and how to go on; empty: as before.
+    /// The state of things, and the way to go on; empty: as before.
     pub then: &'static str,
 }
 

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-/// What `helm template` makes of the chart.
+/// The chart, as `helm template` renders it.
 const RENDERED: &str = include_str!("../../../deploy/ringfence.yaml");
 
 /// Name of every object.
@@ -26,16 +26,16 @@ pub(crate) const BIN_DIR: &str = "--cni-bin-dir=";
 pub(crate) const METRICS: &str = "--metrics=";
 /// The agent's argument for what becomes of pods whose policies do not fit.
 pub(crate) const OVER_CAPACITY: &str = "--over-capacity=";
-/// Where they are, unless chosen otherwise. The port is OpenTelemetry's default for Prometheus exporters, too.
+/// Port of probes and metrics by default. The port is OpenTelemetry's default for Prometheus exporters, too.
 const METRICS_PORT: u16 = 9464;
 /// Variables by which programs in a cluster find its API server.
 pub(crate) const API_HOST: &str = "KUBERNETES_SERVICE_HOST";
 /// See [`API_HOST`].
 pub(crate) const API_PORT: &str = "KUBERNETES_SERVICE_PORT";
-/// Where nothing else is said, an archive of `cargo xtask image` is expected on the nodes.
+/// Repository of the image by default: an archive of `cargo xtask image` is expected on the nodes.
 pub const REPOSITORY: &str = "localhost/ringfence";
 
-/// How Ringfence stands to the cluster's network plugin.
+/// Relation of Ringfence to the cluster's network plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// After it.
@@ -82,7 +82,7 @@ impl Seccomp {
         }
     }
 
-    /// What a security context has; none if there is nothing that is known.
+    /// The profile of a security context; none if there is nothing that is known.
     pub(crate) fn of(profile: &Value) -> Option<Self> {
         let file = || profile["localhostProfile"].as_str().map(str::to_owned);
         match profile["type"].as_str()? {
@@ -94,7 +94,7 @@ impl Seccomp {
     }
 }
 
-/// Where the API server is reached: `HOST:PORT`, an IPv6 address in brackets.
+/// Address of the API server: `HOST:PORT`, an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiServer {
     /// Name or address.
@@ -127,7 +127,7 @@ impl FromStr for ApiServer {
     }
 }
 
-/// Where nodes keep what is theirs of the network of pods.
+/// Directories of the network of pods on nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CniDirs {
     /// Network configurations.
@@ -142,7 +142,7 @@ impl Default for CniDirs {
     }
 }
 
-/// What of an installation can be chosen.
+/// Choices of an installation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Values {
     /// Namespace of the agents.
@@ -151,13 +151,13 @@ pub struct Values {
     pub image: String,
     /// When nodes pull it: `Always`, `IfNotPresent`, `Never`.
     pub pull_policy: String,
-    /// How it stands to the cluster's network plugin.
+    /// Relation to the cluster's network plugin.
     pub mode: Mode,
     /// As the network plugin, when packets between nodes go through VXLAN: `cross-subnet` or `always`.
     pub encapsulation: String,
-    /// Where agents reach the API server; none: at the cluster's Service for it.
+    /// Address of the API server for agents; none: at the cluster's Service for it.
     pub api_server: Option<ApiServer>,
-    /// Where nodes keep network configurations and plugins.
+    /// Directories of network configurations and plugins on nodes.
     pub cni: CniDirs,
     /// Mount `/sys/fs/bpf` on nodes that have not, by a privileged container before the agent.
     pub mount_bpf: bool,
@@ -173,7 +173,7 @@ pub struct Values {
     pub connections: String,
     /// `deny` or `keep`: what becomes of pods whose policies do not fit into the kernel maps.
     pub over_capacity: String,
-    /// How much agents log: `error`, `warn`, `info`, `debug`, `trace`.
+    /// Level of the agents' logs: `error`, `warn`, `info`, `debug`, `trace`.
     pub log_level: String,
     /// `text` or `json`.
     pub log_format: String,
@@ -291,7 +291,7 @@ fn adapt(set: &mut Value, values: &Values) -> Option<()> {
     place_plugin(set, values)
 }
 
-/// Where the node keeps configurations and plugins, and whether the agent sees that at all.
+/// Puts the node's directories of configurations and plugins in place, or leaves them out.
 fn place_plugin(set: &mut Value, values: &Values) -> Option<()> {
     for (volume, path) in [("cni-conf", &values.cni.conf), ("cni-bin", &values.cni.bin)] {
         let named = |list: &'static str| format!("/spec/template/spec/{list}");
@@ -318,7 +318,7 @@ fn mount_bpf(values: &Values) -> Value {
     })
 }
 
-/// What an agent may do besides that is its node's network plugin.
+/// Permissions of an agent that is its node's network plugin.
 fn permit(role: &mut Value) -> Option<()> {
     let rules = [
         json!({"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}),

@@ -6,7 +6,7 @@ use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::Value;
 
-/// Who the API server is told writes.
+/// Field manager of our writes.
 const MANAGER: &str = "ringfence-install";
 
 /// Kind, namespace and name, for people.
@@ -19,7 +19,7 @@ pub fn title(object: &Value) -> String {
     }
 }
 
-/// Where the API has the kind of an object. Regular plurals only, and those of policies.
+/// The API's resource of an object. Regular plurals only, and those of policies.
 pub fn resource(object: &Value) -> anyhow::Result<ApiResource> {
     let text = |name: &str| object.get(name).and_then(Value::as_str);
     let version = text("apiVersion").context("an object without apiVersion")?;
@@ -61,7 +61,7 @@ pub async fn delete(client: &Client, object: &Value) -> anyhow::Result<bool> {
     }
 }
 
-/// What was asked for; none where it, or its kind, is not there.
+/// The object; none where it, or its kind, is not there.
 pub(crate) fn found<T>(result: kube::Result<T>) -> kube::Result<Option<T>> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
@@ -69,7 +69,7 @@ pub(crate) fn found<T>(result: kube::Result<T>) -> kube::Result<Option<T>> {
     }
 }
 
-/// What is gone already need not be removed.
+/// Takes an object that is gone for removed.
 pub(crate) fn ignore_absence<T>(result: kube::Result<T>) -> kube::Result<()> {
     found(result).map(drop)
 }

@@ -14,18 +14,18 @@ use crate::manifest::Values;
 use crate::survey::some;
 use crate::{AGENT_LABEL, Progress, unready};
 
-/// How often the cluster is asked.
-const PAUSE: Duration = Duration::from_millis(500);
-/// How long agents that run may take to be ready before they are asked what the matter is, and how often.
-const SOON: Duration = Duration::from_secs(5);
+/// Time between two queries.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// The time that agents that run may take to be ready before they are asked what the matter is, and how often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Whether a pod is ready, as its status tells.
+/// True if a pod is ready, as its status tells.
 pub fn is_ready(pod: &Pod) -> bool {
     let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Why a pod is not running, as far as its status tells; none if it runs.
+/// The reason why a pod is not running, as far as its status tells; none if it runs.
 pub(crate) fn trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref();
     if pod.metadata.deletion_timestamp.is_some() {
@@ -44,7 +44,7 @@ pub(crate) fn trouble(pod: &Pod) -> Option<String> {
     Some(why.map_or_else(|| phase.to_owned(), |why| format!("{phase}: {why}")))
 }
 
-/// Why nobody answers for a node, if so: its kubelet has not been heard for a while.
+/// The reason why nobody answers for a node, if so: its kubelet has not been heard for a while.
 pub(crate) fn down(node: &Node) -> Option<String> {
     let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let unknown = conditions.find(|condition| condition.type_ == "Ready" && condition.status == "Unknown")?;
@@ -78,14 +78,14 @@ pub(crate) async fn rolled_out(
     let api: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     let end = Instant::now() + limit;
     let mut told = String::new();
-    let (mut before, mut asking) = (String::new(), Instant::now() + SOON);
+    let (mut before, mut asking) = (String::new(), Instant::now() + REPORT_INTERVAL);
     let (mut said, mut hinted) = (BTreeMap::new(), None);
     loop {
         let set = api.get(crate::manifest::NAME).await.context("cannot read the DaemonSet of the agents")?;
         let (line, done) = state(&set);
         if line != before {
             said.clear();
-            (before, asking) = (line.clone(), Instant::now() + SOON);
+            (before, asking) = (line.clone(), Instant::now() + REPORT_INTERVAL);
         }
         let mut troubles = agent_troubles(client, namespace).await?;
         // One that is ending is ready to its last moment.
@@ -94,7 +94,7 @@ pub(crate) async fn rolled_out(
             if Instant::now() > asking {
                 let hint;
                 (said, hint) = unready::ask(client, values).await?;
-                asking = Instant::now() + SOON;
+                asking = Instant::now() + REPORT_INTERVAL;
                 if let (None, Some(hint)) = (&hinted, &hint) {
                     progress.say(hint);
                 }
@@ -116,11 +116,11 @@ pub(crate) async fn rolled_out(
             let hint = hinted.unwrap_or_else(|| format!("hint: kubectl -n {namespace} describe pods -l {AGENT_LABEL}"));
             bail!("not every agent is ready within {limit:?}: {told}\n{hint}");
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// What is the matter, each thing once, with the nodes it is the matter with.
+/// Each problem once, with its nodes.
 fn grouped(troubles: &BTreeMap<String, String>) -> Vec<String> {
     let mut nodes: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (node, why) in troubles {

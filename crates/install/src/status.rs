@@ -1,4 +1,4 @@
-//! What all agents of a cluster say, put together.
+//! The status of a cluster, put together from all agents.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -11,9 +11,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::agents::{self, Place};
 
-/// How long one agent may take to answer.
+/// The time that one agent may take to answer.
 const LIMIT: Duration = Duration::from_secs(20);
-/// How long all of them may take, if nobody is in a hurry.
+/// The time that all of them may take, if nobody is in a hurry.
 pub const WHOLE: Duration = Duration::from_secs(45);
 
 /// The state of a cluster.
@@ -36,11 +36,11 @@ pub struct Cluster {
 pub struct Node {
     /// Its name.
     pub name: String,
-    /// Whether the policy of the cluster is in its kernel.
+    /// True if the policy of the cluster is in its kernel.
     pub ready: bool,
-    /// What is wrong, most urgent first.
+    /// Problems, the most urgent first.
     pub problems: Vec<String>,
-    /// What its agent says.
+    /// Status of its agent.
     pub status: Option<Box<api::Status>>,
 }
 
@@ -65,7 +65,7 @@ pub struct Policy {
 }
 
 impl Cluster {
-    /// Whether all is well: every node is ready and every policy is enforced on every node.
+    /// True if all is well: every node is ready and every policy is enforced on every node.
     pub fn well(&self) -> bool {
         !self.nodes.is_empty()
             && self.nodes.iter().all(|node| node.ready)
@@ -97,7 +97,7 @@ pub async fn ask_within(client: &Client, limit: Duration) -> anyhow::Result<Clus
     ))
 }
 
-/// Whether there is an agent, or was meant to be one.
+/// True if there is an agent, or was meant to be one.
 pub fn is_installed(places: &[Place]) -> bool {
     places.iter().any(|place| place.agent.is_ok())
 }

@@ -19,10 +19,10 @@ use crate::manifest::{CniDirs, Mode, Seccomp};
 
 /// The oldest kernel that has the hook.
 const OLDEST_KERNEL: (u32, u32) = (6, 4);
-/// How many nodes are named before the rest is counted.
+/// The number of nodes are named before the rest is counted.
 const NAMED: usize = 5;
 
-/// What is seen of a cluster.
+/// Inventory of a cluster.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// Every node.
@@ -35,7 +35,7 @@ pub struct Seen {
     pub felix: Option<Value>,
 }
 
-/// What follows from something that was found.
+/// Consequence of a finding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Nothing.
@@ -49,31 +49,31 @@ pub enum Verdict {
 /// Something that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// What was looked at.
+    /// The subject.
     pub subject: &'static str,
-    /// What was found.
+    /// The finding.
     pub found: String,
-    /// What follows.
+    /// The consequence.
     pub verdict: Verdict,
 }
 
-/// What was found of a cluster.
+/// Findings about a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Survey {
     /// In the order of a person's questions.
     pub findings: Vec<Finding>,
-    /// How Ringfence would stand to the network plugin.
+    /// Relation of Ringfence to the network plugin.
     pub mode: Mode,
-    /// Whether nodes are containers, or may be: nobody has mounted `/sys/fs/bpf` in them.
+    /// True if nodes are containers, or may be: nobody has mounted `/sys/fs/bpf` in them.
     pub mount_bpf: bool,
-    /// Where nodes keep network configurations and plugins.
+    /// Directories of network configurations and plugins on nodes.
     pub cni: CniDirs,
     /// The seccomp profile that agents need.
     pub seccomp: Seccomp,
 }
 
 impl Survey {
-    /// Why policy cannot be enforced, if it cannot.
+    /// The reason why policy cannot be enforced, if it cannot.
     pub fn refusals(&self) -> Vec<&str> {
         let reasons = self.findings.iter().filter_map(|finding| match &finding.verdict {
             Verdict::Refused(why) => Some(why.as_str()),
@@ -136,8 +136,8 @@ pub fn judge(seen: &Seen) -> Survey {
     Survey { findings, mode, seccomp, mount_bpf: containers.is_some(), cni: own.unwrap_or_default() }
 }
 
-/// What is to be known of the container runtime: CRI-O's default profile is that of containers/common, which permits
-/// `bpf()` with `CAP_SYS_ADMIN` only (<https://github.com/containers/common/issues/1988>).
+/// Findings about the container runtime: CRI-O's default profile is that of containers/common, which permits `bpf()`
+/// with `CAP_SYS_ADMIN` only (<https://github.com/containers/common/issues/1988>).
 fn runtime(nodes: &[Node]) -> Option<Finding> {
     let of = |node: &Node| {
         let info = node.status.as_ref()?.node_info.as_ref()?;
@@ -153,7 +153,7 @@ fn runtime(nodes: &[Node]) -> Option<Finding> {
     })
 }
 
-/// Where k3s keeps what others keep in the usual places (its documentation, "Multus and IPAM plugins": so since
+/// Directories of k3s instead of the usual ones (its documentation, "Multus and IPAM plugins": so since
 /// 1.30.6).
 fn own_directories(nodes: &[Node]) -> Option<CniDirs> {
     let of_k3s = |node: &Node| {
@@ -167,7 +167,7 @@ fn own_directories(nodes: &[Node]) -> Option<CniDirs> {
     })
 }
 
-/// Which maker of clusters has run nodes as containers, or may have.
+/// The tool that runs nodes as containers, if one may have.
 fn in_containers(nodes: &[Node]) -> Option<&'static str> {
     let of_kind = |node: &Node| {
         let id = node.spec.as_ref().and_then(|spec| spec.provider_id.as_deref());

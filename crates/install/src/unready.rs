@@ -1,4 +1,4 @@
-//! Why agents that run are not ready: what they say themselves, and what to do about it.
+//! The reason why agents that run are not ready: what they say themselves, and what to do about it.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use kube::{Api, Client};
 use crate::manifest::{ApiServer, Values};
 use crate::status::{self, Cluster};
 
-/// What agents say that are not ready, by node; and a hint, if one fits.
+/// The reasons of agents that are not ready, by node; and a hint, if one fits.
 pub(crate) async fn ask(
     client: &Client,
     values: &Values,
@@ -23,13 +23,13 @@ fn problems(cluster: &Cluster) -> BTreeMap<String, String> {
     unready.filter_map(|node| Some((node.name.clone(), node.problems.first()?.clone()))).collect()
 }
 
-/// Whether an agent has never reached the API server.
+/// True if an agent has never reached the API server.
 fn is_cut_off(cluster: &Cluster) -> bool {
     let mut watches = cluster.nodes.iter().flat_map(|node| node.status.iter().flat_map(|status| &status.watches));
     watches.any(|watch| !watch.connected && !watch.synced)
 }
 
-/// Where the API server says it is.
+/// Address of the API server, as it says.
 async fn server(client: &Client) -> Option<ApiServer> {
     let slice = Api::<EndpointSlice>::namespaced(client.clone(), "default").get("kubernetes").await.ok()?;
     let port = slice.ports.iter().flatten().find_map(|port| port.port)?;

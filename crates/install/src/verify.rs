@@ -23,22 +23,22 @@ use case::{Attempt, Case, Check};
 use report::{Outcome, Report};
 use stage::Stage;
 
-/// Where the image of pods comes from, unless told otherwise.
+/// Image of pods by default.
 pub const IMAGE: &str = "registry.k8s.io/e2e-test-images/agnhost:2.53";
 
-/// How many connections are tried at a time.
+/// The number of connections are tried at a time.
 const AT_ONCE: usize = 8;
-/// How long a change may take to be enforced everywhere.
-const ENFORCED: Duration = Duration::from_mins(1);
+/// The time that a change may take to be enforced everywhere.
+const ENFORCE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How to verify.
+/// Options of the verification.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Image of the pods: agnhost.
     pub image: String,
     /// Only cases whose name contains this.
     pub filter: Option<String>,
-    /// How long pods may take to start.
+    /// The time that pods may take to start.
     pub patience: Duration,
 }
 
@@ -101,8 +101,9 @@ async fn one(stage: &Stage, pods: &stage::Pods, case: &Case) -> anyhow::Result<V
         wanted.push((applied.clone(), wait::enforced(&applied)?));
     }
     let enforced: Vec<_> = wanted.iter().map(|(_, wanted)| wanted.clone()).collect();
-    let lags = wait::everywhere(&stage.client, &enforced, ENFORCED).await?;
-    let mut wrong: Vec<String> = lags.into_iter().map(|lag| format!("not enforced in {ENFORCED:?}: {lag}")).collect();
+    let lags = wait::everywhere(&stage.client, &enforced, ENFORCE_TIMEOUT).await?;
+    let mut wrong: Vec<String> =
+        lags.into_iter().map(|lag| format!("not enforced in {ENFORCE_TIMEOUT:?}: {lag}")).collect();
     if wrong.is_empty() {
         wrong = match (&case.check, cut) {
             (Check::Matrix(allows), _) => matrix(stage, pods, *allows).await?,
@@ -115,7 +116,7 @@ async fn one(stage: &Stage, pods: &stage::Pods, case: &Case) -> anyhow::Result<V
         objects::delete(&stage.client, applied).await?;
         gone.push(wait::gone(applied)?);
     }
-    wrong.extend(wait::everywhere(&stage.client, &gone, ENFORCED).await?);
+    wrong.extend(wait::everywhere(&stage.client, &gone, ENFORCE_TIMEOUT).await?);
     Ok(wrong)
 }
 

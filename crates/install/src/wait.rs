@@ -16,19 +16,19 @@ use crate::{agents, objects};
 
 /// Time between two rounds.
 const ROUND_INTERVAL: Duration = Duration::from_millis(250);
-/// What a node is given at a time: connections through API servers do not live for ever.
-const ROUND: Duration = Duration::from_secs(30);
+/// Time that a node gets in one round: connections through API servers do not live for ever.
+const ROUND_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same where more nodes are waited for than can be asked at a time: each shall have its turn.
-const TURN: Duration = Duration::from_secs(1);
-/// How many policies are asked for at a time: they are written into the address of a request.
-const AT_A_TIME: usize = 100;
+const CROWDED_ROUND_TIMEOUT: Duration = Duration::from_secs(1);
+/// The number of policies are asked for at a time: they are written into the address of a request.
+const MAX_POLICIES_PER_REQUEST: usize = 100;
 /// The least time nodes are given for their first answer, also where nobody shall wait at all.
-const LEAST: Duration = Duration::from_secs(2);
-/// How much longer than the command itself its connection may take.
-const SLACK: Duration = Duration::from_secs(5);
+const MIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time that a connection may take beyond its command.
+const CONNECTION_MARGIN: Duration = Duration::from_secs(5);
 /// So long before the time is up a node shall say what it lacks, lest it be too late: at most, and as a part of that
 /// time.
-const EARLY: (Duration, u32) = (Duration::from_secs(1), 5);
+const REPORT_MARGIN: (Duration, u32) = (Duration::from_secs(1), 5);
 
 /// An object as the API server has it, in its generation or a newer one.
 pub fn enforced(object: &Value) -> anyhow::Result<Wanted> {
@@ -54,7 +54,7 @@ pub fn gone(object: &Value) -> anyhow::Result<Wanted> {
 /// Waits for the agents of all nodes.
 pub async fn everywhere(client: &Client, wanted: &[Wanted], limit: Duration) -> anyhow::Result<Lags> {
     let end = Instant::now() + limit;
-    for some in wanted.chunks(AT_A_TIME) {
+    for some in wanted.chunks(MAX_POLICIES_PER_REQUEST) {
         let lags = until(client, some, end).await?;
         if !lags.is_empty() {
             return Ok(lags);
@@ -65,7 +65,7 @@ pub async fn everywhere(client: &Client, wanted: &[Wanted], limit: Duration) -> 
 
 async fn until(client: &Client, wanted: &[Wanted], end: Instant) -> anyhow::Result<Lags> {
     let mut done: BTreeSet<String> = BTreeSet::new();
-    let end = end.max(Instant::now() + LEAST);
+    let end = end.max(Instant::now() + MIN_TIMEOUT);
     loop {
         let listed = timeout_at(end, agents::list(client)).await;
         let mut places = listed.context("the API server does not list nodes and agents in time")??;
@@ -94,7 +94,7 @@ async fn ask(
     let mut arguments = vec!["wait", "--here", "--timeout", &timeout];
     arguments.extend(wanted.iter().map(String::as_str));
     let mut lags = Lags::new();
-    for (node, answer) in agents::ask(client, places, &arguments, turn + SLACK, end).await {
+    for (node, answer) in agents::ask(client, places, &arguments, turn + CONNECTION_MARGIN, end).await {
         match answer {
             Ok(output) if output.code == 0 => drop(done.insert(node)),
             Ok(output) => lags.push(format!("{node}: {}", output.said())),
@@ -104,10 +104,10 @@ async fn ask(
     lags
 }
 
-/// How long each of so many nodes may wait for its agent, if so much time is left for all.
+/// The time that each of so many nodes may wait for its agent, if so much time is left for all.
 fn turn(nodes: usize, left: Duration) -> Duration {
-    let most = if nodes > agents::AT_ONCE { TURN } else { ROUND };
-    left.saturating_sub(EARLY.0.min(left / EARLY.1)).min(most)
+    let most = if nodes > agents::AT_ONCE { CROWDED_ROUND_TIMEOUT } else { ROUND_TIMEOUT };
+    left.saturating_sub(REPORT_MARGIN.0.min(left / REPORT_MARGIN.1)).min(most)
 }
 
 /// The policies of a file, as the API server has them now.
@@ -141,11 +141,11 @@ mod tests {
     #[test]
     fn each_of_many_nodes_has_its_turn_and_says_what_it_lacks_in_time() {
         let second = Duration::from_secs(1);
-        assert_eq!(turn(2, second * 60), ROUND);
+        assert_eq!(turn(2, second * 60), ROUND_TIMEOUT);
         assert_eq!(turn(2, second * 10), second * 9);
         assert_eq!(turn(2, second), second * 4 / 5);
         assert_eq!(turn(2, Duration::ZERO), Duration::ZERO);
-        assert_eq!(turn(1000, second * 60), TURN);
+        assert_eq!(turn(1000, second * 60), CROWDED_ROUND_TIMEOUT);
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn daemon_set(helm: &Path, set: &[&str]) -> Value {
     rendered.into_iter().find(|object| object["kind"] == "DaemonSet").unwrap()
 }
 
-/// What `install` does not write: each value changes what it is about, and nothing else.
+/// Values that `install` does not write: each value changes what it is about, and nothing else.
 #[test]
 fn values_of_the_chart_alone_show_where_they_belong() {
     let Some(helm) = helm() else { return };

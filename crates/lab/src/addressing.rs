@@ -1,4 +1,4 @@
-//! Which addresses the lab uses, for each of the two IP families.
+//! Addresses of the lab, for each of the two IP families.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -29,27 +29,27 @@ const NAMESPACE: &str = "kube-system";
 /// Port of each agent's metrics, on its node's address.
 const METRICS_PORT: u16 = 9464;
 /// Shortest and longest pause before an agent is started again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// Time that an agent may take to answer.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a running agent is asked whether it is ready, and its pod is looked at.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOK_WHEN_READY: Duration = Duration::from_secs(2);
+/// Time between two queries of a running agent, and between two looks at its pod.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+const READY_POLL_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How an agent is.
+/// State of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AgentState {
     /// When it was started; none while it does not run.
     pub(crate) since: Option<Timestamp>,
-    /// Whether everything is in the kernel, by its own word.
+    /// True if everything is in the kernel, by its own word.
     pub(crate) ready: bool,
-    /// How often it was started again.
+    /// Number of restarts.
     pub(crate) restarts: u32,
 }
 
 /// Keeps a node's agent running, for ever; tells how it is.
 pub(crate) async fn supervise(place: Place, node: Node, state: watch::Sender<AgentState>) {
-    let mut pause = PAUSE.0;
+    let mut pause = BACKOFF.0;
     if let Err(error) = end_earlier(&place, &node).await {
         tracing::warn!(%error, node = node.name, "an earlier agent could not be ended");
     }
@@ -72,11 +72,11 @@ pub(crate) async fn supervise(place: Place, node: Node, state: watch::Sender<Age
         state.send_modify(|state| {
             *state = AgentState { since: None, ready: false, restarts: state.restarts + 1 };
         });
-        if begun.elapsed() > PAUSE.1 {
-            pause = PAUSE.0;
+        if begun.elapsed() > BACKOFF.1 {
+            pause = BACKOFF.0;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(PAUSE.1);
+        pause = (pause * 2).min(BACKOFF.1);
     }
 }
 
@@ -123,7 +123,7 @@ async fn follow_readiness(place: &Place, node: &Node, state: &watch::Sender<Agen
         let asked = tokio::time::timeout(STATUS_TIMEOUT, agent.status()).await;
         let ready = asked.is_ok_and(|answer| answer.is_ok_and(|status| status.ready));
         state.send_if_modified(|state| std::mem::replace(&mut state.ready, ready) != ready);
-        tokio::time::sleep(if ready { LOOK_WHEN_READY } else { LOOK }).await;
+        tokio::time::sleep(if ready { READY_POLL_INTERVAL } else { POLL_INTERVAL }).await;
     }
 }
 
@@ -135,7 +135,7 @@ pub(crate) async fn mirror(client: KubeClient, node: Node, mut state: watch::Rec
         if let Err(error) = show(&api, &node, now).await {
             tracing::debug!(%error, node = node.name, "agent's pod not shown");
         }
-        let _changed_or_time = tokio::time::timeout(LOOK_WHEN_READY, state.changed()).await;
+        let _changed_or_time = tokio::time::timeout(READY_POLL_INTERVAL, state.changed()).await;
     }
 }
 

@@ -1,8 +1,8 @@
-//! Where a lab keeps its state and what its namespaces are called, so that several labs can exist side by side.
+//! Directory and namespaces of a lab, so that several labs can exist side by side.
 
 use std::path::{Path, PathBuf};
 
-/// Where a lab lives unless told otherwise.
+/// Directory of a lab by default.
 pub const DEFAULT_DIRECTORY: &str = "/run/ringfence-lab";
 
 /// The directory of one lab and the prefix of its namespaces, which follows from it.
@@ -31,7 +31,7 @@ impl Place {
         &self.root
     }
 
-    /// What the names of all the lab's namespaces begin with.
+    /// Prefix of the names of the lab's namespaces.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -51,7 +51,7 @@ impl Place {
         format!("{}pod-{}", self.prefix, short(uid))
     }
 
-    /// What `lab up` was asked for and which process serves it.
+    /// Options of `lab up`, and the process that serves it.
     pub fn state_file(&self) -> PathBuf {
         self.root.join("lab.json")
     }
@@ -76,12 +76,12 @@ impl Place {
         self.root.join("kubeconfig-inside")
     }
 
-    /// What the API server keeps.
+    /// Directory of the API server.
     pub fn api_directory(&self) -> PathBuf {
         self.root.join("api")
     }
 
-    /// Where the BPF file system of the lab is mounted: all pins go with the mount.
+    /// Mount point of the lab's BPF file system: all pins go with the mount.
     pub fn bpf_mount(&self) -> PathBuf {
         self.root.join("bpf")
     }
@@ -106,7 +106,7 @@ impl Place {
         self.pods_directory().join(uid)
     }
 
-    /// Where the pods have their directories.
+    /// Parent of the pods' directories.
     pub fn pods_directory(&self) -> PathBuf {
         self.root.join("pods")
     }

@@ -36,7 +36,7 @@ impl Process {
         Self::of(std::process::id())
     }
 
-    /// Whether it still runs; one that ended but was not yet waited for does not.
+    /// True if it still runs; one that ended but was not yet waited for does not.
     pub fn is_alive(&self) -> bool {
         start_time(self.pid).is_ok_and(|start_time| start_time == self.start_time)
     }
@@ -109,7 +109,7 @@ pub fn serving(place: &Place) -> Vec<Process> {
     all().filter(serves).filter_map(|pid| Process::of(pid).ok()).collect()
 }
 
-/// How the command line of a process begins that serves the lab of that directory, after the name of the program.
+/// Beginning of the command line of a process that serves the lab of that directory, after the name of the program.
 pub(crate) fn serve_command(place: &Place) -> [OsString; 3] {
     ["serve".into(), "--dir".into(), place.root().as_os_str().to_owned()]
 }

@@ -1,4 +1,4 @@
-//! What the API server asks of whoever runs the pods: streams into them and their logs.
+//! Interface of the API server to the runtime of pods: streams into them and their logs.
 
 use std::net::SocketAddr;
 
@@ -35,22 +35,22 @@ pub struct ContainerRef {
 /// A command to run in a container.
 #[derive(Clone, Debug)]
 pub struct ExecRequest {
-    /// Where.
+    /// Its port.
     pub target: ContainerRef,
     /// Program and arguments.
     pub command: Vec<String>,
-    /// Whether the caller will send input.
+    /// True if the caller will send input.
     pub stdin: bool,
-    /// Whether to run on a terminal (then everything comes on standard output).
+    /// True if to run on a terminal (then everything comes on standard output).
     pub tty: bool,
 }
 
 /// A container to attach to.
 #[derive(Clone, Debug)]
 pub struct AttachRequest {
-    /// Which.
+    /// Its identity.
     pub target: ContainerRef,
-    /// Whether the caller will send input.
+    /// True if the caller will send input.
     pub stdin: bool,
 }
 
@@ -68,7 +68,7 @@ pub struct ExecSession {
     pub exit: oneshot::Receiver<i32>,
 }
 
-/// Which part of a log.
+/// Part of a log.
 #[derive(Clone, Debug)]
 pub struct LogRequest {
     /// Whose.
@@ -87,7 +87,7 @@ pub struct LogRequest {
     pub limit_bytes: Option<u64>,
 }
 
-/// Why a stream could not be opened.
+/// The reason why a stream could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuntimeError {
     /// No such pod or container on any node.

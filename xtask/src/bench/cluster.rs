@@ -14,7 +14,7 @@ use crate::{demo, image, marks};
 
 const MARKS: (&str, &str) = ("<!-- results: cargo xtask bench --cluster -->", "<!-- end of results -->");
 
-/// What is measured: the heading in the document, and what `ringfence-bench cluster` is told.
+/// The measurements: the heading in the document, and what `ringfence-bench cluster` is told.
 const MEASURED: &[(&str, &[&str])] = &[
     ("Reaction", &["reaction"]),
     ("The network plugin", &["chain", "--machine"]),
@@ -65,7 +65,7 @@ pub(super) fn on_one<T>(
     done
 }
 
-/// What is built for it.
+/// Programs and image that are built for it.
 pub(super) struct Made {
     pub(super) ringfence: PathBuf,
     pub(super) bench: PathBuf,
@@ -91,7 +91,7 @@ fn measure(steps: &mut Steps, cluster: &Cluster, made: &Made, what: &[(&str, &[&
     Some(results.join("\n\n"))
 }
 
-/// What a measurement prints, if it went well.
+/// The output of a measurement that succeeded.
 fn say(steps: &mut Steps, cluster: &Cluster, made: &Made, words: &[&str]) -> Option<String> {
     let mut command = cluster.command(&made.bench);
     command.arg("cluster").args(words);

@@ -13,7 +13,7 @@ pub(super) struct Suite {
     pub(super) kinds: &'static str,
     /// The version of the module that `go.mod` asks for.
     pub(super) version: &'static str,
-    /// What it tries besides the standard features.
+    /// Features that it tries besides the standard ones.
     pub(super) features: &'static [&'static str],
     /// Tests that need SCTP.
     pub(super) sctp: &'static [&'static str],

@@ -1,6 +1,6 @@
-//! What `go test -v` says, counted.
+//! The output of `go test -v`, counted.
 
-/// How a test ended.
+/// Result of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// As it should.
@@ -15,7 +15,7 @@ pub(super) enum Outcome {
 const MARKS: &[(&str, Outcome)] =
     &[("--- PASS: ", Outcome::Passed), ("--- FAIL: ", Outcome::Failed), ("--- SKIP: ", Outcome::Skipped)];
 
-/// What was said so far.
+/// Transcript so far.
 #[derive(Default)]
 pub(super) struct Transcript {
     left_out: &'static [&'static str],
@@ -52,7 +52,7 @@ impl Transcript {
         Some(trimmed)
     }
 
-    /// How many tests ended so. A suite that failed without any of its tests counts as one.
+    /// The number of tests ended so. A suite that failed without any of its tests counts as one.
     pub(super) fn count(&self, outcome: Outcome) -> usize {
         let tests = self.tests.iter().filter(|(_, ended)| *ended == outcome).count();
         let alone = outcome == Outcome::Failed && tests == 0 && self.setup_failed;

@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-/// How often it is looked whether a program ended.
-const PAUSE: Duration = Duration::from_millis(100);
-/// How long a program that was told to end may take to clean up.
-const CLEANING: Duration = Duration::from_mins(3);
+/// Time between two looks whether a program ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The time that a program that was told to end may take to clean up.
+const CLEANUP_TIMEOUT: Duration = Duration::from_mins(3);
 /// Exit code of a program that was interrupted: 128 and the number of the signal, as shells have it.
 const INTERRUPTED: u8 = 130;
 
 /// The steps, and whether one failed.
 pub(crate) struct Steps {
-    /// How often somebody wanted an end.
+    /// Number of interruptions.
     interruptions: Arc<AtomicUsize>,
-    /// Whether one failed.
+    /// True if one failed.
     pub(crate) failed: bool,
 }
 
@@ -46,12 +46,12 @@ impl Steps {
         Ok(Self { interruptions, failed: false })
     }
 
-    /// Whether somebody wanted an end.
+    /// True if somebody wanted an end.
     pub(crate) fn interrupted(&self) -> bool {
         self.interruptions.load(Ordering::Relaxed) > 0
     }
 
-    /// How it ended.
+    /// The exit code.
     pub(crate) fn code(&self) -> ExitCode {
         match (self.interrupted(), self.failed) {
             (true, _) => ExitCode::from(INTERRUPTED),
@@ -177,12 +177,12 @@ fn wait(child: &mut Child, interruptions: &AtomicUsize) -> anyhow::Result<bool> 
             // All of its group, as a terminal does.
             let _ = Command::new("kill").args(["-INT", "--", &format!("-{}", child.id())]).status();
             told = now;
-            end.get_or_insert_with(|| Instant::now() + CLEANING);
+            end.get_or_insert_with(|| Instant::now() + CLEANUP_TIMEOUT);
         }
         if end.is_some_and(|end| Instant::now() > end) {
             child.kill()?;
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
         let count = Arc::clone(&steps.interruptions);
         let began = Instant::now();
         let interrupting = std::thread::spawn(move || {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(POLL_INTERVAL);
             count.fetch_add(1, Ordering::Relaxed);
         });
         assert_eq!(steps.run("long", Command::new("sleep").arg("60")), None);

@@ -30,7 +30,7 @@ struct Row {
     story: String,
 }
 
-/// What the document shall say: what it says, with the rows that a run made in place of those of the same faults.
+/// The new text of the document: what it says, with the rows that a run made in place of those of the same faults.
 ///
 /// `printed` is what the suite printed; `made` says when, how and on what that was.
 ///

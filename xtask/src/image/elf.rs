@@ -1,9 +1,9 @@
-//! What a program asks of the system it runs on, read from its ELF headers.
+//! Requirements of a program, read from its ELF headers.
 
 use anyhow::Context as _;
 use goblin::elf::Elf;
 
-/// What must be there for a program to start.
+/// Files that a program needs to start.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Needs {
     /// Path of the dynamic loader.
@@ -13,7 +13,7 @@ pub(super) struct Needs {
 }
 
 impl Needs {
-    /// Whether it needs nothing but a kernel.
+    /// True if it needs nothing but a kernel.
     pub(super) fn is_static(&self) -> bool {
         self.loader.is_none() && self.libraries.is_empty()
     }

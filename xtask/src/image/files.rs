@@ -8,16 +8,16 @@ use anyhow::Context as _;
 
 use super::elf;
 
-/// Where Debian keeps shared libraries, by the names that packages know them by.
+/// Debian's directories of shared libraries.
 const LIBRARY_DIRS: &[&str] = &["/lib/{arch}-linux-gnu", "/usr/lib/{arch}-linux-gnu", "/lib64", "/usr/lib64"];
-/// Where Debian keeps what is to be told about a package's authors and licence.
+/// Debian's directory of copyright notices.
 const NOTICES: &str = "/usr/share/doc";
 
 /// A file to be.
 pub(super) struct FileEntry {
     /// Its permissions.
     pub(super) mode: u32,
-    /// What is in it.
+    /// Its content.
     pub(super) content: Vec<u8>,
 }
 
@@ -35,12 +35,12 @@ impl Files {
         self.entries.iter().map(|(path, entry)| (path.as_str(), entry))
     }
 
-    /// How many there are.
+    /// The number that there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// What is in a file that was added.
+    /// Content of a file that was added.
     pub(super) fn content(&self, path: &str) -> anyhow::Result<Vec<u8>> {
         Ok(self.entries.get(path).with_context(|| format!("the image has no {path}"))?.content.clone())
     }

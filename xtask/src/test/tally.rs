@@ -1,6 +1,6 @@
 //! Counts what the test harness prints.
 
-/// What happened so far.
+/// Counts so far.
 ///
 /// A test that cannot run on this machine prints a line that begins with `skip` and returns; the harness believes it
 /// passed and shows its output (`--show-output`), from which it is known here.
@@ -22,7 +22,7 @@ pub(crate) struct Tally {
     not_passed: u64,
 }
 
-/// Where in the output of a test program we are.
+/// Section of the output of a test program.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Section {
     /// The list of tests, and everything else.

@@ -1,4 +1,4 @@
-//! What the documents name is there.
+//! Checks that things which documents name exist.
 
 use clap::CommandFactory as _;
 
@@ -74,7 +74,7 @@ fn leads(tree: &Tree, folder: &str, link: &str) -> bool {
     parts.is_empty() || tree.holds(&parts.join("/"))
 }
 
-/// What is in back-quotes.
+/// The words in back-quotes.
 fn quoted(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }

@@ -1,4 +1,4 @@
-//! What every Rust file looks like.
+//! Rules for every Rust file.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub(crate) fn check(tree: &Tree, roots: &BTreeMap<String, String>) -> Vec<Findin
     findings
 }
 
-/// Whether a file is in the folder of the package that may.
+/// True if a file is in the folder of the package that may.
 fn may_be_unsafe(path: &str, roots: &BTreeMap<String, String>) -> bool {
     let folder = |root: &str| root.split_once("/src/").map(|(folder, _)| format!("{folder}/"));
     roots

@@ -28,7 +28,7 @@ impl Tree {
         self.0.get(path).map(String::as_str)
     }
 
-    /// Whether there is such a file or folder.
+    /// True if there is such a file or folder.
     pub(crate) fn holds(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         self.0.contains_key(path) || self.0.keys().any(|file| file.starts_with(&format!("{path}/")))
@@ -44,7 +44,7 @@ impl Tree {
         self.0.iter().map(|(path, text)| (path.as_str(), text.as_str()))
     }
 
-    /// How many files.
+    /// The number of files.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }

@@ -20,7 +20,8 @@ const DEVICES: &[&str] = &[
 /// Plugins that come with a switch of their own.
 const SWITCHES: &[&str] = &["antrea", "cilium-cni", "kube-ovn", "ovn-k8s-cni-overlay", "ovs", "weave-net"];
 
-/// Why nothing can be enforced on pods of this configuration, if so. Plugins that a plugin calls count too.
+/// The reason why nothing can be enforced on pods of this configuration, if there is one. Plugins that a plugin calls
+/// count too.
 pub(super) fn reason(file: &str, text: &str) -> Option<String> {
     let conf: Value = serde_json::from_str(text).ok()?;
     let (plugin, how) = find(&conf)?;

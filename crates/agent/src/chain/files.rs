@@ -13,9 +13,9 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 /// Ending of the name of a file that is still being written. No runtime reads such files.
 const UNFINISHED: &str = ".ringfence-new";
 
-/// How long after a file was replaced somebody may write into the old one: who opens a file in order to write does so
-/// at once.
-const GRACE: Duration = Duration::from_secs(10);
+/// Time after a file was replaced in which somebody may write into the old one: who opens a file in order to write does
+/// so at once.
+const REPLACED_GRACE: Duration = Duration::from_secs(10);
 
 /// A directory of network configurations.
 #[derive(Debug, Default)]
@@ -67,7 +67,7 @@ fn dangling(to: &Path) -> String {
     )
 }
 
-/// Whether a directory was removed while this process goes on seeing it: a mount stays on what it was made of.
+/// True if a directory was removed while this process goes on seeing it: a mount stays on what it was made of.
 pub(crate) fn is_gone(directory: &Path) -> bool {
     fs::metadata(directory).is_ok_and(|metadata| metadata.nlink() == 0)
 }
@@ -89,9 +89,9 @@ pub(crate) struct Replaced {
 }
 
 impl Replaced {
-    /// Whether somebody may still write into it.
+    /// True if somebody may still write into it.
     pub(crate) fn is_recent(&self) -> bool {
-        self.at.elapsed() < GRACE
+        self.at.elapsed() < REPLACED_GRACE
     }
 
     /// Puts back what somebody wrote into it since, if that is whole, in place of what was made of the text before.

@@ -40,12 +40,12 @@ pub(crate) use files::Program;
 /// runtimes take it.
 const WRAPPER: &str = "00-ringfence.conflist";
 
-/// How often the directories are looked at while nobody says that anything changed in them.
-const LOOK: Duration = Duration::from_secs(2);
-/// How often a look is begun anew, at once, because somebody else wrote the same file meanwhile.
-const ATTEMPTS: usize = 10;
+/// Time between two looks at the directories while no event says that they changed.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(2);
+/// Number of times that a look is begun anew because another program wrote the same file meanwhile.
+const MAX_ATTEMPTS: usize = 10;
 
-/// Where plugin and configuration live on the node.
+/// Directories of plugins and network configurations on the node.
 #[derive(Clone, Debug)]
 pub struct Chain {
     /// Directory of network configurations, as a rule `/etc/cni/net.d`.
@@ -54,13 +54,13 @@ pub struct Chain {
     pub bin_dir: PathBuf,
 }
 
-/// Where the plugin belongs.
+/// Place of the plugin in the configuration.
 pub(crate) enum Wanted {
     /// At the end of whatever gives pods their addresses.
     Chained,
     /// In a configuration of its own.
     Primary {
-        /// Where the standard plugins are that it names.
+        /// Directory of the standard plugins that it names.
         plugins: PathBuf,
         /// The configuration, once it is known.
         list: Mutex<Option<String>>,
@@ -74,7 +74,7 @@ impl Wanted {
     }
 }
 
-/// What keeps the plugin where it belongs.
+/// The thread that keeps the plugin in the configuration.
 pub(crate) struct Keeper {
     chain: Chain,
     /// The plugin's program.
@@ -88,14 +88,14 @@ pub(crate) struct Keeper {
     meters: Arc<Meters>,
 }
 
-/// What is remembered from one look to the next.
+/// State kept from one look to the next.
 #[derive(Debug, Default)]
 struct Kept {
     /// The agent can answer for pods. Nothing is written before.
     in_sync: bool,
     /// The plugin was where it belongs once.
     stood: bool,
-    /// What was found the last time.
+    /// State found by the last look.
     state: Option<api::CniConfig>,
     /// Files that were replaced not long ago.
     replaced: Vec<Replaced>,
@@ -199,7 +199,7 @@ impl Keeper {
         state
     }
 
-    /// How things stand, and whether a file had to be written for that.
+    /// The state of the configuration, and whether a file had to be written for it.
     fn try_keep(&self, replaced: &mut Vec<Replaced>) -> io::Result<(api::CniConfig, bool)> {
         self.restore()?;
         let conf_dir = &self.chain.conf_dir;
@@ -246,10 +246,10 @@ fn failed(error: &io::Error) -> api::CniConfig {
 /// more.
 fn wait(notices: Option<&Inotify>) -> bool {
     let Some(notices) = notices else {
-        thread::sleep(LOOK);
+        thread::sleep(RESYNC_INTERVAL);
         return false;
     };
-    let timeout = PollTimeout::try_from(LOOK).unwrap_or(PollTimeout::MAX);
+    let timeout = PollTimeout::try_from(RESYNC_INTERVAL).unwrap_or(PollTimeout::MAX);
     match poll(&mut [PollFd::new(notices.as_fd(), PollFlags::POLLIN)], timeout) {
         Ok(0) | Err(Errno::EINTR) => return true,
         Ok(_) => {}
@@ -285,7 +285,7 @@ fn carry_out(
     replaced: &mut Vec<Replaced>,
     plan: impl Fn(&Files) -> Steps,
 ) -> io::Result<(api::CniConfig, bool)> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_ATTEMPTS {
         for before in std::mem::take(replaced) {
             match before.recover()? {
                 Some(theirs) => replaced.push(theirs),

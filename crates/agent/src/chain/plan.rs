@@ -1,4 +1,4 @@
-//! What is to be done with a directory of network configurations: a function of the files that are there.
+//! The changes that a directory of network configurations needs: a function of the files that are there.
 
 use ringfence_api as api;
 use ringfence_cni::{Error, PLUGIN, conflist, multus};
@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::files::Files;
 use super::{WRAPPER, bypass};
 
-/// What is to be done, and how things stand then.
+/// The changes, and the state after them.
 #[derive(Debug, Default)]
 pub(super) struct Steps {
     /// Files to be written, in this order.
     pub(super) write: Vec<Write>,
-    /// Whether the list that was made for a configuration that is none is to go.
+    /// True if the list that was made for a configuration that is none is to go.
     pub(super) unwrap: bool,
     pub(super) state: api::CniConfig,
 }
@@ -30,9 +30,9 @@ pub(super) struct Write {
 struct Place<'a> {
     /// Name and text of the file, where there is a place in it.
     file: Option<(&'a str, &'a str)>,
-    /// How the plugin gets into that file.
+    /// The function that adds the plugin to that file.
     put: fn(&str, &Value) -> Result<Option<String>, Error>,
-    /// Why it cannot be placed.
+    /// The reason why it cannot be placed.
     error: Option<String>,
 }
 
@@ -80,7 +80,7 @@ pub(super) fn plan(files: &Files, member: &Value) -> Steps {
     steps
 }
 
-/// Where the plugin belongs.
+/// Place of the plugin in the configuration.
 fn place<'a>(first: (&'a str, &'a str), usable: &[(&'a str, &'a str)]) -> Place<'a> {
     let (name, text) = first;
     let fine = Place { file: Some(first), put: conflist::insert, error: None };
@@ -131,12 +131,12 @@ pub(super) fn without(files: &Files, but: Option<&str>, why: &str) -> Steps {
     }
 }
 
-/// Whether a file is a list by its name: runtimes read others as the configuration of one plugin.
+/// True if a file is a list by its name: runtimes read others as the configuration of one plugin.
 fn is_list(name: &str) -> bool {
     std::path::Path::new(name).extension().is_some_and(|kind| kind == "conflist")
 }
 
-/// Whether a runtime can use a configuration: a list has plugins, anything else is one.
+/// True if a runtime can use a configuration: a list has plugins, anything else is one.
 pub(super) fn is_usable(name: &str, text: &str) -> bool {
     !conflist::types(text).is_empty() && conflist::is_list(text) == is_list(name)
 }

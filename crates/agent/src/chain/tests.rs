@@ -50,7 +50,7 @@ impl Drop for Dir {
     }
 }
 
-/// How things stand after a look.
+/// The state after a look.
 fn look(dir: &Dir, member: &Value) -> api::CniConfig {
     keep(&dir.0, member, &mut Vec::new()).unwrap().0
 }
@@ -150,7 +150,7 @@ fn a_plugin_that_bypasses_the_stack_is_refused_and_its_configuration_left_as_it_
     assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), bypass);
 }
 
-/// What the keeper says next that fulfils a condition.
+/// Waits for a state that fulfils a condition.
 fn told(messages: &std::sync::mpsc::Receiver<Message>, what: &str, condition: impl Fn(&api::CniConfig) -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     loop {

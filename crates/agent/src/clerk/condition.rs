@@ -1,4 +1,4 @@
-//! What is the matter with a policy, as the conditions of its status.
+//! Problems of a policy, as the conditions of its status.
 
 use std::fmt::Write as _;
 
@@ -75,7 +75,7 @@ pub(super) fn dated(conditions: &[Value], stored: &[Value], now: &str) -> Vec<Va
     conditions.iter().map(dated).collect()
 }
 
-/// Whether what is stored says the same, whenever it came to.
+/// True if the stored conditions say the same, whatever their times.
 pub(super) fn agree(conditions: &[Value], stored: &[Value]) -> bool {
     const FIELDS: [&str; 5] = ["type", "status", "observedGeneration", "reason", "message"];
     let text = |value: &Value| value.as_str().is_some_and(str::is_empty) || value.is_null();
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::problem::{NO_CAPACITY, SAME_PRIORITY};
 
-    /// What is said of a policy with this rule.
+    /// The report about a policy with this rule.
     fn about(action: &str, peer: &Value, ports: &Value) -> Account {
         let mut rule = json!({"action": action, "to": [peer]});
         if !ports.is_null() {

@@ -1,4 +1,4 @@
-//! What is the matter with a policy, or with a pod's address, as Events.
+//! Problems of a policy, or of a pod's address, as Events.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
@@ -18,7 +18,7 @@ use crate::problem::{Account, Claim};
 const LONGEST_NOTE: usize = 1024;
 /// Bytes of a policy's name in the name of an Event, which has room for 253 altogether.
 const LONGEST_NAME: usize = 200;
-/// Where Events about objects without a namespace are.
+/// Namespace of Events about objects without a namespace.
 const CLUSTER_EVENTS: &str = "default";
 
 /// The Events about a policy: one for each reason.
@@ -55,7 +55,7 @@ pub(super) fn about_claim(claim: &Claim, node: &str) -> Event {
     event(regarding, claim.reason, claim.message.clone(), node)
 }
 
-/// What an Event is called says what it says, so that one is there once whoever writes it.
+/// An Event. Its name is a hash of its text, so that it exists once whichever agent writes it.
 fn event(regarding: ObjectReference, reason: &str, message: String, node: &str) -> Event {
     let note = shorten(message, LONGEST_NOTE);
     let uid = regarding.uid.as_deref().unwrap_or_default();

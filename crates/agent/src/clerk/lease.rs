@@ -16,12 +16,12 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::NAME;
 
-/// How long to wait before the holder tries again to renew after an error.
-const RETRY: Duration = Duration::from_secs(1);
+/// Time until the holder tries again to renew after an error.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// Longest to wait for the API when nobody is in a hurry.
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long things last.
+/// Durations of the election.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     /// The Lease, without being renewed; at least a second.
@@ -69,7 +69,7 @@ impl Election {
 
     /// Takes or renews the Lease if that can be had. Until when this candidate holds it; none if another does.
     pub(crate) async fn campaign(&mut self) -> kube::Result<Option<Instant>> {
-        match timeout(PATIENCE, self.try_campaign()).await {
+        match timeout(REQUEST_TIMEOUT, self.try_campaign()).await {
             Ok(result) => result,
             Err(_elapsed) => Err(kube::Error::ReadEvents(std::io::ErrorKind::TimedOut.into())),
         }
@@ -120,7 +120,7 @@ impl Election {
         self.api.replace(NAME, &PostParams::default(), &lease).await.map(Some)
     }
 
-    /// Whether nobody has renewed it for as long as it lasts.
+    /// True if nobody has renewed it for as long as it lasts.
     fn is_over(&mut self, lease: &Lease, spec: &LeaseSpec, now: Instant) -> bool {
         let version = lease.metadata.resource_version.clone().unwrap_or_default();
         let since = match &self.seen {
@@ -147,7 +147,7 @@ impl Election {
     pub(crate) async fn keep(&mut self, mut until: Instant) {
         let mut failed = false;
         loop {
-            let wait = if failed { RETRY.min(self.terms.renew) } else { self.terms.renew };
+            let wait = if failed { RETRY_INTERVAL.min(self.terms.renew) } else { self.terms.renew };
             sleep_until((Instant::now() + wait).min(until)).await;
             let held = self.held.clone();
             match timeout_at(until, self.try_campaign()).await {
@@ -175,7 +175,7 @@ impl Election {
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = Some(String::new());
         }
-        let resigned = timeout(RETRY, self.api.replace(NAME, &PostParams::default(), &lease)).await;
+        let resigned = timeout(RETRY_INTERVAL, self.api.replace(NAME, &PostParams::default(), &lease)).await;
         if !matches!(resigned, Ok(Ok(_))) {
             tracing::debug!("the Lease is not given back; it runs out");
         }

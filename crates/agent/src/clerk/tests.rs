@@ -24,7 +24,7 @@ use crate::fake::FakeKernel;
 use crate::metrics::Meters;
 
 /// Longest a step of these tests may take.
-const PATIENCE: Duration = Duration::from_mins(1);
+const TIMEOUT: Duration = Duration::from_mins(1);
 const TERMS: Terms =
     Terms { lease: Duration::from_secs(4), renew: Duration::from_millis(400), look: Duration::from_millis(100) };
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/ringfence";
@@ -155,7 +155,7 @@ impl Server {
         writes.map(|(who, ..)| *who).collect()
     }
 
-    /// How often somebody looked at the Lease.
+    /// Number of looks of a candidate at the Lease.
     fn looks(&self, who: &str) -> usize {
         self.0.lock().asked.iter().filter(|(by, _, path)| *by == who && path == LEASE).count()
     }
@@ -217,7 +217,7 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
             sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
+    timeout(TIMEOUT, waiting).await.unwrap_or_else(|_| panic!("not in time: {what}"));
 }
 
 #[test]

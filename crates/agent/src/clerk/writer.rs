@@ -20,13 +20,13 @@ use crate::metrics::Meters;
 use crate::problem::{Account, Claim};
 
 /// Between two writes.
-const PACE: Duration = Duration::from_millis(50);
-/// How often what is stored is read again, to put right what others have changed.
-const AFRESH: Duration = Duration::from_mins(10);
+const WRITE_INTERVAL: Duration = Duration::from_millis(50);
+/// Time after which stored conditions are read again, to repair changes of others.
+const RESYNC_INTERVAL: Duration = Duration::from_mins(10);
 /// After errors, before trying again: twice as long each time.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
 /// Longest to wait for an answer: shorter than what is left of a Lease when its holder stops.
-const PATIENCE: Duration = Duration::from_secs(4);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// Objects asked for at a time.
 const PAGE: u32 = 500;
 
@@ -86,7 +86,7 @@ impl Writer {
 
     /// Writes everything that is not there, then what changes, for a while.
     async fn follow(&mut self) -> Result<(), Gone> {
-        let end = Instant::now() + AFRESH;
+        let end = Instant::now() + RESYNC_INTERVAL;
         let (mut since, mut due, mut claims) = (0, BTreeMap::new(), Vec::new());
         while Instant::now() < end {
             // The planning thread has nothing whole to tell before it first says so.
@@ -144,7 +144,7 @@ impl Writer {
         }
         self.meters.unwritten.inc();
         self.failures += 1;
-        super::lease::spread((PAUSES.0 * 2_u32.pow(self.failures.min(8) - 1)).min(PAUSES.1))
+        super::lease::spread((BACKOFF.0 * 2_u32.pow(self.failures.min(8) - 1)).min(BACKOFF.1))
     }
 
     /// Writes what it can; gives back the first error.
@@ -202,8 +202,8 @@ impl Writer {
 
     /// Makes a request at its time. None if the server refuses it for good: it would do so again.
     async fn paced<T>(&self, request: impl Future<Output = kube::Result<T>>) -> kube::Result<Option<T>> {
-        sleep(PACE).await;
-        match timeout(PATIENCE, request).await {
+        sleep(WRITE_INTERVAL).await;
+        match timeout(REQUEST_TIMEOUT, request).await {
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 400 | 404 | 409 | 410 | 422) => {
                 // Gone meanwhile, another of the same name, or there already.
@@ -259,7 +259,7 @@ impl Writer {
     }
 }
 
-/// Whether the server answered at all.
+/// True if the server answered at all.
 fn is_answer(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(_))
 }
@@ -271,7 +271,7 @@ fn ours(object: &Value) -> Vec<Value> {
     all.filter(ours).cloned().collect()
 }
 
-/// Where the API has a kind of policy.
+/// The API's resource of a kind of policy.
 pub(super) fn resource(kind: PolicyKind) -> Resource {
     match kind {
         PolicyKind::NetworkPolicy => Kind::NetworkPolicy,

@@ -1,4 +1,4 @@
-//! How changes reach the kernel.
+//! Commits: changes on their way to the kernel.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use super::{backoff, room};
 use crate::enforcer::EnforceError;
 use crate::interfaces::Nudge;
 
-/// How long less room is planned with after what should have fitted did not.
-const SQUEEZED: Duration = Duration::from_mins(1);
+/// Time in which plans are made smaller after a plan that should have fitted did not.
+const SHRUNK_TIME: Duration = Duration::from_mins(1);
 
-/// Why the kernel is behind.
+/// The reason why the kernel is behind.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) error: EnforceError,
@@ -73,8 +73,9 @@ impl Core {
         }
     }
 
-    /// What was planned to fit did not: what is new did not fit beside what is old, or not in one piece. Plans with
-    /// less and less room until it does, at the expense of whoever asks for most, and then with all of it again.
+    /// Handles a plan that should have fitted and did not: what is new did not fit beside what is old, or not in one
+    /// piece. Plans with less and less room until it does, at the expense of whoever asks for most, and then with all
+    /// of it again.
     fn squeeze(&mut self, why: String) -> Result<(), EnforceError> {
         let limits = self.setup.enforcer.limits();
         if limits == Limits::NONE {
@@ -96,7 +97,7 @@ impl Core {
             let deltas = self.planner.commit();
             result = self.apply_deltas(&deltas);
             if let Err(EnforceError::Capacity(_)) = result {
-                self.squeezed = Some(Instant::now() + SQUEEZED);
+                self.squeezed = Some(Instant::now() + SHRUNK_TIME);
                 self.planner.set_limits(squeezed);
                 self.planner.commit();
                 result = self.sync();

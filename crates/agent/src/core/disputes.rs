@@ -1,4 +1,4 @@
-//! What is said of addresses that several pods claim.
+//! Reports about addresses that several pods claim.
 
 use ringfence_engine::{AddressConflict, Claimant};
 use ringfence_model::Name;
@@ -11,7 +11,7 @@ const NAMED: usize = 3;
 /// Most addresses about which Events are written at a time.
 const TOLD: usize = 64;
 
-/// Who has the address, and what follows.
+/// The owners of an address, and what follows, as a sentence.
 fn sentence(dispute: &AddressConflict) -> String {
     let list = |pods: &[Claimant]| pods.iter().map(|claimant| claimant.pod.to_string()).collect::<Vec<_>>().join(", ");
     let AddressConflict { address, owners, refused, matters } = dispute;
@@ -45,7 +45,7 @@ impl Core {
         self.index.raise();
     }
 
-    /// What Events say of pods.
+    /// Events about pods.
     pub(super) fn claims(&self) -> Vec<Claim> {
         let told = self.disputes.iter().filter(|dispute| dispute.matters || !dispute.refused.is_empty()).take(TOLD);
         let claims = told.flat_map(|dispute| {
@@ -61,7 +61,7 @@ impl Core {
         claims.chain(self.crowd_claims()).collect()
     }
 
-    /// What the status says of each pod.
+    /// Remarks of the status about each pod.
     pub(super) fn dispute_remarks(&self) -> Vec<(String, String)> {
         let pods =
             |dispute: &AddressConflict| dispute.owners.iter().chain(&dispute.refused).cloned().collect::<Vec<_>>();

@@ -1,5 +1,5 @@
-//! What names stand for, as DNS servers answer, and which of it rules may mean: who answers for a name outside must not
-//! open addresses inside.
+//! Addresses of domain names, as DNS servers answer, and those of them that rules may mean: who answers for a name
+//! outside must not open addresses inside.
 //!
 //! An address of a machine or a link (loopback, link-local, metadata services, …) belongs to no name. One of a pod, a
 //! node or a Service belongs to names below the cluster's own domain, and to rules that have the very name: behind a
@@ -16,7 +16,7 @@ use crate::index::Index;
 use crate::inside::{Inside, meant, special};
 use crate::services::News;
 
-/// What is known of names.
+/// The known names and their addresses.
 #[derive(Debug)]
 pub(super) struct Domains {
     /// The domain of the cluster's own names.
@@ -28,14 +28,14 @@ pub(super) struct Domains {
     planned: BTreeMap<DomainName, Domain>,
     /// The names that were told to stand for an address, by what it means ([`meant`]).
     names: HashMap<IpAddr, BTreeSet<DomainName>>,
-    /// What no rule means, or none with a wildcard, and whose it is.
+    /// Addresses that no rule means, or none with a wildcard, and their owners.
     withheld: BTreeMap<DomainName, Vec<(IpAddr, &'static str)>>,
     /// Names to look at anew, or all.
     doubtful: BTreeSet<DomainName>,
     all: bool,
 }
 
-/// What came of a look at a name.
+/// Result of a look at a name.
 enum Found {
     /// As it is planned already.
     Same,
@@ -84,7 +84,8 @@ impl Domains {
         self.doubtful.insert(name);
     }
 
-    /// Whether these are inside may be different now. Whether any name stands for one of them.
+    /// Marks names for a new look whose addresses may have become internal, or external. Whether any name stands for
+    /// one of them.
     fn doubt<'a>(&mut self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> bool {
         let before = self.doubtful.len();
         for names in addresses.into_iter().filter_map(|address| self.names.get(address)) {
@@ -154,7 +155,7 @@ impl Domains {
         Domain { name: told.name.clone(), addresses, lingering, inside }
     }
 
-    /// How many addresses are withheld.
+    /// Number of withheld addresses.
     pub(super) fn withheld(&self) -> usize {
         self.withheld.values().map(Vec::len).sum()
     }
@@ -166,7 +167,7 @@ impl Domains {
     }
 }
 
-/// Whether a name is a domain or below it.
+/// True if a name is a domain or below it.
 fn is_below(name: &DomainName, domain: &DomainName) -> bool {
     let prefix = name.as_str().strip_suffix(domain.as_str());
     prefix.is_some_and(|prefix| prefix.is_empty() || prefix.ends_with('.'))
@@ -188,7 +189,7 @@ impl Core {
         self.dirty |= self.domains.doubt(before.iter().chain(after));
     }
 
-    /// Which addresses are nodes', or in ranges of pods, may be different now.
+    /// Marks all names for a new look, as nodes or ranges of pods changed.
     pub(super) fn doubt_names(&mut self) {
         self.dirty |= self.domains.doubt_all();
     }

@@ -1,4 +1,4 @@
-//! What stands of namespaces that are being deleted.
+//! Policies in force of namespaces that are being deleted.
 //!
 //! Before Kubernetes 1.33, and wherever somebody deletes by hand, the policies of a namespace may be gone before its
 //! pods are. So NetworkPolicies that go while their namespace is being deleted stand until its pods on this node are
@@ -29,7 +29,7 @@ impl Ending {
         self.policies.insert(id.clone());
     }
 
-    /// Whether it is not known which policies the pods of a namespace had.
+    /// True if the policies that the pods of a namespace had are not known.
     pub(super) fn is_unguarded(&self, namespace: &Name) -> bool {
         self.unguarded.contains(namespace)
     }

@@ -16,7 +16,7 @@ use ringfence_model::Name;
 use super::state::Core;
 use crate::forget::Given;
 
-/// What is known to be forgotten.
+/// Addresses whose connections are known to be forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Inheritance {
     /// Addresses that are about to be closed.
@@ -38,12 +38,12 @@ fn nobody(address: IpAddr) -> Given {
 }
 
 impl Core {
-    /// Whether anything is let through because it was open before.
+    /// True if anything is let through because it was open before.
     fn spares_open(&self) -> bool {
         self.setup.connections == Connections::Drain || !self.index.domains().is_empty()
     }
 
-    /// Whether an address is closed as long as no pod has it.
+    /// True if an address is closed as long as no pod has it.
     fn is_closed(&self, address: IpAddr) -> bool {
         !self.held.endpoints.contains_key(&address) && self.held.closed_cidrs.iter().any(|gate| gate.contains(&address))
     }
@@ -61,7 +61,7 @@ impl Core {
         }
     }
 
-    /// Whether no connection is known that another pod had under the addresses of a request; if one may be, connection
+    /// True if no connection is known that another pod had under the addresses of a request; if one may be, connection
     /// tracking is made to forget.
     pub(super) fn inherits_nothing(&mut self, request: &WaitRequest) -> bool {
         if !self.spares_open() || request.container.is_none() {

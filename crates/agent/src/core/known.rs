@@ -13,7 +13,7 @@ use super::state::Core;
 use crate::follow::Key;
 use crate::services::News;
 
-/// What is known of them.
+/// The known addresses.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     /// Their addresses, and the ranges of their pods.
@@ -22,7 +22,7 @@ pub(super) struct Known {
     services: Option<BTreeMap<Key, Vec<IpAddr>>>,
     /// Something differs from what the kernel holds.
     dirty: bool,
-    /// How many addresses of a namespace's Services there is no room for.
+    /// Number of addresses of each namespace's Services that do not fit.
     left_out: BTreeMap<String, usize>,
 }
 
@@ -63,7 +63,7 @@ impl Known {
     }
 }
 
-/// What these addresses are called where it is told whether they are in the kernel.
+/// Name of these addresses among the repaired components.
 const KNOWN: &str = "known-addresses";
 
 impl Core {
@@ -99,7 +99,7 @@ impl Core {
         (!self.known.left_out.is_empty()).then(|| complaint(&self.known.left_out))
     }
 
-    /// How many addresses of Services are not known to the kernel.
+    /// Number of addresses of Services that are not in the kernel.
     pub(super) fn unknown_addresses(&self) -> usize {
         self.known.left_out.values().sum()
     }

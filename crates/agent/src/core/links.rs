@@ -12,24 +12,24 @@ use crate::enforcer::EnforceError;
 use crate::interfaces::{Found, Nudge};
 use crate::ports::Ports;
 
-/// What guards are called where repairs are told.
+/// Name of guards among the repaired components.
 const GUARDS: &str = "guards";
 
-/// What there is to say before that was found.
+/// The warning before the first look at links.
 const UNSEEN: &str = "the links of this node's pods have not been looked at yet";
 
-/// What is known of links.
+/// The known links and their guards.
 #[derive(Debug, Default)]
 pub(super) struct Links {
-    /// What was found last; none before anybody has looked.
+    /// The last look's result; none before anybody has looked.
     found: Option<Found>,
-    /// What plugins told that it does not take into account, by number of the news.
+    /// Reports of plugins that it does not take into account, by number.
     news: BTreeMap<u64, Ports>,
     /// Number of the last news.
     last: u64,
     /// Both together: what the kernel is to hold.
     ports: Ports,
-    /// Whether bridged packets pass the hook, as last seen; none if no pod is on a bridge.
+    /// The settings of bridges, as last seen; none if no pod is on a bridge.
     bridge: Option<api::BridgeNetfilter>,
     /// The kernel may hold something else.
     stirred: bool,
@@ -37,7 +37,7 @@ pub(super) struct Links {
     guarded: BTreeSet<u32>,
     /// Links that are not guarded though they should be, and why.
     unguarded: BTreeMap<u32, String>,
-    /// Why the kernel does not hold what it should.
+    /// The reason why the kernel is not up to date.
     error: Option<String>,
 }
 
@@ -140,7 +140,7 @@ impl Core {
         Ok(())
     }
 
-    /// Why the pod that has these addresses may not start, though its policy is in the kernel.
+    /// The reason why the pod with these addresses may not start although its policy is in the kernel.
     pub(super) fn exposed(&self, addresses: &[IpAddr]) -> Option<String> {
         let links = &self.links;
         if self.unseen() {
@@ -156,12 +156,12 @@ impl Core {
         })
     }
 
-    /// Whether somebody is to look at links, and has not yet.
+    /// True if somebody is to look at links, and has not yet.
     fn unseen(&self) -> bool {
         self.setup.scout.is_some() && self.links.found.is_none()
     }
 
-    /// What keeps this node from being guarded as it should be.
+    /// The reason why links of this node are not guarded, if there is one.
     pub(super) fn links_complaint(&self) -> Option<String> {
         let links = &self.links;
         if self.setup.enforcer.link_hook().is_none() {
@@ -188,7 +188,7 @@ impl Core {
         Some(format!("links of pods cannot be guarded: {}{more}; {}: {why}", names.join(", "), links.name(*index)))
     }
 
-    /// What there is to say of ports that are closed because nobody is known to be behind them.
+    /// The warning about bridge ports that are closed because no known pod is behind them.
     pub(super) fn strangers(&self) -> Option<String> {
         let names: Vec<&str> = self.links.strangers().collect();
         (!names.is_empty()).then(|| {
@@ -209,7 +209,7 @@ impl Core {
         self.links.ports.interfaces.get(address)
     }
 
-    /// Whether packets of an address are held to its link.
+    /// True if packets of an address are held to its link.
     pub(super) fn is_guarded(&self, address: &IpAddr) -> bool {
         let Some(Interface { index, .. }) = self.interface(address) else { return false };
         self.links.error.is_none() && self.links.guarded.contains(index)
@@ -232,7 +232,7 @@ impl Links {
         self.stirred = true;
     }
 
-    /// Why the pod behind a link may not start yet; links that are not to be guarded do not keep it.
+    /// The reason why the pod behind a link may not start yet; links that are not to be guarded do not keep it.
     fn bare(&self, index: u32) -> Option<String> {
         if let Some(why) = self.unguarded.get(&index) {
             return Some(format!("the pod's link cannot be guarded: {why}"));

@@ -48,30 +48,31 @@ use crate::services::News;
 
 pub(crate) use state::{Core, Setup};
 
-/// What the thread is told.
+/// A message to the planning thread.
 #[derive(Debug)]
 pub(crate) enum Message {
     /// Something happened in the cluster.
     Event {
-        /// What.
+        /// The event.
         event: Event,
         /// When the watch delivered it.
         received: Instant,
         /// Its place among what waits to be taken in; given back once this is dropped.
         waits: Option<OwnedSemaphorePermit>,
     },
-    /// What was found of the links of this node.
+    /// A look's result about the links of this node.
     Found(Found),
-    /// What a network plugin tells of a pod that it has just connected, what was found of its link, and the settings of
-    /// bridges if it is on one. To be told before anybody waits for that pod.
+    /// A plugin's report about a pod that it has just connected, its link, and the settings of bridges if it is on one.
+    /// To be told before anybody waits for that pod.
     Placed(Told, Ports, Option<api::BridgeNetfilter>),
-    /// What was done at links of pods.
+    /// The work done at links of pods.
     Guarded(GuardReport),
-    /// How the network plugin stands in the node's configuration.
+    /// State of the network plugin in the node's configuration.
     Chain(api::CniConfig),
-    /// How the routes between nodes stand.
+    /// State of the routes between nodes.
     Network(api::NodeRoutes),
-    /// What names stand for now, without addresses where that is not known any more; and the number of this change.
+    /// Names and their addresses now, without addresses where these are not known any more; and the number of this
+    /// change.
     Domains {
         /// The names.
         domains: Vec<Domain>,
@@ -80,11 +81,11 @@ pub(crate) enum Message {
     },
     /// The connections that earlier pods had under an address are forgotten, or could not be.
     Forgotten(Given, bool),
-    /// How learning of names stands.
+    /// State of the learning of names.
     Learning(Learning),
-    /// How the watch of a kind stands that is no object of policy.
+    /// State of a watch of a kind that is no object of policy.
     Watched(api::Watch),
-    /// What happened to Services.
+    /// A change of Services.
     Services(News),
     /// It is time to look whether what enforces is still where it belongs: nobody tells when it is not.
     Look,
@@ -96,12 +97,12 @@ pub(crate) enum Message {
     Stop,
 }
 
-/// What can be asked, and where the answer goes.
+/// A query, and where its answer goes.
 #[derive(Debug)]
 pub(crate) enum Question {
-    /// Why this node is not guarded as it should be, if it is not; else what there is to say all the same.
+    /// The reason why this node is not ready, if it is not; else what there is to say all the same.
     Ready(oneshot::Sender<Result<String, String>>),
-    /// Why pods of this node cannot be served, if they cannot.
+    /// The reason why pods of this node cannot be served, if they cannot.
     Serving(oneshot::Sender<Result<(), String>>),
     Status(oneshot::Sender<api::Status>),
     Plan(oneshot::Sender<serde_json::Value>),
@@ -110,18 +111,17 @@ pub(crate) enum Question {
     Wait(api::WaitRequest, oneshot::Sender<Vec<IpAddr>>),
     /// Answered when the addresses of a pod whose sandbox is gone are closed.
     Release(api::ReleaseRequest, oneshot::Sender<()>),
-    /// What there is to say of policies of which something else is to be said than at an earlier revision; and the
-    /// revision now.
+    /// Reports about policies that changed since an earlier revision; and the revision now.
     Accounts(u64, oneshot::Sender<(u64, Vec<Account>)>),
-    /// What there is to say of pods that claim addresses.
+    /// Reports about pods that claim addresses.
     Claims(oneshot::Sender<Vec<Claim>>),
     /// Answered when the addresses of all sandboxes are closed that are not listed.
     Collect(api::CollectRequest, oneshot::Sender<()>),
-    /// Whether the pod's policy is in the kernel now, and why not.
+    /// Succeeds if the pod's policy is in the kernel now; else says why it is not.
     Check(api::WaitRequest, oneshot::Sender<Result<Vec<IpAddr>, String>>),
     /// Answered once the policy of the whole cluster is in the kernel.
     InSync(oneshot::Sender<()>),
-    /// How many nodes there are.
+    /// The number of nodes.
     Nodes(oneshot::Sender<usize>),
     /// Events as flows.
     Resolve(Vec<kernel::Event>, oneshot::Sender<Resolved>),
@@ -132,7 +132,7 @@ pub(crate) enum Question {
 #[error("the agent is stopping")]
 pub(crate) struct Gone;
 
-/// How others reach the thread.
+/// Sender of messages to the planning thread.
 #[derive(Clone, Debug)]
 pub(crate) struct Handle(mpsc::Sender<Message>);
 
@@ -178,7 +178,7 @@ impl Handle {
         })
     }
 
-    /// What stands for a part of the agent that has to live as long as the process: it is missed once this is dropped.
+    /// A guard for a part of the agent that has to live as long as the process: it is missed once this is dropped.
     fn part(&self, name: &'static str) -> Part {
         Part { name, core: self.clone() }
     }
@@ -272,7 +272,7 @@ impl Core {
     }
 }
 
-/// How long after the n-th failure in a row of the kernel to try again unasked.
+/// Time after the n-th failure of the kernel in a row until the next attempt.
 fn backoff(failures: u32) -> Duration {
     Duration::from_millis(200) * 2_u32.pow(failures.min(8))
 }

@@ -1,4 +1,4 @@
-//! What the thread that learns names is told, and what it tells.
+//! Messages to and from the thread that learns names.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use ringfence_api as api;
 use super::state::Core;
 use crate::dns::{Demand, Tell};
 
-/// What was told, and what is to be.
+/// The last message sent, and the next one.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// The newest change that was taken in, and the newest that was told back.
@@ -42,7 +42,7 @@ impl Core {
         }
     }
 
-    /// What is to be learnt. Nothing of the pods is said where no rule has a name.
+    /// The names to learn. Nothing of the pods is said where no rule has a name.
     fn demand(&self) -> Demand {
         let patterns = self.index.patterns();
         if patterns.is_empty() {

@@ -45,14 +45,14 @@ impl Core {
         }
     }
 
-    /// Whether everything is as it should be, or what is in the way.
+    /// Succeeds if the node is ready; else says what is in the way.
     fn readiness(&self) -> Result<(), String> {
         self.serving()?;
         self.setup.meters.mended.troubles().into_iter().next().map_or(Ok(()), Err)
     }
 
-    /// What is said of a node that is ready. Where policies do not fit it stays so: a tenant must not be able to hold
-    /// up the agents' rollout, or what else asks whether nodes are ready.
+    /// The text of a node that is ready. Where policies do not fit it stays so: a tenant must not be able to hold up
+    /// the agents' rollout, or what else asks whether nodes are ready.
     fn remark(&self) -> String {
         let pods = room::pods(&self.refusals);
         let without = |count: usize, whose| (count > 0).then(|| format!("; no room for {whose} of {count} pods"));
@@ -63,7 +63,7 @@ impl Core {
         format!("ok{policies}{peers}")
     }
 
-    /// Whether pods of this node can have a network that is guarded, or what is in the way.
+    /// Succeeds if pods of this node can have a guarded network; else says what is in the way.
     fn serving(&self) -> Result<(), String> {
         if let Some(bypass) = self.chain.as_ref().and_then(|chain| chain.bypass.as_ref()) {
             return Err(bypass.clone());

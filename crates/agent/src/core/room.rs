@@ -1,4 +1,4 @@
-//! What does not fit, in words.
+//! Reports about policies and peers that do not fit.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ const NAMED: usize = 3;
 /// Most pods about which Events are written at a time.
 const TOLD: usize = 64;
 
-/// Why each policy is not enforced as written on a node.
+/// The reason why each policy is not enforced as written on a node.
 pub(super) fn reasons(refusals: &[Refusal], node: &str) -> BTreeMap<PolicyId, String> {
     let mut reasons = BTreeMap::new();
     for refusal in refusals {
@@ -46,7 +46,7 @@ fn hint(resource: Resource) -> &'static str {
     }
 }
 
-/// What becomes of the pods.
+/// Fate of the pods.
 fn fate(refusal: &Refusal, there: &str) -> String {
     let Refusal { pods, retaining, direction, .. } = refusal;
     let denied = || format!("{direction} of {} is denied whole{there}", some(pods));
@@ -70,7 +70,7 @@ pub(super) fn warnings(refusals: &[Refusal]) -> Vec<String> {
     warnings
 }
 
-/// How many different pods have policies that do not fit.
+/// Number of pods whose policies do not fit.
 pub(super) fn pods(refusals: &[Refusal]) -> usize {
     let pods = refusals.iter().flat_map(|refusal| refusal.pods.iter().chain(&refusal.retaining));
     pods.collect::<BTreeSet<&PodKey>>().len()
@@ -105,7 +105,7 @@ impl Core {
         }
     }
 
-    /// What there is to say of pods that have no room among the peers, and whose they are.
+    /// The warning about pods that do not fit among the peers, by namespace.
     pub(super) fn crowd_warning(&self) -> Option<String> {
         if self.crowded == 0 {
             return None;
@@ -122,7 +122,7 @@ impl Core {
         ))
     }
 
-    /// What Events say of them.
+    /// Events about them.
     pub(super) fn crowd_claims(&self) -> impl Iterator<Item = Claim> + '_ {
         self.planner.overflowed_addresses().take(TOLD).map(|(address, who)| Claim {
             pod: who.pod,

@@ -1,4 +1,4 @@
-//! Which pod of this node has which address.
+//! The pod of each address of this node.
 //!
 //! The API learns a pod's addresses late, and late that they are its own no more, and what it says of pods of other
 //! nodes is theirs to say. So what the network plugin of this node says (`ADD`, `DEL`, `GC`) decides:
@@ -27,13 +27,13 @@ type Life = (PodKey, Name);
 /// that never does.
 const STRANGERS: usize = 4096;
 
-/// What network plugins told about the pods of this node.
+/// Reports of network plugins about the pods of this node.
 #[derive(Debug, Default)]
 pub(super) struct Sandboxes {
     newest: HashMap<Life, Sandbox>,
     /// Whom an address was given to last.
     owners: HashMap<IpAddr, Life>,
-    /// What the API says about addresses of this node's pods.
+    /// Addresses of this node's pods, as the API says.
     api: HashMap<PodKey, Vec<IpAddr>>,
     /// The ranges of nodes say nothing about the addresses of pods: the network plugin takes others.
     pub(super) ranges_ignored: bool,

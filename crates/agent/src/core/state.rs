@@ -1,4 +1,4 @@
-//! What the thread keeps, and what it takes in.
+//! State of the planning thread, and the events that change it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -33,10 +33,10 @@ use crate::interfaces::Nudge;
 use crate::metrics::Meters;
 use crate::policy_memory::PolicyMemory;
 
-/// What links and maps are called where repairs are told.
+/// Name of links and maps among the repaired components.
 const PINS: &str = "pins";
 
-/// What a [`Core`] is made with.
+/// The parts that a [`Core`] is made of.
 pub(crate) struct Setup {
     /// The node whose pods are guarded.
     pub(crate) node: Name,
@@ -52,14 +52,14 @@ pub(crate) struct Setup {
     pub(crate) enforcer: Box<dyn Enforcer>,
     /// Durations and counts of this thread.
     pub(crate) meters: Arc<Meters>,
-    /// Who finds out the interfaces of addresses: told all local addresses whenever they change.
+    /// The thread that finds the interfaces of addresses: told all local addresses whenever they change.
     pub(crate) scout: Option<mpsc::Sender<Nudge>>,
     /// Sandboxes that an agent before this one was told of, the newest last; and whether each is so recent that the API
     /// may not have heard of it.
     pub(crate) sandboxes: Vec<(api::WaitRequest, bool)>,
-    /// Who has connections of addresses forgotten that are given to another pod.
+    /// The thread that flushes connections of addresses which another pod gets.
     pub(crate) forget: Option<mpsc::Sender<Given>>,
-    /// Who learns what names stand for.
+    /// The thread that learns the addresses of names.
     pub(crate) listener: Option<Listener>,
     /// The domain of the cluster's own names.
     pub(crate) cluster_domain: DomainName,
@@ -86,11 +86,11 @@ pub(crate) struct Core {
     pub(super) squeezed: Option<Instant>,
     /// Pods whose policies do not fit.
     pub(super) refusals: Vec<Refusal>,
-    /// How many addresses of pods have no room among the peers.
+    /// Number of addresses of pods that do not fit among the peers.
     pub(super) crowded: usize,
     /// Policies that changed since the kernel was last up to date.
     pub(super) pending: HashSet<PolicyId>,
-    /// What the kernel holds.
+    /// Contents of the kernel.
     pub(super) held: Plan,
     /// Causes deleted by the last change: records about them may still be on their way.
     pub(super) retired: HashMap<RuleId, Reason>,
@@ -102,18 +102,18 @@ pub(crate) struct Core {
     pub(super) waiters: Vec<Waiter>,
     /// Large policies that wait for a turn of their namespace.
     pub(super) turns: Turns,
-    /// Which pod has which address, as far as network plugins told.
+    /// The pod of each address, as far as network plugins reported it.
     pub(super) sandboxes: Sandboxes,
-    /// What stands of namespaces that are being deleted.
+    /// Policies in force of namespaces that are being deleted.
     pub(super) ending: Ending,
     /// Addresses that several pods claim, or one that cannot have it.
     pub(super) disputes: Vec<AddressConflict>,
-    /// What is known to be forgotten of pods that had addresses before.
+    /// Addresses whose earlier connections are known to be forgotten.
     pub(super) inheritance: Inheritance,
     /// Those who wait until addresses are closed.
     pub(super) closing: Vec<oneshot::Sender<()>>,
     pub(super) names: Names,
-    /// What names stand for.
+    /// The addresses of names.
     pub(super) domains: Domains,
     pub(super) learning: Learning,
     /// Watches of kinds that are no objects of policy.
@@ -124,7 +124,7 @@ pub(crate) struct Core {
     pub(super) unsynced: Vec<oneshot::Sender<()>>,
 }
 
-/// How a watch stands.
+/// State of a watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct WatchState {
     pub(super) synced: bool,

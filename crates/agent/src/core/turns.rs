@@ -15,13 +15,13 @@ use super::state::Core;
 
 /// Rules, ranges of ports and alternatives of the other end that make a policy a large one: it takes milliseconds.
 const LARGE: usize = 2048;
-/// How many times as long as planning took the namespace waits.
+/// Factor of the time that planning took for which the namespace waits.
 const WAIT: u32 = 9;
 
 /// A policy, and what is said about it.
 type News = (Object, Vec<Diagnostic>);
 
-/// Who has had a turn, and who waits for one.
+/// Namespaces that had a turn, and those that wait for one.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     /// When a namespace has its next turn.
@@ -35,7 +35,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// What may be planned now, if it is not to wait for a turn of its namespace.
+    /// The event, if it need not wait for a turn of its namespace.
     fn admit(&mut self, object: Object, diagnostics: &[Diagnostic], now: Instant) -> Option<Object> {
         let Object::Policy(policy) = &object else { return Some(object) };
         self.forget(&policy.id);
@@ -51,7 +51,7 @@ impl Turns {
         None
     }
 
-    /// Whether a namespace may have its next turn.
+    /// True if a namespace may have its next turn.
     fn is_due(&self, namespace: &Name, now: Instant) -> bool {
         self.next.get(namespace).is_none_or(|next| *next <= now)
     }
@@ -99,7 +99,7 @@ impl Turns {
         next.map(|next| next.unwrap_or_else(Instant::now)).min()
     }
 
-    /// Whether policies of a namespace wait.
+    /// True if policies of a namespace wait.
     pub(super) fn is_waited_for(&self, namespace: &Name) -> bool {
         self.waiting.keys().any(|(waiting, _)| waiting == namespace)
     }
@@ -156,7 +156,7 @@ impl Core {
         self.turns.forget(id);
     }
 
-    /// Which namespaces' policies wait, for the status.
+    /// Warnings about namespaces whose policies wait.
     pub(super) fn turn_warnings(&self) -> Vec<String> {
         let mut counts: BTreeMap<&Name, usize> = BTreeMap::new();
         for (namespace, _) in self.turns.waiting.keys() {

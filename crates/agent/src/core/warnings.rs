@@ -1,4 +1,4 @@
-//! What is wrong on a node, or may not be meant, as lines of the status.
+//! Warnings of the status: problems of a node, and settings that may not be meant.
 
 use ringfence_api as api;
 use ringfence_cni::conflist;
@@ -10,7 +10,7 @@ use super::state::Core;
 const NAMED: usize = 3;
 
 impl Core {
-    /// What is the matter, what is worst first.
+    /// All warnings, the worst first.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut warnings = self.setup.meters.mended.troubles();
         if let Some(failure) = &self.failure {
@@ -32,7 +32,7 @@ impl Core {
         warnings
     }
 
-    /// What there is no room for, in maps or in time.
+    /// Warnings about things that do not fit, in maps or in time.
     fn room_warnings(&self) -> Vec<String> {
         let mut warnings = room::warnings(&self.refusals);
         warnings.extend(self.crowd_warning());
@@ -54,7 +54,7 @@ impl Core {
         warnings
     }
 
-    /// How the network plugins of the node stand, and what passes by them.
+    /// Warnings about the network plugins of the node, and about traffic that bypasses them.
     fn plugin_warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Some(chain) = &self.chain {
@@ -84,7 +84,7 @@ impl Core {
         (!self.in_sync).then(|| format!("{}; what an earlier agent left in the kernel stays in force", why()))
     }
 
-    /// What names stand for, as far as rules do not open it.
+    /// Warnings about addresses of names that rules do not open.
     fn name_warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Some(error) = &self.learning.error {
@@ -134,7 +134,7 @@ impl Core {
     }
 }
 
-/// What differs on a node where nothing is asked before the plugin that gives pods their network.
+/// The warning about a node on which a plugin makes a pod's network before the agent is asked.
 fn ungated(chain: &api::CniConfig) -> Option<String> {
     let first =
         chain.plugins.first().filter(|_| chain.file.is_some() && chain.error.is_none() && chain.bypass.is_none())?;

@@ -10,7 +10,7 @@ use ringfence_model::DomainName;
 /// Links of a chain of aliases that are followed: more than resolvers do.
 const LONGEST_CHAIN: usize = 16;
 
-/// What a name stands for, as a server answered.
+/// Addresses of a name, as a server answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     /// The name that was asked for.

@@ -1,4 +1,4 @@
-//! What was learnt, in a file, so that the next agent enforces it from its first moment.
+//! Journal of learnt addresses, so that the next agent enforces them from its first moment.
 //!
 //! A line for every address learnt, prolonged or forgotten, written before anybody can act on it; the newest line about
 //! an address counts. The file is written anew, whole, when most of it is outdated. It is for one run of the machine:

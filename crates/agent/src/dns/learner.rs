@@ -1,5 +1,5 @@
-//! Which addresses names stand for, and until when. Knows no clock and no kernel: time is told, in milliseconds since
-//! the machine was started.
+//! Addresses of names, and until when they stand. Knows no clock and no kernel: time is told, in milliseconds since the
+//! machine was started.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ pub(crate) const MOST_NAMES: usize = 8192;
 /// For how long an address is kept: at least so long that a client which asked can connect, at most a day, in seconds.
 const LIFE: (u32, u32) = (5, 86_400);
 
-/// What is known of names.
+/// The known names and their addresses.
 #[derive(Debug, Default)]
 pub(crate) struct Learner {
     patterns: BTreeSet<DomainPattern>,
@@ -24,7 +24,7 @@ pub(crate) struct Learner {
     addresses: usize,
 }
 
-/// What is known of a name.
+/// The known addresses of a name.
 #[derive(Debug, Default)]
 struct Known {
     stands: BTreeMap<IpAddr, Stands>,
@@ -32,7 +32,7 @@ struct Known {
     change: u64,
 }
 
-/// How an address of a name stands.
+/// State of an address of a name.
 #[derive(Clone, Copy, Debug)]
 struct Stands {
     until: u64,
@@ -40,7 +40,7 @@ struct Stands {
     lingers: Option<u64>,
 }
 
-/// What came of an answer.
+/// Result of a response.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Learnt {
     /// The change that has to be in the kernel before anybody acts on the answer; 0 if the answer concerns no rule.
@@ -52,7 +52,7 @@ pub(crate) struct Learnt {
 }
 
 impl Learner {
-    /// Whether any rule asks for names.
+    /// True if any rule asks for names.
     pub(crate) fn is_needed(&self) -> bool {
         !self.patterns.is_empty()
     }
@@ -206,7 +206,7 @@ mod tests {
         learner
     }
 
-    /// How many addresses a name means, and at how many it lingers.
+    /// Number of addresses that a name means, and of those at which it lingers.
     fn known(learner: &Learner, name: &str) -> (usize, usize) {
         let domain = learner.domain(&DomainName::new(name));
         (domain.addresses.len(), domain.lingering.len())

@@ -40,7 +40,7 @@ use crate::core::Handle;
 use crate::metrics::Meters;
 use crate::tables::{Rule, Tables};
 
-/// What the planning thread wants to know of names.
+/// The names that the planning thread needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
     /// The names that rules mean.
@@ -51,16 +51,16 @@ pub(crate) struct Demand {
     pub(crate) endpoints: BTreeSet<IpAddr>,
 }
 
-/// What the worker is told.
+/// A message to the worker.
 #[derive(Debug)]
 pub(crate) enum Tell {
-    /// What is wanted, in place of what was wanted before.
+    /// The names that are needed, in place of the earlier ones.
     Demand(Demand),
     /// The cluster's DNS servers, in place of those before.
     Servers(BTreeSet<SocketAddr>),
     /// Changes up to this number are in the kernel, or were refused by it.
     Committed(u64),
-    /// How the rule stands that sends answers to the queue.
+    /// State of the rule that sends responses to the queue.
     Rule(Rule),
     /// Of the addresses that lingered when this change was in the kernel, those to which connections are open.
     Open {
@@ -73,18 +73,18 @@ pub(crate) enum Tell {
     Stop,
 }
 
-/// How learning stands.
+/// State of the learning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Learning {
     /// Answers are read.
     pub(crate) active: bool,
     /// The DNS servers that are believed.
     pub(crate) servers: BTreeSet<SocketAddr>,
-    /// Why answers are not read though a rule needs them.
+    /// The reason why responses are not read although a rule needs them.
     pub(crate) error: Option<String>,
 }
 
-/// How others reach the worker.
+/// Sender of messages to the worker.
 #[derive(Clone, Debug)]
 pub(crate) struct Listener {
     sender: mpsc::Sender<Tell>,

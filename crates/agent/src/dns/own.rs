@@ -4,10 +4,10 @@ use std::fs;
 
 use ringfence_model::DomainName;
 
-/// Where resolvers are configured. The kubelet writes `search NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN` for pods that use
+/// Configuration of the resolver. The kubelet writes `search NAMESPACE.svc.DOMAIN svc.DOMAIN DOMAIN` for pods that use
 /// the cluster's DNS.
 const RESOLVER: &str = "/etc/resolv.conf";
-/// What it is unless somebody chose otherwise.
+/// The domain of clusters by default.
 const USUAL: &str = "cluster.local";
 
 /// The cluster's domain: as told, else as this process' resolver has it, else the usual one.

@@ -7,7 +7,7 @@ use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 /// A connection: server and client.
 pub(crate) type Flow = (SocketAddr, SocketAddr);
 
-/// What a packet carries.
+/// Contents of a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Carried<'a> {
     /// One message.
@@ -25,7 +25,7 @@ pub(crate) struct Segment<'a> {
     pub(crate) syn: bool,
     /// Ends the stream: FIN or RST.
     pub(crate) end: bool,
-    /// What it carries.
+    /// Its payload.
     pub(crate) payload: &'a [u8],
 }
 

@@ -17,14 +17,14 @@ pub(super) struct Reader {
     streams: Streams,
 }
 
-/// What a packet brought.
+/// Result of a packet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Brought {
     /// The change that has to be in the kernel before the packet may go on; 0 if none.
     pub(super) awaits: u64,
     /// Names with addresses that were new.
     pub(super) changed: BTreeSet<DomainName>,
-    /// What concerns a rule, for the journal.
+    /// Answers that concern a rule, for the journal.
     pub(super) answers: Vec<Answer>,
 }
 

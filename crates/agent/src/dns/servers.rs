@@ -1,4 +1,4 @@
-//! Who the cluster's DNS servers are: those behind one Service, and those told on the command line.
+//! The cluster's DNS servers: those behind one Service, and those told on the command line.
 //!
 //! What a server behind the Service sends bears its own address and port where answers are held. Servers that are not
 //! ready count too: what they still answer is true.
@@ -27,7 +27,7 @@ const SLICES: Resource = Resource {
 /// Label of an EndpointSlice with the name of its Service.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
-/// Which servers to believe.
+/// The servers whose responses count.
 #[derive(Clone, Debug)]
 pub(crate) struct Trusted {
     /// Namespace and name of the Service.

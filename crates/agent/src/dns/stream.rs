@@ -23,7 +23,7 @@ pub(crate) struct Streams(HashMap<Flow, Stream>);
 struct Stream {
     /// Sequence number of the next byte.
     next: u32,
-    /// What came before something that is missing, by sequence number.
+    /// Segments that arrived before a missing one, by sequence number.
     ahead: BTreeMap<u32, Vec<u8>>,
     /// The beginning of a message.
     partial: Vec<u8>,
@@ -77,7 +77,7 @@ impl Streams {
     }
 }
 
-/// What a stream says is not read: there are too many, its beginning was not seen, or too much is missing.
+/// A stream that is not read: there are too many, its beginning was not seen, or too much is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unread;
 

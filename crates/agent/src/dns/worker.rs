@@ -27,17 +27,17 @@ use crate::metrics::Meters;
 use crate::tables::{Hold, Rule, Tables};
 
 /// Longest an answer is held, less than after which resolvers ask again.
-const PATIENCE: Duration = Duration::from_millis(900);
-/// How often to look whether connections to an address that has stood its time are still open.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
-/// How soon after that to look at others.
-const NOT_BEFORE: Duration = Duration::from_secs(1);
-/// How soon to try again to open a queue after that failed.
-const RETRY: Duration = Duration::from_secs(5);
-/// How long at the end the rule that holds answers may take to go.
-const ENDING: Duration = Duration::from_secs(5);
-/// How long a packet that the rule had caught before it went may be on its way to the queue.
-const STRAGGLING: Duration = Duration::from_millis(50);
+const HOLD_TIMEOUT: Duration = Duration::from_millis(900);
+/// Time between two looks for open connections to an address whose TTL is over.
+const GC_INTERVAL: Duration = Duration::from_secs(5);
+/// Least time between two such looks.
+const MIN_GC_INTERVAL: Duration = Duration::from_secs(1);
+/// Time until the next attempt to open a queue.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// Longest time that removing the rule may take at the end.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that a packet which the rule caught before it was removed may take to the queue.
+const DRAIN_TIME: Duration = Duration::from_millis(50);
 
 /// A packet that waits for a change to be in the kernel.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ struct Held {
 pub(super) struct Worker {
     core: Handle,
     told: Receiver<Tell>,
-    /// How others answer this thread.
+    /// Sender of messages to this thread.
     own: Listener,
     tables: Tables,
     meters: Arc<Meters>,
@@ -63,10 +63,10 @@ pub(super) struct Worker {
     servers: BTreeSet<SocketAddr>,
     /// The queue, while answers are read.
     answers: Option<DnsQueue>,
-    /// How the rule stands that sends answers to the queue, as far as was told since that was opened.
+    /// State of the rule that sends responses to the queue, as far as it was reported since the queue was opened.
     rule: Option<Rule>,
     retry: Option<Instant>,
-    /// Why there is no queue.
+    /// The reason why there is no queue.
     closed: Option<String>,
     /// Somebody is looking which connections are open.
     looking: bool,
@@ -134,7 +134,7 @@ impl Worker {
         }
         self.servers.clear();
         self.tables.want(None, &self.own);
-        let end = Instant::now() + ENDING;
+        let end = Instant::now() + SHUTDOWN_TIMEOUT;
         (self.retry, self.due) = (Some(end), None);
         while self.answers.is_some() && Instant::now() < end {
             self.let_all_go();
@@ -164,7 +164,7 @@ impl Worker {
 
     fn wait(&self) {
         let now = Instant::now();
-        let overdue = self.held.front().map(|held| (held.since + PATIENCE).saturating_duration_since(now));
+        let overdue = self.held.front().map(|held| (held.since + HOLD_TIMEOUT).saturating_duration_since(now));
         let retry = self.retry.map(|at| at.saturating_duration_since(now));
         let due = self.due.map(|at| Duration::from_millis(at.saturating_sub(self.clock.now())));
         let patience = [overdue, retry, due].into_iter().flatten().min();
@@ -232,12 +232,12 @@ impl Worker {
             }
         } else if let Err(error) = self.try_hold() {
             self.closed = Some(error.to_string());
-            self.retry = Some(Instant::now() + RETRY);
+            self.retry = Some(Instant::now() + RETRY_INTERVAL);
         }
         self.say()
     }
 
-    /// Whether answers are to be read.
+    /// True if answers are to be read.
     fn is_wanted(&self) -> bool {
         self.reader.learner.is_needed() && !self.servers.is_empty()
     }
@@ -289,7 +289,7 @@ impl Worker {
     /// Ends the queue, which drops what is in it: so what is, and what is on its way, goes on before.
     fn close_queue(&mut self) {
         self.let_all_go();
-        thread::sleep(STRAGGLING);
+        thread::sleep(DRAIN_TIME);
         self.let_all_go();
         self.answers = None;
     }
@@ -356,7 +356,7 @@ impl Worker {
         let now = Instant::now();
         let mut waiting = VecDeque::new();
         for held in std::mem::take(&mut self.held) {
-            let late = held.awaits > self.committed && held.since + PATIENCE <= now;
+            let late = held.awaits > self.committed && held.since + HOLD_TIMEOUT <= now;
             if late {
                 self.meters.answers_late.inc();
             }
@@ -423,10 +423,10 @@ impl Worker {
         let learner = &self.reader.learner;
         let milliseconds = |pause: Duration| u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         // Asking connection tracking costs the same for one address as for all: not for each that comes of age.
-        let soon = self.clock.now() + milliseconds(NOT_BEFORE);
+        let soon = self.clock.now() + milliseconds(MIN_GC_INTERVAL);
         let lingering = learner.lingering(u64::MAX);
         let fresh = lingering != learner.lingering(self.committed);
-        let again = self.clock.now() + milliseconds(if fresh { NOT_BEFORE } else { LOOK_AGAIN });
+        let again = self.clock.now() + milliseconds(if fresh { MIN_GC_INTERVAL } else { GC_INTERVAL });
         let again = (!lingering.is_empty()).then_some(again);
         [learner.next_expiry(), again].into_iter().flatten().min().map(|due| due.max(soon))
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// How fast a bucket fills, and how much it holds.
+/// Rate at which a bucket fills, and its size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rate {
     /// Tokens a second; not 0.
@@ -15,7 +15,7 @@ pub(super) struct Rate {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bucket {
     tokens: u32,
-    /// What came before is counted in `tokens`.
+    /// Time up to which `tokens` are counted.
     counted: Instant,
 }
 
@@ -33,7 +33,7 @@ impl Bucket {
         there
     }
 
-    /// Whether it holds all it can: nothing is lost if it is made anew.
+    /// True if it is full: nothing is lost if it is made anew.
     pub(super) fn is_full(&mut self, rate: Rate, now: Instant) -> bool {
         self.fill(rate, now);
         self.tokens >= rate.burst

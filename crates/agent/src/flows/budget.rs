@@ -1,4 +1,4 @@
-//! How many reports are told: a budget for each source, and one for the node that the sources share fairly.
+//! Budgets of reports: a budget for each source, and one for the node that the sources share fairly.
 //!
 //! Nobody hides behind somebody else's flood: links take turns, and on a link its sources do. What a source may not say
 //! is counted, and told as one line every few seconds. Memory is bounded whatever arrives: sources beyond a number
@@ -13,7 +13,7 @@ use ringfence_datapath::Event;
 use super::bucket::{Bucket, Rate};
 use super::is_spoofed;
 
-/// How much may be told.
+/// The budgets.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// By each source.
@@ -22,16 +22,16 @@ pub(super) struct Limits {
     pub(super) node: Rate,
 }
 
-/// How often a source that said too much is told as a number.
-const SUMMARY: Duration = Duration::from_secs(5);
+/// Time after which a source over its budget is reported as a number.
+const SUMMARY_INTERVAL: Duration = Duration::from_secs(5);
 /// Least time between two looks for sources that can be forgotten.
-const TIDY: Duration = Duration::from_secs(1);
+const GC_INTERVAL: Duration = Duration::from_secs(1);
 /// Links with a budget of their own, sources of one link, and of all. Others share one.
-const MOST_LINKS: usize = 1024;
-const MOST_SOURCES_OF_LINK: usize = 256;
-const MOST_SOURCES: usize = 4096;
+const MAX_LINKS: usize = 1024;
+const MAX_SOURCES_OF_LINK: usize = 256;
+const MAX_SOURCES: usize = 4096;
 
-/// What may be told.
+/// A report within the budget.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     /// A report.
@@ -107,7 +107,7 @@ impl Budget {
         });
         if (crowded && !source.waiting.is_empty()) || !source.bucket.take(rate, now) {
             if source.more.is_none() {
-                self.silenced.push_back((now + SUMMARY, link, address));
+                self.silenced.push_back((now + SUMMARY_INTERVAL, link, address));
             }
             let before = source.more.take().map_or(0, |(_, packets)| packets);
             let packets = before + 1 + event.repeated;
@@ -124,7 +124,7 @@ impl Budget {
         true
     }
 
-    /// What may be told now.
+    /// The reports that may be sent now.
     pub(super) fn take(&mut self, now: Instant) -> Vec<Told> {
         while self.silenced.front().is_some_and(|(due, ..)| *due <= now) {
             let Some((_, link, address)) = self.silenced.pop_front() else { break };
@@ -175,17 +175,17 @@ impl Budget {
         }
         let is_new_link = !self.links.contains_key(&link);
         let of_link = self.links.get(&link).map_or(0, |sources| sources.sources.len());
-        if of_link >= MOST_SOURCES_OF_LINK
-            || self.sources >= MOST_SOURCES
-            || (is_new_link && self.links.len() >= MOST_LINKS)
+        if of_link >= MAX_SOURCES_OF_LINK
+            || self.sources >= MAX_SOURCES
+            || (is_new_link && self.links.len() >= MAX_LINKS)
         {
             self.forget_idle(now);
         }
-        if is_new_link && self.links.len() >= MOST_LINKS {
+        if is_new_link && self.links.len() >= MAX_LINKS {
             link = None;
         }
         let of_link = self.links.get(&link).map_or(0, |sources| sources.sources.len());
-        if of_link >= MOST_SOURCES_OF_LINK || self.sources >= MOST_SOURCES {
+        if of_link >= MAX_SOURCES_OF_LINK || self.sources >= MAX_SOURCES {
             address = None;
         }
         (link, address)
@@ -197,7 +197,7 @@ impl Budget {
 
     /// Forgets the sources that lose nothing by it. Not for each that comes: that would be work for whoever has many.
     fn forget_idle(&mut self, now: Instant) {
-        if now < self.tidied + TIDY {
+        if now < self.tidied + GC_INTERVAL {
             return;
         }
         self.tidied = now;

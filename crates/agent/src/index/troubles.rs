@@ -1,4 +1,4 @@
-//! What is the matter with objects: what was not understood, ties, addresses of Services, and what has no room.
+//! Problems of objects: what was not understood, ties, addresses of Services, and what has no room.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -11,10 +11,10 @@ use crate::problem::{NO_CAPACITY, Problem, SAME_PRIORITY, SERVICE_ADDRESSES};
 use crate::services::Services;
 use crate::ties::Ties;
 
-/// What is the matter with objects.
+/// Problems of objects.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {
-    /// What was said about objects while they were read, for those about which anything was.
+    /// Problems found while objects were read.
     said: HashMap<ObjectKey, Vec<Problem>>,
     pub(super) ties: Ties,
     pub(super) services: Services,
@@ -59,7 +59,7 @@ impl Troubles {
         changed.chain(news).map(|(id, _)| id.clone()).collect()
     }
 
-    /// Whether there is no room for a policy.
+    /// True if there is no room for a policy.
     pub(super) fn is_refused(&self, policy: &PolicyId) -> bool {
         self.refused.contains_key(policy)
     }
@@ -87,7 +87,7 @@ impl Troubles {
         said.chain(self.ties.policies()).chain(self.services.policies()).chain(self.refused.keys()).collect()
     }
 
-    /// What was said about objects other than policies, by kind and name.
+    /// Problems of objects other than policies, by kind and name.
     pub(super) fn others(&self) -> BTreeMap<String, Vec<String>> {
         let others = self.said.iter().filter(|(key, _)| !matches!(key, ObjectKey::Policy(_)));
         others.map(|(key, said)| (Key(key).to_string(), said.iter().map(ToString::to_string).collect())).collect()

@@ -15,7 +15,7 @@ const UNAVAILABLE: &str = "NetworkUnavailable";
 /// HTTP status of what one is not allowed to do.
 const FORBIDDEN: u16 = 403;
 /// Shortest and longest pause before trying again.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// Starts the part of the agent that says that the network of a node is there, where somebody waits for it: each time
 /// when it is notified.
@@ -29,7 +29,7 @@ async fn keep_clear(client: kube::Client, node: String, told: Arc<Notify>) {
     let nodes = Api::<Node>::all(client);
     loop {
         told.notified().await;
-        let mut pause = AGAIN.0;
+        let mut pause = BACKOFF.0;
         while let Err(error) = try_clear(&nodes, &node).await {
             tracing::warn!(%error, node, "cannot say that the network of this node is there, if anybody waits for it");
             // Nobody waits, as a rule, and permissions do not come by themselves.
@@ -37,7 +37,7 @@ async fn keep_clear(client: kube::Client, node: String, told: Arc<Notify>) {
                 break;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(AGAIN.1);
+            pause = (pause * 2).min(BACKOFF.1);
         }
     }
 }
@@ -58,7 +58,7 @@ async fn try_clear(nodes: &Api<Node>, name: &str) -> kube::Result<()> {
     Ok(())
 }
 
-/// Whether somebody has said that the network is missing: nobody is told otherwise.
+/// True if somebody has said that the network is missing: nobody is told otherwise.
 fn is_waited_for(node: &Node) -> bool {
     let mut conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
     conditions.any(|condition| condition.type_ == UNAVAILABLE && condition.status != "False")
@@ -82,7 +82,7 @@ mod tests {
     #[derive(Default)]
     struct Server {
         conditions: Vec<Value>,
-        /// How it refuses to change the status, and how often still.
+        /// The server's refusal to change the status, and the number of attempts since.
         refusal: Option<(StatusCode, usize)>,
         /// Changes of the status it was asked for.
         patches: Vec<Value>,

@@ -25,12 +25,12 @@ pub(crate) use condition::clear;
 pub(crate) use nodes::Nudge;
 pub(crate) use roads::Roads;
 
-/// How to be the network plugin.
+/// Settings of primary mode.
 #[derive(Clone, Debug)]
 pub struct Primary {
     /// When to go through VXLAN.
     pub encapsulation: Encapsulation,
-    /// Where the standard plugins are that are missing on the node.
+    /// Directory of the standard plugins that are missing on the node.
     pub plugins: PathBuf,
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn start(
     roads.start().context("cannot start a thread")
 }
 
-/// Where `host-local` keeps which addresses of this node are taken: gone with the pods when the machine starts anew.
+/// Directory in which `host-local` keeps the addresses in use: gone with the pods when the machine starts anew.
 fn addresses(socket: &Path) -> PathBuf {
     socket.with_file_name("addresses")
 }

@@ -6,7 +6,7 @@ use ringfence_k8s::convert::Kind;
 use ringfence_k8s::watch::Event;
 use ringfence_model::{Name, Node, Object, ObjectKey};
 
-/// What makes the thread look again.
+/// A reason to look again.
 #[derive(Debug)]
 pub(crate) enum Nudge {
     /// These are all nodes.
@@ -20,7 +20,7 @@ pub(crate) enum Nudge {
 }
 
 impl Nudge {
-    /// What an event of the watches says about nodes.
+    /// The change of nodes in an event of the watches.
     pub(crate) fn of(event: &Event) -> Option<Self> {
         match event {
             Event::Apply { object: Object::Node(node), .. } => Some(Self::Put(node.clone())),

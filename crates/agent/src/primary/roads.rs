@@ -25,27 +25,26 @@ use crate::interfaces;
 const GROUPS: u32 = 0x1 | 0x10 | 0x100 | 0x40 | 0x400;
 /// Least time between two looks while nothing failed: each pod that starts changes links, and nodes may change all at
 /// once.
-const INTERVAL: Duration = Duration::from_secs(1);
-/// How long nothing is looked at while nobody says that anything changed, as of the policy of somebody's chain nobody
-/// does.
-const REGULARLY: Duration = Duration::from_secs(5);
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks without an event: changes of the policy of another's chain have none.
+const RESYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// Shortest and longest pause before trying again what failed.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_mins(1));
 
-/// What the thread keeps.
+/// State of the thread.
 pub(crate) struct Roads {
     own: Name,
     encapsulation: Encapsulation,
     addresses: PathBuf,
-    /// Whether addresses of pods that run are written down there.
+    /// True if addresses of running pods are recorded there.
     recalled: bool,
     keeper: Arc<Keeper>,
     core: Handle,
     clear: Arc<Notify>,
     nodes: Nodes,
-    /// What was last carried out whole.
+    /// The last plan that was carried out completely.
     applied: Option<Plan>,
-    /// What is known of the table of nftables.
+    /// The known table of nftables.
     verified: Option<VerifiedFirewall>,
     told: Option<api::NodeRoutes>,
 }
@@ -92,7 +91,7 @@ impl Roads {
         // When to look at the latest.
         let mut due: Option<Instant> = None;
         let mut looked: Option<Instant> = None;
-        let mut again = AGAIN.0;
+        let mut again = BACKOFF.0;
         loop {
             let nudge = match due {
                 None => nudges.recv().map_err(|_gone| RecvTimeoutError::Disconnected),
@@ -111,12 +110,12 @@ impl Roads {
             looked = Some(Instant::now());
             let pause = match self.look() {
                 Ok(true) => {
-                    again = AGAIN.0;
-                    REGULARLY
+                    again = BACKOFF.0;
+                    RESYNC_INTERVAL
                 }
                 Ok(false) => {
                     let pause = again;
-                    again = (again * 2).min(AGAIN.1);
+                    again = (again * 2).min(BACKOFF.1);
                     pause
                 }
                 Err(Gone) => return,
@@ -190,7 +189,7 @@ impl Roads {
 
 /// When to look after a nudge: at once, but not sooner than an interval after the last look, nor later than was due.
 fn soon(looked: Option<Instant>, due: Option<Instant>, now: Instant) -> Instant {
-    let soon = looked.map_or(now, |looked| (looked + INTERVAL).max(now));
+    let soon = looked.map_or(now, |looked| (looked + MIN_INTERVAL).max(now));
     due.map_or(soon, |due| due.min(soon))
 }
 
@@ -254,7 +253,7 @@ mod tests {
             }
         }
         assert_eq!(looks, 10);
-        let long_ago = start.checked_sub(INTERVAL * 5);
-        assert_eq!(soon(long_ago, Some(start + INTERVAL), start), start, "after a while without any at once again");
+        let long_ago = start.checked_sub(MIN_INTERVAL * 5);
+        assert_eq!(soon(long_ago, Some(start + MIN_INTERVAL), start), start, "after a while without any at once again");
     }
 }

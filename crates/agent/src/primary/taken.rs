@@ -1,5 +1,5 @@
-//! Which addresses of this node are taken, as `host-local` keeps it: a directory for each network, in it a file for
-//! each address, which names the sandbox and its interface in two lines.
+//! Addresses of this node in use, as `host-local` records them: a directory for each network, in it a file for each
+//! address, which names the sandbox and its interface in two lines.
 //!
 //! `ringfence uninstall` takes the directory away, and pods may run on. Whoever is the network plugin next must not
 //! give their addresses a second time. `host-local` frees what is written here like its own: by the name of the
@@ -69,7 +69,7 @@ pub(super) fn forget(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether any address is written down. That the directory is there says nothing: `host-local` makes it also at `DEL`.
+/// True if any address is recorded. That the directory is there says nothing: `host-local` makes it also at `DEL`.
 fn knows_any(store: &Path) -> io::Result<bool> {
     let entries = match fs::read_dir(store) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(names(&dir.0.join("pods")), ["10.244.1.3", "10.244.1.4", "last_reserved_ip.0", "lock"]);
     }
 
-    /// What `host-local` says, whose first addresses are .1 for the gateway, .2, .3, …
+    /// The answer of `host-local`, whose first addresses are .1 for the gateway, .2, .3, …
     fn host_local(directory: &Path, command: &str, container: &str) -> String {
         let conf = serde_json::json!({ "cniVersion": "1.0.0", "name": "pods", "type": "ptp", "ipam": {
             "type": "host-local", "dataDir": directory, "ranges": [[{ "subnet": "10.244.1.0/24" }]] } });

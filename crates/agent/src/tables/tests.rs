@@ -14,7 +14,7 @@ fn nft(namespace: &Namespace, script: &str) {
     assert!(done.status.success(), "nft {script}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
-/// How long it takes until something is so; a minute at most.
+/// Time until a condition holds; a minute at most.
 fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
     let start = Instant::now();
     while !is_so() {

@@ -1,17 +1,17 @@
-//! Whether two selections, peers or ports can have anything in common. Says no only where that is certain.
+//! True if two selections, peers or ports can have anything in common. Says no only where that is certain.
 
 use ringfence_model::{
     DomainPattern, NamespaceSelection, Peer, Peers, PodSelection, PortMatch, Ports, Requirement, Rule, Selector,
 };
 
-/// Whether a connection may match both rules.
+/// True if a connection may match both rules.
 pub(super) fn rules(one: &Rule, other: &Rule) -> bool {
     // A rule that is not understood and does anything denies everything.
     let whole = one.unknown().is_some() || other.unknown().is_some();
     whole || (peers(&one.peers, &other.peers) && ports(&one.ports, &other.ports))
 }
 
-/// Whether a pod may be in both.
+/// True if a pod may be in both.
 pub(super) fn selections(one: &PodSelection, other: &PodSelection) -> bool {
     let namespaces = match (&one.namespaces, &other.namespaces) {
         (NamespaceSelection::Named(one), NamespaceSelection::Named(other)) => one == other,
@@ -21,12 +21,12 @@ pub(super) fn selections(one: &PodSelection, other: &PodSelection) -> bool {
     namespaces && selectors(&one.pods, &other.pods)
 }
 
-/// Whether an object may match both.
+/// True if an object may match both.
 fn selectors(one: &Selector, other: &Selector) -> bool {
     !one.requirements().any(|one| other.requirements().any(|other| excludes(one, other) || excludes(other, one)))
 }
 
-/// Whether what meets the one can never meet the other.
+/// True if what meets the one can never meet the other.
 fn excludes(one: &Requirement, other: &Requirement) -> bool {
     use Requirement::{DoesNotExist, Exists, In, NotIn};
     match (one, other) {

@@ -21,7 +21,7 @@ impl Lab {
         Ok(lab)
     }
 
-    /// Where it is.
+    /// Its place.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }

@@ -57,7 +57,7 @@ impl Change {
         Self::DeleteDenyEgress,
     ];
 
-    /// Whether the client reaches the server afterwards.
+    /// True if the client reaches the server afterwards.
     pub(crate) fn allows(self) -> bool {
         match self {
             Self::CreateDenyIngress
@@ -73,7 +73,7 @@ impl Change {
         }
     }
 
-    /// Whether it is a policy that selects the servers.
+    /// True if it is a policy that selects the servers.
     pub(crate) fn is_about_servers(self) -> bool {
         match self {
             Self::CreateDenyIngress
@@ -86,7 +86,7 @@ impl Change {
         }
     }
 
-    /// What is done to what.
+    /// The kind of change.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::CreateDenyIngress | Self::CreateOnly | Self::CreateDenyEgress => "create",
@@ -106,7 +106,7 @@ pub(crate) struct Pods {
     pub(crate) servers: Vec<Ipv4Addr>,
 }
 
-/// Where a pod's network namespace is.
+/// Finds the network namespace of a pod.
 pub(crate) type Network<'a> = &'a dyn Fn(&Pod) -> anyhow::Result<Namespace>;
 
 impl Pods {

@@ -12,14 +12,14 @@ use ringfence_e2e::knock;
 use ringfence_netns::Namespace;
 
 /// After so long a first packet counts as unanswered. Less than the second after which the kernel sends another.
-const PATIENCE: Duration = Duration::from_millis(250);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Port probed. Nobody listens there: the far end's kernel answers at once with a reset and remembers nothing. An
 /// accepted connection would stay open at the far end if a change of policy cut it before the near end closed it, and
 /// the next probe from the same source port would be answered with a challenge (RFC 5961, 4.2) instead.
 pub(crate) const PORT: u16 = 9;
 
-/// What a prober tells. For each probe first that it is sent, in order; later what became of it.
+/// Report of a prober. For each probe first that it is sent, in order; later what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     /// Its first packet is about to be sent.
@@ -28,7 +28,7 @@ pub(crate) enum Told {
     Decided {
         /// When it was sent.
         sent: Instant,
-        /// Whether it was answered.
+        /// True if it was answered.
         answered: bool,
     },
 }
@@ -85,7 +85,7 @@ fn collect(waiting: &mut VecDeque<Waiting>, out: &mpsc::Sender<Told>) {
     let mut answers = answers.into_iter();
     waiting.retain(|probe| {
         let answer = answers.next().flatten();
-        if answer.is_none() && now.saturating_duration_since(probe.sent) < PATIENCE {
+        if answer.is_none() && now.saturating_duration_since(probe.sent) < PROBE_TIMEOUT {
             return true;
         }
         let answered = answer == Some(true);

@@ -85,7 +85,7 @@ pub(crate) fn signed_millis(from: Instant, to: Instant) -> f64 {
     (forward - from.saturating_duration_since(to).as_secs_f64()) * 1e3
 }
 
-/// What the numbers of a row are called.
+/// Headings of the numbers of a row.
 pub(crate) const HEADINGS: [&str; 5] = ["n", "P50 ms", "P90 ms", "P99 ms", "max ms"];
 
 /// The rows for a server; `labels` are the columns after the first.

@@ -9,8 +9,8 @@ use super::prober::Told;
 /// So many unanswered probes in a row make a denial, so many answered ones an allowance.
 const RUN: usize = 20;
 
-/// How long a change may take.
-const LIMIT: Duration = Duration::from_secs(10);
+/// The time that a change may take.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The probes so far.
 pub(crate) struct Seen {
@@ -26,7 +26,7 @@ pub(crate) struct Seen {
     tally: Tally,
 }
 
-/// How many probes there were.
+/// The number of probes there were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     /// All.
@@ -67,7 +67,7 @@ impl Seen {
 
     /// Waits until a state holds for [`RUN`] probes sent since `since`; returns when the first packet in it was sent.
     pub(crate) fn begin(&mut self, allowed: bool, since: Instant) -> Option<Instant> {
-        let end = Instant::now() + LIMIT;
+        let end = Instant::now() + CHANGE_TIMEOUT;
         while Instant::now() < end && self.read(Duration::from_millis(2)) {
             if let Some((first, last)) = self.run_since(allowed, since) {
                 self.certain = Some(last);
@@ -90,7 +90,7 @@ impl Seen {
         }
         let (Some(certain), Some(last)) = (self.certain, self.newest) else { return false };
         while self.open.first().is_some_and(|oldest| *oldest <= last) {
-            if begin.elapsed() > LIMIT || !self.read(LIMIT) {
+            if begin.elapsed() > CHANGE_TIMEOUT || !self.read(CHANGE_TIMEOUT) {
                 return false;
             }
         }
@@ -101,7 +101,7 @@ impl Seen {
         true
     }
 
-    /// What was counted so far.
+    /// Counts so far.
     pub(crate) fn tally(&self) -> Tally {
         self.tally
     }

@@ -90,7 +90,7 @@ impl Drop for Net {
     }
 }
 
-/// What comes of probes in a steady state with a few packets decided otherwise.
+/// Result of probes in a steady state with a few packets decided otherwise.
 fn measured(net: &Net, allowed: bool, leak: &str) -> Tally {
     let (sender, receiver) = mpsc::channel();
     let mut seen = Seen::new(receiver);

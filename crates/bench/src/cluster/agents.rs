@@ -20,7 +20,7 @@ pub(super) struct Agent {
     process: PathBuf,
 }
 
-/// What a process has used.
+/// Resource use of a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Usage {
     /// Resident memory, MB.
@@ -42,7 +42,7 @@ impl Agent {
         self.process.file_name().unwrap_or_default().to_string_lossy()
     }
 
-    /// What it has used until now.
+    /// Resource use until now.
     pub(super) fn usage(&self) -> anyhow::Result<Usage> {
         let status = read(&self.process.join("status"))?;
         let stat = read(&self.process.join("stat"))?;
@@ -81,7 +81,7 @@ pub(super) async fn find(cluster: &Cluster) -> anyhow::Result<Vec<Agent>> {
     Ok(agents)
 }
 
-/// What all have used.
+/// Resource use of all agents.
 pub(super) fn usage_of(agents: &[Agent]) -> anyhow::Result<Vec<Usage>> {
     agents.iter().map(Agent::usage).collect()
 }

@@ -1,5 +1,5 @@
-//! What the network plugin adds to the time a pod's network takes: the chain of plugins is called as a runtime does, by
-//! a process that is on the node, with ours in it and without, by turns.
+//! Time that the network plugin adds to a pod's network: the chain of plugins is called as a runtime does, by a process
+//! that is on the node, with ours in it and without, by turns.
 //!
 //! The pods are objects that no kubelet sees: the node's is stopped meanwhile. They ask for a node of another name, so
 //! that it turns down those it hears of afterwards.
@@ -26,18 +26,18 @@ use crate::figures::{quantile, table};
 
 const NAMESPACE: &str = "bench-chain";
 const PREFIX: &str = "rfbenchchain";
-/// What our plugin is called in a configuration.
+/// Name of our plugin in a configuration.
 const OURS: &str = "ringfence-cni";
 /// So many pods while the kubelet is stopped: fewer seconds than after which a node counts as lost.
 const BATCH: usize = 50;
 
-/// How much.
+/// Options of the measurement.
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// Directory of the cluster on this machine.
     #[arg(long, value_name = "DIR")]
     machine: PathBuf,
-    /// How many pods.
+    /// The number of pods.
     #[arg(long, default_value_t = 500)]
     pods: usize,
 }

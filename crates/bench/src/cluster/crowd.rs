@@ -28,7 +28,7 @@ const APPS: usize = 20;
 /// So many pods that really run, on each node.
 const REAL: usize = 10;
 
-/// How much.
+/// Options of the measurement.
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// Pods in the API server.
@@ -40,7 +40,7 @@ pub(super) struct Options {
     /// Changes of pods a second, half of them of labels and half of the status.
     #[arg(long, default_value_t = 100)]
     changes: u32,
-    /// How long the agents are watched while nothing changes, and while pods change.
+    /// The time that the agents are watched while nothing changes, and while pods change.
     #[arg(long, default_value_t = 20)]
     seconds: u64,
 }
@@ -54,7 +54,7 @@ pub(super) fn run(bench: &Bench, options: &Options) -> anyhow::Result<String> {
     Ok(report)
 }
 
-/// What was used and asked between two moments.
+/// Resource use and requests between two moments.
 struct Phase {
     name: &'static str,
     seconds: f64,

@@ -1,4 +1,4 @@
-//! What the agents ask of the API server: counted by the API server itself, which is told to count them apart.
+//! Requests of the agents to the API server: counted by the API server itself, which is told to count them apart.
 
 use anyhow::Context as _;
 use kube::Client;
@@ -8,7 +8,7 @@ use serde_json::json;
 /// Name under which the agents' requests are counted.
 const SCHEMA: &str = "ringfence-bench";
 
-/// What the API server counts.
+/// Counters of the API server.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Load {
     /// Requests of the agents' account, since the API server started.
@@ -54,7 +54,7 @@ fn schema() -> serde_json::Value {
     })
 }
 
-/// What was counted until now.
+/// Counts until now.
 pub(super) async fn load(client: &Client) -> anyhow::Result<Load> {
     let request = http::Request::get("/metrics").body(Vec::new())?;
     let text = client.request_text(request).await.context("metrics of the API server")?;

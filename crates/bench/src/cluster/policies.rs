@@ -15,7 +15,7 @@ use crate::side_by_side::side_by_side;
 /// So many at a time.
 const AT_ONCE: usize = 8;
 
-/// Who is allowed by a policy.
+/// Peers that a policy allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Peers {
     /// Blocks of one address.

@@ -9,10 +9,10 @@ use crate::changes::pods::{Pods, create_others};
 use crate::changes::rounds::{HEADINGS, Rounds, everywhere, report};
 use crate::figures::table;
 
-/// How to measure.
+/// Options of the measurement.
 #[derive(clap::Args)]
 pub(super) struct Options {
-    /// How often each of the ten changes is made.
+    /// Number of times that each of the ten changes is made.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
     /// Microseconds between two probes of a server.

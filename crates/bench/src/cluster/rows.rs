@@ -3,7 +3,7 @@
 use crate::figures::median;
 use crate::traffic::client::Rates;
 
-/// What was measured in a round with Ringfence and without.
+/// Measurements of a round, with Ringfence and without.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pair {
     pub(super) with: Rates,
@@ -11,7 +11,7 @@ pub(super) struct Pair {
     pub(super) without: Option<Rates>,
 }
 
-/// What the columns after the labels are called.
+/// Headings of the columns after the labels.
 pub(super) const HEADINGS: [&str; 10] = [
     "Gbit/s",
     "without",

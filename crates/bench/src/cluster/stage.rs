@@ -92,7 +92,7 @@ impl Stage {
         })?
     }
 
-    /// Whether somebody whom no policy names gets in.
+    /// True if somebody whom no policy names gets in.
     pub(super) fn stranger_connects(&self, server: Ipv4Addr) -> anyhow::Result<bool> {
         Ok(self.stranger.run(|| client::connects(server))?)
     }

@@ -1,5 +1,5 @@
-//! What traffic costs under many policies, with Ringfence and without; and how long many policies take until they are
-//! in force.
+//! Cost of traffic under many policies, with Ringfence and without; and how long many policies take until they are in
+//! force.
 
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -17,13 +17,13 @@ use crate::changes::seen::Seen;
 use crate::figures::table;
 use crate::traffic::client::Rates;
 
-/// How to measure.
+/// Options of the measurement.
 #[derive(clap::Args)]
 pub(super) struct Options {
     /// Directory of the cluster on this machine.
     #[arg(long, value_name = "DIR")]
     machine: std::path::PathBuf,
-    /// How often each variant is measured with Ringfence and without.
+    /// Number of measurements of each variant, with Ringfence and without.
     #[arg(long, default_value_t = 8)]
     rounds: usize,
     /// Milliseconds of each of the three measurements of a turn.

@@ -13,12 +13,12 @@ use nix::sys::time::{TimeVal, TimeValLike as _};
 use super::server::{BASE, PORTS, reset_on_close};
 use crate::figures::quantile;
 
-/// How long a connect may take before it counts as failed.
+/// The time that a connect may take before it counts as failed.
 const PATIENCE_MILLIS: i64 = 500;
-/// What a request carries, in bytes.
+/// Size of a request, in bytes.
 const REQUEST: usize = 64;
 
-/// What one turn measured.
+/// Result of one turn.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rates {
     /// Throughput of one stream, Gbit/s.
@@ -57,7 +57,7 @@ pub(crate) fn measure(server: Ipv4Addr, span: Duration) -> anyhow::Result<Rates>
     })
 }
 
-/// Whether a connection comes about.
+/// True if a connection comes about.
 pub(crate) fn connects(server: Ipv4Addr) -> bool {
     dial(server, BASE + 1).is_ok()
 }

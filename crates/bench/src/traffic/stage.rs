@@ -27,7 +27,7 @@ pub(super) struct Stage {
     client: Namespace,
     server: Namespace,
     processor: usize,
-    /// Where the kernel program is pinned, if there is one.
+    /// Pin directory of the kernel program, if there is one.
     pins: Option<PathBuf>,
 }
 

@@ -1,8 +1,8 @@
-//! What judges the packets.
+//! The engine that judges packets.
 
 use crate::policies;
 
-/// What the node between the two pods does with packets.
+/// Treatment of packets by the node between the two pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Variant {
     /// Forwards, without even connection tracking.

@@ -9,10 +9,10 @@ use ringfence_install::status::{self, Cluster, Node, Policy};
 use crate::args::Format;
 use crate::cluster::Target;
 
-/// How often agents are asked while waiting.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Time between two queries while waiting.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time agents are given to answer, also when there is none left.
-const LEAST: Duration = Duration::from_secs(2);
+const MIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Asks every agent, until all is well if that is to be waited for.
 pub(super) async fn run(target: &Target, wait: Option<Duration>, format: Option<Format>) -> anyhow::Result<Code> {
@@ -21,8 +21,8 @@ pub(super) async fn run(target: &Target, wait: Option<Duration>, format: Option<
     let mut told = String::new();
     let cluster = loop {
         let left = end.map_or(status::WHOLE, |end| end.saturating_duration_since(Instant::now()));
-        let cluster = status::ask_within(&client, left.clamp(LEAST, status::WHOLE)).await?;
-        if cluster.well() || end.is_none_or(|end| Instant::now() + PAUSE > end) {
+        let cluster = status::ask_within(&client, left.clamp(MIN_TIMEOUT, status::WHOLE)).await?;
+        if cluster.well() || end.is_none_or(|end| Instant::now() + POLL_INTERVAL > end) {
             break cluster;
         }
         let line = summary(&cluster);
@@ -30,7 +30,7 @@ pub(super) async fn run(target: &Target, wait: Option<Duration>, format: Option<
             output::remark(&line);
             told = line;
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     };
     match format {
         None => output::text(&text(&cluster, false))?,

@@ -1,4 +1,4 @@
-//! What a person does by hand with kubectl, verb by verb, on a lab with all its parts.
+//! The work of a person with kubectl, verb by verb, on a lab with all its parts.
 
 use super::kit::{Lab, Need, can_run, eventually, text};
 

@@ -1,4 +1,4 @@
-//! What is the matter with a policy is in the API, once, whichever agent lives to write it.
+//! Problems of a policy are in the API, once, whichever agent lives to write them.
 
 use serde_json::Value;
 

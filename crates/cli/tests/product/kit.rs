@@ -10,10 +10,10 @@ use serde_json::Value;
 
 use super::limited;
 
-/// How long a condition may take to come true.
-pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+/// The time that a condition may take to come true.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(90);
 
-/// What a test needs of the machine.
+/// A requirement of a test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Need {
     /// To be root.
@@ -27,7 +27,7 @@ pub(crate) enum Need {
 }
 
 impl Need {
-    /// Why it is not met.
+    /// The reason why it is not met.
     fn missing(self) -> Option<String> {
         match self {
             Self::Root => (!nix::unistd::geteuid().is_root()).then(|| "not root".to_owned()),
@@ -39,7 +39,7 @@ impl Need {
     }
 }
 
-/// Whether a test can run here. Says why not; where `CI` is set that is a failure.
+/// True if a test can run here. Says why not; where `CI` is set that is a failure.
 pub(crate) fn can_run(needs: &[Need]) -> bool {
     let Some(reason) = needs.iter().find_map(|need| need.missing()) else { return true };
     assert!(std::env::var_os("CI").is_none(), "this machine must run every test, but: {reason}");
@@ -92,7 +92,7 @@ impl Lab {
         lab
     }
 
-    /// Where it keeps its state.
+    /// Directory of its state.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
@@ -149,7 +149,7 @@ impl Lab {
         self.must_with("apply -f -", &object.to_string());
     }
 
-    /// What a command in a pod prints, on both outputs, whether it does well or not.
+    /// Both outputs of a command in a pod, whether it succeeds or not.
     pub(crate) fn exec(&self, pod: &str, command: &[&str]) -> String {
         let output = self.kubectl_words(&[&["exec", pod, "--"], command].concat(), "");
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -174,10 +174,10 @@ impl Lab {
     /// Waits until these pods are ready.
     pub(crate) fn ready(&self, pods: &[&str]) {
         let pods: Vec<String> = pods.iter().map(|pod| format!("pod/{pod}")).collect();
-        self.must(&format!("wait --for=condition=Ready --timeout={}s {}", LIMIT.as_secs(), pods.join(" ")));
+        self.must(&format!("wait --for=condition=Ready --timeout={}s {}", TIMEOUT.as_secs(), pods.join(" ")));
     }
 
-    /// Whether a pod gets the page of another: by exit code of `curl`, so that a refusal is neither.
+    /// True if a pod gets the page of another: by exit code of `curl`, so that a refusal is neither.
     pub(crate) fn reaches(&self, from: &str, address: &str) -> Result<bool, String> {
         let output = self.kubectl(&format!("exec {from} -- curl -sS -g -o /dev/null --max-time 1 http://{address}/"));
         match output.status.code() {
@@ -216,7 +216,7 @@ impl Drop for Lab {
     }
 }
 
-/// Whether `curl` inside a network namespace gets a page: without API and kubelet. A refusal is neither.
+/// True if `curl` inside a network namespace gets a page: without API and kubelet. A refusal is neither.
 pub(crate) fn reaches_from(namespace: &Namespace, address: &str) -> Result<bool, String> {
     let mut curl = Command::new("curl");
     curl.args(["-sS", "-g", "-o", "/dev/null", "--max-time", "1", &format!("http://{address}/")]);
@@ -242,9 +242,9 @@ pub(crate) fn settles_from(namespace: &Namespace, address: &str, allowed: bool) 
 /// Waits for a condition.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
+    let end = Instant::now() + TIMEOUT;
     while !condition() {
-        assert!(Instant::now() < end, "not within {LIMIT:?}: {what}");
+        assert!(Instant::now() < end, "not within {TIMEOUT:?}: {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -1,4 +1,4 @@
-//! What policy says of nodes: NodePorts, pods on the host's network, probes of the kubelet.
+//! Policies about nodes: NodePorts, pods on the host's network, probes of the kubelet.
 
 use serde_json::{Value, json};
 

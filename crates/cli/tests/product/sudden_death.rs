@@ -55,7 +55,7 @@ pub(crate) fn ours(lab: &Lab) -> BTreeMap<String, Vec<i32>> {
     found
 }
 
-/// What our program runs as inside pods, under the path it has there: the cluster's DNS, and images built in.
+/// Processes of our program inside pods, under its path there: the cluster's DNS, and images built in.
 fn inside_pods(lab: &Lab) -> Vec<(String, i32)> {
     let prefix = Place::at(lab.directory()).prefix().to_owned();
     let mut found = Vec::new();
@@ -130,7 +130,7 @@ fn a_killed_agent_leaves_enforcement_standing_and_its_successor_catches_up() {
     lab.down();
 }
 
-/// Whether a pod gets the page of another, asked from inside its network namespace: without API and kubelet.
+/// True if a pod gets the page of another, asked from inside its network namespace: without API and kubelet.
 fn reaches_without_api(lab: &Lab, uid: &str, address: &str) -> bool {
     let namespace = Namespace::open(&Place::at(lab.directory()).pod_namespace(uid)).unwrap();
     // Refused is what a server being started again says.
@@ -186,7 +186,7 @@ fn a_killed_lab_process_leaves_enforcement_standing_and_is_taken_over() {
     lab.down();
 }
 
-/// Whether a pod ever gets a page of another while something else goes on. Asked without API and kubelet.
+/// True if a pod ever gets a page of another while something else goes on. Asked without API and kubelet.
 fn never_reaches_while(lab: &Lab, uid: &str, address: &str, during: impl FnOnce()) {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -13,14 +13,14 @@ use ringfence_netns::{Namespace, VethEnd};
 use super::kit::{Lab, Need, can_run, eventually};
 use super::sudden_death::ours;
 
-/// What the machine has of its own, and of a lab in this directory.
+/// State of the machine, and of a lab in this directory.
 #[derive(Debug, PartialEq, Eq)]
 struct Machine {
     namespaces: Vec<String>,
     processes: BTreeSet<String>,
     mounts: BTreeSet<String>,
     bpf: BTreeSet<String>,
-    /// What `ip` and `nft` say of the machine's own network.
+    /// The machine's own network, as `ip` and `nft` show it.
     network: BTreeMap<&'static str, String>,
     settings: BTreeMap<String, String>,
 }
@@ -85,7 +85,7 @@ fn names(directory: &str) -> BTreeSet<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// What a command prints, without what moves by itself.
+/// The output of a command, without figures that change by themselves.
 fn printed(command: &str) -> String {
     let words: Vec<&str> = command.split(' ').collect();
     let output = Command::new(words[0]).args(&words[1..]).output().unwrap();

@@ -16,7 +16,7 @@ use ringfence_install::status::{self, Node};
 
 use super::stage::Stage;
 
-/// How the kubelet waits between restarts of a container that ended by itself: not at all the first time.
+/// Back-off between restarts of a container that ended by itself: not at all the first time.
 const FREE_RESTARTS: i32 = 1;
 
 /// Exit code of a process that was killed: 128 and the number of the signal.
@@ -31,7 +31,7 @@ impl Stage {
         Ok(pods.items.into_iter().find(|pod| pod.metadata.deletion_timestamp.is_none()))
     }
 
-    /// What a node's agent says of itself.
+    /// Status of a node's agent.
     pub(crate) async fn told(&self, number: usize) -> anyhow::Result<Node> {
         let name = &self.nodes[number - 1];
         let told = status::ask(&self.cluster.client).await?;

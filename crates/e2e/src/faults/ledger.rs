@@ -1,4 +1,4 @@
-//! What must be of each pair of pods, and what was seen.
+//! Expectation and observation of each pair of pods.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ pub(crate) const DECIDED: Duration = Duration::from_millis(1200);
 /// Incidents that are kept for people.
 const KEPT: usize = 200;
 
-/// What must become of a probe.
+/// Expected result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expect {
     /// It is answered.
@@ -24,10 +24,10 @@ pub(crate) enum Expect {
     Any,
 }
 
-/// What was expected when a probe was sent. Only what still holds at the end is judged.
+/// Expectation at the time when a probe was sent. Only what still holds at the end is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
-    /// What it was.
+    /// The expectation.
     pub(crate) expect: Expect,
     generation: u64,
 }
@@ -64,7 +64,7 @@ impl std::ops::Sub for Counts {
     }
 }
 
-/// Where everything is written down.
+/// Record of all observations.
 pub(crate) struct Ledger {
     begun: Instant,
     sent: AtomicU64,
@@ -90,7 +90,7 @@ impl Ledger {
         Counts { sent: self.sent.load(Ordering::Relaxed), ..self.lock().0 }
     }
 
-    /// What was written down for people since this was last called.
+    /// Incidents recorded since the last call.
     pub(crate) fn incidents(&self) -> Vec<String> {
         std::mem::take(&mut self.lock().1)
     }
@@ -140,9 +140,9 @@ struct Seen {
 
 /// One pod that calls another.
 pub(crate) struct Pair {
-    /// Who calls whom.
+    /// Caller and callee.
     pub(crate) name: String,
-    /// Where it is written down.
+    /// The ledger.
     pub(crate) ledger: Arc<Ledger>,
     state: Mutex<(Ticket, Seen)>,
 }
@@ -166,12 +166,12 @@ impl Pair {
         }
     }
 
-    /// What is expected.
+    /// The present expectation.
     pub(crate) fn ticket(&self) -> Ticket {
         self.lock().0
     }
 
-    /// What became of a first packet: judged if nothing changed since it was sent.
+    /// Decides about a first packet: judged if nothing changed since it was sent.
     pub(crate) fn decide(&self, ticket: Ticket, sent: Instant, answered: bool) {
         let now = {
             let (now, seen) = &mut *self.lock();
@@ -200,7 +200,7 @@ impl Pair {
         self.ledger.unanswered(sent, Instant::now(), &text);
     }
 
-    /// How long the present state has been as wanted: since when the last contrary probe was sent; none if it is not so
+    /// Time since which the state has been as wanted: since when the last contrary probe was sent; none if it is not so
     /// yet.
     pub(crate) fn settled(&self, open: bool, changed: Instant) -> Option<Duration> {
         let seen = self.lock().1;

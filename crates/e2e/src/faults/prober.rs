@@ -16,7 +16,7 @@ use super::ledger::{Pair, Ticket};
 use super::server::{ECHO, KNOCK, Load};
 use super::stream::Stream;
 
-/// How often each kind of probe is sent.
+/// Time between two probes of a kind.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(10);
 /// After so long a first packet counts as unanswered. Less than the second after which the kernel sends another.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(900);

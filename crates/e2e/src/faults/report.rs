@@ -1,4 +1,4 @@
-//! What came of it, as Markdown.
+//! The results, as Markdown.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use super::ledger::Counts;
 pub(crate) struct Row {
     /// Its name.
     pub(crate) name: &'static str,
-    /// What was done.
+    /// The action.
     pub(crate) what: String,
-    /// Why it could not be done.
+    /// The reason why it could not be done.
     pub(crate) failure: Option<String>,
-    /// What was seen.
+    /// The observation.
     pub(crate) counts: Counts,
-    /// How long it took.
+    /// The time that it took.
     pub(crate) took: Duration,
     /// By how much a prober was late at most.
     pub(crate) late: Duration,
@@ -64,7 +64,7 @@ impl Report {
         Ok(Self { nodes: nodes.len(), kubernetes: info.kubelet_version, kernel, runtime, rows: Vec::new() })
     }
 
-    /// Whether nothing leaked, was lost or broke.
+    /// True if nothing leaked, was lost or broke.
     pub(crate) fn well(&self) -> bool {
         !self.rows.is_empty() && self.rows.iter().all(Row::well)
     }

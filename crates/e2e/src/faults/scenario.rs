@@ -64,16 +64,16 @@ static ALL: &[Scenario] = &[
     starts::ALLOWED,
 ];
 
-/// What is tried and comes to an end: tells what was done, in words for the document.
+/// An attempt that comes to an end: tells what was done, in words for the document.
 pub(crate) type Trial<'a> = LocalBoxFuture<'a, anyhow::Result<String>>;
 
 /// A fault.
 pub(crate) struct Scenario {
     /// Its name, on the command line and in the table: words joined by `-`.
     pub(crate) name: &'static str,
-    /// What happens, in one sentence.
+    /// The fault, in one sentence.
     pub(crate) about: &'static str,
-    /// Why it cannot be tried here, if so.
+    /// The reason why it cannot be tried here, if so.
     pub(crate) obstacle: fn(&Stage, &Options) -> Option<String>,
     /// Makes it happen and waits until it is over.
     ///

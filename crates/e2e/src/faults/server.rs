@@ -24,8 +24,8 @@ pub(crate) const STREAM: u16 = 8002;
 
 /// A server that needed so long to answer itself was held up.
 const HELD_UP: Duration = Duration::from_millis(300);
-/// How often a thread looks whether it shall end.
-const LOOK: Duration = Duration::from_millis(200);
+/// Time between two looks of a thread whether it shall end.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// When a server was held up.
 #[derive(Default)]
@@ -67,9 +67,9 @@ pub(crate) fn start(namespace: &Namespace, family: IpAddr, load: &Arc<Load>) -> 
         Ok((echo, listener, own))
     });
     let (echo, listener, own) = bound??;
-    echo.set_read_timeout(Some(LOOK))?;
+    echo.set_read_timeout(Some(POLL_INTERVAL))?;
     listener.set_nonblocking(true)?;
-    own.set_read_timeout(Some(LOOK))?;
+    own.set_read_timeout(Some(POLL_INTERVAL))?;
     let end = Arc::new(AtomicBool::new(false));
     let stop = [Arc::clone(&end), Arc::clone(&end), Arc::clone(&end)];
     let [first, second, third] = stop;
@@ -102,7 +102,7 @@ fn accept(listener: &TcpListener, stop: &Arc<AtomicBool>) {
 }
 
 fn serve(mut stream: TcpStream, stop: &AtomicBool) {
-    let set_up = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(LOOK)));
+    let set_up = stream.set_nonblocking(false).and_then(|()| stream.set_read_timeout(Some(POLL_INTERVAL)));
     if set_up.and_then(|()| stream.set_nodelay(true)).is_err() {
         return;
     }

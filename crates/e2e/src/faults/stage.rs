@@ -24,14 +24,14 @@ use super::witness::{self, Callers};
 
 /// Namespace of the stage.
 pub(crate) const SPACE: &str = "e2e-faults";
-/// What pods run that do nothing.
+/// Image of pods that do nothing.
 pub(crate) const IMAGE: &str = "registry.k8s.io/e2e-test-images/agnhost:2.53";
-/// Who calls: the first and the last may, as policies say; a visitor only at times.
+/// Callers: the first and the last may, as policies say; a visitor only at times.
 const CALLERS: [(&str, Expect); 4] =
     [("friend", Expect::Open), ("stranger", Expect::Shut), ("caged", Expect::Shut), ("visitor", Expect::Shut)];
-/// How long a change may take to be in force, where no fault delays it.
+/// The time that a change may take to be in force, where no fault delays it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-/// How often it is looked.
+/// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A server pod with its threads.
@@ -48,9 +48,9 @@ pub(crate) struct Probed {
     pub(crate) from: usize,
     /// Number of the server's node.
     pub(crate) to: usize,
-    /// Who calls.
+    /// The caller.
     pub(crate) caller: &'static str,
-    /// What is seen.
+    /// The record of observations.
     pub(crate) pair: Arc<Pair>,
     _thread: End,
 }
@@ -61,16 +61,16 @@ pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
     /// The nodes as processes, if they are on this machine.
     pub(crate) machine: Option<Machine>,
-    /// Whether Ringfence is the network plugin too.
+    /// True if Ringfence is the network plugin too.
     pub(crate) primary: bool,
     /// Names of the nodes; number 1 is the first.
     pub(crate) nodes: Vec<String>,
-    /// What is seen.
+    /// The record of observations.
     pub(crate) ledger: Arc<Ledger>,
-    /// Who is probed now.
+    /// Pairs that are probed now.
     pub(crate) pairs: Vec<Probed>,
     servers: HashMap<usize, Served>,
-    /// Whether visitors may call now.
+    /// True if visitors may call now.
     pub(crate) visit: bool,
 }
 
@@ -173,7 +173,7 @@ impl Stage {
         }
     }
 
-    /// What must be of a pair while nothing changes.
+    /// Expectation of a pair while nothing changes.
     fn wanted(&self, pair: &Probed) -> bool {
         pair.caller == "friend" || (pair.caller == "visitor" && self.visit)
     }
@@ -243,7 +243,7 @@ impl Stage {
         }
     }
 
-    /// What is allowed now is not judged until it is answered again; what is not is judged all the while.
+    /// Exempts probes that are allowed now until they are answered again; what is not is judged all the while.
     pub(crate) fn exempt_open(&self) {
         self.exempt(|probed| probed.pair.ticket().expect == Expect::Open);
     }

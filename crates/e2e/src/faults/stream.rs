@@ -13,7 +13,7 @@ use super::server::{Load, STREAM};
 
 /// A connection that is silent for so long is broken.
 const BROKEN: Duration = Duration::from_secs(15);
-/// How long it may take to be opened.
+/// The time that it may take to be opened.
 const OPENING: Duration = Duration::from_secs(3);
 
 /// The connection, which is made anew whenever what is expected changes.

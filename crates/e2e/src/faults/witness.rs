@@ -21,7 +21,7 @@ use super::prober::End;
 /// Bytes of packets that wait to be seen.
 const BUFFER: usize = 4 << 20;
 
-/// Who may call a pod.
+/// Callers of a pod.
 pub(crate) struct Callers {
     /// By address.
     pub(crate) known: RwLock<HashMap<IpAddr, Arc<Pair>>>,
@@ -75,13 +75,13 @@ pub(crate) fn raw(family: IpAddr, protocol: SockProtocol) -> anyhow::Result<Owne
     Ok(socket)
 }
 
-/// Where the next packet is from, and its destination port.
+/// Source of the next packet, and its destination port.
 fn next(socket: &OwnedFd, family: IpAddr) -> Option<(IpAddr, u16)> {
     let (from, packet) = receive(socket, family)?;
     Some((from, u16::from_be_bytes([packet[2], packet[3]])))
 }
 
-/// Where the next packet is from, and the first four bytes of its header: both ports.
+/// Source of the next packet, and the first four bytes of its header: both ports.
 pub(crate) fn receive(socket: &OwnedFd, family: IpAddr) -> Option<(IpAddr, [u8; 4])> {
     let mut packet = [0; 128];
     loop {

@@ -13,12 +13,12 @@ use tokio::time::{Instant, timeout};
 
 use super::stage::Actor;
 
-/// How many connections are tried at a time.
+/// The number of connections are tried at a time.
 const AT_ONCE: usize = 8;
-/// How long a packet is waited for, from this machine.
-const ANSWER: Duration = Duration::from_secs(1);
-/// How long Services and host ports may take to be there.
-const SOON: Duration = Duration::from_secs(30);
+/// The time that a packet is waited for, from this machine.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// The time that Services and host ports may take to be there.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// By which protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(super) enum Protocol {
     Udp,
 }
 
-/// Who calls.
+/// The caller.
 #[derive(Clone, Debug)]
 pub(super) enum Caller {
     /// A pod.
@@ -73,7 +73,7 @@ impl Attempt {
             Caller::Pod(pod) => {
                 connect::once(client, &pod.container(), &self.target.to_string(), self.protocol.name()).await
             }
-            Caller::Machine => match timeout(ANSWER, TcpStream::connect(self.target)).await {
+            Caller::Machine => match timeout(ANSWER_TIMEOUT, TcpStream::connect(self.target)).await {
                 Ok(Ok(_)) => Ok(true),
                 Ok(Err(error)) => Err(error).with_context(|| self.title()),
                 Err(_) => Ok(false),
@@ -81,7 +81,7 @@ impl Attempt {
         }
     }
 
-    /// What differs from what must be, if anything.
+    /// The difference from the expected result, if there is one.
     async fn judge(&self, client: &Client) -> Option<String> {
         let seen = match &self.caller {
             Caller::Pod(pod) => {
@@ -125,7 +125,7 @@ pub(super) async fn all(client: &Client, attempts: &[Attempt]) -> Vec<String> {
 
 /// Tries each until it comes about; returns which did not in time.
 pub(super) async fn soon(client: &Client, attempts: &[Attempt]) -> Vec<String> {
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + READY_TIMEOUT;
     let tried: Vec<Option<String>> =
         stream::iter(attempts).map(|attempt| until(client, attempt, end)).buffered(AT_ONCE).collect().await;
     tried.into_iter().flatten().collect()
@@ -140,12 +140,12 @@ async fn until(client: &Client, attempt: &Attempt, end: Instant) -> Option<Strin
             Err(error) => format!("{error:#}"),
         };
         if Instant::now() > end {
-            return Some(format!("{}, without policy, not within {SOON:?}: {failed}", attempt.title()));
+            return Some(format!("{}, without policy, not within {READY_TIMEOUT:?}: {failed}", attempt.title()));
         }
     }
 }
 
-/// What a case comes to, of what differs.
+/// Result of a case, from the differences.
 pub(super) fn outcome(wrong: Vec<String>) -> Outcome {
     if wrong.is_empty() { Outcome::Passed } else { Outcome::Failed(wrong) }
 }

@@ -19,7 +19,7 @@ use super::stage::{Actor, PORT, Place, SPACE, Stage};
 
 /// The link of a pod.
 const LINK: &str = "eth0";
-/// Where tunnels of VXLAN end as a rule.
+/// Usual port of VXLAN.
 const VXLAN: u16 = 8472;
 /// Addresses that nobody has (RFC 5737, RFC 3849), and a hardware address that nobody has.
 const NOWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -27,8 +27,8 @@ const NOWHERE_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 /// A range of which a pod would have others take addresses.
 const RANGE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x77, 0x77, 0, 0, 0, 0);
 const NOBODY: HardwareAddress = [0x02, 0, 0x5e, 0x10, 0, 0x99];
-/// How long a datagram may take that has to arrive.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The time that a datagram may take that has to arrive.
+const DATAGRAM_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A pod at its link.
 struct Party {
@@ -37,11 +37,11 @@ struct Party {
     address: IpAddr,
     /// Hardware address of what is at the other end: of the bridge, or of the node's end of the link.
     gateway: HardwareAddress,
-    /// Whether it shares a bridge with others.
+    /// True if it shares a bridge with others.
     bridged: bool,
 }
 
-/// Who takes part: on one node, but for the collector.
+/// Participants: on one node, but for the collector.
 struct Parties {
     /// Whom nobody but friends may call.
     victim: Party,
@@ -52,12 +52,12 @@ struct Parties {
     node: (Namespace, IpAddr),
 }
 
-/// What is sent, and who must not get it.
+/// A frame, and who must not get it.
 struct Row<'a> {
     name: &'static str,
     frame: Vec<u8>,
     witness: &'a Party,
-    /// How it would be known.
+    /// Marker by which it is known.
     marker: Vec<u8>,
 }
 
@@ -167,7 +167,7 @@ impl Parties {
         rows
     }
 
-    /// What would have the friend send to the attacker, or to whom it names.
+    /// Frames that would make the friend send to the attacker, or to whom it names.
     fn claims(&self) -> Vec<Row<'_>> {
         let Self { victim, friend, attacker, .. } = self;
         let (own, to) = (attacker.wire.hardware_address, friend.wire.hardware_address);
@@ -218,17 +218,17 @@ impl Parties {
         from.wire.send(&ethernet(next, from.wire.hardware_address, 0, kind_of(&packet), &packet))
     }
 
-    /// What is wrapped up for a tunnel of a node does not reach it, and what a node itself sends there does.
+    /// Checks that packets which pods wrap for a tunnel of a node do not reach it, and that packets of nodes do.
     fn wrapped(&self) -> anyhow::Result<Option<String>> {
         let (node, address) = (&self.node.0, self.node.1);
         let Ok(tunnel) = node.run(|| UdpSocket::bind((address, VXLAN)))? else { return Ok(None) };
-        tunnel.set_read_timeout(Some(PATIENCE))?;
+        tunnel.set_read_timeout(Some(DATAGRAM_TIMEOUT))?;
         let packet = datagram(self.attacker.address, (address, VXLAN), 64, b"forged");
         let attacker = &self.attacker.wire;
         attacker.send(&ethernet(self.attacker.gateway, attacker.hardware_address, 0, kind_of(&packet), &packet))?;
         let own = node.run(|| UdpSocket::bind((address, 0)))??;
         own.send_to(b"the node's own", (address, VXLAN))?;
-        let (end, mut buffer) = (Instant::now() + PATIENCE, [0; 64]);
+        let (end, mut buffer) = (Instant::now() + DATAGRAM_TIMEOUT, [0; 64]);
         let mut heard = false;
         while Instant::now() < end {
             let length = tunnel.recv(&mut buffer).context("what a node sends to a tunnel has to arrive")?;

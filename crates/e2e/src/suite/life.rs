@@ -16,13 +16,13 @@ use super::attempt::{self, Attempt, outcome};
 use super::policy::{egress, ingress, pods, policy, role};
 use super::stage::{Actor, PORT, SPACE, Stage, end, listening};
 
-/// How long a pod under probes is watched: probes come each second.
-const WATCHED: Duration = Duration::from_secs(6);
-/// How often it is looked at.
-const PAUSE: Duration = Duration::from_millis(250);
-/// How many pods follow each other.
+/// The time that a pod under probes is watched: probes come each second.
+const WATCH_TIME: Duration = Duration::from_secs(6);
+/// Time between two looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The number of pods follow each other.
 const ROUNDS: usize = 6;
-/// How many pods are made at the same moment as the policy.
+/// The number of pods are made at the same moment as the policy.
 const TOGETHER: usize = 4;
 /// For how long they are tried once they are ready.
 const TRIED: Duration = Duration::from_secs(2);
@@ -32,14 +32,14 @@ fn labelled(mut pod: Value, labels: Value) -> Value {
     pod
 }
 
-/// Whether a pod is ready, and how often it was started anew.
+/// True if a pod is ready, and how often it was started anew.
 fn health(pod: &Pod) -> (bool, i32) {
     let status = pod.status.clone().unwrap_or_default();
     let ready = status.conditions.iter().flatten().any(|one| one.type_ == "Ready" && one.status == "True");
     (ready, status.container_statuses.iter().flatten().map(|container| container.restart_count).sum())
 }
 
-/// What the kubelet asks of pods that nobody may call.
+/// Probes of the kubelet to pods that nobody may call.
 pub(super) async fn probes(stage: &Stage) -> anyhow::Result<Outcome> {
     let closed = json!({"policyTypes": ["Ingress", "Egress"]});
     let written = stage.put(&[policy("probed", &role("probed"), &closed)]).await?;
@@ -65,7 +65,7 @@ pub(super) async fn probes(stage: &Stage) -> anyhow::Result<Outcome> {
     for (name, _) in &kinds {
         stage.cluster.ready(SPACE, name).await?;
     }
-    let end_of_watch = Instant::now() + WATCHED;
+    let end_of_watch = Instant::now() + WATCH_TIME;
     while wrong.is_empty() && Instant::now() < end_of_watch {
         for (name, _) in &kinds {
             let (ready, restarts) = health(&api.get(name).await?);
@@ -73,7 +73,7 @@ pub(super) async fn probes(stage: &Stage) -> anyhow::Result<Outcome> {
                 wrong.push(format!("pod {name} must stay ready, and is {ready}, started anew {restarts} times"));
             }
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     let pod = Actor::of(&api.get(kinds[0].0).await?);
     let callers = [Attempt::to(&stage.near.friend, &pod, PORT, false), Attempt::to(&stage.far.host, &pod, PORT, false)];

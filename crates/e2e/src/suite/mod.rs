@@ -25,7 +25,7 @@ use ringfence_install::verify::report::{Outcome, Report};
 
 use self::stage::Stage;
 
-/// What to try, and where.
+/// Options of the trial.
 #[derive(clap::Args)]
 pub(crate) struct Options {
     /// The cluster

@@ -16,10 +16,10 @@ use super::stage::{Actor, PORT, SPACE, Stage};
 
 /// The Service's own port, which no pod listens on.
 const SERVICE_PORT: u16 = 80;
-/// How often a Service that remembers its callers is called.
+/// Number of calls of a Service that remembers its callers.
 const CALLS: usize = 8;
-/// How long a request may take, with everything around it.
-const LIMIT: Duration = Duration::from_secs(30);
+/// The time that a request may take, with everything around it.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Ports of a Service: 80 leads to what the pods call `web` and `dgram`, which is 8080.
 fn ports() -> Value {
@@ -128,7 +128,7 @@ pub(super) async fn hairpin(stage: &Stage) -> anyhow::Result<Outcome> {
 /// Asks for a server's name; none if nobody answers.
 async fn ask(stage: &Stage, from: &Actor, url: &str, family: &str) -> anyhow::Result<Option<String>> {
     let command = ["curl", "-s", "-g", family, "--max-time", "2", url];
-    let output = exec::run(&stage.cluster.client, &from.container(), &command, LIMIT).await?;
+    let output = exec::run(&stage.cluster.client, &from.container(), &command, REQUEST_TIMEOUT).await?;
     match output.code {
         0 => Ok(Some(output.stdout)),
         // What curl calls a timeout.

@@ -19,15 +19,15 @@ use serde_json::{Value, json};
 
 use super::attempt::{self, Attempt};
 
-/// Where the pods are.
+/// Namespace of the pods.
 pub(super) const SPACE: &str = "ringfence-e2e-suite";
-/// What pods listen on, by TCP and UDP; the containers call it `web` and `dgram`.
+/// Port of pods, by TCP and UDP; the containers call it `web` and `dgram`.
 pub(super) const PORT: u16 = 8080;
 /// The same of pods in the network of their node.
 pub(super) const HOST_PORT: u16 = 28080;
-/// How long a change may take to be enforced everywhere.
-const ENFORCED: Duration = Duration::from_mins(1);
-/// How many pods are waited for at a time.
+/// The time that a change may take to be enforced everywhere.
+const ENFORCE_TIMEOUT: Duration = Duration::from_mins(1);
+/// The number of pods are waited for at a time.
 const AT_ONCE: usize = 8;
 
 /// A pod that talks.
@@ -66,14 +66,14 @@ pub(super) struct Place {
     pub(super) host: Actor,
 }
 
-/// What the cases have to work with.
+/// Fixture of the cases.
 pub(super) struct Stage {
     pub(super) cluster: Cluster,
     pub(super) near: Place,
     pub(super) far: Place,
-    /// Whether Ringfence is the network plugin too.
+    /// True if Ringfence is the network plugin too.
     pub(super) primary: bool,
-    /// Whether this is Ringfence's own lab.
+    /// True if this is Ringfence's own lab.
     pub(super) lab: bool,
 }
 
@@ -123,8 +123,8 @@ impl Stage {
             written.push(serde_json::to_value(self.cluster.apply(policy).await?)?);
         }
         let wanted = written.iter().map(wait::enforced).collect::<anyhow::Result<Vec<_>>>()?;
-        let lags = wait::everywhere(&self.cluster.client, &wanted, ENFORCED).await?;
-        anyhow::ensure!(lags.is_empty(), "not enforced in {ENFORCED:?}: {}", lags.join("; "));
+        let lags = wait::everywhere(&self.cluster.client, &wanted, ENFORCE_TIMEOUT).await?;
+        anyhow::ensure!(lags.is_empty(), "not enforced in {ENFORCE_TIMEOUT:?}: {}", lags.join("; "));
         Ok(written)
     }
 
@@ -134,7 +134,7 @@ impl Stage {
             self.cluster.delete(policy).await?;
         }
         let gone = written.iter().map(wait::gone).collect::<anyhow::Result<Vec<_>>>()?;
-        wait::everywhere(&self.cluster.client, &gone, ENFORCED).await
+        wait::everywhere(&self.cluster.client, &gone, ENFORCE_TIMEOUT).await
     }
 
     /// Takes away the policies and Services of a case that broke off, so that the next begins with none.
@@ -143,7 +143,7 @@ impl Stage {
         let own = Api::<NetworkPolicy>::namespaced(client.clone(), SPACE).list(&ListParams::default()).await?;
         let left = own.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
         let lags = self.take(&left).await?;
-        anyhow::ensure!(lags.is_empty(), "not gone in {ENFORCED:?}: {}", lags.join("; "));
+        anyhow::ensure!(lags.is_empty(), "not gone in {ENFORCE_TIMEOUT:?}: {}", lags.join("; "));
         objects::remove_cluster_policies(client, LABEL).await?;
         for service in Api::<Service>::namespaced(client.clone(), SPACE).list(&ListParams::default()).await? {
             self.cluster.delete(&serde_json::to_value(service)?).await?;

@@ -1,4 +1,4 @@
-//! What a person sees of policies: Events, conditions, columns, and when they are enforced.
+//! Policies as a person sees them: Events, conditions, columns, and when they are enforced.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use super::attempt::outcome;
 use super::policy::{ingress, policy, role};
 use super::stage::{SPACE, Stage};
 
-/// How long a newest generation may take.
-const ENFORCED: Duration = Duration::from_secs(30);
-/// How long is waited for what never comes.
-const NEVER: Duration = Duration::from_secs(1);
+/// The time that a newest generation may take.
+const ENFORCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time to wait for what never comes.
+const NEVER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What a table calls its columns in JSON.
+/// Media type of a table in JSON.
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 /// `ringfence wait`: for the newest generation, and not for less.
@@ -31,10 +31,10 @@ pub(super) async fn wait(stage: &Stage) -> anyhow::Result<Outcome> {
     stage.cluster.merge(&object, &json!({"spec": {"ingress": [{}]}})).await?;
     let client = &stage.cluster.client;
     let wanted = wait::of_objects(client, std::slice::from_ref(&object)).await?;
-    let mut wrong = wait::everywhere(client, &wanted, ENFORCED).await?;
+    let mut wrong = wait::everywhere(client, &wanted, ENFORCE_TIMEOUT).await?;
     let mut next = written.first().context("a policy")?.clone();
     next["metadata"]["generation"] = json!(3);
-    if wait::everywhere(client, &[wait::enforced(&next)?], NEVER).await?.is_empty() {
+    if wait::everywhere(client, &[wait::enforced(&next)?], NEVER_TIMEOUT).await?.is_empty() {
         wrong.push("a generation that there is not is said to be enforced".into());
     }
     wrong.extend(stage.take(&written).await?);
@@ -118,7 +118,7 @@ pub(super) async fn conditions(stage: &Stage) -> anyhow::Result<Outcome> {
     Ok(outcome(stage.take(&written).await?))
 }
 
-/// What `kubectl get` prints of policies: the columns are those of Kubernetes.
+/// Columns of policies in `kubectl get`: the columns are those of Kubernetes.
 pub(super) async fn columns(stage: &Stage) -> anyhow::Result<Outcome> {
     let mut wrong = Vec::new();
     let policies = format!("/apis/networking.k8s.io/v1/namespaces/{SPACE}/networkpolicies");

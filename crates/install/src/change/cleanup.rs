@@ -17,16 +17,16 @@ use crate::{AGENT_LABEL, Progress, objects, rollout};
 const SELECTED: &str = "app.kubernetes.io/name=ringfence-cleanup";
 /// The host's directory for the state of running programs, as those pods see it.
 const HOST_RUN: &str = "/host/run";
-/// How often the cluster is asked.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Time between two queries.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// After how long without news it is told what is waited for.
-const SOON: Duration = Duration::from_secs(5);
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// After how long without news nodes that are down are not waited for any more.
-const LONG: Duration = Duration::from_secs(10);
+const DOWN_NODE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What became of it.
+/// Result of the cleanup.
 pub(super) struct Cleaned {
-    /// Whether there was anything to clean.
+    /// True if there was anything to clean.
     pub(super) any: bool,
     /// The nodes on which that did not work, with the reason.
     pub(super) left: Vec<String>,
@@ -90,10 +90,10 @@ impl Work<'_> {
             let now = Instant::now();
             tale.tell(now, &format!("nodes cleaned: {cleaned} of {all}"), &self.waiting, progress);
             let down = self.waiting.keys().all(|node| nodes.get(node).is_some_and(Option::is_some));
-            if self.waiting.is_empty() || now - begun > limit || down && now - tale.since > LONG {
+            if self.waiting.is_empty() || now - begun > limit || down && now - tale.since > DOWN_NODE_TIMEOUT {
                 return Ok(());
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -183,7 +183,7 @@ impl Tale {
             progress.say(line);
             (self.told, self.since) = (line.to_owned(), now);
         }
-        if now - self.since < SOON || waiting.is_empty() {
+        if now - self.since < REPORT_INTERVAL || waiting.is_empty() {
             return;
         }
         let reasons: Vec<String> = waiting.iter().map(|(node, why)| format!("waiting for {node}: {why}")).collect();
@@ -293,15 +293,15 @@ mod tests {
         let mut tale = Tale::default();
         let begun = tale.since;
         tale.tell(begun, "1 of 2", &waiting("ending"), &hear);
-        tale.tell(begun + SOON / 2, "1 of 2", &waiting("ending"), &hear);
+        tale.tell(begun + REPORT_INTERVAL / 2, "1 of 2", &waiting("ending"), &hear);
         assert_eq!(heard(), ["1 of 2"]);
-        tale.tell(begun + SOON, "1 of 2", &waiting("ending"), &hear);
-        tale.tell(begun + SOON * 2, "1 of 2", &waiting("ending"), &hear);
+        tale.tell(begun + REPORT_INTERVAL, "1 of 2", &waiting("ending"), &hear);
+        tale.tell(begun + REPORT_INTERVAL * 2, "1 of 2", &waiting("ending"), &hear);
         let told = heard();
         assert_eq!(told.len(), 2, "{told:?}");
         assert!(told[0] == "waiting for n2: ending" && told[1].contains("Ctrl-C"), "{told:?}");
-        tale.tell(begun + SOON * 3, "1 of 2", &waiting("down"), &hear);
-        tale.tell(begun + SOON * 3, "2 of 2", &BTreeMap::new(), &hear);
+        tale.tell(begun + REPORT_INTERVAL * 3, "1 of 2", &waiting("down"), &hear);
+        tale.tell(begun + REPORT_INTERVAL * 3, "2 of 2", &BTreeMap::new(), &hear);
         assert_eq!(heard(), ["waiting for n2: down", "2 of 2"]);
     }
 

@@ -1,4 +1,4 @@
-//! Which network plugin a cluster has, and which other engine enforces policy on it.
+//! The network plugin of a cluster, and other engines that enforce policy on it.
 //!
 //! Ringfence decides in the host's network stack. What moves packets past that stack moves them past Ringfence, and is
 //! refused. Another engine that enforces the same policies is no danger: a connection has to pass both.
@@ -12,11 +12,11 @@ use crate::manifest::Mode;
 
 /// A component that is known by the name of its DaemonSet.
 struct Known {
-    /// What people call it.
+    /// Its name.
     name: &'static str,
     /// Names of DaemonSets.
     sets: &'static [&'static str],
-    /// What follows from it.
+    /// The consequence.
     kind: Kind,
 }
 
@@ -61,10 +61,10 @@ const KNOWN: &[Known] = &[
 const ANNOTATIONS: &[(&str, &str)] =
     &[("flannel.alpha.coreos.com/backend-type", "flannel, run by the nodes themselves")];
 
-/// What kubelets say of a node without a network plugin.
+/// Messages of kubelets about a node without a network plugin.
 const WITHOUT: &[&str] = &["cni plugin not initialized", "cni config uninitialized", "NetworkPluginNotReady"];
 
-/// What was found, and how to stand to it.
+/// Findings, and the mode that follows.
 pub(super) fn judge(seen: &Seen) -> (Vec<Finding>, Mode) {
     let mut findings = Vec::new();
     for known in KNOWN {

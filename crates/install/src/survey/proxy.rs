@@ -1,4 +1,4 @@
-//! Who makes Services of a cluster work.
+//! The proxy that makes Services of a cluster work.
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt as _;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::plugin::has_argument;
 use super::{Finding, Seen, Verdict};
 
-/// Where kube-proxy's configuration is in its ConfigMap.
+/// Keys of kube-proxy's configuration in its ConfigMap.
 const KEYS: &[&str] = &["config.conf", "kubeconfig.conf", "config.yaml"];
 
 pub(super) fn judge(seen: &Seen) -> Finding {

@@ -1,4 +1,4 @@
-//! What a case is: policies, and who may then talk to whom.
+//! The parts of a case: policies, and who may then talk to whom.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -57,29 +57,29 @@ impl Port {
 /// One connection that is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Attempt {
-    /// Who opens it.
+    /// The pod that opens it.
     pub(super) from: Pod,
-    /// Who is called.
+    /// The pod that is called.
     pub(super) to: Pod,
-    /// Where.
+    /// Its port.
     pub(super) port: Port,
-    /// Whether by IPv6.
+    /// True if by IPv6.
     pub(super) six: bool,
 }
 
 impl Attempt {
-    /// Whether it goes to this pod.
+    /// True if it goes to this pod.
     pub(super) fn is_to(&self, space: &str, name: &str) -> bool {
         (self.to.space, self.to.name) == (space, name)
     }
 
-    /// Whether it comes from this pod.
+    /// True if it comes from this pod.
     pub(super) fn is_from(&self, space: &str, name: &str) -> bool {
         (self.from.space, self.from.name) == (space, name)
     }
 }
 
-/// What is tried once policies are enforced.
+/// A check once policies are enforced.
 pub(super) enum Check {
     /// Every pair of pods, on every port: who may.
     Matrix(fn(&Attempt) -> bool),
@@ -89,13 +89,13 @@ pub(super) enum Check {
 
 /// A case.
 pub(super) struct Case {
-    /// What it is called.
+    /// Its name.
     pub(super) name: &'static str,
-    /// Whether it needs cluster-wide policy.
+    /// True if it needs cluster-wide policy.
     pub(super) cluster_wide: bool,
     /// Its policies, in terms of the names and addresses of the stage.
     pub(super) policies: fn(&Names<'_>) -> Vec<Value>,
-    /// What must follow.
+    /// The expected result.
     pub(super) check: Check,
 }
 

@@ -14,12 +14,12 @@ use super::stage::{Pods, Stage};
 
 /// One request and its answer on a connection that stays open.
 const REQUEST: &[u8] = b"GET /hostname HTTP/1.1\r\nHost: verify\r\n\r\n";
-/// What an answer begins with.
+/// Beginning of an answer.
 const BEGINNING: &[u8] = b"HTTP/1.1 ";
-/// How long an answer that must come may take.
-const ANSWER: Duration = Duration::from_secs(20);
-/// How long one that must not come is waited for.
-const SILENCE: Duration = Duration::from_secs(3);
+/// The time that an answer that must come may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// The time that one that must not come is waited for.
+const SILENCE_TIME: Duration = Duration::from_secs(3);
 
 /// From y/a to x/a.
 const ENDS: (Pod, Pod) = (PODS[2], PODS[0]);
@@ -44,13 +44,13 @@ impl Held {
         let input = Box::new(process.stdin().context("no standard input")?);
         let output = Box::new(process.stdout().context("no standard output")?);
         let mut held = Self { process, input, output };
-        if !held.answers(ANSWER).await? {
+        if !held.answers(ANSWER_TIMEOUT).await? {
             bail!("nothing came back on a new connection from y/a to x/a");
         }
         Ok(held)
     }
 
-    /// Whether a request on it is answered in time.
+    /// True if a request on it is answered in time.
     async fn answers(&mut self, limit: Duration) -> anyhow::Result<bool> {
         self.input.write_all(REQUEST).await.context("cannot write into the connection")?;
         self.input.flush().await?;
@@ -73,7 +73,7 @@ impl Held {
 
     /// Sees that it carries nothing any more.
     pub(super) async fn judge(mut self) -> anyhow::Result<Vec<String>> {
-        let answered = self.answers(SILENCE).await?;
+        let answered = self.answers(SILENCE_TIME).await?;
         self.process.abort();
         Ok(if answered {
             vec!["the open connection from y/a to x/a must be cut, and is not".into()]

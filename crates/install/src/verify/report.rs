@@ -1,14 +1,14 @@
-//! What came of the cases: a summary, and JUnit's XML.
+//! Results of the cases: a summary, and JUnit's XML.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// What came of a case.
+/// Result of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// All was as it must be.
     Passed,
-    /// What was not.
+    /// The connections that were decided wrongly.
     Failed(Vec<String>),
     /// It was not tried, and why.
     Skipped(String),
@@ -24,7 +24,7 @@ impl Outcome {
         }
     }
 
-    /// What there is to say.
+    /// Its lines.
     pub fn lines(&self) -> &[String] {
         match self {
             Self::Passed => &[],
@@ -34,7 +34,7 @@ impl Outcome {
     }
 }
 
-/// What came of all.
+/// Result of all cases.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     cases: Vec<(String, Duration, Outcome)>,
@@ -55,7 +55,7 @@ impl Report {
         self.cases.iter().filter(|(_, _, outcome)| which(outcome)).count()
     }
 
-    /// Whether nothing failed.
+    /// True if nothing failed.
     pub fn passed(&self) -> bool {
         self.count(|outcome| matches!(outcome, Outcome::Failed(_))) == 0
     }

@@ -17,10 +17,10 @@ use crate::{objects, rollout};
 
 /// Label of everything that is made, with the name of the run.
 const LABEL: &str = "ringfence-verify";
-/// How often something is looked at.
-const PAUSE: Duration = Duration::from_millis(250);
-/// How long removal may take.
-const REMOVAL: Duration = Duration::from_mins(2);
+/// Time between two looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// The time that removal may take.
+const REMOVAL_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// One run.
 pub(super) struct Stage {
@@ -60,7 +60,7 @@ impl Stage {
         policy
     }
 
-    /// Whether the API has ClusterNetworkPolicies.
+    /// True if the API has ClusterNetworkPolicies.
     pub(super) async fn serves_cluster_policies(&self) -> anyhow::Result<bool> {
         let listed = objects::cluster_policies(&self.client).list(&ListParams::default().limit(1)).await;
         Ok(objects::found(listed).context("cannot list ClusterNetworkPolicies")?.is_some())
@@ -141,7 +141,7 @@ impl Stage {
                 let why = found.as_ref().and_then(rollout::trouble).unwrap_or_else(|| "it is not ready".into());
                 bail!("pod {pod} did not start: {why}");
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -167,7 +167,7 @@ impl Pods {
         attempts(|pod| self.addresses(pod).to_vec())
     }
 
-    /// Which families pods have addresses of.
+    /// Families of the pods' addresses.
     pub(super) fn families(&self) -> &'static str {
         let mut all = self.addresses.values().flatten();
         match (all.clone().any(IpAddr::is_ipv4), all.any(IpAddr::is_ipv6)) {
@@ -238,13 +238,13 @@ async fn remove(client: &Client, label: &str) -> anyhow::Result<()> {
     for namespace in namespaces.list(&selected).await? {
         objects::ignore_absence(namespaces.delete(&namespace.name_any(), &DeleteParams::background()).await)?;
     }
-    let end = Instant::now() + REMOVAL;
+    let end = Instant::now() + REMOVAL_TIMEOUT;
     loop {
         let left: Vec<String> = namespaces.list(&selected).await?.iter().map(ResourceExt::name_any).collect();
         if left.is_empty() {
             return Ok(());
         }
         anyhow::ensure!(Instant::now() < end, "namespaces do not go away: {}", left.join(", "));
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

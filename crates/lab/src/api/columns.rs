@@ -45,7 +45,7 @@ pub(crate) fn or_none(text: &str) -> Value {
     if text.is_empty() { "<none>".into() } else { text.into() }
 }
 
-/// How long ago a timestamp was.
+/// Age of a timestamp.
 pub(crate) fn since(timestamp: &str) -> String {
     match timestamp.parse::<Timestamp>() {
         Ok(then) => duration(Timestamp::now().as_second() - then.as_second()),

@@ -1,4 +1,4 @@
-//! What the API serves, as clients ask before anything else.
+//! Discovery of the API.
 
 use axum::Json;
 use axum::response::{IntoResponse as _, Response};

@@ -31,26 +31,26 @@ use crate::controllers;
 use crate::runtime::PodRuntime;
 use crate::store::Store;
 
-/// How often watchers are told how far they are.
+/// Time between two bookmarks of a watch.
 const PROGRESS: Duration = Duration::from_secs(30);
 
-/// How the API is to be served.
+/// Configuration of the API server.
 pub struct Config {
-    /// Where to listen: bound already, since they may be of other network namespaces.
+    /// Listeners: bound already, since they may be of other network namespaces.
     pub listeners: Vec<TcpListener>,
-    /// Where objects and certificates are kept; in memory only, without.
+    /// Directory of objects and certificates; in memory only, without.
     pub dir: Option<PathBuf>,
     /// Names and addresses clients use for the server, besides those it has in every cluster.
     pub names: Vec<String>,
     /// Ranges Service addresses are taken from, one per family; the first is that of single-stack Services.
     pub service_ranges: Vec<IpNet>,
-    /// Where pods reach the API, for the endpoints of the Service `kubernetes`.
+    /// Address of the API for pods, for the endpoints of the Service `kubernetes`.
     pub endpoint: Option<SocketAddr>,
-    /// Who runs the pods.
+    /// Runtime of the pods.
     pub runtime: Arc<dyn PodRuntime>,
 }
 
-/// Why the API could not be started.
+/// The reason why the API could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener cannot be used.

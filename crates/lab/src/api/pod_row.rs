@@ -1,4 +1,4 @@
-//! What `kubectl get pods` says of a pod: how many containers are ready, and why it is not running.
+//! A pod's columns in `kubectl get pods`: how many containers are ready, and why it is not running.
 
 use serde_json::Value;
 
@@ -64,7 +64,7 @@ fn is_sidecar(container: &Value) -> bool {
     container["restartPolicy"] == "Always"
 }
 
-/// Whether the pod's init containers are not through; then the summary says where they are.
+/// True if the pod's init containers are not through; then the summary says where they are.
 fn initialising(pod: &Value, summary: &mut Summary) -> bool {
     let specs = pod.list("/spec/initContainers");
     let initialised = pod.condition("Initialized").is_some_and(|condition| condition["status"] == "True");

@@ -16,8 +16,8 @@ use tower::ServiceExt as _;
 
 use super::http::Anonymous;
 
-/// How long a client may take to shake hands.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The time that a client may take to shake hands.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Accepts connections until it is told to stop.
 pub(super) async fn serve(
@@ -58,7 +58,7 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 async fn connection(stream: TcpStream, acceptor: TlsAcceptor, router: Router) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
-    let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
     let anonymous = stream.get_ref().1.peer_certificates().is_none();
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
         if anonymous {

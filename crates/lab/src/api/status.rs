@@ -1,4 +1,4 @@
-//! What goes wrong, as the `Status` objects clients know.
+//! Errors, as the `Status` objects that clients know.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -167,12 +167,12 @@ impl ApiError {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", message)
     }
 
-    /// Whether the object (or path) does not exist.
+    /// True if the object (or path) does not exist.
     pub(crate) fn is_not_found(&self) -> bool {
         self.code == StatusCode::NOT_FOUND
     }
 
-    /// Whether it says that a revision is not known any more.
+    /// True if it says that a revision is not known any more.
     pub(crate) fn is_expired(&self) -> bool {
         self.code == StatusCode::GONE
     }

@@ -123,7 +123,7 @@ impl Pki {
         Ok(config)
     }
 
-    /// What a client needs to use the server at an address.
+    /// A kubeconfig for the server at an address.
     pub(crate) fn kubeconfig(&self, server: &str) -> String {
         let data = |pem: &str| STANDARD.encode(pem);
         format!(

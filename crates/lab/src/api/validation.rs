@@ -1,4 +1,4 @@
-//! What is wrong with an object, found before it is stored.
+//! Validation of objects before they are stored.
 
 use ringfence_k8s::validate::{self, FieldError, Naming};
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::json::{self, Json as _};
 use super::kinds::Kind;
 use super::status::Cause;
 
-/// What is wrong with an object, and with having become it.
+/// Problems of an object, and of the change to it.
 pub(crate) fn object(kind: &Kind, new: &Value, old: Option<&Value>) -> Vec<Cause> {
     let errors =
         validate::object(new).unwrap_or_else(|| validate::object_meta(new, kind.namespaced, Naming::Subdomain));
@@ -26,7 +26,7 @@ impl From<FieldError> for Cause {
     }
 }
 
-/// What changes of a pod after its creation is its images, how long it may take, and what it tolerates.
+/// Fields of a pod that may change after its creation: images, deadline, tolerations.
 pub(crate) fn pod_update(new: &Value, old: &Value) -> Vec<Cause> {
     let fixed = |pod: &Value| {
         let mut spec = pod["spec"].clone();
@@ -56,7 +56,7 @@ pub(crate) fn service_update(new: &Value, old: &Value) -> Vec<Cause> {
     validate::service_update(new, old).into_iter().map(Cause::from).collect()
 }
 
-/// Whether a label selector of an object (not of a query) selects labels. One that cannot be read selects nothing.
+/// True if a label selector of an object (not of a query) selects labels. One that cannot be read selects nothing.
 pub(crate) fn selects(selector: &Value, labels: &Value) -> bool {
     let label = |key: &str| labels.get(key).and_then(Value::as_str);
     let equal = selector.entries("/matchLabels").all(|(key, value)| label(key) == value.as_str());

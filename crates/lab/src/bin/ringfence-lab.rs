@@ -47,16 +47,16 @@ enum Command {
     /// Serve a lab (started by `up`)
     #[command(hide = true)]
     Serve {
-        /// What it was asked to be, as JSON
+        /// Options of the lab, as JSON
         options: String,
     },
 }
 
-/// How the lab shall be.
+/// Options of the lab.
 #[derive(Debug, clap::Args)]
 #[command(group(ArgGroup::new("families").args(["ipv6", "dual_stack"])))]
 struct Up {
-    /// How many nodes
+    /// The number of nodes
     #[arg(long, value_name = "N", default_value_t = Options::default().nodes)]
     nodes: usize,
     /// IPv6 alone
@@ -73,13 +73,13 @@ struct Up {
     api_port: Option<u16>,
 }
 
-/// How to take the tour.
+/// Options of the tour.
 #[derive(Debug, clap::Args)]
 struct Demo {
     /// Take it in this cluster instead of a lab of its own
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
-    /// How many nodes its own lab has
+    /// The number of nodes its own lab has
     #[arg(long, value_name = "N", default_value_t = 2)]
     nodes: usize,
     /// Make the requests without kubectl, even where it is installed

@@ -21,8 +21,8 @@ pub(crate) const CLOSE: u8 = 5;
 /// Length of a frame's head, and the longest data taken, in bytes.
 pub(crate) const HEAD: usize = 5;
 pub(crate) const MAX_FRAME: usize = 1 << 20;
-/// How long a client may keep the container's output waiting before it is let go.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// The time that a client may keep the container's output waiting before it is let go.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Name of the socket.
 const SOCKET: &str = "attach.sock";
 
@@ -45,16 +45,16 @@ pub(crate) fn at_socket<T>(directory: &Path, with: impl FnOnce(&Path) -> io::Res
     with(Path::new(&format!("/proc/self/fd/{}/{SOCKET}", directory.as_raw_fd())))
 }
 
-/// Where a container's input goes.
+/// Destination of a container's input.
 #[derive(Debug)]
 pub(super) enum Input {
     /// It has none.
     None,
     /// A pipe; `once`: it ends with the first client that ends its input.
     Pipe {
-        /// Where it is written.
+        /// The file.
         writer: File,
-        /// Whether the end of a client's input is the end of the container's.
+        /// True if the end of a client's input is the end of the container's.
         once: bool,
     },
     /// The controlling side of a terminal.
@@ -108,7 +108,7 @@ impl Attached {
 
     fn attend(&self, mut client: UnixStream) {
         let Ok(copy) = client.try_clone() else { return };
-        if copy.set_write_timeout(Some(PATIENCE)).is_err() {
+        if copy.set_write_timeout(Some(WRITE_TIMEOUT)).is_err() {
             return;
         }
         held(&self.clients).push(copy);
@@ -144,7 +144,7 @@ impl Attached {
     }
 }
 
-/// What a lock guards, also after a panic elsewhere: every step leaves it sound.
+/// The guarded value, also after a panic elsewhere: every step leaves it sound.
 fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
     lock.lock().unwrap_or_else(PoisonError::into_inner)
 }

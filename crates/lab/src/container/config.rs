@@ -1,4 +1,4 @@
-//! What the kubelet tells the shim and what the shim tells back: files in the container's directory.
+//! Files between kubelet and shim: files in the container's directory.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use crate::files;
 use crate::process::Process;
 
-/// How to run a container.
+/// Configuration of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Config {
-    /// How often it was restarted before.
+    /// Number of earlier restarts.
     pub attempt: u32,
     /// Host name inside.
     pub hostname: String,
@@ -34,19 +34,19 @@ pub struct Config {
     pub files: Vec<FileContent>,
     /// Directories of the host shown inside.
     pub mounts: Vec<Mount>,
-    /// What its command reads and writes.
+    /// Streams of its command.
     pub streams: Streams,
 }
 
-/// What a container's command reads and writes.
+/// Streams of a container's command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Streams {
-    /// Whether it has input: what attached clients send.
+    /// True if it has input: what attached clients send.
     pub stdin: bool,
-    /// Whether the input ends with the first client's.
+    /// True if the input ends with the first client's.
     pub stdin_once: bool,
-    /// Whether all of it is one terminal.
+    /// True if all of it is one terminal.
     pub terminal: bool,
 }
 
@@ -56,9 +56,9 @@ pub struct Streams {
 pub struct FileContent {
     /// Absolute path inside.
     pub path: String,
-    /// What is in it.
+    /// Its content.
     pub content: String,
-    /// Whether it is a program.
+    /// True if it is a program.
     pub executable: bool,
 }
 
@@ -70,7 +70,7 @@ pub struct Mount {
     pub source: PathBuf,
     /// Absolute path inside.
     pub target: String,
-    /// Whether it can only be read inside.
+    /// True if it can only be read inside.
     pub read_only: bool,
 }
 
@@ -92,21 +92,21 @@ pub struct Running {
     pub shim: Process,
     /// The first process inside: passes signals on; killing it kills all of the container.
     pub init: Process,
-    /// Which attempt this is.
+    /// Number of this attempt.
     pub attempt: u32,
     /// When it was started.
     pub started_at: Timestamp,
 }
 
-/// How a container ended.
+/// Exit of a container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Exit {
-    /// Which attempt this was.
+    /// Number of this attempt.
     pub attempt: u32,
     /// Exit code; 128 and the signal's number if a signal ended it.
     pub code: i32,
-    /// Why the command could not even be started, if so.
+    /// The reason why the command could not even be started, if so.
     pub error: Option<String>,
     /// When it was started.
     pub started_at: Timestamp,
@@ -134,12 +134,12 @@ impl ContainerDirectory {
         &self.0
     }
 
-    /// Where its file system is put together, inside the shim's mount namespace only.
+    /// Root of its file system, inside the shim's mount namespace only.
     pub fn root(&self) -> PathBuf {
         self.0.join("root")
     }
 
-    /// What its init says of itself when it fails.
+    /// Error report of its init.
     pub fn report(&self) -> PathBuf {
         self.0.join("init-error.txt")
     }
@@ -160,7 +160,7 @@ impl ContainerDirectory {
         files::write_json(&self.0.join("config.json"), config)
     }
 
-    /// What was started last, if anything was.
+    /// The container started last, if there is one.
     pub fn running(&self) -> io::Result<Option<Running>> {
         files::read_json(&self.0.join("running.json"))
     }
@@ -170,7 +170,7 @@ impl ContainerDirectory {
         files::write_json(&self.0.join("running.json"), running)
     }
 
-    /// How it ended last, if it did.
+    /// Its last exit, if there is one.
     pub fn exit(&self) -> io::Result<Option<Exit>> {
         files::read_json(&self.0.join("exit.json"))
     }

@@ -108,7 +108,7 @@ pub(super) fn not_started(command: &[String], cause: &io::Error) -> io::Error {
     io::Error::new(cause.kind(), format!("exec: {program:?}: {what}"))
 }
 
-/// What a terminal's keys and size send; all programs on it get them from the kernel.
+/// Signals of a terminal's keys and size; all programs on it get them from the kernel.
 const OF_TERMINALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTSTP, Signal::SIGWINCH];
 
 /// Passes signals to the command and collects ended processes until the command itself ends.

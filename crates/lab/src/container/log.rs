@@ -78,9 +78,9 @@ fn write_lines(log: &Writer, stream: &str, pending: &mut Vec<u8>) -> io::Result<
 pub(crate) struct Entry<'a> {
     /// When it was written, as text.
     pub(crate) time: &'a str,
-    /// What was written, with its line end if it has one.
+    /// Text of the line, with its line end if it has one.
     pub(crate) text: &'a [u8],
-    /// Whether it ends a line.
+    /// True if it ends a line.
     pub(crate) whole: bool,
 }
 

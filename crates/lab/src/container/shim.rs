@@ -44,7 +44,7 @@ pub fn main(directory: &Path) -> io::Result<()> {
 /// A container that was started.
 struct Outcome {
     init: Child,
-    /// What copies its output.
+    /// Threads that copy its output.
     pumps: Pumps,
 }
 
@@ -79,7 +79,7 @@ fn tell(started: &Started) -> io::Result<()> {
     output.flush()
 }
 
-/// What the init reported before it ended.
+/// Report of the init before it ended.
 fn said(directory: &ContainerDirectory) -> Option<String> {
     std::fs::read_to_string(directory.report()).ok().filter(|text| !text.is_empty())
 }

@@ -1,4 +1,4 @@
-//! What goes in and out of a container: pipes or a terminal, copied to the log and to attached clients.
+//! Streams of a container: pipes or a terminal, copied to the log and to attached clients.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +23,7 @@ pub(super) struct Ends {
     /// For its input, if that is a pipe. It is open before anybody can attach: what a client says and ends at once
     /// waits there.
     pub(super) stdin: Option<OwnedFd>,
-    /// What copies the output.
+    /// Threads that copy the output.
     pub(super) pumps: Prepared,
 }
 

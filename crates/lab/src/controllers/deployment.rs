@@ -87,7 +87,7 @@ fn owned_sets(cluster: &Cluster, deployment: &Object) -> Result<Vec<Object>, Api
     Ok(owned)
 }
 
-/// Whether a set has the template the Deployment has now.
+/// True if a set has the template the Deployment has now.
 fn is_current(deployment: &Value, set: &Value) -> bool {
     let mut template = set["spec"]["template"].clone();
     if let Some(labels) = template["metadata"].get_mut("labels") {

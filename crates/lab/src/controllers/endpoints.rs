@@ -64,7 +64,7 @@ impl Controller for Endpoints {
     }
 }
 
-/// Whether a Service selects a pod; one without a selector selects none.
+/// True if a Service selects a pod; one without a selector selects none.
 fn is_selected(service: &Value, pod: &Value) -> bool {
     let labels = &pod["metadata"]["labels"];
     let mut selector = service.entries("/spec/selector").peekable();

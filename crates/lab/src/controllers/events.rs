@@ -12,7 +12,7 @@ use crate::api::registry::{DeleteOptions, now};
 use crate::api::status::ApiError;
 use crate::store::Key;
 
-/// How long events are kept, in seconds.
+/// The time that events are kept, in seconds.
 const KEPT: i64 = 3600;
 
 impl Cluster {

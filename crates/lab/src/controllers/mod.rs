@@ -1,4 +1,4 @@
-//! What makes objects true: the controllers, each woken by the changes it looks at.
+//! Controllers, which make objects true: the controllers, each woken by the changes it looks at.
 
 mod bootstrap;
 mod deployment;

@@ -12,7 +12,7 @@ use crate::api::registry::{DeleteOptions, WriteOptions};
 use crate::api::status::ApiError;
 use crate::store::{Key, Scope};
 
-/// Whether an object is being deleted.
+/// True if an object is being deleted.
 pub(super) fn is_deleting(object: &Value) -> bool {
     object["metadata"].get("deletionTimestamp").is_some()
 }

@@ -1,4 +1,4 @@
-//! Who owns whom.
+//! Owners of objects.
 
 use serde_json::{Value, json};
 
@@ -20,12 +20,12 @@ pub(super) fn controller(object: &Value) -> Option<&Value> {
     object.list("/metadata/ownerReferences").iter().find(|reference| reference.flag("/controller"))
 }
 
-/// Whether an object is controlled by another.
+/// True if an object is controlled by another.
 pub(super) fn is_controlled_by(object: &Value, owner: &Value) -> bool {
     controller(object).is_some_and(|reference| reference["uid"] == owner["metadata"]["uid"])
 }
 
-/// Where the owner that a reference names would be stored.
+/// Key of the owner that a reference names.
 pub(super) fn key_of(reference: &Value, namespace: &str) -> Option<Key> {
     let kind = kinds::named(reference.text("/apiVersion"), reference.text("/kind"))?;
     let namespace = if kind.namespaced { namespace } else { "" };

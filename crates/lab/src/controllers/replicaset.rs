@@ -133,7 +133,7 @@ fn create_pod(cluster: &Cluster, set: &Object) -> Result<Object, ApiError> {
     }
 }
 
-/// Which pods go first: those without a node, not running, not ready, and among equals the newest.
+/// Order in which pods go: those without a node, not running, not ready, and among equals the newest.
 fn expendability(pod: &Value) -> (bool, bool, bool, String, String) {
     (
         pod.text("/spec/nodeName").is_empty(),
@@ -152,7 +152,7 @@ fn delete_pod(cluster: &Cluster, set: &Object, pod: &Object) -> Result<(), ApiEr
     Ok(())
 }
 
-/// Whether a pod is ready to serve.
+/// True if a pod is ready to serve.
 pub(super) fn is_ready(pod: &Value) -> bool {
     pod.condition("Ready").is_some_and(|condition| condition["status"] == "True")
 }

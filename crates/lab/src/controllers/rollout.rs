@@ -1,4 +1,4 @@
-//! How a Deployment gets from its old ReplicaSets to the new one, and what it says of how far it is.
+//! Rollout of a Deployment from its old ReplicaSets to the new one, and its status.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ fn roll(deployment: &Value, sets: &Sets, new: &Object, wanted: i64) -> Vec<Chang
     changes
 }
 
-/// How many pods there may be above, and how many may be missing below the wanted number.
+/// The number of pods there may be above, and how many may be missing below the wanted number.
 fn bounds(deployment: &Value, wanted: i64) -> (i64, i64) {
     let number = |field: &str, up: bool| {
         let value = &deployment["spec"]["strategy"]["rollingUpdate"][field];

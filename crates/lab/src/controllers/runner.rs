@@ -12,8 +12,8 @@ use super::Cluster;
 use crate::api::status::ApiError;
 use crate::store::{Key, Scope, Signal};
 
-/// How long to wait before trying again what failed.
-const RETRY: Duration = Duration::from_millis(250);
+/// Time to wait before trying again what failed.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// One object before and after a change; after, none if it is gone; before, none if it is new.
 pub(super) struct Seen<'a> {
@@ -54,7 +54,7 @@ pub(super) fn spawn<C: Controller>(cluster: &Cluster, controller: C, stop: &Canc
                     tracing::error!(controller = C::NAME, %error, "a controller failed and begins anew");
                 }
             }
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(RETRY_INTERVAL).await;
         }
     });
 }
@@ -139,7 +139,7 @@ fn reconcile<C: Controller>(cluster: &Cluster, controller: &C, queue: &mut Queue
         Err(error) if error.is_not_found() => {}
         Err(error) => {
             tracing::debug!(controller = C::NAME, ?key, %error, "will try again");
-            queue.after(RETRY, key);
+            queue.after(RETRY_INTERVAL, key);
         }
     }
 }

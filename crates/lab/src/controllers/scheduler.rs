@@ -55,12 +55,12 @@ impl Controller for Scheduler {
     }
 }
 
-/// Whether a pod waits for this scheduler.
+/// True if a pod waits for this scheduler.
 fn waits(pod: &Value) -> bool {
     pod.text("/spec/nodeName").is_empty() && pod["spec"]["schedulerName"] == COMPONENT && !is_deleting(pod)
 }
 
-/// What of a node decides which pods may go there.
+/// Fields of a node that decide which pods may go there.
 fn traits(node: &Value) -> (&Value, &Value, bool) {
     (&node["metadata"]["labels"], &node["spec"], is_ready(node))
 }
@@ -69,7 +69,7 @@ fn is_ready(node: &Value) -> bool {
     node.condition("Ready").is_some_and(|condition| condition["status"] == "True")
 }
 
-/// Why a pod cannot go to a node.
+/// The reason why a pod cannot go to a node.
 fn unfit(pod: &Value, node: &Value) -> Option<String> {
     if !is_ready(node) || is_deleting(node) {
         return Some("node(s) were not ready".to_owned());
@@ -98,7 +98,7 @@ fn tolerates(pod: &Value, taint: &Value) -> bool {
     })
 }
 
-/// Why a pod cannot go to a node beside those that run there: they have its ports.
+/// The reason why a pod cannot go to a node beside those that run there: they have its ports.
 fn crowded(pod: &Value, node: &Value, running: &[Object]) -> Option<String> {
     let wanted: HashSet<_> = host_ports(pod).collect();
     let there = running.iter().filter(|other| other["spec"]["nodeName"] == node["metadata"]["name"]);

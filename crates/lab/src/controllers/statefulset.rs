@@ -57,7 +57,7 @@ impl Controller for StatefulSets {
     }
 }
 
-/// What to do next.
+/// The next step.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Create(i64),

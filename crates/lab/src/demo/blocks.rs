@@ -9,9 +9,9 @@ use ipnet::IpNet;
 pub(super) struct Blocks {
     /// The block.
     pub(super) block: IpNet,
-    /// What is excepted from it.
+    /// Its exception.
     pub(super) except: IpNet,
-    /// Which of the three is in the block, excepted, and outside.
+    /// The pods in the block, excepted, and outside.
     pub(super) roles: [usize; 3],
 }
 

@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use super::expect::Outcome;
 use super::request::{Listing, Names, PatchStyle, Pod, Request};
 
-/// How long one request may take.
-const LIMIT: Duration = Duration::from_mins(1);
+/// The time that one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
@@ -38,11 +38,13 @@ pub(super) async fn locate(client: &Client, pod: Pod) -> Option<(String, String)
 
 /// Makes a request; what the API refuses is an outcome, not an error.
 pub(super) async fn perform(client: &Client, request: &Request, names: &Names) -> Outcome {
-    let ended = tokio::time::timeout(LIMIT, attempt(client, request, names)).await;
+    let ended = tokio::time::timeout(REQUEST_TIMEOUT, attempt(client, request, names)).await;
     match ended {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => Outcome { code: 1, stdout: String::new(), stderr: format!("{error:#}") },
-        Err(_) => Outcome { code: -1, stdout: String::new(), stderr: format!("did not end within {LIMIT:?}") },
+        Err(_) => {
+            Outcome { code: -1, stdout: String::new(), stderr: format!("did not end within {REQUEST_TIMEOUT:?}") }
+        }
     }
 }
 
@@ -191,7 +193,7 @@ async fn pods(client: &Client, listing: Listing) -> anyhow::Result<Outcome> {
     table(client, &path, listing.wide, listing.labels).await
 }
 
-/// What kubectl prints of the table the server makes.
+/// The server's table as kubectl prints it.
 async fn table(client: &Client, path: &str, wide: bool, labels: bool) -> anyhow::Result<Outcome> {
     let request = HttpRequest::builder().uri(path).header(ACCEPT, TABLE).body(Vec::new())?;
     let answer: Value = serde_json::from_str(&client.request_text(request).await?)?;

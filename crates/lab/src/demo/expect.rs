@@ -1,25 +1,25 @@
-//! What must be seen, and whether it was.
+//! Expected results, and their check.
 
 use super::table::Table;
 
 /// Exit code of curl for an operation that timed out.
 const CURL_TIMED_OUT: i32 = 28;
 
-/// What the machine's own nginx, the upstream image and the lab's built-in web server all say.
+/// Title of the page that nginx, the upstream image and the lab's built-in web server all show.
 const WELCOME: &str = "Welcome to nginx!";
 
-/// What came of a command.
+/// Result of a command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Outcome {
     /// Its exit code; that of the remote command, where there is one.
     pub(super) code: i32,
-    /// What it printed.
+    /// Its output.
     pub(super) stdout: String,
-    /// What it complained of.
+    /// Its error output.
     pub(super) stderr: String,
 }
 
-/// What must be seen.
+/// The expected result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Expect {
     /// Success, and this in the output.
@@ -41,10 +41,10 @@ pub(super) enum Expect {
     },
 }
 
-/// What was seen.
+/// The observation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Observation {
-    /// Whether it is what was expected.
+    /// True if it is what was expected.
     pub(super) agrees: bool,
     /// In a few words.
     pub(super) text: String,
@@ -91,7 +91,7 @@ impl Expect {
     }
 }
 
-/// Whether `1/1` and not `0/1`.
+/// True if `1/1` and not `0/1`.
 fn all_ready(ready: &str) -> bool {
     ready.split_once('/').is_some_and(|(is, of)| is == of)
 }

@@ -12,8 +12,8 @@ use super::expect::Outcome;
 /// The oldest minor version of Kubernetes 1 whose `exec` speaks WebSocket by itself.
 const OLDEST: u32 = 31;
 
-/// How long one command may take.
-const LIMIT: Duration = Duration::from_mins(1);
+/// The time that one command may take.
+const COMMAND_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A kubectl that is new enough.
 #[derive(Clone, Debug)]
@@ -45,9 +45,13 @@ impl Kubectl {
         let mut command = Command::new(&self.program);
         command.args(arguments).env("KUBECONFIG", &self.kubeconfig).current_dir(&self.folder);
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let ended = tokio::time::timeout(LIMIT, command.output()).await;
+        let ended = tokio::time::timeout(COMMAND_TIMEOUT, command.output()).await;
         let Ok(output) = ended else {
-            return Ok(Outcome { code: -1, stdout: String::new(), stderr: format!("did not end within {LIMIT:?}") });
+            return Ok(Outcome {
+                code: -1,
+                stdout: String::new(),
+                stderr: format!("did not end within {COMMAND_TIMEOUT:?}"),
+            });
         };
         let output = output.context("kubectl could not be started")?;
         Ok(Outcome {

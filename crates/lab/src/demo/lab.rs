@@ -13,7 +13,7 @@ pub(super) struct OwnLab {
 }
 
 impl OwnLab {
-    /// How the lab of this process is called; nothing is started yet.
+    /// The lab of this process; nothing is started yet.
     pub(super) fn new(directory: Option<&Path>) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("the path of this program is not known")?;
         let own = || PathBuf::from(format!("/run/ringfence-demo-{}", std::process::id()));
@@ -38,7 +38,7 @@ impl OwnLab {
         kubeconfig(&text).with_context(|| format!("`ringfence lab env` names no KUBECONFIG: {text}"))
     }
 
-    /// What `ringfence lab status` says, if all is well.
+    /// Output of `ringfence lab status`, if all is well.
     pub(super) async fn status(&self) -> anyhow::Result<String> {
         let status = self.lab(&["status"]).output().await?;
         let said = String::from_utf8_lossy(&status.stdout).into_owned();

@@ -31,20 +31,20 @@ use lab::OwnLab;
 use request::{Names, Request};
 use tour::{Action, CLUSTER_POLICIES, NAMESPACES, Step};
 
-/// How long the tour waits until what is expected is seen.
-const LIMIT: Duration = Duration::from_secs(90);
+/// The time that the tour waits until what is expected is seen.
+const STEP_TIMEOUT: Duration = Duration::from_secs(90);
 
-/// How long it waits before it looks again.
-const PAUSE: Duration = Duration::from_millis(200);
+/// The time that it waits before it looks again.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How to take the tour.
+/// Options of the tour.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// A cluster to take it in; none for a lab of its own.
     pub kubeconfig: Option<PathBuf>,
     /// Directory of its own lab; none for one that goes with it.
     pub directory: Option<PathBuf>,
-    /// How many nodes its own lab has.
+    /// The number of nodes its own lab has.
     pub nodes: usize,
     /// Make the requests without kubectl even where there is one.
     pub without_kubectl: bool,
@@ -147,7 +147,7 @@ async fn interrupted() -> anyhow::Result<&'static str> {
     }
 }
 
-/// How the tour went.
+/// Score of the tour.
 #[derive(Clone, Copy, Debug, Default)]
 struct Score {
     steps: usize,
@@ -210,13 +210,13 @@ impl<'a> Tour<'a> {
 
     /// Looks until what is expected is seen or the time is up; what changes something is done once.
     async fn observe(&self, request: &Request, expect: Expect, mut names: Names) -> anyhow::Result<Observation> {
-        let end = Instant::now() + LIMIT;
+        let end = Instant::now() + STEP_TIMEOUT;
         loop {
             let seen = expect.judge(&self.perform(request, &names).await?);
             if seen.agrees || !request.looks_only() || Instant::now() > end {
                 return Ok(seen);
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             names = self.names(request).await;
         }
     }
@@ -235,7 +235,7 @@ impl<'a> Tour<'a> {
 
     /// Waits until the pods of a request have names and addresses.
     async fn names(&self, request: &Request) -> Names {
-        let end = Instant::now() + LIMIT;
+        let end = Instant::now() + STEP_TIMEOUT;
         let mut names = Names::default();
         for pod in request.pods() {
             while Instant::now() < end {
@@ -243,7 +243,7 @@ impl<'a> Tour<'a> {
                     names.0.insert(pod, found);
                     break;
                 }
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         }
         names

@@ -1,4 +1,4 @@
-//! What a person types on the tour, as values.
+//! Commands of the tour, as values.
 
 use std::collections::HashMap;
 
@@ -24,9 +24,9 @@ pub(super) enum Request {
     GetPods(Listing),
     /// `curl` from a pod to somewhere.
     Curl {
-        /// Where it runs.
+        /// The pod it runs in.
         from: Pod,
-        /// What it asks.
+        /// Target of the probe.
         to: Target,
     },
     /// `kubectl apply -f`.
@@ -37,21 +37,21 @@ pub(super) enum Request {
     Patch {
         /// Its name.
         name: &'static str,
-        /// How the patch is written.
+        /// Format of the patch.
         style: PatchStyle,
         /// JSON.
         patch: &'static str,
     },
     /// `kubectl label namespaces`.
     LabelNamespace {
-        /// Which.
+        /// Its identity.
         namespace: &'static str,
         /// Key and value.
         label: (&'static str, &'static str),
     },
     /// `kubectl label pod`.
     LabelPod {
-        /// Which.
+        /// Its identity.
         pod: Pod,
         /// Key and value.
         label: (&'static str, &'static str),
@@ -76,7 +76,7 @@ impl Pod {
     }
 }
 
-/// Where a connection goes to.
+/// Target of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// The address of a pod.
@@ -87,7 +87,7 @@ pub(super) enum Target {
     Host(&'static str),
 }
 
-/// Where a pod's address is by the policy about addresses.
+/// Relation of a pod's address to the policy about addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
     /// In its block.
@@ -98,7 +98,7 @@ pub(super) enum Reach {
     Outside,
 }
 
-/// How a patch is written.
+/// Format of a patch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PatchStyle {
     /// Members to set.
@@ -111,7 +111,7 @@ pub(super) enum PatchStyle {
 pub(super) const REACHED: [Pod; 3] =
     [Pod::Nginx("namespace-b"), Pod::Nginx("namespace-c"), Pod::Named("namespace-b", "other")];
 
-/// Which pods, and what of them.
+/// Pods, and their columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Listing {
     /// Namespace; none for all.
@@ -127,7 +127,7 @@ pub(super) struct Listing {
 pub(super) struct Manifest {
     /// Its name.
     pub(super) file: &'static str,
-    /// What is in it; in the policy about addresses, [`BLOCK`] and [`EXCEPT`] stand for them.
+    /// Its text; in the policy about addresses, [`BLOCK`] and [`EXCEPT`] stand for them.
     pub(super) text: &'static str,
 }
 
@@ -141,7 +141,7 @@ impl Manifest {
         self.text.contains(BLOCK)
     }
 
-    /// What to apply, with the addresses of this cluster.
+    /// Manifest to apply, with the addresses of this cluster.
     pub(super) fn text(&self, names: &Names) -> String {
         match names.blocks().filter(|_| self.has_addresses()) {
             Some(blocks) => {
@@ -173,7 +173,7 @@ impl Names {
         Blocks::around([one?, two?, three?])
     }
 
-    /// What to ask `curl` for.
+    /// Address for `curl`.
     pub(super) fn url(&self, target: Target) -> String {
         match target {
             Target::Host(host) => format!("http://{host}/"),
@@ -202,7 +202,7 @@ impl Request {
         }
     }
 
-    /// Whether it changes nothing, and may be made again until what is expected is seen.
+    /// True if it changes nothing, and may be made again until what is expected is seen.
     pub(super) fn looks_only(&self) -> bool {
         matches!(self, Self::GetNodes | Self::GetPods(_) | Self::Curl { .. })
     }

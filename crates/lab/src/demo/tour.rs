@@ -21,7 +21,7 @@ static ADDRESSES: Manifest = Manifest { file: "addresses.yaml", text: include_st
 #[cfg(test)]
 pub(super) static MANIFESTS: [&Manifest; 5] = [&DENY_ALL, &ALLOW_A, &TENANTS_DENY, &TENANTS_ACCEPT, &ADDRESSES];
 
-/// What the tour makes outside of its namespaces: its ClusterNetworkPolicies.
+/// Objects that the tour makes outside of its namespaces: its ClusterNetworkPolicies.
 pub(super) const CLUSTER_POLICIES: [&str; 2] = ["tenants-deny", "tenants-accept"];
 
 /// A step of the tour.
@@ -29,18 +29,18 @@ pub(super) const CLUSTER_POLICIES: [&str; 2] = ["tenants-deny", "tenants-accept"
 pub(super) struct Step {
     /// Its number.
     pub(super) number: u8,
-    /// What it is about.
+    /// Its title.
     pub(super) title: &'static str,
-    /// What is typed, and what must be seen, in this order.
+    /// Commands and expected results, in this order.
     pub(super) actions: Vec<Action>,
 }
 
 /// A command and what must be seen.
 #[derive(Debug)]
 pub(super) struct Action {
-    /// What is typed.
+    /// The command.
     pub(super) request: Request,
-    /// What must be seen.
+    /// The expected result.
     pub(super) expect: Expect,
 }
 

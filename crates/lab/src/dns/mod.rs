@@ -15,7 +15,7 @@ use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Api, Client, Config};
 
-/// Where the pod finds how to reach the API.
+/// Path of the pod's kubeconfig.
 pub const KUBECONFIG: &str = "/etc/ringfence/kubeconfig";
 
 /// Answers for ever, once everything was listed: until then the port is closed and the pod not ready.

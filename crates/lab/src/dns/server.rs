@@ -15,13 +15,13 @@ use tokio::sync::Semaphore;
 use super::zone::{Answer, DOMAIN, Kind, Value};
 use crate::image::agnhost::any_address;
 
-/// How long answers may be kept, in seconds: short, since pods come and go.
+/// The time that answers may be kept, in seconds: short, since pods come and go.
 const TTL: u32 = 5;
 /// Largest answer over UDP to those who do not say they take more, in bytes.
 const PLAIN_UDP: u16 = 512;
 /// Connections at a time, and how long one may be silent.
 const MAX_CONNECTIONS: usize = 256;
-const PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Looks up a name.
 pub(super) trait LookUp: Fn(&str, Kind) -> Answer + Send + Sync + 'static {}
@@ -62,9 +62,9 @@ async fn serve_tcp(listener: TcpListener, look_up: Arc<impl LookUp>) -> io::Resu
 
 async fn converse(mut connection: TcpStream, look_up: &impl LookUp) -> io::Result<()> {
     loop {
-        let length = tokio::time::timeout(PATIENCE, connection.read_u16()).await??;
+        let length = tokio::time::timeout(REQUEST_TIMEOUT, connection.read_u16()).await??;
         let mut question = vec![0; usize::from(length)];
-        tokio::time::timeout(PATIENCE, connection.read_exact(&mut question)).await??;
+        tokio::time::timeout(REQUEST_TIMEOUT, connection.read_exact(&mut question)).await??;
         let Some(answer) = answer(&question, false, look_up) else { return Ok(()) };
         let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
         connection.write_u16(length).await?;

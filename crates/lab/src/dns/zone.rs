@@ -1,4 +1,4 @@
-//! What names of the cluster stand for.
+//! Addresses of the cluster's names.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::service::SERVICE_LABEL;
 /// The domain of the cluster.
 pub(super) const DOMAIN: &str = "cluster.local";
 
-/// What is asked for.
+/// Kind of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// IPv4 addresses.
@@ -36,7 +36,7 @@ pub(super) enum Value {
     Alias(String),
 }
 
-/// What a name stands for.
+/// Answer for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// These records; none if the name exists but has none of the kind.

@@ -7,10 +7,10 @@ use std::path::Path;
 
 use crate::container::{FileContent, PROGRAM};
 
-/// What an image brings.
+/// Contents of an image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Image {
-    /// What is always run; the pod's `command` replaces it.
+    /// Program that is always run; the pod's `command` replaces it.
     pub entrypoint: Vec<String>,
     /// Its default arguments; the pod's `args` replace them.
     pub arguments: Vec<String>,
@@ -20,7 +20,7 @@ pub struct Image {
 
 /// The image of the lab's DNS server.
 pub const DNS: &str = "ringfence.example/lab/dns:1";
-/// What an agent's mirror pod names as its image. It is not run by the kubelet.
+/// Image that an agent's mirror pod names. It is not run by the kubelet.
 pub const AGENT: &str = "ringfence.example/ringfence:lab";
 
 /// The images there are, for messages.

@@ -13,8 +13,8 @@ pub const WELCOME: &str = "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to ng
 
 /// Longest request head, in bytes.
 const MAX_HEAD: u64 = 16 * 1024;
-/// How long a client may take over a request.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// The time that a client may take over a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Serves the page for ever.
 pub async fn serve() -> io::Result<()> {
@@ -27,7 +27,7 @@ pub async fn serve() -> io::Result<()> {
         let Ok((connection, _peer)) = listener.accept().await else { continue };
         tokio::spawn(async move {
             // A client that goes away or talks nonsense concerns nobody else.
-            let _ended = tokio::time::timeout(PATIENCE, answer(connection)).await;
+            let _ended = tokio::time::timeout(REQUEST_TIMEOUT, answer(connection)).await;
         });
     }
 }

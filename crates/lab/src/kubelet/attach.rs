@@ -11,7 +11,7 @@ use crate::container::attach::{CLOSE, HEAD, RESIZE, STDERR, STDIN, STDOUT, at_so
 use crate::container::config::ContainerDirectory;
 use crate::runtime::ExecSession;
 
-/// How much output may wait for the client, in bytes.
+/// Output that may wait for the client, in bytes.
 const BUFFER: usize = 64 * 1024;
 
 /// Attaches to a container's command. The session ends with the container, well whatever its exit code: that is in the

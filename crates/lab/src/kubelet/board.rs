@@ -1,4 +1,4 @@
-//! What is known about a pod's containers, and the status that follows from it.
+//! State of a pod's containers, and the status that follows from it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use crate::container::Exit;
 
-/// Where a container is in its life.
+/// Phase of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Not running (yet): why, as a word, and more about it.
@@ -25,18 +25,18 @@ pub(super) enum Phase {
     Ended(Exit),
 }
 
-/// What is known about one container.
+/// State of one container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Where it is.
+    /// Its place.
     pub phase: Phase,
-    /// How it ended before it was last restarted.
+    /// Its exit before the last restart.
     pub last: Option<Exit>,
-    /// How often it was restarted.
+    /// Number of restarts.
     pub restarts: u32,
-    /// Whether its readiness probe, if any, says it may be called.
+    /// True if its readiness probe, if any, says it may be called.
     pub ready: bool,
-    /// Whether its startup probe, if any, has succeeded.
+    /// True if its startup probe, if any, has succeeded.
     pub started: bool,
 }
 
@@ -47,7 +47,7 @@ impl Default for Entry {
     }
 }
 
-/// What is known about a pod. Whoever changes it wakes whoever tells the API.
+/// State of a pod. Whoever changes it wakes whoever tells the API.
 #[derive(Debug, Default)]
 pub(super) struct Board {
     state: Mutex<State>,

@@ -19,7 +19,7 @@ use crate::container::{Config, Exit, FileContent, Running, Started, shim};
 use crate::image;
 
 /// First and longest pause between restarts, and how long a container must run for the pause to start over.
-const BACK_OFF: (Duration, Duration, Duration) =
+const BACKOFF: (Duration, Duration, Duration) =
     (Duration::from_secs(10), Duration::from_mins(5), Duration::from_mins(10));
 
 /// When a container that ended is started again.
@@ -56,7 +56,7 @@ impl Restart {
 pub(super) async fn run(pod: &Arc<PodContext>, container: &Container, restart: Restart) -> Exit {
     let directory = pod.directory(&container.name);
     let mut attempt = 0;
-    let mut back_off = BACK_OFF.0;
+    let mut back_off = BACKOFF.0;
     let mut adopted = directory.running().ok().flatten();
     loop {
         let running = match adopted.take() {
@@ -80,8 +80,8 @@ pub(super) async fn run(pod: &Arc<PodContext>, container: &Container, restart: R
             return exit;
         }
         pod.board.update(&container.name, |entry| entry.last = Some(exit.clone()));
-        if exit.finished_at.duration_since(exit.started_at).unsigned_abs() > BACK_OFF.2 {
-            back_off = BACK_OFF.0;
+        if exit.finished_at.duration_since(exit.started_at).unsigned_abs() > BACKOFF.2 {
+            back_off = BACKOFF.0;
         }
         // The first restart is at once, as a kubelet's.
         if attempt > 0 {
@@ -89,7 +89,7 @@ pub(super) async fn run(pod: &Arc<PodContext>, container: &Container, restart: R
             entry(Phase::Waiting("CrashLoopBackOff".into(), Some(pause.clone())));
             pod.tell(Tone::Warning, "BackOff", &pause).await;
             tokio::time::sleep(back_off).await;
-            back_off = (back_off * 2).min(BACK_OFF.1);
+            back_off = (back_off * 2).min(BACKOFF.1);
         }
         attempt += 1;
     }
@@ -117,7 +117,7 @@ async fn start_when_possible(
                 let phase = Phase::Waiting("CreateContainerConfigError".into(), Some(message.clone()));
                 pod.board.update(&container.name, |entry| entry.phase = phase);
                 pod.tell(Tone::Warning, "Failed", &format!("Error: {message}")).await;
-                tokio::time::sleep(BACK_OFF.0).await;
+                tokio::time::sleep(BACKOFF.0).await;
             }
         }
     };
@@ -172,7 +172,7 @@ async fn known_image(pod: &Arc<PodContext>, container: &Container) -> image::Ima
             pod.tell(Tone::Warning, "Failed", "Error: ErrImagePull").await;
             told = named;
         }
-        if tokio::time::timeout(BACK_OFF.0, pod.spec_changed()).await.is_err() {
+        if tokio::time::timeout(BACKOFF.0, pod.spec_changed()).await.is_err() {
             waiting("ImagePullBackOff");
             pod.spec_changed().await;
         }
@@ -272,7 +272,7 @@ async fn watch_over(pod: &Arc<PodContext>, container: &Container, target: &Targe
 struct Patience<'a> {
     name: &'static str,
     probe: &'a Probe,
-    /// Whether one success is all that is asked for.
+    /// True if one success is all that is asked for.
     until_first_success: bool,
 }
 

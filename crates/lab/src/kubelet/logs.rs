@@ -17,9 +17,9 @@ use crate::container::log;
 use crate::process::Process;
 use crate::runtime::LogRequest;
 
-/// How much of a log's end is searched for the last lines, in bytes.
+/// Part of a log's end that is searched for the last lines, in bytes.
 const MAX_TAIL: u64 = 8 << 20;
-/// How much is handed on at a time, in bytes.
+/// Size of a piece, in bytes.
 const CHUNK: usize = 64 * 1024;
 
 /// Until when a log is followed.
@@ -52,7 +52,7 @@ pub(super) async fn open(path: &Path, until: Until, request: &LogRequest) -> io:
     Ok(StreamReader::new(Box::pin(stream::try_unfold(log, Log::next))))
 }
 
-/// Where the last lines of a file begin.
+/// Offset of the last lines of a file.
 async fn tail_start(file: &mut File, lines: usize) -> io::Result<u64> {
     let length = file.metadata().await?.len();
     let from = length.saturating_sub(MAX_TAIL);
@@ -105,13 +105,13 @@ impl Log {
     }
 }
 
-/// Which entries are shown, and how.
+/// Selection and form of the entries shown.
 struct Selection {
     since: Option<Timestamp>,
     times: bool,
     /// Bytes that may still be shown.
     left: u64,
-    /// Whether the last entry left its line open.
+    /// True if the last entry left its line open.
     within: bool,
 }
 
@@ -135,7 +135,7 @@ impl Selection {
         self.show(entry.text, text);
     }
 
-    /// Whether a time is late enough. What has no time is shown.
+    /// True if a time is late enough. What has no time is shown.
     fn is_shown(&self, time: &str) -> bool {
         self.since.is_none_or(|since| time.parse::<Timestamp>().is_ok_and(|time| time >= since))
     }

@@ -33,7 +33,7 @@ pub use runtime::Runtime;
 /// Annotation of pods the kubelet only shows and does not run.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// What the kubelet knows.
+/// State of the kubelet.
 #[derive(Clone)]
 pub struct Kubelet {
     /// The API.
@@ -42,7 +42,7 @@ pub struct Kubelet {
     pub place: Place,
     /// Its IP families.
     pub families: Families,
-    /// Whether each node has an agent that must agree before a pod starts.
+    /// True if each node has an agent that must agree before a pod starts.
     pub guarded: bool,
     /// Its nodes, by name.
     pub nodes: BTreeMap<String, Arc<NodeState>>,
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Kubelet {
     }
 }
 
-/// What is kept per node.
+/// State of a node.
 #[derive(Debug)]
 pub struct NodeState {
     /// The node.

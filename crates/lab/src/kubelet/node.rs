@@ -13,8 +13,8 @@ use crate::network::Node;
 
 /// Namespace of the nodes' leases.
 const LEASES: &str = "kube-node-lease";
-/// How often a lease is renewed.
-const RENEWAL: Duration = Duration::from_secs(10);
+/// Time between two renewals of a lease.
+const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 /// Pods a node takes.
 const MAX_PODS: &str = "250";
 
@@ -30,7 +30,7 @@ pub async fn keep_registered(client: Client, node: Node, version: String) {
         if let Err(error) = renew(&client, &node).await {
             tracing::debug!(%error, node = node.name, "lease not renewed");
         }
-        tokio::time::sleep(RENEWAL).await;
+        tokio::time::sleep(RENEW_INTERVAL).await;
     }
 }
 

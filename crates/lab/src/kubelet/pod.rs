@@ -24,14 +24,14 @@ use crate::network;
 /// The newest the API said about a pod; none once it is gone from there.
 pub(super) type Sight = Option<Arc<Pod>>;
 
-/// What everything that deals with one pod shares.
+/// Context of everything that deals with one pod.
 #[derive(Debug)]
 pub(super) struct PodContext {
     /// The kubelet.
     pub kubelet: Arc<Kubelet>,
     /// The pod's node.
     pub node: Arc<NodeState>,
-    /// What is known about its containers.
+    /// State of its containers.
     pub board: Board,
     first: Arc<Pod>,
     sight: watch::Receiver<Sight>,
@@ -114,7 +114,7 @@ impl PodContext {
         events::tell(&self.kubelet.client, &self.node.node.name, &self.pod(), tone, reason, message).await;
     }
 
-    /// What its containers have in common.
+    /// Settings that its containers share.
     pub(super) fn surroundings(&self) -> Surroundings {
         let node = &self.node.node;
         let hostname = if self.on_host_network() { node.name.clone() } else { self.hostname() };
@@ -398,7 +398,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Whether a pod has ended for good.
+/// True if a pod has ended for good.
 pub(super) fn is_terminal(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))
 }

@@ -11,7 +11,7 @@ use ringfence_netns::Namespace;
 use crate::container::config::ContainerDirectory;
 use crate::container::start_piped;
 
-/// Where a container is probed.
+/// Target of a container's probe.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     /// Name of the node's network namespace.
@@ -22,7 +22,7 @@ pub(super) struct Target {
     pub directory: ContainerDirectory,
 }
 
-/// How often and how long a probe asks, with the API's defaults.
+/// Intervals and limits of a probe, with the API's defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timing {
     /// Before the first question.

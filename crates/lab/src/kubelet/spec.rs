@@ -13,11 +13,11 @@ use kube::ResourceExt as _;
 use crate::container::{Config, DEFAULT_PATH, FileContent, Mount, Streams};
 use crate::image::{Image, command_line};
 
-/// Where programs look names up: files, then DNS.
+/// Order in which programs look names up: files, then DNS.
 const NAME_SERVICES: &str = "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\n\
     protocols: files\nservices: files\n";
 
-/// What containers of one pod have in common.
+/// Settings that containers of one pod share.
 #[derive(Clone, Debug)]
 pub(super) struct Surroundings {
     /// Host name of the pod.
@@ -32,7 +32,7 @@ pub(super) struct Surroundings {
     pub api: Option<(IpAddr, u16)>,
     /// This program, to be shown inside.
     pub program: PathBuf,
-    /// Where the pod keeps its volumes.
+    /// Directory of the pod's volumes.
     pub volumes: PathBuf,
     /// ConfigMaps its containers name, by name.
     pub config_maps: BTreeMap<String, ConfigMap>,

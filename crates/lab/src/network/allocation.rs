@@ -18,7 +18,7 @@ const NUMBERS: std::ops::RangeInclusive<u8> = 2..=254;
 /// A pod's addresses, default family first.
 pub type PodAddresses = Vec<IpAddr>;
 
-/// Who has which address of a node.
+/// Allocations of a node's addresses.
 #[derive(Debug)]
 pub struct Allocations {
     file: PathBuf,

@@ -11,7 +11,7 @@ use crate::place::Place;
 
 const BRIDGE: &str = "br0";
 
-/// What every namespace that forwards is set to. Pods' source addresses are judged by the agent, with a reason; the
+/// Settings of every namespace that forwards. Pods' source addresses are judged by the agent, with a reason; the
 /// kernel's reverse path filter would drop them first and say nothing.
 const FORWARDING: [(&str, &str); 4] = [
     ("net/ipv4/ip_forward", "1"),

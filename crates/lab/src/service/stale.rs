@@ -15,7 +15,7 @@ use super::table::{Port, Protocol};
 /// Number of UDP among the protocols of IP.
 const UDP: u8 = 17;
 
-/// Where Services lead over UDP: the endpoints that serve, ready for new conversations or only finishing old ones.
+/// UDP endpoints of Services: the endpoints that serve, ready for new conversations or only finishing old ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Destinations {
     by_address: BTreeMap<SocketAddr, BTreeSet<SocketAddr>>,
@@ -38,7 +38,7 @@ impl Destinations {
         all
     }
 
-    /// Whether a conversation goes where it would not go now: to an endpoint that serves no more, by a Service that is
+    /// True if a conversation goes where it would not go now: to an endpoint that serves no more, by a Service that is
     /// gone, or untranslated to a Service that came later.
     fn is_stale(&self, entry: &ConntrackEntry, own: &[IpAddr]) -> bool {
         if entry.protocol != UDP {

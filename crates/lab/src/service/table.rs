@@ -52,9 +52,9 @@ pub(super) struct Port {
     pub(super) number: u16,
     /// Port of every node that leads to it too.
     pub(super) on_nodes: Option<u16>,
-    /// Whether a client always gets the same endpoint while there are the same ones.
+    /// True if a client always gets the same endpoint while there are the same ones.
     pub(super) sticky: bool,
-    /// Where it leads: ready endpoints, sorted.
+    /// Its endpoints: ready endpoints, sorted.
     pub(super) endpoints: Vec<SocketAddr>,
     /// Endpoints that serve, ready or not: those that end finish what they have begun.
     pub(super) serving: Vec<SocketAddr>,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use super::{Key, Object, Scope};
 
-/// How many changes are remembered. A client that was away for longer lists again.
+/// The number of changes are remembered. A client that was away for longer lists again.
 const CAPACITY: usize = 16_384;
 
-/// What happened to an object.
+/// Type of an event about an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EventType {
     Added,
@@ -21,9 +21,9 @@ pub(crate) enum EventType {
 pub(crate) struct Change {
     /// The revision it made.
     pub(crate) revision: u64,
-    /// What was written.
+    /// Key of the object.
     pub(crate) key: Key,
-    /// How.
+    /// The type of event.
     pub(crate) event: EventType,
     /// The object after it; its last state if it was deleted.
     pub(crate) object: Object,

@@ -25,7 +25,7 @@ pub(crate) use self::watch::{Signal, Watch};
 /// A stored object; shared, never changed in place.
 pub(crate) type Object = Arc<Value>;
 
-/// Where an object is stored.
+/// Key of an object in the store.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     /// The collection, as `plural` or `plural.group`.
@@ -42,7 +42,7 @@ impl Key {
     }
 }
 
-/// Which objects a list or watch is about.
+/// Scope of a list or watch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scope {
     /// One collection, or all of them.
@@ -68,7 +68,7 @@ impl Scope {
     }
 }
 
-/// What a write decided.
+/// Decision of a write.
 pub(crate) enum Action {
     /// Store this value. Storing what is stored already makes no new revision.
     Put(Value),

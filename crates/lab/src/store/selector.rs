@@ -21,12 +21,12 @@ impl LabelSelector {
         split(text).into_iter().map(|term| requirement(term.trim())).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether the selector asks for anything.
+    /// True if the selector asks for anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether an object's labels fulfil it.
+    /// True if an object's labels fulfil it.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         let label = |key: &str| object["metadata"]["labels"].get(key).and_then(Value::as_str);
         self.0.iter().all(|requirement| match requirement {
@@ -113,12 +113,12 @@ impl FieldSelector {
         Self(vec![("metadata.name".to_owned(), true, name.to_owned())])
     }
 
-    /// Whether the selector asks for anything.
+    /// True if the selector asks for anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether an object's fields fulfil it. A missing field is the empty text.
+    /// True if an object's fields fulfil it. A missing field is the empty text.
     pub(crate) fn matches(&self, object: &Value) -> bool {
         self.0.iter().all(|(field, equal, value)| (field_text(object, field) == *value) == *equal)
     }

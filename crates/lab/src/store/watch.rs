@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 
 use super::{Change, Scope};
 
-/// How far a watcher may lag before it is cut off. It then watches again from where it was.
+/// Number of events that a watcher may lag before it is cut off. It then watches again from where it was.
 const LAG: usize = 8_192;
 
-/// What a watcher is told.
+/// A signal to a watcher.
 #[derive(Clone, Debug)]
 pub(crate) enum Signal {
     /// Something changed.

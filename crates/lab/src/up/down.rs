@@ -13,7 +13,7 @@ use super::state::{self, State};
 use crate::place::Place;
 use crate::process;
 
-/// What the lab makes in its directory. Anything else there is not the lab's and stays.
+/// Entries of the lab's directory. Anything else there is not the lab's and stays.
 const ENTRIES: [&str; 13] = [
     "agent-program",
     "api",
@@ -29,8 +29,8 @@ const ENTRIES: [&str; 13] = [
     "steps",
     "lock",
 ];
-/// How long killed processes may take to be gone.
-const LIMIT: Duration = Duration::from_secs(20);
+/// The time that killed processes may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Removes everything of a lab. What cannot be removed is named; the rest is removed nevertheless.
 pub fn down(place: &Place, out: &mut dyn Write) -> anyhow::Result<()> {
@@ -66,17 +66,17 @@ pub fn down(place: &Place, out: &mut dyn Write) -> anyhow::Result<()> {
 fn end_server(place: &Place) -> anyhow::Result<()> {
     // A state that cannot be read must not keep the rest from being removed.
     if let Ok(Some(state)) = State::load(place) {
-        state.process.kill_and_wait(LIMIT).context("the lab's process")?;
+        state.process.kill_and_wait(KILL_TIMEOUT).context("the lab's process")?;
     }
     for process in process::serving(place) {
-        process.kill_and_wait(LIMIT).context("a process of the lab")?;
+        process.kill_and_wait(KILL_TIMEOUT).context("a process of the lab")?;
     }
     Ok(())
 }
 
 /// Kills everything inside the lab's network namespaces until nothing is left there.
 fn end_processes(place: &Place) -> anyhow::Result<()> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + KILL_TIMEOUT;
     for name in Namespace::list(place.prefix())? {
         // What is no namespace any more holds no processes.
         let Ok(namespace) = Namespace::open(&name) else { continue };
@@ -116,7 +116,7 @@ fn mounts_below(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(points.filter(|point| point.starts_with(root) && point != root).collect())
 }
 
-/// Whether something is mounted on exactly this path.
+/// True if something is mounted on exactly this path.
 pub(super) fn is_mounted(path: &Path) -> anyhow::Result<bool> {
     let parent = path.parent().unwrap_or(path);
     Ok(mounts_below(parent)?.iter().any(|point| point == path))

@@ -22,10 +22,10 @@ pub use status::status;
 use crate::addressing::MAX_NODES;
 use crate::place::Place;
 
-/// How long a lab may take to be ready.
-const LIMIT: Duration = Duration::from_mins(2);
-/// How often `up` looks how far the lab is.
-const LOOK: Duration = Duration::from_millis(30);
+/// The time that a lab may take to be ready.
+const READY_TIMEOUT: Duration = Duration::from_mins(2);
+/// Time between two looks of `up` at the lab's progress.
+const POLL_INTERVAL: Duration = Duration::from_millis(30);
 
 /// Starts a lab in the background and waits until it can be used. Tells how far it is on `progress`, and on `out` what
 /// to do next. A lab that is up already is left as it is.
@@ -84,7 +84,7 @@ fn start(place: &Place, options: &Options) -> anyhow::Result<State> {
 
 /// Waits until the lab says it is ready, telling each step it says it is at.
 fn await_ready(place: &Place, state: &State, progress: &mut dyn Write) -> anyhow::Result<()> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + READY_TIMEOUT;
     let mut told = 0;
     loop {
         let ready = place.ready_file().exists();
@@ -102,12 +102,12 @@ fn await_ready(place: &Place, state: &State, progress: &mut dyn Write) -> anyhow
         if Instant::now() > deadline {
             bail!(
                 "it is not ready after {} seconds\nhint: see {} and {}, or `ringfence lab down` to give up",
-                LIMIT.as_secs(),
+                READY_TIMEOUT.as_secs(),
                 place.log_file().display(),
                 place.root().join("nodes").display()
             );
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 

@@ -29,7 +29,7 @@ use crate::service;
 
 /// Port of the API on the host unless it is in use.
 const PREFERRED_PORT: u16 = 6443;
-/// What the nodes say their kubelet is: the API they speak.
+/// Version of the nodes' kubelets: the API they speak.
 const KUBELET_VERSION: &str = "v1.34.0";
 
 /// Serves a lab until the process is ended. To be called by `up`, in a process of its own.
@@ -116,7 +116,7 @@ async fn ended() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `up` tells its user.
+/// Progress that `up` shows.
 struct Steps(std::path::PathBuf);
 
 impl Steps {

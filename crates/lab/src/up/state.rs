@@ -1,4 +1,4 @@
-//! What a lab was asked for and who serves it, on disk.
+//! Options of a lab and its process, on disk.
 
 use std::fs::{self, File, TryLockError};
 
@@ -11,15 +11,15 @@ use crate::files;
 use crate::place::Place;
 use crate::process::Process;
 
-/// What a lab can be asked to be.
+/// Options of a lab.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Options {
-    /// How many nodes.
+    /// The number of nodes.
     pub nodes: usize,
-    /// Which IP families.
+    /// The IP families.
     pub families: Families,
-    /// Whether nodes have agents: without, there is no network policy, as in a cluster without an engine.
+    /// True if nodes have agents: without, there is no network policy, as in a cluster without an engine.
     pub agents: bool,
     /// Port of the API on the host's loopback; another is taken if it is in use and was not asked for.
     pub api_port: Option<u16>,
@@ -35,11 +35,11 @@ impl Default for Options {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct State {
-    /// What it was asked to be.
+    /// Its options.
     pub(super) options: Options,
-    /// Who serves it.
+    /// Process that serves it.
     pub(super) process: Process,
-    /// Where kubectl reaches its API, once it is known.
+    /// Address of its API for kubectl, once it is known.
     pub(super) api_url: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! How a lab is.
+//! Status of a lab.
 
 use std::io::Write;
 

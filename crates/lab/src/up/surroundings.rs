@@ -1,4 +1,4 @@
-//! Whether this machine can carry a lab; if not, one message that says what to do.
+//! True if this machine can carry a lab; if not, one message that says what to do.
 
 use std::ffi::{OsStr, OsString};
 use std::net::TcpListener;
@@ -11,9 +11,9 @@ use crate::agents::AGENT_PROGRAM;
 
 /// Oldest kernel whose netfilter takes BPF programs.
 const KERNEL: (u32, u32) = (6, 4);
-/// Where the kernel describes its types.
+/// Type information of the kernel.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
-/// Where programs for administrators are, which not everybody's search path names.
+/// Directories of programs for administrators, which not everybody's search path names.
 const ADMINISTRATORS: [&str; 2] = ["/usr/sbin", "/sbin"];
 
 /// A lab is made, and taken down, by root alone.
@@ -33,18 +33,18 @@ pub(super) fn check(options: &Options) -> anyhow::Result<()> {
     if problems.is_empty() { Ok(()) } else { bail!("{}", problems.join("\n")) }
 }
 
-/// What was found on the machine.
+/// Inventory of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
     /// The kernel's release.
     kernel: String,
-    /// Whether it describes its types.
+    /// True if it describes its types.
     btf: bool,
     /// The program of nftables.
     nft: Option<PathBuf>,
-    /// Whether the port asked for, if any, can be had.
+    /// True if the port asked for, if any, can be had.
     port_is_free: bool,
-    /// Whether the agent's program is beside this one.
+    /// True if the agent's program is beside this one.
     agent: bool,
 }
 
@@ -59,7 +59,7 @@ impl Found {
         })
     }
 
-    /// What is in the way, each with what to do about it.
+    /// Problems, each with advice.
     fn problems(&self, options: &Options) -> Vec<String> {
         let mut problems = Vec::new();
         if options.agents && version(&self.kernel).is_some_and(|found| found < KERNEL) {

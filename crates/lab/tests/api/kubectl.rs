@@ -16,7 +16,7 @@ fn program() -> String {
     std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into())
 }
 
-/// Why the installed kubectl cannot be used.
+/// The reason why the installed kubectl cannot be used.
 fn unusable() -> Option<String> {
     let output = Command::new(program()).args(["version", "--client", "-o", "json"]).output();
     let Ok(output) = output else { return Some("kubectl is not installed".into()) };
@@ -63,7 +63,7 @@ impl Kubectl {
         tokio::task::spawn_blocking(move || limited::run(&mut command, input)).await.unwrap()
     }
 
-    /// What a command prints, that must succeed.
+    /// Output of a command that must succeed.
     pub(crate) async fn run(&self, line: &str) -> String {
         let output = self.output(line, "").await;
         let (out, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -71,7 +71,7 @@ impl Kubectl {
         out.into_owned()
     }
 
-    /// What a command says that must fail.
+    /// Output of a command that must fail.
     pub(crate) async fn fail(&self, line: &str) -> String {
         let output = self.output(line, "").await;
         assert!(!output.status.success(), "kubectl {line} should fail");

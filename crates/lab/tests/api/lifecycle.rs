@@ -1,4 +1,4 @@
-//! What controllers do, and what is left after a restart.
+//! Work of controllers, and state after a restart.
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};

@@ -6,8 +6,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// How long a program may take to end.
-const LIMIT: Duration = Duration::from_mins(2);
+/// The time that a program may take to end.
+const COMMAND_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Runs a program with this input to its end. One that does not come to it is ended, and the test fails with what it
 /// printed.
@@ -47,7 +47,7 @@ impl Started {
     /// Waits for its end, from now on for as long as it may take.
     #[track_caller]
     pub(crate) fn end(self) -> Output {
-        self.end_within(LIMIT)
+        self.end_within(COMMAND_TIMEOUT)
     }
 
     #[track_caller]

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use crate::client::{config_map, object};
 use crate::fake;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Waits until something holds.
 pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
@@ -25,7 +25,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, condition: impl 
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("in vain: {what}"));
+    timeout(TIMEOUT, wait).await.unwrap_or_else(|_| panic!("in vain: {what}"));
 }
 
 async fn reflects(config: watcher::Config) {
@@ -37,7 +37,7 @@ async fn reflects(config: watcher::Config) {
     let (reader, writer) = reflector::store();
     let stream = reflector(writer, watcher(api.clone(), config)).touched_objects();
     let task = tokio::spawn(stream.try_for_each(|_| async { Ok(()) }));
-    timeout(PATIENCE, reader.wait_until_ready()).await.unwrap().unwrap();
+    timeout(TIMEOUT, reader.wait_until_ready()).await.unwrap().unwrap();
     let names = || reader.state().iter().map(|map| map.name_any()).filter(|name| name.len() == 1).collect::<Vec<_>>();
     until("both are there", || async { names().len() == 2 }).await;
     api.create(&PostParams::default(), &config_map("c", &json!({}))).await.unwrap();
@@ -65,9 +65,9 @@ async fn initial_events_end_with_a_bookmark() {
     let made = api.create(&PostParams::default(), &config_map("a", &json!({}))).await.unwrap();
     let parameters = WatchParams::default().fields("metadata.name=a").initial_events();
     let mut stream = Box::pin(api.watch(&parameters, "0").await.unwrap());
-    let first = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    let first = timeout(TIMEOUT, stream.next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(first, WatchEvent::Added(map) if map.uid() == made.uid()));
-    let second = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    let second = timeout(TIMEOUT, stream.next()).await.unwrap().unwrap().unwrap();
     let WatchEvent::Bookmark(bookmark) = second else { panic!("a bookmark was expected: {second:?}") };
     assert_eq!(bookmark.metadata.annotations["k8s.io/initial-events-end"], "true");
     assert!(bookmark.metadata.resource_version >= made.resource_version().unwrap());
@@ -85,7 +85,7 @@ async fn a_watch_goes_on_where_a_list_ended() {
     api.delete("a", &DeleteParams::default()).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 3 {
-        match timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap() {
+        match timeout(TIMEOUT, stream.next()).await.unwrap().unwrap().unwrap() {
             WatchEvent::Added(_) => seen.push("added"),
             WatchEvent::Modified(_) => seen.push("modified"),
             WatchEvent::Deleted(_) => seen.push("deleted"),
@@ -107,9 +107,9 @@ async fn objects_come_into_view_and_leave_it_by_their_labels() {
         let patch = Patch::Merge(json!({ "metadata": { "labels": { "show": value } } }));
         api.patch("a", &PatchParams::default(), &patch).await.unwrap();
     }
-    let first = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    let first = timeout(TIMEOUT, stream.next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(first, WatchEvent::Added(_)), "{first:?}");
-    let second = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    let second = timeout(TIMEOUT, stream.next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(second, WatchEvent::Deleted(_)), "{second:?}");
 }
 
@@ -118,10 +118,10 @@ async fn a_watch_of_an_unknown_revision_is_told_so_in_its_stream() {
     let (server, _) = fake::start(None, false).await;
     let api: Api<ConfigMap> = Api::namespaced(server.client(), "default");
     let mut stream = Box::pin(api.watch(&WatchParams::default(), "999999999").await.unwrap());
-    let event = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    let event = timeout(TIMEOUT, stream.next()).await.unwrap().unwrap().unwrap();
     let WatchEvent::Error(status) = event else { panic!("an error was expected: {event:?}") };
     assert_eq!((status.code, status.reason.as_str()), (410, "Expired"));
-    assert!(timeout(PATIENCE, stream.next()).await.unwrap().is_none(), "nothing follows");
+    assert!(timeout(TIMEOUT, stream.next()).await.unwrap().is_none(), "nothing follows");
 }
 
 #[tokio::test]
@@ -139,7 +139,7 @@ async fn reflectors_list_again_when_their_revision_is_forgotten() {
         let _test_is_over = event.err().map(|error| sender.send(error));
         async {}
     }));
-    timeout(PATIENCE, reader.wait_until_ready()).await.unwrap().unwrap();
+    timeout(TIMEOUT, reader.wait_until_ready()).await.unwrap().unwrap();
     let names = || reader.state().iter().map(|map| map.name_any()).filter(|name| name.len() == 1).collect::<Vec<_>>();
     assert_eq!(names(), ["a"]);
     // While the server is away much happens, and the next one does not know what.
@@ -169,7 +169,7 @@ async fn a_watch_ends_with_a_bookmark_to_go_on_from() {
     // Of no interest to the watch, but it moves the revision on.
     let other = api.create(&PostParams::default(), &config_map("other", &json!({}))).await.unwrap();
     let mut bookmark = None;
-    while let Some(event) = timeout(PATIENCE, stream.next()).await.unwrap() {
+    while let Some(event) = timeout(TIMEOUT, stream.next()).await.unwrap() {
         match event.unwrap() {
             WatchEvent::Bookmark(mark) => bookmark = Some(mark.metadata.resource_version),
             event => panic!("nothing happened to what is watched: {event:?}"),
@@ -180,7 +180,7 @@ async fn a_watch_ends_with_a_bookmark_to_go_on_from() {
     assert!(number(&bookmark) >= number(&other.resource_version().unwrap()));
     api.create(&PostParams::default(), &config_map("wanted", &json!({}))).await.unwrap();
     let mut stream = Box::pin(api.watch(&parameters, &bookmark).await.unwrap());
-    let event = timeout(PATIENCE, stream.next()).await.unwrap().unwrap().unwrap();
+    let event = timeout(TIMEOUT, stream.next()).await.unwrap().unwrap().unwrap();
     assert!(matches!(event, WatchEvent::Added(map) if map.name_any() == "wanted"));
 }
 
@@ -203,10 +203,10 @@ async fn commands_run_by_the_client_library() {
     stdin.shutdown().await.unwrap();
     drop(stdin);
     let (mut out, mut error) = (String::new(), String::new());
-    timeout(PATIENCE, process.stdout().unwrap().read_to_string(&mut out)).await.unwrap().unwrap();
-    timeout(PATIENCE, process.stderr().unwrap().read_to_string(&mut error)).await.unwrap().unwrap();
+    timeout(TIMEOUT, process.stdout().unwrap().read_to_string(&mut out)).await.unwrap().unwrap();
+    timeout(TIMEOUT, process.stderr().unwrap().read_to_string(&mut error)).await.unwrap().unwrap();
     assert_eq!((out.as_str(), error.as_str()), ("input", "problem\n"));
-    let status = timeout(PATIENCE, process.take_status().unwrap()).await.unwrap().unwrap();
+    let status = timeout(TIMEOUT, process.take_status().unwrap()).await.unwrap().unwrap();
     assert_eq!(status.reason.as_deref(), Some("NonZeroExitCode"));
     assert_eq!(status.details.unwrap().causes.unwrap()[0].message.as_deref(), Some("4"));
 }

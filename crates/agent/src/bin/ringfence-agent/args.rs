@@ -48,7 +48,7 @@ pub(crate) enum Command {
     Observe(Observe),
 }
 
-/// What to remove.
+/// Arguments of `cleanup`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Cleanup {
     /// Directory of pinned links and maps
@@ -77,7 +77,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// How to print the status.
+/// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Status {
     /// Form of the output
@@ -103,7 +103,7 @@ pub(crate) struct Wait {
     pub(crate) socket: Socket,
 }
 
-/// How to print connections.
+/// Arguments of `observe`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Observe {
     /// Only denied and cut connections
@@ -128,7 +128,7 @@ pub(crate) struct Plugin {
     /// Put the network plugin into the configurations here, so that pods start when their policy is in the kernel
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_conf_dir: Option<PathBuf>,
-    /// Where network plugins are
+    /// Directory of network plugins
     #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
     pub(crate) cni_bin_dir: PathBuf,
 }
@@ -140,7 +140,7 @@ impl Plugin {
     }
 }
 
-/// How to run.
+/// Options of the agent itself.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Run {
     /// Name of this node [default: the host name]
@@ -149,7 +149,7 @@ pub(crate) struct Run {
     /// Kubeconfig [default: $KUBECONFIG, ~/.kube/config, or the service account of the pod this runs in]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Where links and maps are pinned
+    /// Directory of pinned links and maps
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub(crate) pin_dir: PathBuf,
     /// Unix socket to answer on
@@ -158,10 +158,10 @@ pub(crate) struct Run {
     /// Serve Prometheus metrics and probes on this address
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
-    /// What happens to open connections that a change of policy denies
+    /// Fate of open connections that a change of policy denies
     #[arg(long, value_enum, default_value_t)]
     pub(crate) connections: Connections,
-    /// What becomes of pods whose policies do not fit into the kernel maps
+    /// Fate of pods whose policies do not fit into the kernel maps
     #[arg(long, value_enum, default_value_t)]
     pub(crate) over_capacity: OverCapacity,
     /// Number of entries of a kernel map, as NAME=ENTRIES; `ringfence-agent status` lists the maps
@@ -197,7 +197,7 @@ pub(crate) struct Run {
     /// Another DNS server to believe, such as a cache on the nodes; may be repeated
     #[arg(long = "dns-server", value_name = "ADDRESS[:PORT]", value_parser = dns_server)]
     pub(crate) dns_servers: Vec<SocketAddr>,
-    /// How log lines look
+    /// Format of log lines
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     pub(crate) log_format: LogFormat,
 }

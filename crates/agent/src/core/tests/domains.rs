@@ -1,4 +1,4 @@
-//! Which addresses names open: none inside of the cluster by a name outside, or by a wildcard.
+//! Addresses that names open: none inside of the cluster by a name outside, or by a wildcard.
 
 use std::net::IpAddr;
 
@@ -32,7 +32,7 @@ const INSIDE: [&str; 9] = [
 ];
 const OUTSIDE: &str = "203.0.113.9";
 
-/// What DNS answered for a name, and where it lingers.
+/// A response of DNS for a name, and the addresses at which it lingers.
 fn answered(name: &str, addresses: &[&str], lingering: &[&str]) -> Message {
     let parse = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
     let domain = Domain {
@@ -66,7 +66,7 @@ fn fixture(patterns: &[&str]) -> Fixture {
     fixture
 }
 
-/// Whether the pod here may open connections to an address, or may go on with one that was open before.
+/// True if the pod here may open connections to an address, or may go on with an open one.
 fn opens(fixture: &Fixture, address: &str, established: bool) -> bool {
     let destination: IpAddr = address.parse().unwrap();
     let connection = Connection {

@@ -10,7 +10,7 @@ use crate::core::Question;
 use crate::metrics::{self, Format};
 use ringfence_datapath::DropReason;
 
-/// Whether Prometheus' linter is there. Says so if not; where `CI` is set that is a failure.
+/// True if Prometheus' linter is there. Says so if not; where `CI` is set that is a failure.
 fn has_promtool() -> bool {
     let found = Command::new("promtool").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     if found.is_ok() {

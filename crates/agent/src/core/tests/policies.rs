@@ -1,4 +1,4 @@
-//! What is the matter with policies.
+//! Problems of policies.
 
 use ringfence_datapath::{DropReason, Event};
 use ringfence_k8s::convert::Kind;

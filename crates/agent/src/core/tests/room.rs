@@ -1,4 +1,4 @@
-//! What does not fit, and who notices.
+//! Policies and peers that do not fit, and who notices.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Which pod has which address, whatever network plugin and API say when.
+//! The pod of each address, in whichever order plugin and API report it.
 
 use ringfence_api::{CollectRequest, ReleaseRequest, WaitRequest};
 use ringfence_k8s::watch::Event;
@@ -279,7 +279,7 @@ fn a_predecessor_of_the_same_name_takes_nothing_with_it() {
     assert_eq!(owner(&mut fixture, "10.244.0.7"), None);
 }
 
-/// Whether an address is closed: no pod has it, and it is guarded.
+/// True if an address is closed: no pod has it, and it is guarded.
 fn closed(fixture: &Fixture, address: &str) -> bool {
     let (plan, address) = (fixture.kernel(), address.parse().unwrap());
     !plan.endpoints.contains_key(&address) && plan.closed_cidrs.iter().any(|gate| gate.contains(&address))

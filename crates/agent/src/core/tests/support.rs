@@ -136,7 +136,7 @@ impl Fixture {
         metrics::text(&self.meters, gauges, metrics::Format::OpenMetrics).unwrap()
     }
 
-    /// What the kernel was asked for since the last time.
+    /// The calls of the kernel since the last time.
     pub(super) fn calls(&self) -> Vec<Call> {
         self.kernel.calls()
     }
@@ -146,7 +146,7 @@ impl Fixture {
         self.kernel.lose_events(events);
     }
 
-    /// What the kernel holds.
+    /// Contents of the kernel.
     pub(super) fn kernel(&self) -> Plan {
         self.kernel.plan()
     }

@@ -1,4 +1,4 @@
-//! Who waits until a pod's policy is in the kernel.
+//! Requests that wait until a pod's policy is in the kernel.
 
 use ringfence_api::WaitRequest;
 use ringfence_k8s::watch::Event;

@@ -160,18 +160,18 @@ impl Place {
         self.core.ask_blocking(Question::Status).unwrap()
     }
 
-    /// Whether answers are read.
+    /// True if answers are read.
     pub(super) fn learning(&self) -> bool {
         let status = self.status();
         status.ready && status.fqdns.learning
     }
 
-    /// How many addresses of names are known.
+    /// Number of known addresses of names.
     pub(super) fn addresses(&self) -> usize {
         self.status().fqdns.addresses
     }
 
-    /// How many addresses are not opened because they are inside of the cluster.
+    /// Number of addresses that are not opened because they are inside of the cluster.
     pub(super) fn withheld(&self) -> usize {
         self.status().fqdns.withheld
     }
@@ -183,19 +183,19 @@ impl Place {
 
     /// Asks a DNS server from the pod.
     pub(super) fn ask(&self, server: &str, transport: Transport, question: &[u8]) -> Vec<u8> {
-        const PATIENCE: Duration = Duration::from_secs(10);
+        const TIMEOUT: Duration = Duration::from_secs(10);
         self.in_pod(|| {
             let mut answer = vec![0; 65_535];
             let length = match transport {
                 Transport::Udp => {
                     let socket = UdpSocket::bind("10.1.0.2:0").unwrap();
-                    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                    socket.set_read_timeout(Some(TIMEOUT)).unwrap();
                     socket.send_to(question, server).unwrap();
                     socket.recv(&mut answer).unwrap()
                 }
                 Transport::Tcp => {
                     let mut stream = TcpStream::connect(server).unwrap();
-                    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
                     stream.write_all(&framed(question)).unwrap();
                     let mut length = [0; 2];
                     stream.read_exact(&mut length).unwrap();
@@ -252,7 +252,7 @@ impl Place {
         self.node.sh(line);
     }
 
-    /// Whether this machine has a program.
+    /// True if this machine has a program.
     pub(super) fn has(&self, program: &str) -> bool {
         self.node
             .0
@@ -262,7 +262,7 @@ impl Place {
             .success()
     }
 
-    /// How often something was put right.
+    /// Number of repairs of a component.
     pub(super) fn repairs(&self, what: &str) -> u64 {
         self.meters.mended.repairs().iter().find(|repair| repair.component == what).map_or(0, |repair| repair.count)
     }
@@ -282,7 +282,7 @@ impl Place {
             .unwrap();
     }
 
-    /// How many connections that is.
+    /// Number of tracked connections.
     pub(super) fn tracked(&self) -> u32 {
         let count = || std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_count").unwrap();
         self.node.0.run(count).unwrap().trim().parse().unwrap()
@@ -460,7 +460,7 @@ fn serve_sites(world: &Space) {
     });
 }
 
-/// Whether the other end sends back what it gets.
+/// True if the other end sends back what it gets.
 pub(super) fn echoes(mut stream: &TcpStream) -> bool {
     let mut back = [0; 4];
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();

@@ -1,4 +1,4 @@
-//! What a worker takes over from an earlier process.
+//! State that a worker takes over from an earlier process.
 
 use std::collections::BTreeSet;
 use std::fs;

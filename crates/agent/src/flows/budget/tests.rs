@@ -1,4 +1,4 @@
-//! Who may say how much, and that nobody's words are lost among others'.
+//! Budgets of sources, and that no source hides behind others.
 
 use ringfence_datapath::{DropReason, EventVerdict};
 use ringfence_engine::RuleId;
@@ -27,7 +27,7 @@ fn spoofed(interface: u32, source: [u8; 4]) -> Event {
     Event { verdict: EventVerdict::Denied(DropReason::Spoofed), ..event(interface, source, 1) }
 }
 
-/// What a link said: reports, and packets told as a number.
+/// Reports of a link: reports, and packets told as a number.
 fn said(told: &[Told], link: u32) -> (usize, u64) {
     told.iter().fold((0, 0), |(reports, more), told| match told {
         Told::Report(event) if event.interface == link => (reports + 1, more),
@@ -106,7 +106,7 @@ fn memory_is_bounded_against_random_sources_and_links() {
         offered += 10_500;
         outside.chain(links).collect()
     });
-    assert!(budget.links.len() <= MOST_LINKS + 1 && budget.sources <= MOST_SOURCES + MOST_LINKS + 1);
+    assert!(budget.links.len() <= MAX_LINKS + 1 && budget.sources <= MAX_SOURCES + MAX_LINKS + 1);
     let sum: usize = budget.links.values().map(|sources| sources.sources.len()).sum();
     assert_eq!(sum, budget.sources);
     assert!(budget.waiting <= 100 + budget.sources);

@@ -26,8 +26,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// The setting, in the network namespace of whoever reads.
 const SETTING: &str = "/proc/sys/net/bridge/bridge-nf-call-iptables";
-/// How often a node is asked.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Time between two queries of a node.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// While it is 0, packets between pods of one bridge pass unseen: their pairs are not judged, all others are.
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
@@ -78,6 +78,6 @@ async fn is_ready(stage: &Stage, number: usize, wanted: bool) -> anyhow::Result<
             return Ok((since.elapsed(), status.enforcement.bridge_netfilter.is_some()));
         }
         anyhow::ensure!(since.elapsed() < PATIENCE, "node {number} does not say that ready is {wanted}");
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

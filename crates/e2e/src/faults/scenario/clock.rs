@@ -16,8 +16,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, options| Box::pin(run(stage, options.clock_step.into())),
 };
 
-/// How long it is wrong each time.
-const LENGTH: Duration = Duration::from_secs(4);
+/// The time that it is wrong each time.
+const OUTAGE: Duration = Duration::from_secs(4);
 
 /// Steps it, with a change of policy while it is wrong and one after it is right again.
 async fn run(stage: &mut Stage, step: Duration) -> anyhow::Result<String> {
@@ -27,7 +27,7 @@ async fn run(stage: &mut Stage, step: Duration) -> anyhow::Result<String> {
         let begun = Instant::now();
         let changed = stage.change(!stage.visit).await?;
         slowest = slowest.max(stage.reach(changed, PATIENCE, |_| true).await?);
-        tokio::time::sleep(LENGTH.saturating_sub(begun.elapsed())).await;
+        tokio::time::sleep(OUTAGE.saturating_sub(begun.elapsed())).await;
         drop(wrong);
         let changed = stage.change(!stage.visit).await?;
         slowest = slowest.max(stage.reach(changed, PATIENCE, |_| true).await?);

@@ -28,10 +28,10 @@ pub(super) const RULES: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage, "iptables", &["-F"])),
 };
 
-/// How often on each node.
+/// Number of times on each node.
 const TIMES: usize = 5;
 /// By when everything that is allowed has to be answered again.
-const MENDED: Duration = Duration::from_secs(5);
+const REPAIR_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs a program on every node again and again. What must not pass is judged all the while; what may, from when it is
 /// answered again.
@@ -46,7 +46,7 @@ async fn run(stage: &mut Stage, program: &str, arguments: &[&str]) -> anyhow::Re
         ensure!(done.status.success(), "{program} on node {number}: {}", said.trim());
         slowest = slowest.max(stage.reach(flushed, PATIENCE, |_| true).await?);
     }
-    ensure!(slowest <= MENDED, "what is allowed was answered again after {} ms only", slowest.as_millis());
+    ensure!(slowest <= REPAIR_LIMIT, "what is allowed was answered again after {} ms only", slowest.as_millis());
     stage.agents_ready().await?;
     let (what, slowest) = ([&[program], arguments].concat().join(" "), slowest.as_millis());
     Ok(format!("`{what}` {TIMES} times on each node; what is allowed was answered again after {slowest} ms at most"))

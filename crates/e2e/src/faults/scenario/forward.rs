@@ -17,7 +17,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 };
 
 /// By when what is allowed has to be answered again.
-const MENDED: Duration = Duration::from_secs(5);
+const REPAIR_LIMIT: Duration = Duration::from_secs(5);
 
 /// On every node at once, and twice: the second time with rules of agents that are taken away.
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
@@ -38,7 +38,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     drop(shut);
     stage.reach(Instant::now(), PATIENCE, |_| true).await?;
     let slowest_told = slowest.as_millis();
-    ensure!(slowest <= MENDED, "what is allowed was answered again after {slowest_told} ms only");
+    ensure!(slowest <= REPAIR_LIMIT, "what is allowed was answered again after {slowest_told} ms only");
     Ok(format!(
         "on all nodes at once, and with what agents had put there taken away again; what is allowed was answered after \
          {slowest_told} ms at most"

@@ -18,14 +18,14 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// Nothing is pinned there.
 const NOTHING: &str = "/sys/fs/bpf/nothing-is-pinned-here";
-/// What repairs of them are called.
+/// Name of the component in repairs.
 const GUARDS: &str = "guards";
-/// How often they are detached on each node.
+/// Number of times that they are detached on each node.
 const ROUNDS: usize = 3;
 /// By when they have to be back: nothing tells of it, so agents look every few seconds.
-const MENDED: Duration = Duration::from_secs(5);
-/// How often a node is asked.
-const PAUSE: Duration = Duration::from_millis(100);
+const REPAIR_LIMIT: Duration = Duration::from_secs(5);
+/// Time between two queries of a node.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let machine = stage.machine.clone().context("a cluster of this machine")?;
@@ -43,21 +43,21 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
             if since.elapsed() > PATIENCE {
                 bail!("the agent of node {number} did not put back all of {links} guards");
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         (most, slowest) = (most.max(links), slowest.max(since.elapsed()));
         let changed = stage.change(!stage.visit).await?;
         stage.reach(changed, PATIENCE, |_| true).await?;
     }
     let slowest_told = slowest.as_millis();
-    ensure!(slowest <= MENDED, "guards were missing for {slowest_told} ms");
+    ensure!(slowest <= REPAIR_LIMIT, "guards were missing for {slowest_told} ms");
     Ok(format!(
         "{ROUNDS} times on each node at up to {most} links; back, and said in the status, after {slowest_told} ms at \
          most"
     ))
 }
 
-/// How many links are guarded on a node, and how many guards its agent has put back.
+/// The number of links are guarded on a node, and how many guards its agent has put back.
 async fn guards(stage: &Stage, number: usize) -> anyhow::Result<(u64, u64)> {
     let status =
         stage.told(number).await?.status.with_context(|| format!("the agent of node {number} does not answer"))?;

@@ -21,8 +21,8 @@ const HOSTILE: &str = "e2e-faults-hostile";
 /// So many policies, of so many ports each, that are no neighbours: twice as many intervals as the map has room for.
 const POLICIES: u16 = 15;
 const PORTS: u16 = 16_000;
-/// How long a change of others may take meanwhile.
-const SOON: Duration = Duration::from_secs(5);
+/// The time that a change of others may take meanwhile.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": HOSTILE}});
@@ -52,7 +52,7 @@ async fn hostile(stage: &mut Stage) -> anyhow::Result<String> {
         let changed = stage.change(!stage.visit).await?;
         full = full.max(stage.reach(changed, PATIENCE, |_| true).await?);
     }
-    if full > SOON {
+    if full > CHANGE_TIMEOUT {
         bail!("while there is no room, a change of others took {} ms", full.as_millis());
     }
     let started = Instant::now();

@@ -16,7 +16,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// How many users may have. Machines have one of all their nodes' namespaces.
+/// The number of users may have. Machines have one of all their nodes' namespaces.
 const LIMIT: &str = "/proc/sys/fs/inotify/max_user_instances";
 
 /// Kills every agent, and rewrites its configuration once it is back.

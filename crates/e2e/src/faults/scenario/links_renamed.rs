@@ -16,8 +16,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// How often a node is asked.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Time between two queries of a node.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let machine = stage.machine.clone().context("a cluster of this machine")?;
@@ -83,6 +83,6 @@ async fn guarded(stage: &Stage, number: usize) -> anyhow::Result<()> {
             }
         }
         anyhow::ensure!(since.elapsed() < PATIENCE, "not all links of node {number} are guarded");
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -19,7 +19,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// Where namespaces have their names.
+/// Directory of named namespaces.
 const DIRECTORY: &str = "/run/netns";
 /// The namespace that somebody makes.
 const THEIRS: &str = "e2e-other";

@@ -16,8 +16,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// How long the old policy must stand on the node that is cut off.
-const LENGTH: Duration = Duration::from_secs(20);
+/// The time that the old policy must stand on the node that is cut off.
+const OUTAGE: Duration = Duration::from_secs(20);
 const TABLE: &str = "ringfence_e2e";
 
 /// Cuts off each node in turn: while a permission is given, and while it is taken.
@@ -31,7 +31,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
             let cut = Cut::make(&machine, number, port)?;
             let changed = stage.change_without(number, !stage.visit).await?;
             elsewhere = elsewhere.max(stage.reach(changed, PATIENCE, |pair| pair.to != number).await?);
-            tokio::time::sleep(LENGTH.saturating_sub(changed.elapsed())).await;
+            tokio::time::sleep(OUTAGE.saturating_sub(changed.elapsed())).await;
             stage.release(number);
             drop(cut);
             here = here.max(stage.reach(Instant::now(), PATIENCE, |_| true).await?);
@@ -42,7 +42,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     Ok(format!(
         "{times} times for {} s; a policy changed meanwhile was in force on the other node after {} ms at most, the \
          old one stood on the node cut off, the new one was in force there {:.1} s at most after the end",
-        LENGTH.as_secs(),
+        OUTAGE.as_secs(),
         elsewhere.as_millis(),
         here.as_secs_f64()
     ))

@@ -18,10 +18,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// Where the agents of an installation pin.
+/// Pin directory of the agents of an installation.
 const DIRECTORY: &str = "/sys/fs/bpf/ringfence";
-/// How long pins may be missing: agents look every two seconds.
-const MENDED: Duration = Duration::from_secs(5);
+/// The time that pins may be missing: agents look every two seconds.
+const REPAIR_LIMIT: Duration = Duration::from_secs(5);
 
 /// Removes links, maps and both on every node; each is put back, and policy goes on changing.
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
@@ -45,7 +45,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
         stage.agent_ready(number).await?;
         stage.reach(Instant::now(), PATIENCE, |_| true).await?;
     }
-    ensure!(slowest <= MENDED, "pins were missing for {slowest:?}");
+    ensure!(slowest <= REPAIR_LIMIT, "pins were missing for {slowest:?}");
     Ok(format!(
         "pins of links, of maps and of both removed on every node, and put back after {} ms at most; a change of \
          policy after each, and each agent killed once afterwards",
@@ -53,7 +53,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     ))
 }
 
-/// How many pins there are in directories whose names begin so.
+/// The number of pins there are in directories whose names begin so.
 fn pins(prefix: &str) -> usize {
     directories(prefix).into_iter().filter_map(|path| fs::read_dir(path).ok()).map(Iterator::count).sum()
 }

@@ -20,14 +20,14 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// Where nodes keep network configurations.
+/// Directory of network configurations on nodes.
 const DIRECTORY: &str = "/etc/cni/net.d";
 /// The plugin.
 const PLUGIN: &str = "ringfence-cni";
-/// How often each of the two writes.
+/// Number of writes of each of the two.
 const WRITES: usize = 200;
-/// How long the plugin may be missing once they are done.
-const MENDED: Duration = Duration::from_secs(5);
+/// The time that the plugin may be missing once they are done.
+const REPAIR_LIMIT: Duration = Duration::from_secs(5);
 
 /// Writes on every node, and sees the plugin come back into what was written last.
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
@@ -60,7 +60,7 @@ pub(super) async fn rewrite(stage: &mut Stage, machine: &Machine, number: usize)
         theirs == serde_json::from_str::<Value>(&text)?,
         "what others wrote last was lost on node {number}: {after}"
     );
-    ensure!(took <= MENDED, "the plugin was missing for {took:?}");
+    ensure!(took <= REPAIR_LIMIT, "the plugin was missing for {took:?}");
     let changed = stage.change(!stage.visit).await?;
     stage.reach(changed, PATIENCE, |_| true).await?;
     Ok(took)

@@ -17,15 +17,15 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 /// The port of an installation with its defaults.
 const ADDRESS: &str = "127.0.0.1:9464";
-/// How long it may take to get it from an agent that was killed.
-const SNATCH: Duration = Duration::from_secs(20);
+/// The time that it may take to get it from an agent that was killed.
+const TAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Takes the port on every node, until the agent has failed for it, and gives it back.
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     let machine = stage.machine.clone().context("no processes of nodes")?;
     for number in 1..=stage.nodes.len() {
         stage.kill_agent(number).await?;
-        let end = Instant::now() + SNATCH;
+        let end = Instant::now() + TAKE_TIMEOUT;
         let taken = loop {
             if let Ok(listener) = machine.inside(number, || TcpListener::bind(ADDRESS))? {
                 break listener;

@@ -22,9 +22,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// How long a node is down.
+/// The time that a node is down.
 pub(super) const LENGTH: Duration = Duration::from_secs(5);
-/// How long its pods may take to be back.
+/// The time that its pods may take to be back.
 const BACK: Duration = Duration::from_mins(4);
 
 /// Every node in turn.

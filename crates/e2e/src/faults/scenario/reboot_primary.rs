@@ -28,10 +28,10 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// How many pods beside those of the stage.
+/// The number of pods beside those of the stage.
 const PODS: usize = 30;
 const CROWD: &str = "crowd";
-/// Who calls them: those of even numbers the first, the others the second.
+/// Callers: those of even numbers the first, the others the second.
 const CALLERS: [&str; 2] = ["stranger", "visitor"];
 /// The node that goes, and the one from which its pods are called.
 const NODE: usize = 1;
@@ -119,7 +119,7 @@ async fn judge(stage: &Stage, addresses: &BTreeMap<String, IpAddr>) -> anyhow::R
     Ok(())
 }
 
-/// Which of them answered in time.
+/// The addresses that answered in time.
 fn call<'a>(caller: &Namespace, to: impl Iterator<Item = &'a IpAddr> + Send) -> anyhow::Result<Vec<bool>> {
     caller.run(|| -> anyhow::Result<Vec<bool>> {
         let knocks: Vec<OwnedFd> = to

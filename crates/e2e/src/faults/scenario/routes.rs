@@ -17,13 +17,13 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// How long the routes of others are away.
-const LENGTH: Duration = Duration::from_secs(3);
+/// The time that the routes of others are away.
+const OUTAGE: Duration = Duration::from_secs(3);
 /// By when the agent's own have to be back, and all that is allowed is answered once the others are.
-const MENDED: Duration = Duration::from_secs(5);
-/// How often it is looked.
-const PAUSE: Duration = Duration::from_millis(50);
-/// Who made those that agents make, as `ip` tells it.
+const REPAIR_LIMIT: Duration = Duration::from_secs(5);
+/// Time between two looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Origin of agents' routes, as `ip` shows it.
 const OURS: &str = "proto 82";
 
 /// On every node in turn. What must not pass is judged all the while.
@@ -36,12 +36,15 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
         taken += away.routes.len();
         let since = Instant::now();
         while !away.ours_are_back()? {
-            ensure!(since.elapsed() < MENDED, "routes of the agent of node {number} were not back after {MENDED:?}");
-            tokio::time::sleep(PAUSE).await;
+            ensure!(
+                since.elapsed() < REPAIR_LIMIT,
+                "routes of the agent of node {number} were not back after {REPAIR_LIMIT:?}"
+            );
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         own = own.max(since.elapsed());
         let changed = stage.change(!stage.visit).await?;
-        tokio::time::sleep(LENGTH).await;
+        tokio::time::sleep(OUTAGE).await;
         drop(away);
         let back = Instant::now();
         stage.reach(changed, PATIENCE, |_| true).await?;
@@ -49,7 +52,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
     }
     stage.agents_ready().await?;
     let [own, slowest_told] = [own, slowest].map(|took| took.as_millis());
-    ensure!(slowest <= MENDED, "what is allowed was answered {slowest_told} ms after the routes were back only");
+    ensure!(slowest <= REPAIR_LIMIT, "what is allowed was answered {slowest_told} ms after the routes were back only");
     Ok(format!(
         "{taken} routes in all, with a change of policy meanwhile; the agents' own were back after {own} ms, and what \
          is allowed was answered {slowest_told} ms at most after all were"

@@ -16,12 +16,12 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, _| Box::pin(run(stage)),
 };
 
-/// Where nodes have it.
+/// Its path on nodes.
 const PLACE: &str = "/sys/fs/bpf";
 /// By when the node has to say that it is not ready: agents look every two seconds.
-const NOTICED: Duration = Duration::from_secs(5);
-/// How often a node is asked.
-const PAUSE: Duration = Duration::from_millis(100);
+const NOTICE_LIMIT: Duration = Duration::from_secs(5);
+/// Time between two queries of a node.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Unmounts on every node; policy goes on changing. What only an agent that starts can mend is mended by one.
 async fn run(stage: &mut Stage) -> anyhow::Result<String> {
@@ -51,7 +51,7 @@ async fn run(stage: &mut Stage) -> anyhow::Result<String> {
         stage.reach(Instant::now(), PATIENCE, |_| true).await?;
     }
     let [noticed_told, mended] = [noticed, mended].map(|took| took.as_millis());
-    ensure!(noticed <= NOTICED, "that it was unmounted was said after {noticed_told} ms only");
+    ensure!(noticed <= NOTICE_LIMIT, "that it was unmounted was said after {noticed_told} ms only");
     Ok(format!(
         "on every node; not ready after {noticed_told} ms at most, two changes of policy meanwhile; mounted anew, all \
          pairs right {mended} ms at most after the agent was told to end, and the next one killed"
@@ -69,7 +69,7 @@ async fn ready(stage: &Stage, number: usize, wanted: bool) -> anyhow::Result<()>
         if since.elapsed() > PATIENCE {
             bail!("node {number} does not say that ready is {wanted}");
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 

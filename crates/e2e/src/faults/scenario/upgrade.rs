@@ -16,8 +16,8 @@ pub(super) const SCENARIO: Scenario = Scenario {
     run: |stage, options| Box::pin(run(stage, options)),
 };
 
-/// How long a rollout may take.
-const LIMIT: Duration = Duration::from_mins(3);
+/// The time that a rollout may take.
+const ROLLOUT_TIMEOUT: Duration = Duration::from_mins(3);
 
 fn obstacle(_: &Stage, options: &Options) -> Option<String> {
     let why = "it needs the image of another version (--other-image), which the nodes have";
@@ -34,7 +34,7 @@ async fn run(stage: &mut Stage, options: &Options) -> anyhow::Result<String> {
     for image in std::iter::repeat_n([other, &there.image], options.upgrades).flatten() {
         let values = Values { image: image.to_owned(), ..values.clone() };
         let quiet = |_: &str| {};
-        let rollout = change::apply(&client, &values, Some(LIMIT), &quiet);
+        let rollout = change::apply(&client, &values, Some(ROLLOUT_TIMEOUT), &quiet);
         // Met by agents of both versions, or by none.
         let change = stage.change(!stage.visit);
         let (rolled, changed) = tokio::join!(rollout, change);

@@ -1,4 +1,4 @@
-//! Who may connect to pods.
+//! Policies about who may connect to pods.
 
 use serde_json::{Value, json};
 

@@ -32,8 +32,9 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 const CLOSE: u8 = 255;
 
-/// How long output may still come after the command has ended: what it left running may hold the pipe open for ever.
-const DRAIN: Duration = Duration::from_secs(1);
+/// The time that output may still come after the command has ended: what it left running may hold the pipe open for
+/// ever.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// `exec`: a command beside the container's own.
 pub(super) async fn exec(
@@ -123,11 +124,11 @@ async fn session(mut socket: WebSocket, opening: Opening) {
             let _ = stderr.await;
         }
     };
-    let _ = tokio::time::timeout(DRAIN, drain).await;
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain).await;
     let _ = sender.send(message(ERROR, exit_status(code).to_string().as_bytes())).await;
     let _ = sender.send(end()).await;
     drop(sender);
-    let _ = tokio::time::timeout(DRAIN, writer).await;
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, writer).await;
     input.abort();
 }
 

@@ -67,7 +67,7 @@ pub(super) fn container(app: &App, path: &ResourcePath, query: &Query) -> Result
     Ok(ContainerRef { namespace, pod, container: Some(name) })
 }
 
-/// What the kubelet says no to. A container that has not started yet is told by what it waits for.
+/// Refusals of the kubelet. A container that has not started yet is told by what it waits for.
 fn refused(app: &App, path: &ResourcePath, target: &ContainerRef, error: RuntimeError) -> ApiError {
     let message = match error {
         RuntimeError::Failed(message) => return ApiError::internal(message),
@@ -81,7 +81,7 @@ fn refused(app: &App, path: &ResourcePath, target: &ContainerRef, error: Runtime
     })
 }
 
-/// Why a container has not started; nothing if it has, or if nobody has looked at the pod yet.
+/// The reason why a container has not started; nothing if it has, or if nobody has looked at the pod yet.
 fn waiting_for(pod: &Value, container: &str) -> Option<String> {
     let lists = ["/status/containerStatuses", "/status/initContainerStatuses"];
     let mut statuses = lists.iter().flat_map(|list| pod.list(list));

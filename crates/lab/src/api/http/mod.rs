@@ -30,7 +30,7 @@ use super::status::ApiError;
 use super::{discovery, openapi};
 use crate::runtime::PodRuntime;
 
-/// What requests are served from.
+/// State that requests are served from.
 pub(crate) struct App {
     pub(crate) registry: Arc<Registry>,
     pub(crate) runtime: Arc<dyn PodRuntime>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::status::ApiError;
 use crate::store::Key;
 
-/// Where a list goes on: after a key, at the revision of its first page.
+/// Continuation of a list: after a key, at the revision of its first page.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Token {
     pub(super) revision: u64,

@@ -1,4 +1,4 @@
-//! What a path names.
+//! The resource that a path names.
 
 use crate::api::kinds::{self, Kind, Subresource};
 use crate::api::status::ApiError;

@@ -28,7 +28,7 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Whether a parameter is there and not false.
+    /// True if a parameter is there and not false.
     pub(super) fn flag(&self, name: &str) -> bool {
         self.all(name).next().is_some_and(|value| !matches!(value, "false" | "0" | "False" | "FALSE" | "f"))
     }
@@ -39,14 +39,14 @@ impl Query {
         self.get(name).map(|value| value.parse().map_err(|_error| bad(value))).transpose()
     }
 
-    /// Which objects are asked for.
+    /// Filter of the objects asked for.
     pub(super) fn filter(&self, kind: &Kind) -> Result<Filter, ApiError> {
         let labels = LabelSelector::parse(self.get("labelSelector").unwrap_or_default());
         let fields = FieldSelector::parse(self.get("fieldSelector").unwrap_or_default(), kind.fields);
         Ok(Filter { labels: labels.map_err(ApiError::bad_request)?, fields: fields.map_err(ApiError::bad_request)? })
     }
 
-    /// How a write is to be done.
+    /// Options of a write.
     pub(super) fn write_options(&self) -> Result<WriteOptions, ApiError> {
         let validation = match self.get("fieldValidation") {
             None | Some("Warn") => FieldValidation::Warn,
@@ -59,7 +59,7 @@ impl Query {
         Ok(WriteOptions { dry_run: self.dry_run()?, validation })
     }
 
-    /// Whether nothing is to be stored.
+    /// True if nothing is to be stored.
     pub(super) fn dry_run(&self) -> Result<bool, ApiError> {
         match self.get("dryRun") {
             None => Ok(false),
@@ -81,7 +81,7 @@ impl Filter {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    /// Whether an object, as its kind shows it, is asked for.
+    /// True if an object, as its kind shows it, is asked for.
     pub(super) fn matches(&self, object: &serde_json::Value) -> bool {
         self.labels.matches(object) && self.fields.matches(object)
     }

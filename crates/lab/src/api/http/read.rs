@@ -19,7 +19,7 @@ pub(super) fn get(app: &App, path: &ResourcePath, headers: &HeaderMap) -> Result
     Ok(Json(form.object(path.kind, &path.kind.shown(&object))).into_response())
 }
 
-/// What a path and its query say about a range of objects.
+/// The range of objects that a path and its query name.
 pub(super) fn scope(path: &ResourcePath) -> Scope {
     Scope { resource: Some(path.kind.stored), namespace: path.namespace.clone() }
 }

@@ -19,7 +19,7 @@ pub(super) enum Form {
     Metadata,
 }
 
-/// What a row of a table carries of its object.
+/// Part of the object that a row of a table carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Include {
     Nothing,

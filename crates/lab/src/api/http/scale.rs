@@ -47,7 +47,7 @@ pub(super) async fn serve(
     Ok(Json(scale(&written.object)).into_response())
 }
 
-/// What a request says of the scale.
+/// A request about the scale.
 enum Wanted {
     Value(Value),
     Patch(Patch),

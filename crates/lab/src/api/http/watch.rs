@@ -25,8 +25,8 @@ use crate::api::status::ApiError;
 use crate::store::selector::FieldSelector;
 use crate::store::{Change, EventType, Object, Signal};
 
-/// How long a watch lasts if the client does not say.
-const TIMEOUT: Duration = Duration::from_mins(45);
+/// The time that a watch lasts if the client does not say.
+const DEFAULT_TIMEOUT: Duration = Duration::from_mins(45);
 
 pub(super) fn watch(app: &App, path: &ResourcePath, query: &Query, headers: &HeaderMap) -> Result<Response, ApiError> {
     let mut filter = query.filter(path.kind)?;
@@ -35,7 +35,7 @@ pub(super) fn watch(app: &App, path: &ResourcePath, query: &Query, headers: &Hea
     }
     let form = Form::of(headers, Some(query))?;
     let encoder = Encoder { kind: path.kind, form, filter };
-    let timeout = query.number("timeoutSeconds")?.map_or(TIMEOUT, Duration::from_secs);
+    let timeout = query.number("timeoutSeconds")?.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
     let (first, receiver, revision) = match begin(app, path, query, &encoder) {
         Err(error) if error.is_expired() => return Ok(gone(&error)),
         begun => begun?,

@@ -36,7 +36,7 @@ pub(crate) fn definitions() -> impl Iterator<Item = Value> {
     crd::KINDS.into_iter().filter_map(|kind| crd::definition(kind, CHANNEL))
 }
 
-/// What the API server says of a definition whose kind it serves.
+/// Status of a definition whose kind the API server serves.
 pub(crate) fn established(definition: &Value, now: &str) -> Value {
     let names = &definition["spec"]["names"];
     let condition = |kind: &str, reason: &str, message: &str| {

@@ -23,7 +23,7 @@ use super::columns::Column;
 use super::status::Cause;
 use crate::store::Objects;
 
-/// What defaulting may look at besides the object.
+/// Context of defaulting besides the object.
 pub(crate) struct DefaultContext<'a> {
     /// All objects.
     pub(crate) objects: &'a Objects,
@@ -42,7 +42,7 @@ pub(crate) type UpdateValidation = fn(&Value, &Value) -> Vec<Cause>;
 /// Reads an object as its type and writes it again: drops what the type does not have, fails on what does not fit.
 pub(crate) type Normalisation = fn(Value) -> Result<Value, String>;
 
-/// What else can be done with an object.
+/// Subresource of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Subresource {
     Status,
@@ -85,10 +85,10 @@ pub(crate) struct Description {
     pub(crate) speaks: Option<(&'static str, &'static str, &'static str)>,
 }
 
-/// How a kind that is a view of another is stored: pairs of (member here, member in the store).
+/// Storage of a kind that is a view of another: pairs of (member here, member in the store).
 pub(crate) type Renames = &'static [(&'static str, &'static str)];
 
-/// How the members of a list are told apart when it is merged.
+/// Identity of the members of a list when it is merged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ListMerge {
     /// They are objects with this key.
@@ -116,11 +116,11 @@ pub(crate) struct Kind {
     pub(crate) resource: &'static str,
     /// The collection it is stored in.
     pub(crate) stored: &'static str,
-    /// How its members are named in the store, if it is a view.
+    /// Names of its members in the store, if it is a view.
     pub(crate) renames: Renames,
-    /// Whether `metadata.generation` counts changes of its specification.
+    /// True if `metadata.generation` counts changes of its specification.
     pub(crate) generation: bool,
-    /// Whether deleting waits for someone to finish the object off.
+    /// True if deleting waits for someone to finish the object off.
     pub(crate) graceful: bool,
     pub(crate) columns: &'static [Column],
     pub(crate) row: fn(&Value) -> Vec<Value>,
@@ -146,7 +146,7 @@ impl Kind {
         self.subresources.contains(&subresource)
     }
 
-    /// How a list is merged by a patch: none if it is replaced as a whole.
+    /// Merging of a list by a patch: none if it is replaced as a whole.
     pub(crate) fn merge_key(&self, path: &str) -> Option<ListMerge> {
         let ends = |end: &str| path == end || path.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'));
         self.merge_keys.iter().copied().flatten().find(|(end, _)| ends(end)).map(|(_, key)| *key)
@@ -185,7 +185,7 @@ fn rename<'a>(object: &mut Value, names: impl Iterator<Item = (&'a str, &'a str)
 pub(crate) const META_LISTS: &[(&str, ListMerge)] =
     &[("metadata.ownerReferences", By("uid")), ("metadata.finalizers", Set)];
 
-/// What most kinds have in common; the rest is given where the kind is.
+/// Defaults of most kinds; the rest is given where the kind is.
 const BASE: Kind = Kind {
     group: "",
     version: "v1",

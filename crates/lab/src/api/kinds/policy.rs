@@ -79,7 +79,7 @@ fn fill(kind: convert::Kind, object: &mut Value, _: &DefaultContext<'_>) {
     }
 }
 
-/// What every object has.
+/// Metadata of every object.
 #[derive(Serialize, Deserialize)]
 struct Metadata {
     #[serde(default)]

@@ -48,7 +48,7 @@ impl Patch {
         }
     }
 
-    /// Whether it creates what is not there.
+    /// True if it creates what is not there.
     pub(crate) fn is_apply(&self) -> bool {
         matches!(self, Self::Apply(_))
     }

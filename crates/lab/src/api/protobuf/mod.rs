@@ -32,7 +32,7 @@ pub(crate) struct Field {
     pub(crate) kind: &'static str,
 }
 
-/// How often a field is there.
+/// Multiplicity of a field.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
     One,

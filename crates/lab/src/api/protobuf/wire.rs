@@ -1,6 +1,6 @@
 //! The fields of a protobuf message as they are on the wire.
 
-/// What a field holds.
+/// Content of a field.
 #[derive(Clone, Copy)]
 pub(super) enum Content<'a> {
     Number(u64),

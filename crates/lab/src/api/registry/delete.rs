@@ -8,7 +8,7 @@ use crate::api::kinds::Kind;
 use crate::api::status::ApiError;
 use crate::store::{Action, Object};
 
-/// What becomes of the objects an object owns.
+/// Fate of the objects that an object owns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Propagation {
     /// They are deleted after it.
@@ -27,7 +27,7 @@ pub(crate) const ORPHAN: &str = "orphan";
 /// Namespaces that no cluster is without.
 const IMMORTAL: &[&str] = &["default", "kube-public", "kube-system"];
 
-/// How to delete.
+/// Options of a deletion.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DeleteOptions {
     /// Seconds the object has to end.
@@ -41,17 +41,17 @@ pub(crate) struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// What is owned goes after it, in its own time.
+    /// Deletes owned objects afterwards, in the background.
     pub(crate) fn background() -> Self {
         Self { propagation: Some(Propagation::Background), ..Self::default() }
     }
 }
 
-/// What deleting came to.
+/// Result of a deletion.
 #[derive(Debug)]
 pub(crate) struct Deleted {
     pub(crate) object: Object,
-    /// Whether the object is gone already.
+    /// True if the object is gone already.
     pub(crate) gone: bool,
 }
 

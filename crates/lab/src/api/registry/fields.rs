@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::api::kinds::Kind;
 use crate::api::status::ApiError;
 
-/// What to make of fields the kind does not have.
+/// Treatment of fields that the kind does not have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FieldValidation {
     /// Drop them.

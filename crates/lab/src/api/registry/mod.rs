@@ -1,4 +1,4 @@
-//! What may be stored: the rules of the API that hold for every kind, between requests and the store.
+//! Validation of stored objects: the rules of the API that hold for every kind, between requests and the store.
 
 mod bind;
 mod create;
@@ -24,12 +24,12 @@ pub(crate) struct Registry {
     pub(crate) service_ranges: Vec<IpNet>,
 }
 
-/// How a write is to be done.
+/// Options of a write.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct WriteOptions {
     /// Say what would happen, and store nothing.
     pub(crate) dry_run: bool,
-    /// What to make of unknown fields.
+    /// Treatment of unknown fields.
     pub(crate) validation: FieldValidation,
 }
 
@@ -37,9 +37,9 @@ pub(crate) struct WriteOptions {
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(crate) object: Object,
-    /// Whether the object is new.
+    /// True if the object is new.
     pub(crate) created: bool,
-    /// What the writer should know.
+    /// Warnings for the writer.
     pub(crate) warnings: Vec<String>,
 }
 

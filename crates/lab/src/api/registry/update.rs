@@ -125,7 +125,7 @@ fn count_generation(kind: &Kind, old: &Value, new: &mut Value) {
     }
 }
 
-/// Whether an object that is being deleted has nothing left to wait for.
+/// True if an object that is being deleted has nothing left to wait for.
 fn finished(value: &Value) -> bool {
     let metadata = &value["metadata"];
     metadata.get("deletionTimestamp").is_some()

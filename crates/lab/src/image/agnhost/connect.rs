@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Flags, complain};
 
-/// What is sent over UDP: both `netexec` and `serve-hostname` answer it.
+/// Message sent over UDP: both `netexec` and `serve-hostname` answer it.
 const UDP_WORD: &[u8] = b"hostname";
 
 pub(super) fn main(arguments: &[String]) -> Result<i32, String> {

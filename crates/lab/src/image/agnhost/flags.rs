@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Flags {
     values: BTreeMap<String, String>,
-    /// What is not a flag, in order.
+    /// Positional arguments, in order.
     pub(super) rest: Vec<String>,
 }
 

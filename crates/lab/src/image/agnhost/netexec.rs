@@ -58,7 +58,7 @@ async fn serve_udp(port: u16) -> io::Result<()> {
     }
 }
 
-/// What a datagram is answered with: nothing on words it does not know, as the original.
+/// Answer to a datagram: nothing on words it does not know, as the original.
 fn answer_udp(text: &str, peer: SocketAddr) -> Option<String> {
     let (command, rest) = text.split_once(' ').unwrap_or((text, ""));
     match command.to_ascii_lowercase().as_str() {
