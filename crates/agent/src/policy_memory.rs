@@ -163,7 +163,8 @@ impl PolicyMemory {
         for (namespace, policies) in &mut ledger.namespaces {
             policies.settle(share);
             for (name, policy) in &mut policies.policies {
-                if !policy.fits && !mem::replace(&mut policy.withheld, !policy.fits) {
+                if !policy.fits && !policy.withheld {
+                    policy.withheld = true;
                     beyond.push(id(namespace, name));
                 }
             }

@@ -56,7 +56,7 @@ impl Turns {
         self.next.get(namespace).is_none_or(|next| *next <= now)
     }
 
-    /// The version of a policy that waits: it waits no longer.
+    /// The version of a policy that waits, of which there is one at most: it waits no longer.
     pub(super) fn take(&mut self, id: &PolicyId) -> Option<Policy> {
         let waits = |(object, _): &News| matches!(object, Object::Policy(policy) if policy.id == *id);
         let key = self.waiting.iter().find(|(_, news)| waits(news))?.0.clone();
@@ -68,7 +68,7 @@ impl Turns {
 
     /// A policy is gone, or there is a newer version of it.
     fn forget(&mut self, id: &PolicyId) {
-        self.waiting.retain(|_, (object, _)| !matches!(object, Object::Policy(policy) if policy.id == *id));
+        drop(self.take(id));
     }
 
     /// One for each namespace that has its turn.
